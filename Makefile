@@ -1,0 +1,40 @@
+# make run    sets up and starts the proxy on 127.0.0.1:8080, its own CA in ca/, its certificates in certs/
+# make test   sets up and passes everything that must pass
+# make check  the same without the set-up: linter, types, tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test check image-test clean
+
+run: $(VENV)/run.stamp
+	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
+
+test: $(VENV)/dev.stamp
+	$(MAKE) check
+
+check:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+	PATH="$(abspath $(BIN)):$$PATH" sh examples/redirect.sh
+
+image-test:
+	sh tests/image.sh
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit("certifier needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/dev.stamp: requirements.txt requirements-dev.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/run.stamp
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

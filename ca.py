@@ -1,0 +1,170 @@
+"""The CA's files: an operator's certificate, key and serial file, or a folder with the three, made on first use.
+
+``load`` and ``open_folder`` return a ``CaFiles`` that can be signed with, or raise ``UsageError`` with one line that
+says what is wrong and what to do.
+"""
+
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+import store
+from errors import RetrievalError, UsageError
+from serials import SerialFile
+
+CaKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+VALIDITY = timedelta(days=3653)  # ten years
+BACKDATED = timedelta(days=2)  # for clients whose clock is behind
+
+_GOOD_CA = (
+    "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 -subj '/CN=My CA' -keyout ca.key"
+    " -out ca.crt -addext keyUsage=critical,keyCertSign,cRLSign"
+)
+
+
+@dataclass(frozen=True)
+class CaFiles:
+    """A CA to sign with. ``chain`` is what is sent behind a leaf: the intermediates, not the root."""
+
+    certificate: x509.Certificate
+    key: CaKey
+    chain: tuple[x509.Certificate, ...]
+    serials: SerialFile
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def pem(self) -> bytes:
+        """The CA certificate, for those who shall trust it."""
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+def open_folder(folder: Path, now: datetime) -> CaFiles:
+    """The CA in a folder: ``ca.crt``, ``ca.key``, ``serial.txt``; a new root if it holds none of them."""
+    paths = folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with store.locked(folder / ".lock"):  # two programs started at once make one CA
+            if not any(path.exists() for path in paths):
+                _make(*paths, now)
+    except OSError as error:
+        raise UsageError(f"can't make a CA in {folder}: {error.strerror}") from error
+    return load(*paths, now)
+
+
+def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> CaFiles:
+    """The CA of three files of an operator's, checked."""
+    try:
+        certificate, *others = x509.load_pem_x509_certificates(_read(certificate_path))
+    except ValueError as error:
+        raise UsageError(f"{certificate_path} holds no PEM certificate") from error
+    key = _load_key(key_path)
+    if _spki(key) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+        raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
+    missing = _check(certificate, certificate_path, now)
+    serials = SerialFile(serial_path)
+    try:
+        serials.check()
+    except RetrievalError as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(
+            f"can't use the serial file {serial_path}: {error.strerror}; it holds the next serial number:"
+            f" echo 1000 > {serial_path}"
+        ) from error
+    chain = tuple(c for c in (certificate, *others) if c.subject != c.issuer)
+    warnings: tuple[str, ...] = ()
+    if missing:
+        warnings = (
+            f"the CA certificate {certificate_path} has no {' and no '.join(missing)}: Python 3.13 and newer and"
+            f" other strict clients will refuse it; a good one: {_GOOD_CA}",
+        )
+    return CaFiles(certificate, key, chain, serials, warnings)
+
+
+def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str]:
+    """Raise ``UsageError`` if it can't sign leaves now; what it lacks for strict clients otherwise."""
+    extensions = certificate.extensions
+    try:
+        is_ca = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        is_ca = False
+    if not is_ca:
+        raise UsageError(f"{path} is not a CA certificate (basicConstraints CA:TRUE); make one: {_GOOD_CA}")
+    if now >= certificate.not_valid_after_utc:
+        raise UsageError(f"the CA certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it")
+    if now < certificate.not_valid_before_utc:
+        raise UsageError(
+            f"the CA certificate {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC;"
+            " look at this machine's clock"
+        )
+    missing = []
+    try:
+        if not extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
+            raise UsageError(f"the CA certificate {path} may not sign certificates (keyUsage without keyCertSign)")
+    except x509.ExtensionNotFound:
+        missing.append("keyUsage")
+    try:
+        extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    except x509.ExtensionNotFound:
+        missing.append("subjectKeyIdentifier")
+    return missing
+
+
+def _load_key(path: Path) -> CaKey:
+    try:
+        key = serialization.load_pem_private_key(_read(path), password=None)
+    except TypeError as error:
+        raise UsageError(
+            f"the key in {path} has a passphrase, which certifier can't ask for; take it off:"
+            f" openssl pkey -in {path} -out plain.key"
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"{path} holds no PEM private key") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+        raise UsageError(f"the key in {path} is neither RSA nor EC")
+    return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
+
+
+def _spki(key: CaKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    # Firefox refuses a second CA with the issuer and serial number of another: no two have the same name.
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"certifier CA {secrets.token_hex(4)}")])
+    usage = dict.fromkeys(
+        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+         "encipher_only", "decipher_only"), False
+    )  # fmt: skip
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - BACKDATED)
+        .not_valid_after(now + VALIDITY)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    # The certificate comes last: a folder that has it has all three.
+    store.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    SerialFile(serial_path).create()
+    store.write_new(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)

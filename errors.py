@@ -1,0 +1,175 @@
+"""Errors by whose fault they are, each with the reply that it deserves.
+
+A ``CertifierError`` is something certifier foresaw: the operator, the client, the policy, the origin or
+our own disk is at fault, and the class says which reply the client gets. ``str(error)`` is one plain
+sentence for the log and the body of the reply. Any other exception is a bug.
+
+``status``        HTTP status code of the reply (RFC 9110 §15)
+``reason``        its reason phrase: the only part that curl, Go and Python show for a failed CONNECT
+``proxy_status``  error token of the Proxy-Status field (RFC 9209 §2.3)
+``alert``         TLS alert description, where the reply can only be an alert (RFC 8446 §6)
+"""
+
+ACCESS_DENIED = 49
+DECODE_ERROR = 50
+INTERNAL_ERROR = 80
+UNRECOGNIZED_NAME = 112
+NO_APPLICATION_PROTOCOL = 120
+
+
+class CertifierError(Exception):
+    """Base of all that certifier foresees."""
+
+    status = 500
+    reason = "Internal error"
+    proxy_status = "proxy_internal_error"
+    alert = INTERNAL_ERROR
+
+
+class UsageError(CertifierError):
+    """The operator's: a bad option, file or key. Ends the program with exit status 2."""
+
+
+class RetrievalError(CertifierError):
+    """Ours: no certificate could be had for a name (disk, serial file, key)."""
+
+    reason = "No certificate could be made"
+
+
+# The client's fault
+
+
+class ClientError(CertifierError):
+    """The client sent something malformed."""
+
+    status = 400
+    reason = "Bad request"
+    proxy_status = "http_request_error"
+    alert = DECODE_ERROR
+
+
+class HeadTooLarge(ClientError):
+    """Its request head is larger than we read."""
+
+    status = 431
+    reason = "Request head too large"
+
+
+class RequestTimeout(ClientError):
+    """It began a request head and did not complete it in time."""
+
+    status = 408
+    reason = "Request head not complete in time"
+
+
+class HelloError(ClientError):
+    """Its first TLS record is no ClientHello."""
+
+
+class NoSharedProtocol(ClientError):
+    """It offers no application protocol that can be spoken here (RFC 7301 §3.2)."""
+
+    alert = NO_APPLICATION_PROTOCOL
+
+
+# The policy's decision
+
+
+class Refused(CertifierError):
+    """Not allowed here."""
+
+    status = 403
+    reason = "Refused by policy"
+    proxy_status = "http_request_denied"
+    alert = ACCESS_DENIED
+
+
+class UnknownName(Refused):
+    """TLS with neither a usable server_name nor a CONNECT host (RFC 6066 §3)."""
+
+    alert = UNRECOGNIZED_NAME
+
+
+class LoopDetected(Refused):
+    """The target is the proxy itself."""
+
+    status = 508
+    reason = "Target is the proxy itself"
+    proxy_status = "proxy_loop_detected"
+
+
+# The origin's fault
+
+
+class OriginError(CertifierError):
+    """The origin can't be reached, or is not who it should be."""
+
+    status = 502
+    reason = "Origin unreachable"
+    proxy_status = "destination_ip_unroutable"
+
+
+class OriginNotFound(OriginError):
+    """Its name does not resolve."""
+
+    reason = "Origin name not found"
+    proxy_status = "dns_error"
+
+
+class OriginLookupTimeout(OriginError):
+    """Its name did not resolve in time."""
+
+    status = 504
+    reason = "Origin name lookup timed out"
+    proxy_status = "dns_timeout"
+
+
+class OriginRefused(OriginError):
+    """Nothing listens on its port."""
+
+    reason = "Origin refused the connection"
+    proxy_status = "connection_refused"
+
+
+class OriginTimeout(OriginError):
+    """It did not answer in time."""
+
+    status = 504
+    reason = "Origin connection timed out"
+    proxy_status = "connection_timeout"
+
+
+class OriginSilent(OriginError):
+    """It accepted the request and sent no response in time."""
+
+    status = 504
+    reason = "Origin sent no response in time"
+    proxy_status = "connection_read_timeout"
+
+
+class OriginTlsError(OriginError):
+    """Its TLS handshake failed."""
+
+    reason = "Origin TLS handshake failed"
+    proxy_status = "tls_protocol_error"
+
+
+class OriginCertificateError(OriginError):
+    """Its certificate does not verify."""
+
+    reason = "Origin certificate not trusted"
+    proxy_status = "tls_certificate_error"
+
+
+class OriginProtocolError(OriginError):
+    """It does not speak HTTP/1."""
+
+    reason = "Origin sent a malformed response"
+    proxy_status = "http_protocol_error"
+
+
+class OriginGone(OriginError):
+    """It closed the connection before it had answered."""
+
+    reason = "Origin closed the connection"
+    proxy_status = "connection_terminated"

@@ -1,0 +1,108 @@
+"""The head of an HTTP/1 request, sans-IO: bytes go in; a ``RequestHead``, "need more" or an error comes out.
+
+h11 parses; checked here is what it lets pass and a proxy must not (RFC 9112 §2.2, §5.2, §6.1 and §6.3): a bare LF, a
+folded line, Content-Length beside Transfer-Encoding, a CONNECT with a body, a version other than 1.x, and the head's
+size when it comes in one piece.
+"""
+
+import re
+from dataclasses import dataclass
+
+import h11
+
+import names
+from errors import ClientError, HeadTooLarge
+from names import Target
+
+MAX_HEAD = 32_768  # octets; browsers and servers stop at 8 to 64 KiB
+
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_BODY_HEADERS = {b"content-length", b"transfer-encoding"}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """One request head. ``connection`` is h11's side of a server that has just read it."""
+
+    method: str
+    target: str
+    headers: list[tuple[bytes, bytes]]  # names in the case they were sent in
+    http_version: str
+    connection: h11.Connection
+
+    def header(self, name: bytes) -> str:
+        """The lines of a field (its name in lower case) as one value, RFC 9110 §5.3; empty if there is none."""
+        return ", ".join(value.decode("latin-1") for key, value in self.headers if key.lower() == name)
+
+
+class HeadReader:
+    """Reads one head; each byte is looked at once. ``rest`` holds what came behind it."""
+
+    __slots__ = ("_seen", "rest")
+
+    def __init__(self) -> None:
+        self.rest = bytearray()
+        self._seen = 0
+
+    def receive(self, data: bytes) -> RequestHead | None:
+        """Take more bytes. The head once it is complete, None while more is needed.
+
+        Raises ``ClientError`` when it is malformed, ``HeadTooLarge`` past ``MAX_HEAD`` octets.
+        """
+        buffer = self.rest
+        buffer += data
+        if self._seen == 0 and buffer.startswith(b"\r\n"):
+            del buffer[:2]  # one empty line before the request line is to be ignored, RFC 9112 §2.2
+        end = buffer.find(b"\r\n\r\n", max(0, self._seen - 3))
+        limit = end + 4 if end >= 0 else len(buffer)
+        if _BARE_LF.search(buffer, max(0, self._seen - 1), limit):
+            raise ClientError("a line of the request head ends with a bare LF")
+        if limit > MAX_HEAD:
+            raise HeadTooLarge(f"the request head is larger than {MAX_HEAD} octets")
+        if end < 0:
+            self._seen = len(buffer) - buffer.endswith(b"\r")
+            return None
+        head = bytes(buffer[:limit])
+        del buffer[:limit]
+        return _parse(head)
+
+
+def _parse(head: bytes) -> RequestHead:
+    if b"\n " in head or b"\n\t" in head:
+        raise ClientError("a line of the request head is folded")
+    connection = h11.Connection(h11.SERVER)
+    try:
+        connection.receive_data(head)
+        request = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        raise ClientError(f"malformed request head: {error}") from error
+    if not isinstance(request, h11.Request):
+        raise ClientError("malformed request head")
+    if request.http_version not in (b"1.0", b"1.1"):
+        raise ClientError("HTTP versions other than 1.0 and 1.1 are not spoken here")
+    body = _BODY_HEADERS.intersection(key for key, _ in request.headers)
+    if len(body) == 2:
+        raise ClientError("Content-Length beside Transfer-Encoding")
+    if body and request.method == b"CONNECT":
+        raise ClientError("a CONNECT with a body")
+    return RequestHead(
+        request.method.decode("ascii"),
+        request.target.decode("ascii"),
+        request.headers.raw_items(),
+        request.http_version.decode("ascii"),
+        connection,
+    )
+
+
+def http_target(target: str) -> tuple[Target, str]:
+    """Split an absolute-form ``http`` URI into its authority and its origin-form (RFC 9112 §3.2.1, RFC 9110 §4.2.1).
+
+    Raises ``ClientError`` for another scheme, user information or a malformed authority.
+    """
+    scheme, _, rest = target.partition("://")
+    if scheme.lower() != "http":
+        raise ClientError("only http:// is forwarded; for https:// use CONNECT")
+    authority, path = re.match(r"([^/?#]*)([^#]*)", rest).groups()  # type: ignore[union-attr]  # matches anything
+    if "@" in authority:
+        raise ClientError("user information in a request target")
+    return names.target(authority, default_port=80), path if path.startswith("/") else f"/{path}"

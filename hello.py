@@ -1,0 +1,152 @@
+"""The ClientHello, sans-IO: bytes go in; a ``ClientHello``, "need more" or an error comes out.
+
+Source: RFC 8446 §4.1.2 and §5.1, RFC 6066 §3 (server_name), RFC 7301 §3.1 (ALPN), RFC 8446 §4.2.1
+(supported_versions). Knows nothing of sockets, and judges only what is needed to read the hello on: the TLS
+library that is fed the same bytes judges the rest.
+"""
+
+from dataclasses import dataclass
+
+from errors import HelloError
+
+MAX_HELLO = 65_536  # octets of ClientHello; post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
+MAX_WIRE = 2 * MAX_HELLO  # octets with record headers: a hello cut into tiny records is abuse
+HANDSHAKE = 0x16  # ContentType
+
+_CLIENT_HELLO = 1  # HandshakeType
+_MAX_RECORD = 16_384
+_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS, _ECH = 0, 16, 43, 0xFE0D
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHello:
+    """What the way of a connection depends on.
+
+    ``server_name`` is the host_name as sent, undecoded bytes shown as Latin-1, or None if the client sent none.
+    """
+
+    server_name: str | None
+    alpn_protocols: tuple[bytes, ...]
+    supported_versions: tuple[int, ...]
+    encrypted_client_hello: bool = False
+
+
+class HelloReader:
+    """Reads one ClientHello; each byte is looked at once, however it is cut into segments and records."""
+
+    __slots__ = ("_body", "_next", "wire")
+
+    def __init__(self) -> None:
+        self.wire = bytearray()  # all bytes received, to be handed to whoever goes on
+        self._body = bytearray()  # handshake message, without record headers
+        self._next = 0  # offset in wire of the next record
+
+    def receive(self, data: bytes) -> ClientHello | None:
+        """Take more bytes. The hello once it is complete, None while more is needed.
+
+        Raises ``HelloError`` when it can't be a ClientHello, or grows past ``MAX_HELLO`` or ``MAX_WIRE``.
+        """
+        self.wire += data
+        wire, body = self.wire, self._body
+        while (start := self._next) < len(wire):
+            header = wire[start : start + 5]
+            if header[0] != HANDSHAKE or (len(header) > 1 and header[1] != 3):
+                raise HelloError("not a TLS handshake record")
+            if len(header) < 5:
+                break
+            length = int.from_bytes(header[3:5])
+            if not 0 < length <= _MAX_RECORD:
+                raise HelloError("bad TLS record length")
+            if len(wire) < start + 5 + length:
+                break
+            body += wire[start + 5 : start + 5 + length]
+            self._next = start + 5 + length
+            size = 4 + int.from_bytes(body[1:4])
+            if body[0] != _CLIENT_HELLO or (len(body) >= 4 and size > MAX_HELLO):
+                raise HelloError("not a ClientHello")
+            if len(body) >= 4 and size <= len(body):
+                return _parse(_Reader(bytes(body[4:size])))
+        if len(wire) > MAX_WIRE:
+            raise HelloError("ClientHello too large")
+        return None
+
+
+class _Reader:
+    """A cursor over bytes; reading past the end is a ``HelloError``."""
+
+    __slots__ = ("_at", "_data")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+    def take(self, count: int) -> bytes:
+        start = self._at
+        self._at = end = start + count
+        if end > len(self._data):
+            raise HelloError("ClientHello shorter than its lengths say")
+        return self._data[start:end]
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width))
+
+    def vector(self, width: int) -> "_Reader":
+        return _Reader(self.take(self.number(width)))
+
+    def rest(self) -> bytes:
+        return self.take(len(self._data) - self._at)
+
+
+def _parse(hello: _Reader) -> ClientHello:
+    hello.take(2 + 32)  # legacy_version, random
+    hello.vector(1)  # legacy_session_id
+    hello.vector(2)  # cipher_suites
+    hello.vector(1)  # legacy_compression_methods
+    extensions: dict[int, _Reader] = {}
+    block = hello.vector(2) if hello else hello  # TLS 1.2 allows a hello without extensions
+    while block:
+        kind = block.number(2)
+        if kind in extensions:
+            raise HelloError("ClientHello with a duplicate extension")
+        extensions[kind] = block.vector(2)
+    if hello:
+        raise HelloError("bytes after the ClientHello's extensions")
+    return ClientHello(
+        server_name=_server_name(extensions.get(_SERVER_NAME)),
+        alpn_protocols=_alpn_protocols(extensions.get(_ALPN)),
+        supported_versions=_supported_versions(extensions.get(_SUPPORTED_VERSIONS)),
+        encrypted_client_hello=_ECH in extensions,
+    )
+
+
+def _server_name(extension: _Reader | None) -> str | None:
+    names = extension.vector(2) if extension else None
+    found = None
+    while names:
+        kind, name = names.number(1), names.vector(2).rest()
+        if kind == 0:
+            if found is not None or not name:
+                raise HelloError("server_name with an empty or a second host_name")
+            found = name.decode("latin-1")
+    return found
+
+
+def _alpn_protocols(extension: _Reader | None) -> tuple[bytes, ...]:
+    names = extension.vector(2) if extension else None
+    found = []
+    while names:
+        found.append(names.vector(1).rest())
+    if b"" in found:
+        raise HelloError("empty protocol name in ALPN")
+    return tuple(found)
+
+
+def _supported_versions(extension: _Reader | None) -> tuple[int, ...]:
+    versions = extension.vector(1) if extension else None
+    found = []
+    while versions:
+        found.append(versions.number(2))
+    return tuple(found)

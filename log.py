@@ -1,0 +1,81 @@
+"""The log: one line a connection on stderr, ``key=value`` words, nothing from a peer unescaped."""
+
+import logging
+import re
+import sys
+import time
+from dataclasses import dataclass, field
+
+MAX_VALUE = 300  # characters of a value: a DNS name has 253
+
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII but space, quote, equals and backslash
+
+log = logging.getLogger("certifier")
+
+
+def escape(value: object) -> str:
+    """A value as one word of a log line: quoted where it is not plain, control characters as ``\\xNN``, cut if long."""
+    text = str(value)
+    if len(text) > MAX_VALUE:
+        text = text[:MAX_VALUE] + "..."
+    if _PLAIN.match(text):
+        return text
+    quoted = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return f'"{quoted}"'
+
+
+@dataclass(slots=True)
+class Record:
+    """What is told of one connection or, on the plain-HTTP path, of one exchange. None is told as ``-``."""
+
+    client: str
+    kind: str = "tunnel"
+    target: str | None = None
+    sni: str | None = None
+    context: str | None = None  # memory, disk, made; untouched where there is none
+    client_tls: str | None = None
+    client_alpn: str | None = None
+    origin_tls: str | None = None
+    origin_alpn: str | None = None
+    status: int | None = None
+    sent: int = 0
+    received: int = 0
+    outcome: str = "closed"
+    detail: str | None = None
+    started: float = field(default_factory=time.monotonic)
+
+    def write(self) -> None:
+        """Log the line. ``sent`` and ``received`` are octets of plaintext, as the client sees them."""
+        words = [
+            f"{self.kind} client={self.client} target={escape(self.target or '-')} sni={escape(self.sni or '-')}"
+            f" context={self.context or '-'} client_tls={self.client_tls or '-'} origin_tls={self.origin_tls or '-'}"
+            f" client_alpn={escape(self.client_alpn or '-')} origin_alpn={escape(self.origin_alpn or '-')}"
+            f" sent={self.sent} received={self.received} ms={(time.monotonic() - self.started) * 1000:.1f}"
+        ]
+        if self.status is not None:
+            words.append(f"status={self.status}")
+        words.append(f"outcome={self.outcome}")
+        if self.detail is not None:
+            words.append(f"detail={escape(self.detail)}")
+        log.info("%s", " ".join(words))
+
+
+class _Formatter(logging.Formatter):
+    """UTC, milliseconds, the level where it is not INFO; every line of a traceback belongs to its message."""
+
+    converter = time.gmtime  # type: ignore[assignment]  # as the standard library's own documentation has it
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        text = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z {level}{record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def set_up() -> None:
+    """Log to stderr. What is written there has been escaped word by word, or is our own text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    logging.raiseExceptions = False  # a closed stderr must not end connections

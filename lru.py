@@ -1,0 +1,103 @@
+"""``LRU``: a mapping that keeps its most recently used entries, as a doubly linked list plus a dict.
+
+All operations are O(1). It knows nothing of TLS, locks or logging; it is not for use by several threads.
+"""
+
+from collections.abc import Hashable, Iterator
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class _Node(Generic[K, V]):
+    __slots__ = ("key", "newer", "older", "value")
+
+    def __init__(self, key: K, value: V) -> None:
+        self.key = key
+        self.value = value
+        self.newer: _Node[K, V] | None = None
+        self.older: _Node[K, V] | None = None
+
+
+class LRU(Generic[K, V]):
+    """At most ``capacity`` entries (>= 1, else ``ValueError``), the most recently used at the head."""
+
+    __slots__ = ("_head", "_nodes", "_tail", "capacity")
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError("an LRU holds at least one entry")
+        self.capacity = capacity
+        self._nodes: dict[K, _Node[K, V]] = {}
+        self._head: _Node[K, V] | None = None
+        self._tail: _Node[K, V] | None = None
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether the key is held; its place does not change."""
+        return key in self._nodes
+
+    def __iter__(self) -> Iterator[K]:
+        """The keys, most recently used first."""
+        node = self._head
+        while node is not None:
+            yield node.key
+            node = node.older
+
+    def get(self, key: K) -> V | None:
+        """The value, its entry moved to the head; None where there is none."""
+        node = self._nodes.get(key)
+        if node is None:
+            return None
+        if node is not self._head:
+            self._unlink(node)
+            self._link(node)
+        return node.value
+
+    def put(self, key: K, value: V) -> K | None:
+        """Put an entry at the head; the key of the entry that fell out at the tail, if one did."""
+        node = self._nodes.get(key)
+        if node is not None:
+            node.value = value
+            self._unlink(node)
+            self._link(node)
+            return None
+        node = self._nodes[key] = _Node(key, value)
+        self._link(node)
+        if len(self._nodes) <= self.capacity:
+            return None
+        last = self._tail
+        assert last is not None  # more than one entry
+        self._unlink(last)
+        del self._nodes[last.key]
+        return last.key
+
+    def pop(self, key: K) -> V | None:
+        """Take an entry out; its value, or None where there was none."""
+        node = self._nodes.pop(key, None)
+        if node is None:
+            return None
+        self._unlink(node)
+        return node.value
+
+    def _link(self, node: _Node[K, V]) -> None:
+        node.newer = None
+        node.older = self._head
+        if self._head is not None:
+            self._head.newer = node
+        self._head = node
+        if self._tail is None:
+            self._tail = node
+
+    def _unlink(self, node: _Node[K, V]) -> None:
+        if node.newer is None:
+            self._head = node.older
+        else:
+            node.newer.older = node.older
+        if node.older is None:
+            self._tail = node.newer
+        else:
+            node.older.newer = node.newer

@@ -1,0 +1,72 @@
+"""Names of origins: the one place where a peer's string becomes a name, an address or a path.
+
+A *name* is canonical text: a lower-case DNS name without its trailing dot, or an IP address as
+``ipaddress`` writes it. What is no name here never becomes a certificate, a file or a connection.
+"""
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import NamedTuple
+
+from errors import ClientError
+
+MAX_NAME = 253  # octets of a DNS name in text (RFC 1035 §2.3.4)
+
+_LABEL = r"(?!-)(?!_(?:\.|\Z))[a-z0-9_-]{1,63}"
+_DNS_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)\Z){_LABEL}\Z")
+_PORT = re.compile(r"[0-9]{1,5}\Z")
+
+
+class Target(NamedTuple):
+    """Where a tunnel goes: a canonical name and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def dns_name(text: str) -> str | None:
+    """The canonical DNS name of a server_name or host; None if it is none that we accept.
+
+    Labels of 1 to 63 of ``[a-z0-9_-]``, none that begins with ``-`` or is just ``_``, the last one not a
+    number in decimal or hexadecimal (else ``127.1`` would be a name here and an address elsewhere).
+    """
+    name = text.lower() if text.isascii() else ""
+    name = name.removesuffix(".")
+    return name if len(name) <= MAX_NAME and _DNS_NAME.match(name) else None
+
+
+def ip_of(text: str) -> IPv4Address | IPv6Address | None:
+    """The IP address that the text is; None for anything else, and for a scoped one (``fe80::1%eth0``)."""
+    if not text or "%" in text or not (":" in text or text[-1].isdigit()):
+        return None  # what most names are told by: an exception costs more than the rest
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def host_name(text: str) -> str | None:
+    """The canonical name of a host: a DNS name or an IP address, not in brackets."""
+    address = ip_of(text)
+    return dns_name(text) if address is None else str(address)
+
+
+def target(text: str, default_port: int | None = None, lowest_port: int = 1) -> Target:
+    """Parse ``host:port`` (RFC 9110 §7.2 and §9.3.6); an IPv6 address stands in brackets.
+
+    Raises ``ClientError`` when it is malformed, or has no port and there is no default.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or "]" in port:
+        host, port = text, "" if default_port is None else str(default_port)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1] if ":" in host else ""
+    elif ":" in host:
+        host = ""
+    name = host_name(host)
+    if name is None or not _PORT.match(port) or not lowest_port <= int(port) < 65536:
+        raise ClientError(f"not a valid host and port: {text[:300]!r}")
+    return Target(name, int(port))

@@ -1,0 +1,50 @@
+"""``SerialFile``: the next serial number of a CA, on disk, never given twice.
+
+The file holds a decimal integer and a newline: the *next* serial (RFC 5280 §4.1.2.2: positive, at most 20 octets).
+It is taken under ``flock`` on ``<file>.lock`` and written back before use, so no number is used twice
+by any number of threads or processes, through any crash. (A lock on the renamed file itself does not do.)
+"""
+
+import re
+import secrets
+from pathlib import Path
+
+import store
+from errors import RetrievalError
+
+MAX_SERIAL = (1 << 159) - 1
+_LINE = re.compile(rb"[0-9]{1,48}\s*\Z")
+
+
+class SerialFile:
+    """The serial file at ``path``. Methods block on the disk and raise ``OSError`` from it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = path.with_name(path.name + ".lock")
+
+    def create(self) -> None:
+        """Make the file, at a random start: a CA made anew must not repeat the serials of the one before."""
+        store.write_new(self.path, b"%d\n" % (secrets.randbits(63) + 1))
+
+    def peek(self) -> int:
+        """The next serial, not taken. Raises ``RetrievalError`` when the file holds none."""
+        with self.path.open("rb") as file:
+            content = file.read(64)
+        serial = int(content) if _LINE.match(content) else 0
+        if not 0 < serial < MAX_SERIAL:
+            raise RetrievalError(f"serial file {self.path} must hold one positive decimal number: the next serial")
+        return serial
+
+    def check(self) -> None:
+        """See that serials can be taken: raises what ``take`` would, and takes none."""
+        with store.locked(self._lock):
+            self.peek()
+            self.path.open("r+b").close()
+
+    def take(self) -> int:
+        """The next serial, taken for good before this returns."""
+        with store.locked(self._lock):
+            serial = self.peek()
+            store.replace(self.path, b"%d\n" % (serial + 1), mode=self.path.stat().st_mode & 0o777)
+        return serial

@@ -1,0 +1,117 @@
+"""Keys, requests and signatures: a fresh key and a CSR for a name, and the ``Authority`` that signs it.
+
+The CSR (RFC 2986) is the seam between the two: an ``Authority`` sees a request and a name, never the leaf's key, so
+that the CA's key may one day live elsewhere. Everything here may block (disk, RSA) and is meant for pool
+threads: no gevent object, no logging.
+"""
+
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+import names
+from ca import CaFiles
+from errors import RetrievalError
+
+BACKDATED = timedelta(days=2)  # for clients whose clock is behind
+LIFETIME = timedelta(days=45)  # well under what Apple (398 days) and browsers (200) accept
+_MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1
+
+_KEY_USAGE = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=False,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
+def request(name: str) -> tuple[bytes, x509.CertificateSigningRequest]:
+    """A new P-256 key for a canonical name, as PKCS#8 PEM, and the request for its certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    csr = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(_subject(name))
+        .add_extension(_san(name), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), csr
+
+
+class Authority:
+    """Signs requests with the operator's CA, and knows its own signatures again."""
+
+    def __init__(self, files: CaFiles) -> None:
+        self._files = files
+        issuer = files.certificate
+        try:
+            stored = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        except x509.ExtensionNotFound:
+            self._aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(files.key.public_key())
+        else:
+            self._aki = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(stored)
+        self._chain = b"".join(c.public_bytes(Encoding.PEM) for c in files.chain)
+
+    def sign(self, csr: x509.CertificateSigningRequest, name: str, now: datetime) -> bytes:
+        """The leaf for a request and the CA's intermediates behind it, as PEM.
+
+        Raises ``RetrievalError`` if the request is not signed by the key it holds or asks for anything but
+        exactly this name, and ``OSError`` from the serial file.
+        """
+        san = _san(name)
+        try:
+            asked = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            asked = None
+        if not csr.is_signature_valid or asked != san or csr.subject != _subject(name):
+            raise RetrievalError(f"the certificate request for {name} is not one for that name")
+        key = csr.public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise RetrievalError(f"the certificate request for {name} has a key that is not EC")
+        issuer = self._files.certificate
+        if now >= issuer.not_valid_after_utc:
+            raise RetrievalError(f"the CA certificate expired on {issuer.not_valid_after_utc:%Y-%m-%d}")
+        leaf = (
+            x509.CertificateBuilder()
+            .subject_name(csr.subject)
+            .issuer_name(issuer.subject)
+            .public_key(key)
+            .serial_number(self._files.serials.take())
+            .not_valid_before(now - BACKDATED)
+            .not_valid_after(min(now + LIFETIME, issuer.not_valid_after_utc))
+            .add_extension(san, critical=len(csr.subject) == 0)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_KEY_USAGE, critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(self._aki, critical=False)
+            .sign(self._files.key, hashes.SHA256())
+        )
+        return leaf.public_bytes(Encoding.PEM) + self._chain
+
+    def signed(self, leaf: x509.Certificate) -> bool:
+        """Whether this CA issued the leaf."""
+        try:
+            leaf.verify_directly_issued_by(self._files.certificate)
+        except (ValueError, TypeError, InvalidSignature):  # another issuer's name, another kind of key, another key
+            return False
+        return True
+
+
+def _subject(name: str) -> x509.Name:
+    fits = len(name) <= _MAX_COMMON_NAME
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)] if fits else [])
+
+
+def _san(name: str) -> x509.SubjectAlternativeName:
+    address = names.ip_of(name)
+    return x509.SubjectAlternativeName([x509.DNSName(name) if address is None else x509.IPAddress(address)])

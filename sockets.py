@@ -1,0 +1,97 @@
+"""What certifier does with a TCP socket beside sending and receiving: deadlines, watching two, the last word.
+
+Deadlines are ``time.monotonic()`` seconds; one that passes raises ``TimeoutError``.
+"""
+
+import socket
+import struct
+import time
+from contextlib import suppress
+from ipaddress import ip_address
+
+from gevent.hub import Waiter, get_hub
+
+READ = 1  # libev's event mask
+LINGER_SECONDS = 1.0  # how long, and how many octets, we read on after a reply that ends a connection:
+LINGER_OCTETS = 1 << 20  # closed with input unread, the kernel's reset takes the reply with it
+
+
+def tune(sock: socket.socket) -> None:
+    """No Nagle delay: a record is written whole. Keep-alive: a peer that vanished is noticed, after some hours."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def arm(sock: socket.socket, deadline: float) -> None:
+    """Let the socket's next wait end at the deadline."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("deadline passed")
+    sock.settimeout(left)
+
+
+def first_readable(one: socket.socket, other: socket.socket, deadline: float) -> socket.socket:
+    """Wait until one of the two can be read, by data or by its end, and return that one."""
+    left = deadline - time.monotonic()
+    hub = get_hub()
+    waiter: Waiter[socket.socket | None] = Waiter(hub)
+    watchers = [hub.loop.io(one.fileno(), READ), hub.loop.io(other.fileno(), READ), hub.loop.timer(max(left, 0))]
+    try:
+        for watcher, ready in zip(watchers, (one, other, None), strict=True):
+            watcher.start(waiter.switch, ready)
+        found = waiter.get()
+    finally:
+        for watcher in watchers:
+            watcher.stop()
+            watcher.close()
+    if found is None:
+        raise TimeoutError("deadline passed")
+    return found
+
+
+def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
+    """``shutdown`` that does not mind a connection that is gone; wakes whoever waits on the socket."""
+    with suppress(OSError):
+        sock.shutdown(how)
+
+
+def reset(sock: socket.socket) -> None:
+    """Let ``close`` send a reset instead of a FIN: what was cut off must not look complete."""
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def last_word(sock: socket.socket, reply: bytes) -> None:
+    """Send a reply that ends the connection so that it arrives: FIN behind it, then read on for a while."""
+    deadline = time.monotonic() + LINGER_SECONDS
+    left = LINGER_OCTETS
+    with suppress(OSError):
+        arm(sock, deadline)
+        sock.sendall(reply)
+        sock.shutdown(socket.SHUT_WR)
+        while left > 0:
+            arm(sock, deadline)
+            data = sock.recv(65_536)
+            if not data:
+                break
+            left -= len(data)
+
+
+def same_endpoint(address: tuple[str, int], listener: tuple[str, int]) -> bool:
+    """Whether a connection to ``address`` would reach ``listener``, which may be a wildcard address."""
+    if address[1] != listener[1]:
+        return False
+    if address[0] == listener[0]:
+        return True
+    return ip_address(listener[0]).is_unspecified and _is_local(address[0])
+
+
+def _is_local(ip: str) -> bool:
+    """Whether the address is one of this machine's: the only addresses that can be bound."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,111 @@
+"""``Tunnel``: the two pumps between a client and an origin, their byte counts, deadlines and ends.
+
+An end is passed on as what it was, a close_notify as such and a truncation as a truncation, and the other
+direction goes on. Back-pressure is the blocking write: a pump does not read while the other side is slow.
+"""
+
+from contextlib import suppress
+
+import gevent
+from gevent.hub import get_hub
+
+import sockets
+from tls import BROKEN, ORDERLY, RESET, Stream
+
+BATCH = 262_144  # octets after which a pump lets others run: gevent's recv and send switch only when they would block
+IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more): beyond what long polls and keep-alive need
+TICK_SECONDS = 300.0  # how often that is looked at; with one direction ended, one tick without a byte is enough
+
+
+class Tunnel:
+    """Relays between two streams, whose sockets stay their owner's to close.
+
+    ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
+    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``.
+    """
+
+    def __init__(self, client: Stream, origin: Stream, tick: float = TICK_SECONDS) -> None:
+        self.sent = 0
+        self.received = 0
+        self.outcome = ORDERLY
+        self._client = client
+        self._origin = origin
+        self._tick = tick
+        self._quiet = 0  # ticks without a byte
+        self._seen = 0  # octets at the last tick
+        self._unread = False  # the client still sends, and nobody takes it
+
+    def run(self) -> None:
+        """Relay until both directions have ended."""
+        self._client.sock.settimeout(None)
+        self._origin.sock.settimeout(None)
+        watchdog = get_hub().loop.timer(self._tick, self._tick)
+        upward = gevent.spawn(self._pump, self._client, self._origin)
+        try:
+            watchdog.start(self._watch)
+            self._pump(self._origin, self._client)
+            upward.get()
+            if self._unread:
+                sockets.last_word(self._client.sock, b"")  # what the origin said at last must arrive
+        finally:
+            watchdog.stop()
+            watchdog.close()
+            upward.kill()
+
+    def _pump(self, source: Stream, sink: Stream) -> None:
+        try:
+            self._move(source, sink)
+        except BaseException:  # a bug or a kill: the other pump must not wait for this one
+            self._give_up()
+            raise
+
+    def _move(self, source: Stream, sink: Stream) -> None:
+        upward = source is self._client
+        batch = 0
+        while True:
+            count = 0
+            try:
+                # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
+                while data := source.decrypt():
+                    count += len(data)
+                    sink.encrypt(data)
+                if upward:
+                    self.sent += count
+                else:
+                    self.received += count
+                sink.flush()
+            except OSError:
+                # The sink is gone. What it said before may still be on its way: the other pump finds its end.
+                self._unread = upward
+                return
+            if source.ended is not None:
+                break
+            batch += count
+            if batch >= BATCH:
+                batch = 0
+                gevent.sleep(0)
+            source.fill()
+        self._pass_on(source.ended, source, sink)
+
+    def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
+        if how is not ORDERLY and self.outcome is ORDERLY:
+            self.outcome = f"{'client' if source is self._client else 'origin'}-{how}"
+        if how is RESET or how is BROKEN:
+            sink.abort()
+            return
+        with suppress(OSError):  # it is gone: its own pump finds out
+            sink.end(how)
+
+    def _watch(self) -> None:
+        octets = self.sent + self.received
+        self._quiet = self._quiet + 1 if octets == self._seen else 0
+        self._seen = octets
+        half_closed = self._client.ended is not None or self._origin.ended is not None
+        if self._quiet * self._tick >= (self._tick if half_closed else IDLE_SECONDS):
+            self.outcome = "idle"
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Wake both pumps, whatever they wait for."""
+        sockets.shut(self._client.sock)
+        sockets.shut(self._origin.sock)
