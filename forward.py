@@ -49,7 +49,8 @@ class Exchange:
         """
         for sock in (self._client, self._origin):
             sock.settimeout(QUIET_SECONDS)
-        self._server.receive_data(rest)
+        if rest:  # h11 takes b"" for the end
+            self._server.receive_data(rest)
         request = h11.Request(
             method=self._head.method, target=path or "/", headers=_request_headers(self._head, target)
         )
@@ -57,11 +58,15 @@ class Exchange:
             self._origin.sendall(self._user_agent.send(request) or b"")
         except OSError as error:
             raise OriginGone(f"{target} closed the connection") from error
-        upload = gevent.spawn(self._upload)
-        try:
+        if self._head.has_body:
+            upload = gevent.spawn(self._upload)
+            try:
+                self._download(target)
+            finally:
+                upload.kill()
+        else:
+            self._upload()  # the end of the request, which is here: no wait, and known before the response comes
             self._download(target)
-        finally:
-            upload.kill()
         if not self._uploaded:
             sockets.last_word(self._client, b"")
             return None
@@ -102,15 +107,17 @@ class Exchange:
 
     def _download(self, target: Target) -> None:
         """Pass the response on as it comes, interim ones (RFC 9110 §15.2) too."""
-        began = False
+        began = closed = False
         while True:
             try:
                 event = self._user_agent.next_event()
                 if event is h11.NEED_DATA:
-                    self._user_agent.receive_data(self._origin.recv(_CHUNK))
+                    data = self._origin.recv(_CHUNK)
+                    closed = not data
+                    self._user_agent.receive_data(data)
                     continue
             except (h11.RemoteProtocolError, OSError) as error:
-                failure = self._client_error or _origin_error(target, error)
+                failure = self._client_error or _origin_error(target, error, closed)
                 if began:
                     raise ConnectionAbortedError(str(failure)) from error
                 raise failure from error
@@ -130,8 +137,8 @@ class Exchange:
             elif isinstance(event, h11.EndOfMessage):
                 self._send(h11.EndOfMessage(headers=event.headers.raw_items()))
                 return
-            else:  # ConnectionClosed or PAUSED where a response should be
-                raise _origin_error(target, None)
+            else:  # ConnectionClosed, or PAUSED after a 101, where a response should be
+                raise self._client_error or _origin_error(target, None, closed)
 
     def _send(self, event: h11.Event) -> None:
         data = self._server.send(event)
@@ -139,12 +146,12 @@ class Exchange:
             self._client.sendall(data)
 
 
-def _origin_error(target: Target, error: Exception | None) -> OriginError:
+def _origin_error(target: Target, error: Exception | None, closed: bool) -> OriginError:
     if isinstance(error, TimeoutError):
         return OriginSilent(f"{target} sent nothing for {QUIET_SECONDS:.0f} s")
-    if isinstance(error, h11.RemoteProtocolError) and "without sending" not in str(error):
-        return OriginProtocolError(f"{target} sent a malformed response: {error}")
-    return OriginGone(f"{target} closed the connection before it had answered")
+    if closed or isinstance(error, OSError):
+        return OriginGone(f"{target} closed the connection before it had answered")
+    return OriginProtocolError(f"{target} sent a malformed response: {error or 'an upgrade that was not asked for'}")
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:

@@ -28,6 +28,7 @@ class RequestHead:
     target: str
     headers: list[tuple[bytes, bytes]]  # names in the case they were sent in
     http_version: str
+    has_body: bool  # RFC 9112 §6.3: with Content-Length or Transfer-Encoding
     connection: h11.Connection
 
     def header(self, name: bytes) -> str:
@@ -90,6 +91,7 @@ def _parse(head: bytes) -> RequestHead:
         request.target.decode("ascii"),
         request.headers.raw_items(),
         request.http_version.decode("ascii"),
+        bool(body),
         connection,
     )
 

@@ -1,0 +1,53 @@
+"""Fixtures: a PKI a session, and the program as its users start it."""
+
+# ruff: noqa: E402
+from gevent import monkey
+
+monkey.patch_all()
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab import Origin, Program, echo, http_origin
+from pki import TestCA
+
+
+@pytest.fixture(scope="session")
+def origin_ca() -> TestCA:
+    return TestCA("origins' CA")
+
+
+@pytest.fixture(scope="session")
+def roots(origin_ca: TestCA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("roots") / "origins.pem"
+    path.write_bytes(origin_ca.pem)
+    return path
+
+
+@pytest.fixture(scope="session")
+def certificate(origin_ca: TestCA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A good certificate of an origin that is known by several names."""
+    path = tmp_path_factory.mktemp("origin") / "origin.pem"
+    path.write_bytes(origin_ca.issue("localhost", "127.0.0.1", "::1", "www.example.com", "example.com"))
+    return path
+
+
+@pytest.fixture
+def origin(certificate: Path) -> Iterator[Origin]:
+    with Origin(http_origin, certificate) as server:
+        yield server
+
+
+@pytest.fixture
+def echo_origin(certificate: Path) -> Iterator[Origin]:
+    with Origin(echo, certificate) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def program(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A running certifier with a CA of its own that trusts our origins."""
+    folder = tmp_path_factory.mktemp("program")
+    with Program(folder, "--store=certs", "--max=100", "--ca=ca", f"--upstream-ca={roots}") as running:
+        yield running

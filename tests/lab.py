@@ -1,0 +1,272 @@
+"""The lab: certifier started as its users start it, origins, and a client that verifies. All on port 0."""
+
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import gevent
+from gevent.server import StreamServer
+
+HERE = Path(__file__).parent.parent
+WAIT = 20.0  # seconds that anything here may take
+
+Handler = Callable[[socket.socket], None]
+
+
+class Program:
+    """``python certifier.py`` in a folder of its own; ``address`` is its first listener."""
+
+    def __init__(self, folder: Path, *arguments: str, listen: bool = True) -> None:
+        self.folder = folder
+        self.lines: list[str] = []
+        self._changed = threading.Condition()
+        words = [sys.executable, str(HERE / "certifier.py"), *arguments]
+        if listen:
+            words.append("--listen=127.0.0.1:0")
+        self.process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+        self._reader = gevent.spawn(self._read)
+
+    def __enter__(self) -> Self:
+        found = re.search(r":(\d+)$", self.wait_for(r"^listening on .*:\d+$"))
+        assert found
+        self.address = ("127.0.0.1", int(found[1]))
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop(signal.SIGKILL if error else signal.SIGTERM)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        assert error or not any("Traceback" in line for line in self.lines), "\n".join(self.lines)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(timeout=WAIT)
+        self._reader.join(timeout=WAIT)
+        return code
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.address[1]}"
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca" / "ca.crt"
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+
+    def wait_for(self, pattern: str, after: int = 0) -> str:
+        """The first line of the log, from number ``after`` on, in which the pattern is found."""
+        with self._changed:
+            for _ in range(10_000):
+                for line in self.lines[after:]:
+                    if re.search(pattern, line):
+                        return line
+                assert self.process.poll() is None, "\n".join(self.lines)
+                assert self._changed.wait(WAIT), f"no line with {pattern!r} in:\n" + "\n".join(self.lines)
+        raise AssertionError(pattern)
+
+    def tunnels(self, count: int) -> list[str]:
+        """The first ``count`` lines of tunnels, as soon as they are logged."""
+        with self._changed:
+            while len(found := [line for line in self.lines if " tunnel " in line]) < count:
+                assert self._changed.wait(WAIT), "\n".join(self.lines)
+            return found[:count]
+
+
+class Origin:
+    """A server on loopback: TLS with ``certificate``, plain TCP without."""
+
+    def __init__(
+        self, handler: Handler, certificate: Path | None = None, alpn: list[str] | None = None, host: str = "127.0.0.1"
+    ) -> None:
+        self._handler = handler
+        self.connections = 0
+        self.errors: list[Exception] = []
+        self._context = None
+        if certificate is not None:
+            self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._context.load_cert_chain(certificate)
+            if alpn:
+                self._context.set_alpn_protocols(alpn)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._server = StreamServer(socket.create_server((host, 0), family=family, backlog=512), self._serve)
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        self.port: int = self._server.socket.getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop(timeout=0)
+
+    def _serve(self, sock: socket.socket, _: object) -> None:
+        self.connections += 1
+        with suppress(OSError):
+            if self._context is None:
+                self._handler(sock)
+                return
+            with self._context.wrap_socket(sock, server_side=True, suppress_ragged_eofs=False) as secure:
+                self._handler(secure)
+                with suppress(OSError):
+                    secure.unwrap()
+
+
+def http_origin(sock: socket.socket) -> None:
+    """Answers each request with what it said, until the client leaves."""
+    with sock.makefile("rb") as file:
+        while line := file.readline():
+            head = [line]
+            while (line := file.readline()) not in (b"\r\n", b""):
+                head.append(line)
+            body = b"".join(head)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+def echo(sock: socket.socket) -> None:
+    """Sends back what it gets; says ``bye`` at the end."""
+    while data := sock.recv(65_536):
+        sock.sendall(data)
+    sock.sendall(b"bye")
+
+
+class Reply(NamedTuple):
+    status: int
+    reason: str
+    headers: dict[str, str]
+    body: bytes
+
+
+def read_reply(sock: socket.socket, body: bool = True) -> Reply:
+    """A response; its body by Content-Length. Reads not an octet more."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        octet = sock.recv(1)
+        if not octet:
+            raise EOFError(head)
+        head += octet
+    line, *fields = head.decode("latin-1").split("\r\n")[:-2]
+    _, status, reason = line.split(" ", 2)
+    headers = {key.lower(): value.strip() for key, value in (field.split(":", 1) for field in fields)}
+    content = b""
+    left = int(headers.get("content-length", 0)) if body else 0
+    while left > len(content):
+        data = sock.recv(left - len(content))
+        if not data:
+            raise EOFError(content)
+        content += data
+    return Reply(int(status), reason, headers, content)
+
+
+def exchange(address: tuple[str, int], request: bytes) -> Reply:
+    """One request on a connection of its own, and the reply to it."""
+    with socket.create_connection(address, timeout=WAIT) as sock:
+        sock.sendall(request)
+        return read_reply(sock)
+
+
+@contextmanager
+def tunnel(proxy: tuple[str, int], target: str) -> Iterator[socket.socket]:
+    """A CONNECT tunnel that was established."""
+    with socket.create_connection(proxy, timeout=WAIT) as sock:
+        sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+        reply = read_reply(sock)
+        assert reply.status == 200, reply
+        yield sock
+
+
+def strict_context(ca: Path, alpn: list[str] | None = None) -> ssl.SSLContext:
+    """What a careful client has: only this CA, strict RFC 5280 rules."""
+    context = ssl.create_default_context(cafile=str(ca))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    if alpn:
+        context.set_alpn_protocols(alpn)
+    return context
+
+
+@contextmanager
+def secure_tunnel(
+    program: Program,
+    target: str,
+    server_name: str | None = None,
+    alpn: list[str] | None = None,
+    context: ssl.SSLContext | None = None,
+) -> Iterator[ssl.SSLSocket]:
+    """TLS through a CONNECT tunnel, verified for ``server_name``, else the target's host."""
+    context = context or strict_context(program.ca, alpn)
+    name = server_name or target.rpartition(":")[0].strip("[]")
+    with (
+        tunnel(program.address, target) as sock,
+        context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False) as secure,
+    ):
+        yield secure
+
+
+class BioClient:
+    """A TLS client that can end its own direction and read on, which ``SSLSocket`` can't."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str) -> None:
+        self._sock = sock
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname=server_name)
+        self._step(self._tls.do_handshake)
+
+    def _step(self, step: Callable[[], object]) -> object:
+        while True:
+            try:
+                result = step()
+            except ssl.SSLWantReadError:
+                self._sock.sendall(self._out.read())
+                data = self._sock.recv(65_536)
+                if not data:
+                    self._in.write_eof()
+                self._in.write(data)
+            else:
+                self._sock.sendall(self._out.read())
+                return result
+
+    def send(self, data: bytes) -> None:
+        self._step(lambda: self._tls.write(data))
+
+    def read(self) -> bytes:
+        """What comes next; empty at the peer's close_notify, ``ssl.SSLEOFError`` at a truncation."""
+        try:
+            data = self._step(lambda: self._tls.read(65_536))
+        except ssl.SSLZeroReturnError:
+            return b""
+        assert isinstance(data, bytes)
+        return data
+
+    def close_notify(self) -> None:
+        with suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self._sock.sendall(self._out.read())
+
+
+def get(sock: socket.socket, path: str = "/", method: str = "GET") -> Reply:
+    sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+    return read_reply(sock, body=method != "HEAD")
+
+
+def serial_of(secure: ssl.SSLSocket) -> int:
+    certificate = secure.getpeercert()
+    assert certificate
+    return int(str(certificate["serialNumber"]), 16)
+
+
+def run(*words: str | Path, timeout: float = WAIT, **options: object) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=timeout, **options)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,116 @@
+import os
+import stat
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from lab import run
+from pki import TestCA, cert_pem, key_pem, new_key, now
+
+import ca
+from errors import UsageError
+
+
+def write(folder: Path, authority: TestCA, chain: bytes = b"") -> tuple[Path, Path, Path]:
+    paths = folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
+    paths[0].write_bytes(authority.pem + chain)
+    paths[1].write_bytes(key_pem(authority.key))
+    paths[2].write_text("7\n")
+    return paths
+
+
+def test_a_folder_is_made_once(tmp_path: Path) -> None:
+    made = ca.open_folder(tmp_path / "x" / "ca", now())
+    again = ca.open_folder(tmp_path / "x" / "ca", now())
+    assert made.certificate == again.certificate
+    assert made.warnings == again.warnings == ()
+    assert made.chain == ()
+    modes = {
+        name: stat.S_IMODE((tmp_path / "x" / "ca" / name).stat().st_mode) for name in os.listdir(tmp_path / "x" / "ca")
+    }
+    assert modes["ca.key"] == modes["serial.txt"] == 0o600
+    assert modes["ca.crt"] == 0o644
+
+
+def test_the_made_root(tmp_path: Path) -> None:
+    certificate = ca.open_folder(tmp_path, now()).certificate
+    extensions = certificate.extensions
+    basic = extensions.get_extension_for_class(x509.BasicConstraints)
+    usage = extensions.get_extension_for_class(x509.KeyUsage)
+    assert (basic.critical, basic.value.ca, usage.critical) == (True, True, True)
+    assert (usage.value.key_cert_sign, usage.value.crl_sign, usage.value.digital_signature) == (True, True, False)
+    extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    age = now() - certificate.not_valid_before_utc
+    assert timedelta(days=2) <= age < timedelta(days=2, minutes=5)
+    assert timedelta(days=3640) < certificate.not_valid_after_utc - now() < timedelta(days=3660)
+    assert run("openssl", "verify", "-x509_strict", "-CAfile", tmp_path / "ca.crt", tmp_path / "ca.crt").returncode == 0
+
+
+def test_two_made_roots_differ_in_name(tmp_path: Path) -> None:
+    one, two = (ca.open_folder(tmp_path / name, now()).certificate for name in "ab")
+    assert one.subject != two.subject
+
+
+@pytest.mark.parametrize("bits", [0, 2048])
+def test_an_operators_root(tmp_path: Path, bits: int) -> None:
+    files = ca.load(*write(tmp_path, TestCA("op", key=new_key(bits))), now())
+    assert (files.chain, files.warnings) == ((), ())
+
+
+def test_an_intermediate_is_sent_and_its_root_is_not(tmp_path: Path) -> None:
+    root = TestCA("root")
+    middle = TestCA("middle", parent=root)
+    files = ca.load(*write(tmp_path, middle, chain=root.pem), now())
+    assert [cert_pem(c) for c in files.chain] == [middle.pem]
+
+
+def test_one_that_strict_clients_refuse_is_warned_about(tmp_path: Path) -> None:
+    files = ca.load(*write(tmp_path, TestCA("op", strict=False)), now())
+    assert len(files.warnings) == 1
+    assert "keyUsage and no subjectKeyIdentifier" in files.warnings[0]
+    assert "openssl req -x509" in files.warnings[0]
+    assert "\n" not in files.warnings[0]
+
+
+def encrypted_key(folder: Path) -> None:
+    key = new_key()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    (folder / "ca.key").write_bytes(pem)
+
+
+def rewrite(**options: object) -> Callable[[Path], None]:
+    return lambda folder: write(folder, TestCA("op", **options)) and None  # type: ignore[arg-type]
+
+
+BAD: list[tuple[Callable[[Path], object], str]] = [
+    (encrypted_key, "passphrase"),
+    (lambda f: (f / "ca.key").write_bytes(key_pem(new_key())), "does not belong"),
+    (lambda f: (f / "ca.key").write_text("x"), "no PEM private key"),
+    (lambda f: (f / "ca.key").unlink(), "can't read"),
+    (lambda f: (f / "ca.crt").write_text("x"), "no PEM certificate"),
+    (lambda f: (f / "ca.crt").unlink(), "can't read"),
+    (lambda f: (f / "serial.txt").write_text("x"), "decimal number"),
+    (lambda f: (f / "serial.txt").unlink(), "echo 1000 >"),
+    (rewrite(is_ca=False), "not a CA certificate"),
+    (rewrite(ends=timedelta(days=-1)), "expired"),
+    (rewrite(begins=timedelta(days=1)), "not valid before"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_files(tmp_path: Path, spoil: Callable[[Path], object], message: str) -> None:
+    paths = write(tmp_path, TestCA("op"))
+    ca.load(*paths, now())
+    spoil(tmp_path)
+    with pytest.raises(UsageError, match=message) as raised:
+        ca.load(*paths, now())
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="can't make a CA"):
+        ca.open_folder(tmp_path / "file", now())

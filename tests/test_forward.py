@@ -1,0 +1,192 @@
+"""Plain HTTP through the proxy, with real clients and with octets of our own."""
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from lab import WAIT, Origin, Program, echo, exchange, get, read_reply, run
+
+
+def recorder(seen: list[bytes], reply: bytes) -> "Origin":
+    """An origin that keeps the request's octets, up to the end of its head, and answers."""
+
+    def handle(sock: socket.socket) -> None:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            data += sock.recv(65_536)
+        seen.append(data)
+        sock.sendall(reply)
+
+    return Origin(handle)
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+def test_what_the_origin_gets(program: Program) -> None:
+    seen: list[bytes] = []
+    with recorder(seen, OK) as server:
+        authority = f"localhost:{server.port}"
+        reply = exchange(
+            program.address,
+            f"GET http://{authority}/a?b=1 HTTP/1.1\r\nHost: elsewhere\r\nX-End: 1\r\n"
+            "Connection: close, X-Hop\r\nX-Hop: 1\r\nProxy-Connection: keep-alive\r\n"
+            "Proxy-Authorization: Basic eDp5\r\nKeep-Alive: 1\r\nTE: trailers\r\n"
+            "Upgrade: websocket\r\n\r\n".encode(),
+        )
+    assert reply.body == b"ok"
+    assert reply.headers["via"] == "1.1 certifier"
+    line, *fields = seen[0].decode().split("\r\n")[:-2]
+    assert line == "GET /a?b=1 HTTP/1.1"
+    assert fields == [f"Host: {authority}", "X-End: 1", "Via: 1.1 certifier", "Connection: close"]
+
+
+def test_what_the_client_gets(program: Program) -> None:
+    answer = (
+        b"HTTP/1.1 200 Fine\r\nTransfer-Encoding: chunked\r\nContent-Length: 99\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+        b"Keep-Alive: 1\r\nX-End: 1\r\n\r\n2\r\nok\r\n0\r\nX-Trailer: 1\r\n\r\n"
+    )
+    with recorder([], answer) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        reply = get(sock, f"http://localhost:{server.port}/")
+        assert reply.headers == {"x-end": "1", "via": "1.1 certifier", "transfer-encoding": "chunked"}
+        body = b""
+        while b"\r\n\r\n" not in body:
+            body += sock.recv(100)
+        assert body == b"2\r\nok\r\n0\r\nX-Trailer: 1\r\n\r\n"
+
+
+def test_keep_alive_and_pipelining(program: Program) -> None:
+    with recorder([], OK) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        request = f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        sock.sendall(request * 3)
+        assert [read_reply(sock).body for _ in range(3)] == [b"ok"] * 3
+        sock.sendall(request)
+        assert read_reply(sock).status == 200
+        assert server.connections == 4
+
+
+def test_http_1_0_client(program: Program) -> None:
+    with recorder([], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n") as server:
+        with socket.create_connection(program.address, timeout=WAIT) as sock:
+            sock.sendall(f"GET http://localhost:{server.port}/ HTTP/1.0\r\n\r\n".encode())
+            assert "transfer-encoding" not in read_reply(sock).headers
+            assert sock.recv(100) == b"ok"
+            assert sock.recv(100) == b""
+
+
+def body_origin(sock: socket.socket) -> None:
+    """Reads a body, by whatever framing, and tells its digest; honours Expect."""
+    import h11
+
+    connection = h11.Connection(h11.SERVER)
+    digest = hashlib.sha256()
+    request = None
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            if connection.they_are_waiting_for_100_continue:
+                interim = connection.send(h11.InformationalResponse(status_code=100, headers=[]))
+                assert interim
+                sock.sendall(interim)
+            connection.receive_data(sock.recv(65_536))
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.Data):
+            digest.update(event.data)
+        else:
+            break
+    assert request
+    fields = [("X-Expect", "yes")] if any(k == b"expect" for k, _ in request.headers) else []
+    for out in (
+        h11.Response(status_code=200, headers=fields),
+        h11.Data(digest.hexdigest().encode()),
+        h11.EndOfMessage(),
+    ):
+        sock.sendall(connection.send(out) or b"")
+
+
+@pytest.mark.parametrize("options", [[], ["-H", "Transfer-Encoding: chunked"], ["-H", "Expect: 100-continue"], ["-0"]])
+def test_bodies_with_curl(program: Program, tmp_path: Path, options: list[str]) -> None:
+    content = os.urandom(3_000_000)
+    (tmp_path / "body").write_bytes(content)
+    with Origin(body_origin) as server:
+        result = run(
+            "curl", "-sSi", "-x", program.url, *options, "--data-binary", f"@{tmp_path / 'body'}",
+            f"http://localhost:{server.port}/",
+        )  # fmt: skip
+    assert result.stdout.endswith(hashlib.sha256(content).hexdigest()), result
+    assert ("HTTP/1.1 100" in result.stdout) == ("x-expect" in result.stdout.lower())
+
+
+def test_a_final_answer_instead_of_100(program: Program) -> None:
+    refusal = b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\n\r\n"
+    with recorder([], refusal) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        head = f"POST http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+        sock.sendall(head.encode() + b"Content-Length: 5\r\n\r\n")
+        reply = read_reply(sock)
+        assert (reply.status, reply.headers["connection"]) == (417, "close")
+        assert sock.recv(1) == b""
+
+
+def test_head_with_curl(program: Program) -> None:
+    with recorder([], b"HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n") as server:
+        result = run("curl", "-sSI", "-x", program.url, f"http://localhost:{server.port}/")
+    assert "Content-Length: 77" in result.stdout
+
+
+def test_a_body_cut_short_is_not_completed(program: Program) -> None:
+    with recorder([], b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf") as server:
+        result = run("curl", "-sS", "-x", program.url, f"http://localhost:{server.port}/")
+    assert result.returncode == 18  # transferred a partial file
+    assert result.stdout == "half"
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "error"),
+    [
+        (b"rubbish\r\n\r\n", 502, "http_protocol_error"),
+        (b"", 502, "connection_terminated"),
+        (b"HTTP/1.1 200 OK\r\nConte", 502, "connection_terminated"),
+        (b"HTTP/1.1 101 Switching Protocols\r\n\r\n", 502, "http_protocol_error"),
+    ],
+)
+def test_an_origin_that_does_not_answer(program: Program, answer: bytes, status: int, error: str) -> None:
+    with recorder([], answer) as server:
+        reply = exchange(program.address, f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert reply.status == status
+    assert f"error={error}" in reply.headers["proxy-status"]
+
+
+def test_a_malformed_body_of_the_client(program: Program) -> None:
+    with Origin(echo) as server:
+        head = f"POST http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        reply = exchange(program.address, head.encode() + b"zz\r\n")
+    assert reply.status == 400
+
+
+# The proxy's own pages
+
+
+def test_own_pages(program: Program) -> None:
+    result = run("curl", "-sSi", f"{program.url}/ca.crt")
+    assert "content-type: application/x-x509-ca-cert" in result.stdout.lower()
+    assert result.stdout.endswith(program.ca.read_text())
+    page = run("curl", "-sS", f"{program.url}/").stdout
+    assert "TLS-intercepting forward proxy" in page
+    assert f"{program.url}/ca.crt" in page
+    assert run("curl", "-sS", "-x", program.url, f"{program.url}/ca.crt").stdout == program.ca.read_text()
+    assert exchange(program.address, b"GET /other HTTP/1.1\r\nHost: a\r\n\r\n").status == 404
+    assert exchange(program.address, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").status == 405
+    assert "Content-Length" in run("curl", "-sSI", f"{program.url}/").stdout
+
+
+def test_max_forwards(program: Program) -> None:
+    seen: list[bytes] = []
+    with recorder(seen, OK) as server:
+        for hops, status in ((0, 405), (1, 200)):
+            head = f"OPTIONS http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: {hops}\r\n\r\n"
+            assert exchange(program.address, head.encode()).status == status
+    assert len(seen) == 1
+    assert b"Max-Forwards: 0\r\n" in seen[0]

@@ -1,0 +1,113 @@
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from errors import CertifierError, ClientError, HeadTooLarge
+from head import MAX_HEAD, HeadReader, RequestHead, http_target
+from names import Target
+
+GOOD = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\nX-A: 1\r\nx-a: 2\r\n\r\n"
+
+
+def read(data: bytes, size: int = 1 << 20) -> tuple[RequestHead | None, bytes]:
+    reader = HeadReader()
+    found = None
+    for start in range(0, len(data), size):
+        found = found or reader.receive(data[start : start + size])
+        if found and size == 1:
+            break
+    return found, bytes(reader.rest)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1 << 20])
+def test_a_head_however_it_is_cut(size: int) -> None:
+    head, rest = read(GOOD, size)
+    assert head is not None
+    assert (head.method, head.target, head.http_version) == ("CONNECT", "example.com:443", "1.1")
+    assert head.header(b"x-a") == "1, 2"
+    assert rest == b""
+
+
+def test_every_prefix_needs_more() -> None:
+    for end in range(len(GOOD)):
+        assert HeadReader().receive(GOOD[:end]) is None
+
+
+def test_what_follows_is_kept() -> None:
+    assert read(GOOD + b"\x16\3\1")[1] == b"\x16\3\1"
+
+
+def test_one_empty_line_before_is_ignored() -> None:
+    head, _ = read(b"\r\n" + GOOD)
+    assert head is not None
+    with pytest.raises(ClientError):
+        read(b"\r\n\r\n\r\n" + GOOD)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/0.9\r\nHost: a\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /\x00 HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\rb\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"\x00\x01\x02\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_malformed_heads(data: bytes, size: int) -> None:
+    with pytest.raises(ClientError) as raised:
+        read(data, size)
+    assert raised.value.status == 400
+
+
+@pytest.mark.parametrize("complete", [True, False])
+@pytest.mark.parametrize("size", [1000, 1 << 20])
+def test_the_limit(complete: bool, size: int) -> None:
+    big = b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * MAX_HEAD + (b"\r\n\r\n" if complete else b"")
+    with pytest.raises(HeadTooLarge):
+        read(big, size)
+
+
+@pytest.mark.parametrize(
+    ("uri", "target", "path"),
+    [
+        ("http://a", Target("a", 80), "/"),
+        ("HTTP://A:8080/x?y", Target("a", 8080), "/x?y"),
+        ("http://[::1]/", Target("::1", 80), "/"),
+        ("http://a?q", Target("a", 80), "/?q"),
+    ],
+)
+def test_absolute_form(uri: str, target: Target, path: str) -> None:
+    assert http_target(uri) == (target, path)
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://a/", "ftp://a", "a", "http://", "http:///x", "http://u@a/", "http://a:x/", "//a"]
+)
+def test_other_targets(uri: str) -> None:
+    with pytest.raises(ClientError):
+        http_target(uri)
+
+
+@given(st.binary(max_size=100))
+def test_garbage_raises_nothing_else(data: bytes) -> None:
+    for text in (data, data + b"\r\n\r\n", b"GET " + data + b" HTTP/1.1\r\n\r\n"):
+        with contextlib.suppress(CertifierError):
+            HeadReader().receive(text)

@@ -1,0 +1,143 @@
+import contextlib
+import ssl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from errors import HelloError
+from hello import MAX_HELLO, MAX_WIRE, ClientHello, HelloReader
+
+
+def real_hello(name: str | None = "www.example.com", alpn: list[str] | None = None) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname = name is not None
+    if alpn:
+        context.set_alpn_protocols(alpn)
+    out = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return out.read()
+
+
+def extension(kind: int, body: bytes) -> bytes:
+    return kind.to_bytes(2) + len(body).to_bytes(2) + body
+
+
+def server_name(*hosts: bytes) -> bytes:
+    entries = b"".join(b"\0" + len(h).to_bytes(2) + h for h in hosts)
+    return extension(0, len(entries).to_bytes(2) + entries)
+
+
+def message(*extensions: bytes, padding: int = 0) -> bytes:
+    block = b"".join(extensions) + (extension(21, bytes(padding)) if padding else b"")
+    body = b"\3\3" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0" + len(block).to_bytes(2) + block
+    return b"\1" + len(body).to_bytes(3) + body
+
+
+def records(handshake: bytes, size: int = 16_384) -> bytes:
+    pieces = [handshake[i : i + size] for i in range(0, len(handshake), size)]
+    return b"".join(b"\x16\3\1" + len(p).to_bytes(2) + p for p in pieces)
+
+
+def read(data: bytes, size: int = 1 << 20) -> ClientHello | None:
+    reader = HelloReader()
+    found = None
+    for start in range(0, len(data), size):
+        assert found is None
+        found = reader.receive(data[start : start + size])
+    assert bytes(reader.wire) == data
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 100, 1 << 20])
+def test_a_real_hello_however_it_is_cut(size: int) -> None:
+    found = read(real_hello(alpn=["h2", "http/1.1"]), size)
+    assert found is not None
+    assert found.server_name == "www.example.com"
+    assert found.alpn_protocols == (b"h2", b"http/1.1")
+    assert 0x0304 in found.supported_versions
+    assert not found.encrypted_client_hello
+
+
+def test_every_prefix_of_a_hello_needs_more() -> None:
+    data = real_hello()
+    for end in range(len(data)):
+        assert HelloReader().receive(data[:end]) is None
+
+
+def test_bytes_behind_the_hello_are_kept() -> None:
+    reader = HelloReader()
+    data = real_hello() + b"\x17\3\3\0\1x"
+    assert reader.receive(data) is not None
+    assert bytes(reader.wire) == data
+
+
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_over_many_records(size: int) -> None:
+    data = records(message(server_name(b"a.example"), padding=2000), size)
+    assert read(data) == read(data, 1) == ClientHello("a.example", (), ())
+
+
+def test_without_server_name_and_without_extensions() -> None:
+    found = read(real_hello(name=None))
+    assert found is not None
+    assert found.server_name is None
+    body = b"\3\3" + bytes(32) + b"\0\0\2\x13\1\1\0"
+    assert read(records(b"\1" + len(body).to_bytes(3) + body)) == ClientHello(None, (), ())
+
+
+@pytest.mark.parametrize("name", [b"../../etc", b"a\0b", b"a\nb", b"\xff", b"x" * 300])
+def test_hostile_names_come_out_as_sent(name: bytes) -> None:
+    found = read(records(message(server_name(name))))
+    assert found is not None
+    assert found.server_name == name.decode("latin-1")
+
+
+def test_post_quantum_size_grease_and_ech() -> None:
+    data = records(
+        message(extension(0x0A0A, b"\0"), server_name(b"a.example"), extension(0xFE0D, bytes(200)), padding=6000)
+    )
+    found = read(data)
+    assert found is not None
+    assert found.encrypted_client_hello
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"\x16\2",
+        b"\x16\3\1\0\0",  # an empty record
+        b"\x16\3\1\xff\xff",  # one that is too long
+        records(b"\2\0\0\1x"),  # a ServerHello
+        records(b"\1" + (MAX_HELLO + 1).to_bytes(3)),
+        records(message(server_name(b"a"), server_name(b"b"))),
+        records(message(server_name(b"a", b"b"))),
+        records(message(server_name(b""))),
+        records(message(extension(0, b"\0\5\0\0\tab"))),
+        records(message(extension(16, b"\0\1\0"))),
+        records(message(extension(43, b"\3\3\4"))),
+        records(b"\1\0\0\2\3\3"),
+        records(b"\1\0\0\x2d" + b"\3\3" + bytes(32) + b"\0\0\2\x13\1\1\0" + b"\0\0xx"),
+    ],
+)
+def test_what_is_no_hello(data: bytes) -> None:
+    for size in (1, len(data)):
+        with pytest.raises(HelloError):
+            read(data, size)
+
+
+def test_the_limit_on_the_wire() -> None:
+    reader = HelloReader()
+    reader.receive(b"\x16\3\1\0\4\1\0\xff\0")
+    with pytest.raises(HelloError, match="too large"):
+        reader.receive(b"\x16\3\1\0\1x" * (MAX_WIRE // 6 + 1))
+
+
+@given(st.binary(max_size=200))
+def test_garbage_in_a_record_raises_nothing_else(body: bytes) -> None:
+    for data in (body, records(body), records(b"\1" + len(body).to_bytes(3) + body)):
+        with contextlib.suppress(HelloError):
+            HelloReader().receive(data)

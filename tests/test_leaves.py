@@ -1,0 +1,179 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from pki import TestCA, key_pem, new_key, now
+from test_signer import files
+
+from errors import RetrievalError
+from leaves import Leaves
+from signer import Authority
+from store import MARK, Store
+
+NAME = "www.example.com"
+
+
+class Room:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Store(folder / "certs")
+        self.ca = TestCA("one")
+        self.leaves = Leaves(self.store, Authority(files(folder, self.ca)))
+        self.off = Leaves(self.store, None)
+        path = self.store.path(NAME)
+        assert path is not None
+        self.path = path
+
+    def place(self, content: bytes) -> None:
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_bytes(content)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+def test_made_once_and_then_from_disk(room: Room) -> None:
+    made = room.leaves.retrieve(NAME, now())
+    again = room.leaves.retrieve(NAME, now())
+    assert made is not None
+    assert again is not None
+    assert (made.source, again.source) == ("made", "disk")
+    assert made.serial == again.serial
+    assert made.notes == again.notes == ()
+    assert room.path.read_bytes() == MARK + made.pem
+    assert made.renew_at < made.not_after
+
+
+def test_generation_off(room: Room) -> None:
+    assert room.off.retrieve(NAME, now()) is None
+    room.leaves.retrieve(NAME, now())
+    stored = room.off.retrieve(NAME, now())
+    assert stored is not None
+    assert stored.source == "disk"
+
+
+@pytest.mark.parametrize("days", [29, 31, 44, 46])
+def test_reissued_when_a_third_is_left(room: Room, days: int) -> None:
+    made = room.leaves.retrieve(NAME, now())
+    later = room.leaves.retrieve(NAME, now() + timedelta(days=days))
+    assert made is not None
+    assert later is not None
+    assert (later.serial != made.serial) == (days > 30)
+    if days > 30:
+        assert later.source == "made"
+        assert [note for note in later.notes if note.startswith(f"reissuing the certificate for {NAME}: ")]
+        assert room.path.read_bytes() == MARK + later.pem
+
+
+def test_after_another_ca(room: Room) -> None:
+    made = room.leaves.retrieve(NAME, now())
+    other = Leaves(room.store, Authority(files(room.folder, TestCA("two"))))
+    reissued = other.retrieve(NAME, now())
+    assert made is not None
+    assert reissued is not None
+    assert reissued.notes == (f"reissuing the certificate for {NAME}: it was signed by another CA",)
+    assert room.path.read_bytes() == MARK + reissued.pem
+
+
+@pytest.mark.parametrize("names", [(NAME,), ("*.example.com",), ("a.example", "WWW.example.com")])
+def test_an_operators_certificate_is_served_whoever_signed_it(room: Room, names: tuple[str, ...]) -> None:
+    room.place(TestCA("stranger").issue(*names, key=new_key(2048)))
+    for leaves in (room.leaves, room.off):
+        leaf = leaves.retrieve(NAME, now())
+        assert leaf is not None
+        assert (leaf.source, leaf.notes) == ("disk", ())
+
+
+def test_an_operators_key_beside_it(room: Room) -> None:
+    key = new_key()
+    room.place(room.ca.issue(NAME, key=key, with_key=False))
+    room.path.with_suffix(".key").write_bytes(key_pem(key))
+    leaf = room.off.retrieve(NAME, now())
+    assert leaf is not None
+    assert leaf.pem.endswith(key_pem(key))
+
+
+def sealed() -> bytes:
+    return new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+
+
+def bad(ca: TestCA) -> dict[str, bytes]:
+    return {
+        "no certificate that can be read": b"rubbish",
+        "no private key": ca.issue(NAME, with_key=False),
+        "belongs to another certificate": ca.issue(NAME, with_key=False) + key_pem(new_key()),
+        "passphrase": ca.issue(NAME, with_key=False) + sealed(),
+        "can't be read": ca.issue(NAME, with_key=False)
+        + b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n",
+        "not for this name": ca.issue("example.com", "*.www.example.com", "*.com"),
+        "it ends on": ca.issue(NAME, ends=timedelta(minutes=1)),
+        "not valid before": ca.issue(NAME, begins=timedelta(days=1)),
+        "no subject alternative name": ca.pem + key_pem(ca.key),
+    }
+
+
+@pytest.mark.parametrize("reason", list(bad(TestCA("x"))))
+@pytest.mark.parametrize("generation", [True, False])
+def test_an_unusable_operators_file_is_moved_aside(room: Room, reason: str, generation: bool) -> None:
+    content = bad(room.ca)[reason]
+    room.place(content)
+    leaf = (room.leaves if generation else room.off).retrieve(NAME, now())
+    aside = room.path.with_name(room.path.name + ".rejected")
+    assert aside.read_bytes() == content
+    if generation:
+        assert leaf is not None
+        assert leaf.source == "made"
+        assert reason in leaf.notes[0]
+    else:
+        assert leaf is None
+
+
+def test_a_damaged_file_of_our_own_is_replaced(room: Room) -> None:
+    room.place(MARK + b"rubbish")
+    leaf = room.leaves.retrieve(NAME, now())
+    assert leaf is not None
+    assert "can be read" in leaf.notes[0]
+    assert room.path.read_bytes() == MARK + leaf.pem
+
+
+def test_another_process_wins(room: Room) -> None:
+    class Late(Store):
+        def load(self, name: str) -> None:  # sees nothing: the other process stores after our look
+            return None
+
+    winner = room.leaves.retrieve(NAME, now())
+    loser = Leaves(Late(room.store.root), Authority(files(room.folder, room.ca))).retrieve(NAME, now())
+    assert winner is not None
+    assert loser is not None
+    assert (loser.serial, loser.source) == (winner.serial, "disk")
+
+
+def test_a_full_disk_costs_a_warning(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(room.store, "save", full)
+    leaf = room.leaves.retrieve(NAME, now())
+    assert leaf is not None
+    assert leaf.notes == (f"the certificate for {NAME} is in memory only, the store failed: No space left on device",)
+
+
+def test_a_long_name_is_in_memory_only(room: Room) -> None:
+    name = ".".join(["a" * 60] * 4)
+    one, two = room.leaves.retrieve(name, now()), room.leaves.retrieve(name, now())
+    assert one is not None
+    assert two is not None
+    assert (one.source, one.notes, two.source) == ("made", (), "made")
+    assert one.serial != two.serial
+
+
+@pytest.mark.parametrize("content", ["x", None])
+def test_no_serial_no_leaf(room: Room, content: str | None) -> None:
+    serial = room.folder / "serial.txt"
+    serial.unlink() if content is None else serial.write_text(content)
+    with pytest.raises(RetrievalError, match="serial"):
+        room.leaves.retrieve(NAME, now())
+    assert not room.path.exists()

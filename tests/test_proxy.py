@@ -1,0 +1,647 @@
+"""End to end: the program as its users start it, real TLS, verified on both sides."""
+
+import hashlib
+import os
+import re
+import signal
+import socket
+import ssl
+import struct
+from datetime import timedelta
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.event import Event
+from lab import (
+    WAIT,
+    BioClient,
+    Origin,
+    Program,
+    echo,
+    exchange,
+    get,
+    http_origin,
+    read_reply,
+    run,
+    secure_tunnel,
+    serial_of,
+    strict_context,
+    tunnel,
+)
+from pki import TestCA, key_pem, new_key
+from test_hello import message, real_hello, records, server_name
+
+
+def stored(folder: Path, name: str) -> Path:
+    return folder / "certs" / hashlib.md5(name.encode()).hexdigest()[:3] / f"{name}.crt"
+
+
+def closed(sock: socket.socket) -> bytes:
+    """All that still comes, until the end."""
+    data = b""
+    while more := sock.recv(65_536):
+        data += more
+    return data
+
+
+# Interception
+
+
+def test_a_request_through_the_tunnel(program: Program, origin: Origin) -> None:
+    seen = len(program.lines)
+    with secure_tunnel(program, f"127.0.0.1:{origin.port}", "www.example.com") as secure:
+        reply = get(secure, "/hello")
+        serial = serial_of(secure)
+        secure.unwrap()
+    assert (reply.status, reply.body.splitlines()[0]) == (200, b"GET /hello HTTP/1.1")
+    line = program.wait_for("tunnel .*sni=www.example.com", seen)
+    assert re.search(
+        rf"target=127.0.0.1:{origin.port} .*context=(made|disk|memory) client_tls=TLSv1.3 origin_tls=TLSv1.3"
+        r" client_alpn=- origin_alpn=- sent=\d+ received=\d+ ms=[\d.]+ outcome=closed$",
+        line,
+    )
+    with secure_tunnel(program, f"127.0.0.1:{origin.port}", "www.example.com") as secure:
+        assert serial_of(secure) == serial
+        secure.unwrap()
+    program.wait_for("sni=www.example.com context=memory", seen)
+
+
+def test_a_client_that_does_not_trust_the_ca_refuses(program: Program, origin: Origin, roots: Path) -> None:
+    seen = len(program.lines)
+    with tunnel(program.address, f"localhost:{origin.port}") as sock:
+        with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
+            strict_context(roots).wrap_socket(sock, server_hostname="localhost")
+    assert "detail=TLSV1_ALERT_UNKNOWN_CA" in program.wait_for("outcome=client-tls-failed", seen)
+
+
+def test_without_server_name_the_certificate_is_for_the_connect_host(program: Program, origin: Origin) -> None:
+    context = strict_context(program.ca)
+    context.check_hostname = False
+    for host, kind in (("localhost", "DNS"), ("127.0.0.1", "IP Address")):
+        with tunnel(program.address, f"{host}:{origin.port}") as sock, context.wrap_socket(sock) as secure:
+            certificate = secure.getpeercert()
+            assert certificate
+            assert certificate["subjectAltName"] == ((kind, host),)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_tls_versions(program: Program, origin: Origin, version: ssl.TLSVersion) -> None:
+    context = strict_context(program.ca)
+    context.minimum_version = context.maximum_version = version
+    with secure_tunnel(program, f"localhost:{origin.port}", context=context) as secure:
+        assert get(secure).status == 200
+
+
+def test_tls_1_1_is_refused(program: Program, origin: Origin) -> None:
+    result = run(
+        "openssl", "s_client", "-proxy", f"127.0.0.1:{program.address[1]}", "-connect", f"localhost:{origin.port}",
+        "-tls1_1", "-cipher", "ALL:@SECLEVEL=0", input="",
+    )  # fmt: skip
+    assert "protocol version" in result.stderr
+    assert result.returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("offered", "spoken", "selected"),
+    [
+        (["h2", "http/1.1"], ["h2", "http/1.1"], "h2"),
+        (["h2", "http/1.1"], ["http/1.1"], "http/1.1"),
+        (["h2"], [], None),
+        ([], ["h2"], None),
+        (["acme/9"], ["acme/9"], "acme/9"),
+    ],
+)
+def test_alpn_is_what_the_origin_selects(
+    program: Program, certificate: Path, offered: list[str], spoken: list[str], selected: str | None
+) -> None:
+    with (
+        Origin(echo, certificate, alpn=spoken) as server,
+        secure_tunnel(program, f"localhost:{server.port}", alpn=offered) as secure,
+    ):
+        assert secure.selected_alpn_protocol() == selected
+        secure.sendall(b"x")
+        assert secure.recv(1) == b"x"
+
+
+def test_a_server_name_other_than_the_connect_host(program: Program, origin: Origin) -> None:
+    """The certificate is for the server_name, and so the origin is verified against it."""
+    with secure_tunnel(program, f"127.0.0.1:{origin.port}", "example.com") as secure:
+        assert get(secure).status == 200
+    with secure_tunnel(program, f"127.0.0.1:{origin.port}", "other.example") as secure:
+        assert get(secure).status == 502
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_addresses(program: Program, certificate: Path, host: str) -> None:
+    with Origin(http_origin, certificate, host=host) as server:
+        where = f"[{host}]:{server.port}" if ":" in host else f"{host}:{server.port}"
+        result = run("curl", "-sS", "-x", program.url, "--cacert", program.ca, f"https://{where}/x")
+        assert result.stdout.startswith("GET /x"), result.stderr
+
+
+def test_a_server_name_that_is_no_name(program: Program, origin: Origin) -> None:
+    """The CONNECT host is used in its stead, and nothing of it reaches the disk."""
+    for name in (b"127.0.0.1", b"../../../../tmp/x", b"a\0b", b"x" * 300, b"_.example.com"):
+        with tunnel(program.address, f"localhost:{origin.port}") as sock:
+            sock.sendall(records(message(server_name(name))))
+            assert sock.recv(1) in (b"\x15", b"\x16")
+    files = [file for _, _, files in os.walk(program.folder / "certs") for file in files]
+    assert set(files) <= {
+        f"{n}.crt" for n in ("localhost", "www.example.com", "example.com", "127.0.0.1", "::1", "other.example")
+    } | {".lock"}
+
+
+def test_a_hundred_clients_at_once_get_one_certificate(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    with Program(tmp_path, "--store=certs", "--max=10", "--ca=ca", f"--upstream-ca={roots}") as running:
+        first = int((tmp_path / "ca" / "serial.txt").read_text())
+        context = strict_context(running.ca)
+
+        def client() -> int:
+            with secure_tunnel(running, f"localhost:{origin.port}", context=context) as secure:
+                assert get(secure).status == 200
+                return serial_of(secure)
+
+        clients = [gevent.spawn(client) for _ in range(100)]
+        gevent.joinall(clients, timeout=WAIT, raise_error=True)
+        assert {client.value for client in clients} == {first}
+        assert int((tmp_path / "ca" / "serial.txt").read_text()) == first + 1
+        assert os.listdir(stored(tmp_path, "localhost").parent) == ["localhost.crt"]
+
+
+def test_when_the_retrieval_fails_all_get_the_error_and_the_next_tries_again(
+    tmp_path: Path, roots: Path, origin: Origin
+) -> None:
+    with Program(tmp_path, "--store=certs", "--max=10", "--ca=ca", f"--upstream-ca={roots}") as running:
+        serial = tmp_path / "ca" / "serial.txt"
+        number = serial.read_text()
+        serial.write_text("rubbish")
+
+        def client() -> str:
+            with pytest.raises(ssl.SSLError) as raised, secure_tunnel(running, f"localhost:{origin.port}"):
+                pass
+            return str(raised.value.reason)
+
+        clients = [gevent.spawn(client) for _ in range(20)]
+        gevent.joinall(clients, timeout=WAIT, raise_error=True)
+        assert {client.value for client in clients} == {"TLSV1_ALERT_INTERNAL_ERROR"}
+        serial.write_text(number)
+        with secure_tunnel(running, f"localhost:{origin.port}") as secure:
+            assert get(secure).status == 200
+
+
+def test_restart_and_eviction_serve_what_is_stored(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    serials: dict[str, int] = {}
+    sources = []
+    names = ["www.example.com", "example.com", "localhost"]
+    with Origin(http_origin, certificate) as server:
+        for _ in range(2):
+            with Program(tmp_path, "--store=certs", "--max=2", "--ca=ca", f"--upstream-ca={roots}") as running:
+                for name in (*names, "localhost", names[0]):
+                    with secure_tunnel(running, f"127.0.0.1:{server.port}", name) as secure:
+                        assert serials.setdefault(name, serial_of(secure)) == serial_of(secure)
+                        secure.unwrap()
+                sources += [re.sub(".*context=([a-z]+).*", r"\1", line) for line in running.tunnels(5)]
+    assert sources == ["made", "made", "made", "memory", "disk", "disk", "disk", "disk", "memory", "disk"]
+    assert len(set(serials.values())) == 3
+
+
+def test_generation_off(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
+    """Stored names are intercepted; others see the origin's own certificate."""
+    operator = TestCA("operator")
+    path = stored(tmp_path, "localhost")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(operator.issue("localhost"))
+    (tmp_path / "operator.pem").write_bytes(operator.pem)
+    with Program(tmp_path, "--store=certs", "--max=2", f"--upstream-ca={roots}") as running:
+        running.wait_for("no CA: .*--ca=<dir>")
+        context = strict_context(tmp_path / "operator.pem")
+        with secure_tunnel(running, f"localhost:{origin.port}", context=context) as secure:
+            assert get(secure).status == 200
+        for _ in range(2):
+            with secure_tunnel(
+                running, f"localhost:{origin.port}", "www.example.com", context=strict_context(roots)
+            ) as secure:
+                assert get(secure).status == 200
+        line = running.wait_for("sni=www.example.com")
+        assert "context=untouched client_tls=- origin_tls=-" in line
+
+
+# What a client sees when something fails
+
+
+@pytest.fixture(scope="module")
+def bad_origins(tmp_path_factory: pytest.TempPathFactory, origin_ca: TestCA) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bad")
+    stranger = TestCA("stranger")
+    alone = TestCA("localhost")
+    pems = {
+        "has expired": origin_ca.issue("localhost", begins=timedelta(days=-9), ends=timedelta(days=-1)),
+        "not yet valid": origin_ca.issue("localhost", begins=timedelta(days=1)),
+        "certificate is not valid for 'localhost'": origin_ca.issue("other.example"),
+        "unable to get local issuer": stranger.issue("localhost"),
+        "self-signed certificate": alone.issue("localhost") + alone.pem,
+    }
+    paths = {}
+    for number, (reason, pem) in enumerate(pems.items()):
+        paths[reason] = folder / f"{number}.pem"
+        paths[reason].write_bytes(pem)
+    return paths
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_an_origin_that_does_not_verify(
+    program: Program, bad_origins: dict[str, Path], roots: Path, number: int
+) -> None:
+    reason, path = list(bad_origins.items())[number]
+    secret = Event()
+
+    def leak(sock: socket.socket) -> None:
+        if sock.recv(1):
+            secret.set()
+        http_origin(sock)
+
+    with Origin(leak, path) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as sock, pytest.raises(ssl.SSLCertVerificationError):
+            strict_context(roots).wrap_socket(sock, server_hostname="localhost")
+        with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2", "http/1.1"]) as secure:
+            assert secure.selected_alpn_protocol() == "http/1.1"
+            reply = get(secure, "/secret")
+            assert closed(secure) == b""
+        assert (reply.status, reply.reason) == (502, "Origin certificate not trusted")
+        assert reply.headers["proxy-status"].startswith("certifier; error=tls_certificate_error; details=")
+        assert reply.headers["connection"] == "close"
+        assert "localhost" in reply.body.decode()
+        assert reason in reply.body.decode()
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            assert get(secure, method="HEAD").status == 502
+            assert closed(secure) == b""
+        with pytest.raises(ssl.SSLError, match="no application protocol"):
+            with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2"]):
+                pass
+        assert not secret.is_set()
+
+
+def test_an_origin_that_does_not_speak_tls(program: Program) -> None:
+    def garbage(sock: socket.socket) -> None:
+        sock.recv(1)
+        sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with Origin(garbage) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+        reply = get(secure)
+    assert (reply.status, reply.reason) == (502, "Origin TLS handshake failed")
+    assert "error=tls_protocol_error" in reply.headers["proxy-status"]
+
+
+def test_an_origin_that_closes_in_the_handshake(program: Program) -> None:
+    def leave(sock: socket.socket) -> None:
+        sock.recv(65_536)
+
+    with Origin(leave) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+        reply = get(secure)
+    assert reply.status == 502
+    assert b"closed the connection in the TLS handshake" in reply.body
+
+
+def unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "error"),
+    [
+        ("CONNECT 127.0.0.1:{port} HTTP/1.1", 502, "connection_refused"),
+        ("CONNECT no-such-host.invalid:443 HTTP/1.1", 502, "dns_error"),
+        ("GET http://127.0.0.1:{port}/ HTTP/1.1", 502, "connection_refused"),
+        ("GET http://no-such-host.invalid/ HTTP/1.1", 502, "dns_error"),
+        ("CONNECT {own} HTTP/1.1", 508, "proxy_loop_detected"),
+        ("CONNECT localhost:{own_port} HTTP/1.1", 508, "proxy_loop_detected"),
+        ("CONNECT 127.0.0.1 HTTP/1.1", 400, "http_request_error"),
+        ("CONNECT a..b:443 HTTP/1.1", 400, "http_request_error"),
+        ("CONNECT 127.1:443 HTTP/1.1", 400, "http_request_error"),
+        ("CONNECT http://a/ HTTP/1.1", 400, "http_request_error"),
+        ("GET https://localhost/ HTTP/1.1", 400, "http_request_error"),
+        ("GET / HTTP/2.0", 400, "http_request_error"),
+    ],
+)
+def test_replies_outside_tls(program: Program, request_line: str, status: int, error: str) -> None:
+    own = f"127.0.0.1:{program.address[1]}"
+    line = request_line.format(port=unused_port(), own=own, own_port=program.address[1])
+    reply = exchange(program.address, f"{line}\r\nHost: x\r\n\r\n".encode())
+    assert reply.status == status
+    assert f"certifier; error={error}" in reply.headers["proxy-status"]
+    assert reply.headers["connection"] == "close"
+    assert reply.body.startswith(b"certifier: ")
+    assert len(reply.reason) > 8
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello", 400),
+        (b"POST http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET http://a/ HTTP/1.1\nHost: a\n\n", 400),
+        (b"GET http://a/ HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 33_000 + b"\r\n\r\n", 431),
+        (b"GET http://a/ HTTP/1.1\r\nX: " + b"x" * 3_000_000, 431),
+    ],
+)
+def test_malformed_heads(program: Program, head: bytes, status: int) -> None:
+    assert exchange(program.address, head).status == status
+
+
+def test_a_head_that_is_not_completed(program: Program) -> None:
+    with socket.create_connection(program.address, timeout=WAIT) as sock:
+        sock.sendall(b"GET / HT")
+        assert read_reply(sock).status == 408
+    with socket.create_connection(program.address, timeout=WAIT) as sock:
+        assert closed(sock) == b""
+
+
+# The hello
+
+
+@pytest.mark.parametrize("size", [1, 17])
+def test_a_hello_in_small_segments(program: Program, origin: Origin, size: int) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = strict_context(program.ca).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with tunnel(program.address, f"localhost:{origin.port}") as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                data = outgoing.read()
+                for start in range(0, len(data), size):
+                    sock.sendall(data[start : start + size])
+                incoming.write(sock.recv(65_536))
+            else:
+                break
+        assert tls.version() == "TLSv1.3"
+
+
+def test_a_hello_sent_before_the_200(program: Program, origin: Origin) -> None:
+    hello = real_hello("localhost")
+    with socket.create_connection(program.address, timeout=WAIT) as sock:
+        sock.sendall(f"CONNECT localhost:{origin.port} HTTP/1.1\r\nHost: x\r\n\r\n".encode() + hello)
+        assert read_reply(sock).status == 200
+        assert sock.recv(6)[0::5] == b"\x16\x02"  # a ServerHello
+
+
+def test_a_hello_of_post_quantum_size(program: Program, origin: Origin) -> None:
+    with tunnel(program.address, f"localhost:{origin.port}") as sock:
+        sock.sendall(records(message(server_name(b"localhost"), padding=12_000), 1000))
+        assert sock.recv(1) == b"\x15"  # OpenSSL's own answer to it: no supported group; it was read whole
+
+
+def test_a_broken_hello_gets_an_alert(program: Program, origin: Origin) -> None:
+    with tunnel(program.address, f"localhost:{origin.port}") as sock:
+        sock.sendall(b"\x16\3\1\0\5\2\0\0\1x")
+        assert closed(sock) == b"\x15\3\3\0\2\2\x32"  # decode_error
+
+
+def test_a_client_that_speaks_no_tls(program: Program) -> None:
+    seen = len(program.lines)
+    with Origin(echo) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
+        sock.sendall(b"EHLO x\r\n")
+        assert sock.recv(100) == b"EHLO x\r\n"
+        sock.shutdown(socket.SHUT_WR)
+        assert closed(sock) == b"bye"
+    assert "outcome=closed" in program.wait_for("context=untouched .*sent=8 received=11", seen)
+
+
+def test_an_origin_that_speaks_first(program: Program) -> None:
+    def banner(sock: socket.socket) -> None:
+        sock.sendall(b"220 hello\r\n")
+        echo(sock)
+
+    with Origin(banner) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
+        assert sock.recv(100) == b"220 hello\r\n"
+        sock.sendall(b"QUIT\r\n")
+        assert sock.recv(100) == b"QUIT\r\n"
+
+
+def test_neither_side_speaks(program: Program, echo_origin: Origin) -> None:
+    seen = len(program.lines)
+    with tunnel(program.address, f"localhost:{echo_origin.port}") as sock:
+        sock.sendall(b"\x16\3\1")
+        assert closed(sock) == b""
+    program.wait_for("outcome=hello-timeout", seen)
+
+
+# TLS directly on the listener
+
+
+def test_direct_tls_without_a_name(program: Program) -> None:
+    with socket.create_connection(program.address, timeout=WAIT) as sock:
+        sock.sendall(real_hello(None))
+        assert closed(sock) == b"\x15\3\3\0\2\2\x70"  # unrecognized_name
+
+
+def test_direct_tls_to_a_name_that_cannot_be_reached(program: Program) -> None:
+    context = strict_context(program.ca)
+    with (
+        socket.create_connection(program.address, timeout=WAIT) as sock,
+        context.wrap_socket(sock, server_hostname="no-such-host.invalid") as secure,
+    ):
+        reply = get(secure)
+    assert (reply.status, reply.reason) == (502, "Origin name not found")
+
+
+def test_direct_tls_goes_to_the_redirect(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    with (
+        Origin(http_origin, certificate) as server,
+        Program(
+            tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}",
+            f"--redirect=tls://localhost:{server.port}",
+        ) as running,
+        socket.create_connection(running.address, timeout=WAIT) as sock,
+        strict_context(running.ca).wrap_socket(sock, server_hostname="anything.example") as secure,
+    ):  # fmt: skip
+        assert get(secure, "/direct").body.startswith(b"GET /direct")
+
+
+# Redirects
+
+
+def test_redirect(tmp_path: Path, origin: Origin) -> None:
+    """Decrypted to the redirect, and no connection to the target; a client may speak HTTP/1.1 only."""
+    with (
+        Origin(http_origin) as plain,
+        Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect=127.0.0.1:{plain.port}") as running,
+    ):
+        with secure_tunnel(running, f"localhost:{origin.port}", "www.example.com", alpn=["h2", "http/1.1"]) as secure:
+            assert secure.selected_alpn_protocol() == "http/1.1"
+            assert get(secure, "/seen").body.startswith(b"GET /seen")
+        with secure_tunnel(running, "no-such-host.invalid:443") as secure:
+            assert get(secure, "/seen").status == 200
+        with pytest.raises(ssl.SSLError, match="no application protocol"):
+            with secure_tunnel(running, "a.example:443", alpn=["h2"]):
+                pass
+        with tunnel(running.address, "a.example:25") as sock:  # not TLS: there as it is
+            assert get(sock, "/plain").body.startswith(b"GET /plain")
+    assert origin.connections == 0
+
+
+def test_redirect_refuses_tls_that_it_cannot_decrypt(tmp_path: Path) -> None:
+    with (
+        Origin(http_origin) as plain,
+        Program(tmp_path, "--store=certs", "--max=9", f"--redirect=127.0.0.1:{plain.port}") as running,
+        tunnel(running.address, "a.example:443") as sock,
+    ):
+        sock.sendall(real_hello("a.example"))
+        assert closed(sock) == b"\x15\3\3\0\2\2\x31"  # access_denied
+
+
+def test_redirect_verifies_its_own_name(tmp_path: Path, roots: Path, certificate: Path, origin_ca: TestCA) -> None:
+    (tmp_path / "wrong.pem").write_bytes(origin_ca.issue("a.example"))
+    for path, status in ((certificate, 200), (tmp_path / "wrong.pem", 502)):
+        folder = tmp_path / str(status)
+        folder.mkdir()
+        with (
+            Origin(http_origin, path) as server,
+            Program(
+                folder, "--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}",
+                f"--redirect=tls://localhost:{server.port}",
+            ) as running,
+            secure_tunnel(running, "a.example:443") as secure,
+        ):  # fmt: skip
+            assert get(secure).status == status
+
+
+# The relay
+
+
+def test_half_close_and_data_after_close_notify(program: Program, certificate: Path) -> None:
+    """The client's close_notify reaches the origin as such; what the origin says after it reaches the client."""
+    with Origin(echo, certificate) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
+        client = BioClient(sock, strict_context(program.ca), "localhost")
+        client.send(b"x")
+        assert client.read() == b"x"
+        client.close_notify()
+        assert client.read() == b"bye"
+        assert client.read() == b""
+
+
+def test_a_truncation_arrives_as_one(program: Program, certificate: Path) -> None:
+    def truncate(sock: socket.socket) -> None:
+        sock.recv(1)
+        sock.sendall(b"half of")
+        assert isinstance(sock, ssl.SSLSocket)
+        raw = socket.socket(fileno=sock.detach())
+        raw.shutdown(socket.SHUT_WR)
+        raw.recv(100)
+        raw.close()
+
+    seen = len(program.lines)
+    with Origin(truncate, certificate) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+        secure.sendall(b"x")
+        assert secure.recv(100) == b"half of"
+        with pytest.raises(ssl.SSLEOFError):
+            secure.recv(100)
+    program.wait_for("outcome=origin-truncated", seen)
+
+
+def test_a_reset_of_the_origin(program: Program, certificate: Path) -> None:
+    def abort(sock: socket.socket) -> None:
+        sock.recv(1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert isinstance(sock, ssl.SSLSocket)
+        socket.socket(fileno=sock.detach()).close()
+
+    seen = len(program.lines)
+    with Origin(abort, certificate) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+        secure.sendall(b"x")
+        with pytest.raises(OSError, match=r"EOF|reset"):
+            secure.recv(100)
+    program.wait_for("outcome=origin-reset", seen)
+
+
+def test_a_client_that_is_gone(program: Program, certificate: Path) -> None:
+    gone = Event()
+
+    def wait(sock: socket.socket) -> None:
+        with pytest.raises(OSError, match="EOF"):
+            echo(sock)
+        gone.set()
+
+    seen = len(program.lines)
+    with Origin(wait, certificate) as server:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            secure.sendall(b"x")
+            assert secure.recv(1) == b"x"
+            secure.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert gone.wait(WAIT)
+    program.wait_for("outcome=client-reset", seen)
+
+
+def test_an_answer_before_the_upload_ends(program: Program, certificate: Path) -> None:
+    """An origin that refuses an upload and closes is heard, though the client still sends."""
+
+    def refuse(sock: socket.socket) -> None:
+        sock.recv(100)
+        sock.sendall(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
+
+    with Origin(refuse, certificate) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+
+        def upload() -> None:
+            try:
+                for _ in range(200):
+                    secure.sendall(bytes(10_000))
+            except OSError:
+                pass
+
+        upload_greenlet = gevent.spawn(upload)
+        assert read_reply(secure).status == 413
+        upload_greenlet.join(WAIT)
+
+
+# The end
+
+
+def test_sigterm_lets_tunnels_finish(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
+    with Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}") as running:
+        with secure_tunnel(running, f"localhost:{echo_origin.port}") as secure:
+            secure.sendall(b"one")
+            assert secure.recv(3) == b"one"
+            running.process.terminate()
+            running.wait_for("stopping: 1 connections")
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(running.address, timeout=WAIT)
+            secure.sendall(b"two")
+            assert secure.recv(3) == b"two"
+        assert running.stop() == 0
+    assert any("outcome=client-truncated" in line for line in running.lines)
+
+
+def test_sigint_ends_it_at_once_when_nothing_is_open(tmp_path: Path) -> None:
+    with Program(tmp_path, "--store=certs", "--max=9") as running:
+        assert running.stop(signal.SIGINT) == 0
+
+
+def test_rsa_of_4096_bits_does_not_stall_others(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    """An operator's RSA-4096 leaves and CA: the hub goes on serving meanwhile."""
+    authority = TestCA("big", key=new_key(4096))
+    leaf_key = new_key(4096)
+    names = [f"host{n}.example" for n in range(10)]
+    for name in names[:5]:
+        path = stored(tmp_path, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(authority.issue(name, key=leaf_key))
+    (tmp_path / "ca.crt").write_bytes(authority.pem)
+    (tmp_path / "ca.key").write_bytes(key_pem(authority.key))
+    (tmp_path / "serial").write_text("1\n")
+    with (
+        Origin(http_origin, certificate) as server,
+        Program(
+            tmp_path, "--store=certs", "--max=99", f"--upstream-ca={roots}",
+            "--sign-cert=ca.crt", "--sign-key=ca.key", "--sign-serial=serial",
+        ) as running,
+    ):  # fmt: skip
+        context = strict_context(tmp_path / "ca.crt")
+        for name in names:
+            with secure_tunnel(running, f"127.0.0.1:{server.port}", name, context=context) as secure:
+                assert get(secure).status == 502  # this origin has none of these names
+                assert serial_of(secure)
+    assert sum("context=disk" in line for line in running.lines) == 5
+    assert sum("context=made" in line for line in running.lines) == 5

@@ -1,0 +1,123 @@
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from lab import run
+from pki import TestCA, cert_pem, key_pem, new_key, now
+
+import ca
+import signer
+from errors import RetrievalError
+from signer import Authority
+
+LONG = "a" * 60 + ".example.com"
+
+
+def files(folder: Path, authority: TestCA, chain: bytes = b"") -> ca.CaFiles:
+    (folder / "ca.crt").write_bytes(authority.pem + chain)
+    (folder / "ca.key").write_bytes(key_pem(authority.key))
+    (folder / "serial.txt").write_text("7\n")
+    return ca.load(folder / "ca.crt", folder / "ca.key", folder / "serial.txt", now())
+
+
+@pytest.mark.parametrize("name", ["www.example.com", LONG, "_x.example.com", "127.0.0.1", "::1"])
+@pytest.mark.parametrize("bits", [0, 2048])
+def test_the_leaf(tmp_path: Path, name: str, bits: int) -> None:
+    authority = files(tmp_path, TestCA("op", key=new_key(bits)))
+    key, csr = signer.request(name)
+    pem = Authority(authority).sign(csr, name, now())
+    leaf = x509.load_pem_x509_certificate(pem)
+    extensions = leaf.extensions
+    san = extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    address = ip_address(name) if name[0] in "1:" else None
+    assert list(san.value) == [x509.DNSName(name) if address is None else x509.IPAddress(address)]
+    assert san.critical == (len(name) > 64)
+    common = [a.value for a in leaf.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    assert common == ([name] if len(name) <= 64 else [])
+    assert leaf.serial_number == 7
+    assert isinstance(leaf.public_key(), ec.EllipticCurvePublicKey)
+    assert leaf.public_key() != authority.certificate.public_key()
+    assert timedelta(days=44.9) < leaf.not_valid_after_utc - now() <= timedelta(days=45)
+    assert timedelta(days=2) <= now() - leaf.not_valid_before_utc < timedelta(days=2, minutes=1)
+    basic = extensions.get_extension_for_class(x509.BasicConstraints)
+    assert (basic.critical, basic.value.ca) == (True, False)
+    usage = extensions.get_extension_for_class(x509.KeyUsage)
+    assert (usage.critical, usage.value.digital_signature, usage.value.key_encipherment) == (True, True, False)
+    assert list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.SERVER_AUTH]
+    aki = extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    ski = authority.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    assert aki.key_identifier == ski.digest
+    (tmp_path / "leaf.pem").write_bytes(pem + key)
+    kind = "-verify_hostname" if address is None else "-verify_ip"
+    verify = ("openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", tmp_path / "ca.crt", kind)
+    assert run(*verify, name, tmp_path / "leaf.pem").stdout.endswith(": OK\n")
+    assert run(*verify, "192.0.2.1" if address else "other.example", tmp_path / "leaf.pem").returncode != 0
+
+
+def test_never_past_the_ca(tmp_path: Path) -> None:
+    authority = files(tmp_path, TestCA("op", ends=timedelta(days=10)))
+    leaf = x509.load_pem_x509_certificate(Authority(authority).sign(signer.request("a.example")[1], "a.example", now()))
+    assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
+    with pytest.raises(RetrievalError, match="CA certificate expired"):
+        Authority(authority).sign(signer.request("a.example")[1], "a.example", now() + timedelta(days=11))
+
+
+def test_the_key_identifier_is_copied_not_computed(tmp_path: Path) -> None:
+    authority = TestCA("op")
+    key = authority.key.public_key()
+    authority.certificate = (
+        x509.CertificateBuilder(
+            issuer_name=authority.name, subject_name=authority.name, public_key=key, serial_number=1
+        )
+        .not_valid_before(now() - timedelta(days=1))
+        .not_valid_after(now() + timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier(b"twelve octet"), critical=False)
+        .sign(authority.key, hashes.SHA256())
+    )
+    authority.pem = cert_pem(authority.certificate)
+    pem = Authority(files(tmp_path, authority)).sign(signer.request("a.example")[1], "a.example", now())
+    aki = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
+    assert aki.value.key_identifier == b"twelve octet"
+
+
+def test_intermediates_follow_the_leaf(tmp_path: Path) -> None:
+    root = TestCA("root")
+    middle = TestCA("middle", parent=root)
+    pem = Authority(files(tmp_path, middle, root.pem)).sign(signer.request("a.example")[1], "a.example", now())
+    _, *chain = x509.load_pem_x509_certificates(pem)
+    assert chain == [middle.certificate]
+
+
+def test_a_request_for_something_else_is_not_signed(tmp_path: Path) -> None:
+    authority = Authority(files(tmp_path, TestCA("op")))
+    good = signer.request("a.example")[1]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(good.subject)
+    two = x509.SubjectAlternativeName([x509.DNSName("a.example"), x509.DNSName("b.example")])
+    nothing = builder.sign(new_key(), hashes.SHA256())
+    for csr in (
+        signer.request("b.example")[1],
+        nothing,
+        builder.add_extension(two, False).sign(new_key(), hashes.SHA256()),
+    ):
+        with pytest.raises(RetrievalError, match="not one for that name"):
+            authority.sign(csr, "a.example", now())
+    assert (tmp_path / "serial.txt").read_text() == "7\n"
+    der = bytearray(good.public_bytes(Encoding.DER))
+    der[-1] ^= 1
+    with pytest.raises(RetrievalError, match="not one for that name"):
+        authority.sign(x509.load_der_x509_csr(bytes(der)), "a.example", now())
+
+
+def test_it_knows_its_own_signatures(tmp_path: Path) -> None:
+    one, two, namesake = TestCA("one"), TestCA("two"), TestCA("one")
+    authority = Authority(files(tmp_path, one))
+    for issuer, expected in ((one, True), (two, False), (namesake, False)):
+        leaf = x509.load_pem_x509_certificate(issuer.issue("a.example"))
+        assert authority.signed(leaf) is expected
