@@ -30,6 +30,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import logging
+import os
 import resource
 import signal
 import socket
@@ -107,7 +108,7 @@ def _listen(target: Target) -> socket.socket:
     try:
         return socket.create_server(tuple(target), family=family, backlog=_BACKLOG)
     except OSError as error:
-        reason = error.strerror or error
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise UsageError(f"can't listen on {target}: {reason}; choose another with --listen=HOST:PORT") from error
 
 

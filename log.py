@@ -75,7 +75,7 @@ def set_up() -> None:
     """Log to stderr. What is written there has been escaped word by word, or is our own text."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())
-    log.addHandler(handler)
+    log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
     logging.raiseExceptions = False  # a closed stderr must not end connections

@@ -1,0 +1,38 @@
+"""A small HTTP server that logs the requests it gets, with their heads and bodies, and answers each of them.
+
+The place of your own filter or recorder behind ``certifier.py --redirect``. Standard library only; port 0.
+"""
+
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class LoggingHandler(BaseHTTPRequestHandler):
+    """Logs a request and answers it."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        head = "".join(f"  {name}: {value}\n" for name, value in self.headers.items())
+        # repr: what a client sends must not write log lines of its own
+        print(f"{self.requestline}\n{head}  body: {body!r}", flush=True)
+        text = f"seen: {self.command} {self.headers.get('Host')}{self.path}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else text)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing beside it."""
+
+
+with ThreadingHTTPServer(("127.0.0.1", 0), LoggingHandler) as server:
+    print(f"logging on 127.0.0.1:{server.server_address[1]}", flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        sys.exit(0)

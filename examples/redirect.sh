@@ -1,0 +1,48 @@
+#!/bin/sh
+# Every tunnel's decrypted requests to one logging server: the scripted deployment, whole.
+#
+#   sh examples/redirect.sh
+#
+# Starts a small HTTP server that logs what it is asked (standard library only), certifier with --redirect to it and
+# a CA made for the occasion, and runs curl through it: for a host that does not even exist, since nobody dials it.
+# Everything lives in a temporary directory and ends with the script.
+set -eu
+
+here=$(cd "$(dirname "$0")/.." && pwd)
+python=$(command -v "${PYTHON:-python}" || command -v python3)
+work=$(mktemp -d)
+pids=
+trap 'kill $pids 2>/dev/null || true; wait; rm -rf "$work"' EXIT
+cd "$work"
+
+# Waits until the file's lines match, prints what the parentheses of the expression hold.
+await() {
+  tries=100
+  while ! grep -q "$2" "$1" 2>/dev/null; do
+    tries=$((tries - 1))
+    if [ "$tries" -eq 0 ]; then echo "nothing like '$2' in $1:" >&2; cat "$1" >&2; exit 1; fi
+    sleep 0.1
+  done
+  sed -n "s/.*$2.*/\1/p" "$1" | head -n 1
+}
+
+"$python" "$here/examples/logging_server.py" >server.log 2>&1 &
+pids="$pids $!"
+server=$(await server.log 'logging on \(.*\)')
+
+"$python" "$here/certifier.py" --store=certs --max=100 --ca=ca --listen=127.0.0.1:0 --redirect="$server" 2>certifier.log &
+pids="$pids $!"
+proxy=$(await certifier.log 'listening on \(.*\)')
+
+echo '$ curl -x http://PROXY --cacert ca/ca.crt -d secret=42 https://api.example.com/v1/orders'
+curl -sS -x "http://$proxy" --cacert ca/ca.crt -d secret=42 https://api.example.com/v1/orders
+
+echo
+echo 'What the logging server saw, decrypted:'
+await server.log '\(secret=42\)' >/dev/null
+cat server.log
+grep -q 'POST /v1/orders' server.log && grep -q 'Host: api.example.com' server.log
+
+echo
+echo "What certifier logged:"
+await certifier.log '\(tunnel .*sni=api.example.com .*\)'

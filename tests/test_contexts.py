@@ -1,0 +1,155 @@
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.monkey import get_original
+from pki import TestCA, now
+from test_leaves import Room
+
+from contexts import WONT_DO_SECONDS, ContextCache
+from errors import RetrievalError
+from leaves import Leaf, Leaves
+from signer import Authority
+from store import Store
+
+
+class Counted(Leaves):
+    """Counts retrievals, and holds them back on demand."""
+
+    def __init__(self, store: Store, authority: Authority | None) -> None:
+        super().__init__(store, authority)
+        self.count = 0
+        self.slow = 0.0
+
+    def retrieve(self, name: str, now: datetime) -> Leaf | None:
+        self.count += 1
+        if self.slow:
+            get_original("time", "sleep")(self.slow)  # blocks this thread, not the hub
+        return super().retrieve(name, now)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = now().timestamp()
+
+    def __call__(self) -> float:
+        return self.time
+
+    def advance(self, **delta: float) -> None:
+        self.time += timedelta(**delta).total_seconds()
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+@pytest.fixture
+def leaves(room: Room) -> Counted:
+    return Counted(room.store, room.leaves._authority)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_memory_then_store(leaves: Counted, clock: Clock) -> None:
+    contexts = ContextCache(2, leaves, clock=clock)
+    made = contexts.get("a.example")
+    assert made is not None
+    assert contexts.find("a.example") is made
+    assert contexts.get("a.example") is made
+    assert leaves.count == 1
+    contexts.get("b.example")
+    contexts.get("c.example")
+    assert contexts.find("a.example") is None
+    again = contexts.get("a.example")
+    assert again is not None
+    assert (made.source, again.source, again.serial) == ("made", "disk", made.serial)
+
+
+def test_one_retrieval_for_all_who_wait_and_the_hub_goes_on(leaves: Counted) -> None:
+    contexts = ContextCache(2, leaves)
+    leaves.slow = 0.3
+    waiters = [gevent.spawn(contexts.get, "a.example") for _ in range(50)]
+    longest = 0.0
+    while not all(waiter.ready() for waiter in waiters):
+        start = time.monotonic()
+        gevent.sleep(0.001)
+        longest = max(longest, time.monotonic() - start)
+    assert leaves.count == 1
+    assert len({id(waiter.get()) for waiter in waiters}) == 1
+    assert longest < 0.1
+
+
+def test_an_error_reaches_all_and_is_not_kept(leaves: Counted, room: Room) -> None:
+    contexts = ContextCache(2, leaves)
+    serial = room.folder / "serial.txt"
+    serial.write_text("x")
+    waiters = [gevent.spawn(contexts.get, "a.example") for _ in range(5)]
+    gevent.joinall(waiters)
+    assert all(isinstance(waiter.exception, RetrievalError) for waiter in waiters)
+    assert leaves.count == 1
+    serial.write_text("5\n")
+    assert contexts.get("a.example")
+
+
+def test_a_bug_in_a_retrieval_reaches_all_as_an_error(leaves: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    contexts = ContextCache(2, leaves)
+    monkeypatch.setattr(leaves, "retrieve", broken)
+    with pytest.raises(RetrievalError, match="a bug in certifier"):
+        contexts.get("a.example")
+
+
+def test_the_client_that_asked_first_may_leave(leaves: Counted) -> None:
+    contexts = ContextCache(2, leaves)
+    leaves.slow = 0.1
+    first, second = (gevent.spawn(contexts.get, "a.example") for _ in range(2))
+    gevent.sleep(0)
+    first.kill()
+    assert second.get(timeout=5)
+    assert leaves.count == 1
+
+
+def test_a_wont_do_is_remembered_for_some_seconds(room: Room, clock: Clock) -> None:
+    leaves = Counted(room.store, None)
+    contexts = ContextCache(2, leaves, clock=clock)
+    assert not contexts.generates
+    for _ in range(3):
+        assert contexts.get("www.example.com") is None
+    assert leaves.count == 1
+    room.place(TestCA("x").issue("www.example.com"))
+    assert contexts.get("www.example.com") is None
+    clock.advance(seconds=WONT_DO_SECONDS)
+    assert contexts.get("www.example.com")
+
+
+def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Counted, clock: Clock) -> None:
+    contexts = ContextCache(2, leaves, clock=clock)
+    made = contexts.get("a.example")
+    assert made is not None
+    clock.advance(days=31)
+    assert contexts.find("a.example") is made
+    retrieval = contexts.start("a.example")
+    renewed = retrieval.wait()
+    assert renewed is not None
+    assert renewed.serial != made.serial
+    assert contexts.find("a.example") is renewed
+    assert leaves.count == 2
+
+
+def test_an_expired_one_is_never_served(leaves: Counted, clock: Clock, room: Room) -> None:
+    contexts = ContextCache(2, leaves, clock=clock)
+    made = contexts.get("a.example")
+    assert made is not None
+    clock.advance(days=44, hours=23, minutes=56)
+    assert contexts.find("a.example") is None
+    renewed = contexts.get("a.example")
+    assert renewed is not None
+    assert renewed.serial != made.serial

@@ -1,0 +1,205 @@
+"""The command line, and what the repository promises of its own shape."""
+
+import ast
+import re
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from lab import HERE, Program, run
+from pki import TestCA, key_pem, new_key
+from test_ca import encrypted_key
+
+import certifier
+import options
+from errors import UsageError
+
+GOOD = ["--store=certs", "--max=9"]
+
+
+def write_ca(folder: Path) -> None:
+    authority = TestCA("op")
+    (folder / "ca.crt").write_bytes(authority.pem)
+    (folder / "ca.key").write_bytes(key_pem(authority.key))
+    (folder / "serial").write_text("1\n")
+    (folder / "leaf.crt").write_bytes(authority.issue("a.example", key=authority.key))
+    (folder / "rubbish").write_text("rubbish")
+    (folder / "sealed").mkdir()
+    encrypted_key(folder / "sealed")
+    (folder / "other.key").write_bytes(key_pem(new_key()))
+
+
+SIGN = ["--sign-cert=ca.crt", "--sign-key=ca.key", "--sign-serial=serial"]
+
+BAD = [
+    ([], "--store is missing"),
+    (["--store=certs"], "--max is missing"),
+    (["--max=1"], "--store is missing"),
+    (["--store=certs", "--max=0"], "--max=0: not a whole number from 1 on"),
+    (["--store=certs", "--max=x"], "--max=x: not a whole number"),
+    (["--store=certs", "--max=-1"], "--max=-1: not a whole number"),
+    (["--store=certs", "--max=1.5"], "not a whole number"),
+    (["--store=certs", "--max=٣"], "not a whole number"),
+    ([*GOOD, "--lsten=a:1"], "unknown option --lsten; is --listen meant?"),
+    ([*GOOD, "--sign=x"], "unknown option --sign;"),
+    ([*GOOD, "--listen"], "--listen needs a value"),
+    ([*GOOD, "--no-verify-upstream=1"], "takes no value"),
+    ([*GOOD, "--max=3"], "--max is given twice"),
+    ([*GOOD, "stray"], "unexpected argument 'stray'"),
+    ([*GOOD, "-x"], "unknown option -x"),
+    ([*GOOD, "--listen=8080"], "--listen=8080: not HOST:PORT"),
+    ([*GOOD, "--listen=127.0.0.1:99999"], "not HOST:PORT"),
+    ([*GOOD, "--redirect=tls://x"], "--redirect=x: not HOST:PORT"),
+    ([*GOOD, "--redirect=a:0"], "not HOST:PORT"),
+    ([*GOOD, "--ca=ca", "--sign-key=k"], "exclude each other"),
+    ([*GOOD, "--upstream-ca=none.pem"], "--upstream-ca: can't read none.pem: No such file"),
+    ([*GOOD, "--upstream-ca=rubbish"], "rubbish holds no PEM certificate"),
+    ([*GOOD, *SIGN[:2], "--sign-serial=rubbish"], "must hold one positive decimal number"),
+    ([*GOOD, *SIGN[:2], "--sign-serial=none"], "can't use the serial file none"),
+    ([*GOOD, SIGN[0], "--sign-key=sealed/ca.key", SIGN[2]], "has a passphrase"),
+    ([*GOOD, SIGN[0], "--sign-key=other.key", SIGN[2]], "does not belong to the certificate"),
+    ([*GOOD, SIGN[0], "--sign-key=none", SIGN[2]], "can't read none"),
+    ([*GOOD, "--sign-cert=leaf.crt", *SIGN[1:]], "is not a CA certificate"),
+    ([*GOOD, "--sign-cert=rubbish", *SIGN[1:]], "holds no PEM certificate"),
+    (["--store=rubbish", "--max=1"], "--store=rubbish: can't write there: File exists"),
+    (["--store=rubbish/x", "--max=1"], "can't write there: Not a directory"),
+    ([*GOOD, "--ca=rubbish"], "can't make a CA in rubbish"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), BAD, ids=[" ".join(words) or "none" for words, _ in BAD])
+def test_every_bad_value_is_one_line_and_exit_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    write_ca(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("certifier._serve", lambda *_: None)
+    assert certifier.main(words) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"certifier: [^\n]+\n", err)
+    assert message in err
+
+
+def test_as_a_process(tmp_path: Path) -> None:
+    program = [sys.executable, str(HERE / "certifier.py")]
+    bad = run(*program, "--store=certs", "--max=0", cwd=tmp_path)
+    assert (bad.returncode, bad.stdout, bad.stderr.count("\n")) == (2, "", 1)
+    version = run(*program, "--version", cwd=tmp_path)
+    assert (version.returncode, version.stdout) == (0, f"certifier {certifier.VERSION}\n")
+    manual = run(*program, "--help", cwd=tmp_path)
+    assert manual.returncode == 0
+    assert certifier.__doc__
+    assert manual.stdout.strip() == certifier.__doc__.strip()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        used = run(*program, *GOOD, f"--listen={where}", cwd=tmp_path)
+    assert used.returncode == 2
+    assert (
+        used.stderr
+        == f"certifier: can't listen on {where}: Address already in use; choose another with --listen=HOST:PORT\n"
+    )
+
+
+def test_some_of_the_three_files_turn_generation_off_and_it_says_so(tmp_path: Path) -> None:
+    write_ca(tmp_path)
+    with Program(tmp_path, *GOOD, *SIGN[:2]) as running:
+        running.wait_for("--sign-serial missing: nothing is signed")
+        running.wait_for("no CA: only names in the store are intercepted; --ca=<dir> makes one")
+
+
+def test_an_unverified_upstream_is_said_loudly(tmp_path: Path) -> None:
+    with Program(tmp_path, *GOOD, "--no-verify-upstream") as running:
+        running.wait_for("ORIGINS ARE NOT VERIFIED")
+
+
+def test_several_listeners(tmp_path: Path) -> None:
+    with Program(tmp_path, *GOOD, "--listen=127.0.0.1:0", "--listen=[::1]:0", listen=False) as running:
+        running.wait_for(r"^listening on 127.0.0.1:\d+$")
+        port = int(running.wait_for(r"^listening on \[::1\]:\d+$").rpartition(":")[2])
+        result = run("curl", "-sS", "-g", f"http://[::1]:{port}/")
+        assert "TLS-intercepting" in result.stdout
+        loop = run("curl", "-sS", "-g", "-x", running.url, f"http://[::1]:{port}/")
+        assert loop.stdout.startswith("certifier: a TLS-intercepting")
+
+
+def test_options_are_checked_values() -> None:
+    assert certifier.__doc__
+    chosen = options.parse(
+        certifier.__doc__, [*GOOD, "--listen=[::1]:0", "--listen", "localhost:1", "--redirect=tls://A.example:2"], "v"
+    )
+    assert [str(target) for target in chosen.listen] == ["[::1]:0", "localhost:1"]
+    assert (str(chosen.redirect), chosen.redirect_tls, chosen.capacity) == ("a.example:2", True, 9)
+    assert chosen.verify_upstream
+    with pytest.raises(UsageError):
+        options.parse(certifier.__doc__, [*GOOD, "--redirect=a"], "v")
+
+
+# The shape of the repository
+
+ROOMS = sorted(path.stem for path in HERE.glob("*.py"))
+FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
+    "errors": set(ROOMS) - {"errors"},
+    "lru": set(ROOMS) - {"lru"} | {"logging", "ssl", "threading", "gevent"},
+    "hello": {"socket", "ssl", "gevent"},
+    "head": {"socket", "ssl", "gevent"},
+    "names": {"socket", "ssl", "gevent"},
+    "policy": {"socket", "ssl", "gevent", "tls", "sockets"},
+    "store": {"cryptography", "gevent", "logging"},
+    "serials": {"cryptography", "gevent", "logging"},
+    "signer": {"store", "socket", "ssl", "gevent", "logging"},
+    "leaves": {"socket", "ssl", "gevent", "logging", "threading"},
+    "contexts": {"socket", "proxy", "tunnel"},
+    "tls": {"names", "policy", "contexts", "hello"},
+    "tunnel": {"ssl", "names", "policy", "contexts"},
+    "upstream": {"proxy", "contexts", "policy", "hello"},
+    "proxy": {"cryptography", "store", "signer", "leaves", "ca"},
+    "certifier": {"tls", "hello", "tunnel"},
+}
+
+
+def imports(module: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((HERE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(FORBIDDEN))
+def test_a_room_knows_nothing_of(module: str) -> None:
+    assert module in ROOMS
+    assert not imports(module) & FORBIDDEN[module]
+
+
+def test_no_import_cycles() -> None:
+    graph = {module: imports(module) & set(ROOMS) for module in ROOMS}
+    done: set[str] = set()
+    while len(done) < len(ROOMS):
+        free = {module for module in ROOMS if module not in done and graph[module] <= done}
+        assert free, f"a cycle among {set(ROOMS) - done}"
+        done |= free
+
+
+def test_gevent_patches_before_any_other_import() -> None:
+    body = ast.parse((HERE / "certifier.py").read_text()).body
+    first, second = [ast.unparse(node) for node in body[1:3]]
+    assert (first, second) == ("from gevent import monkey", "monkey.patch_all()")
+
+
+def test_every_room_has_tests_or_is_told_where() -> None:
+    small = dict.fromkeys(("errors", "log", "pages", "policy", "sockets", "tunnel", "upstream"), "small_rooms")
+    elsewhere = {"certifier": "program", "options": "program", "tls": "proxy", **small}
+    for module in ROOMS:
+        name = elsewhere.get(module, module)
+        assert (HERE / "tests" / f"test_{name}.py").exists(), module
+
+
+def test_the_readme_names_every_option() -> None:
+    readme = (HERE / "README.md").read_text()
+    assert certifier.__doc__
+    for option in re.findall(r"^  (?:-h )?(--[a-z-]+)", certifier.__doc__, re.MULTILINE):
+        assert f"`{option}" in readme, option

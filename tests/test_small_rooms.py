@@ -1,0 +1,262 @@
+"""What is small enough to share a file: log, pages, policy, sockets, upstream, tunnel's deadline."""
+
+import re
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lab import Origin, echo
+
+import errors
+import log
+import pages
+import sockets
+import upstream
+from errors import CertifierError, LoopDetected, OriginRefused, OriginTimeout, UnknownName
+from hello import ClientHello
+from log import MAX_VALUE, Record, escape
+from names import Target
+from policy import Policy
+from tls import PlainStream
+from tunnel import Tunnel
+from upstream import Upstream
+
+# log
+
+
+@pytest.mark.parametrize(
+    ("value", "word"),
+    [
+        ("www.example.com", "www.example.com"),
+        ("", '""'),
+        ("a b", '"a b"'),
+        ("a=b", '"a=b"'),
+        ('a"b', '"a\\"b"'),
+        ("a\nb\x1b[0m", '"a\\nb\\x1b[0m"'),
+        ("é\u2028", '"\\xe9\\u2028"'),
+        ("a\\b", '"a\\\\b"'),
+    ],
+)
+def test_escaped_words(value: str, word: str) -> None:
+    assert escape(value) == word
+
+
+@given(st.text())
+def test_no_value_breaks_a_line(value: str) -> None:
+    word = escape(value)
+    assert word.isascii()
+    assert word.isprintable()
+    assert len(word) < 12 * MAX_VALUE
+
+
+def test_a_record_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up()
+    Record("127.0.0.1:1", target="a:443", sni="a\r\nb", sent=1, detail="x y").write()
+    stamp, _, line = capsys.readouterr().err.removesuffix("\n").partition(" ")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
+    assert line.startswith('tunnel client=127.0.0.1:1 target=a:443 sni="a\\r\\nb" context=- ')
+    assert line.endswith('outcome=closed detail="x y"')
+
+
+# errors and pages
+
+
+def leaf_errors(kind: type[CertifierError] = CertifierError) -> list[type[CertifierError]]:
+    return [kind, *(leaf for sub in kind.__subclasses__() for leaf in leaf_errors(sub))]
+
+
+@pytest.mark.parametrize("kind", leaf_errors())
+def test_every_error_has_its_reply(kind: type[CertifierError]) -> None:
+    reply = pages.for_error(kind('what "happened"\r\nX: injected é'))
+    head, _, body = reply.partition(b"\r\n\r\n")
+    line, *fields = head.decode("ascii").split("\r\n")
+    assert line == f"HTTP/1.1 {kind.status} {kind.reason}"
+    assert 400 <= kind.status < 600
+    assert kind.reason
+    assert not [field for field in fields if field.startswith("X:")]
+    assert f'Proxy-Status: certifier; error={kind.proxy_status}; details="what ?happened???X: injected ?"' in fields
+    assert f"Content-Length: {len(body)}" in fields
+    assert "Connection: close" in fields
+    assert pages.for_error(kind("x"), head_only=True).endswith(b"\r\n\r\n")
+
+
+def test_alerts_are_those_of_the_rfc() -> None:
+    assert (errors.ACCESS_DENIED, errors.DECODE_ERROR, errors.INTERNAL_ERROR) == (49, 50, 80)
+    assert (errors.UNRECOGNIZED_NAME, errors.NO_APPLICATION_PROTOCOL) == (112, 120)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "ca", "status"),
+    [
+        ("GET", "/", None, 200), ("GET", "/?x", b"PEM", 200), ("HEAD", "/", None, 200), ("POST", "/", None, 405),
+        ("GET", "/ca.crt", b"PEM", 200), ("GET", "/ca.crt", None, 404), ("GET", "/../ca.crt", b"PEM", 404),
+        ("GET", "*", b"PEM", 404), ("PUT", "/x", None, 404),
+    ],
+)  # fmt: skip
+def test_own_pages(method: str, path: str, ca: bytes | None, status: int) -> None:
+    found, reply = pages.own(method, path, "127.0.0.1:8080", ca)
+    assert found == status
+    assert reply.startswith(f"HTTP/1.1 {status} ".encode())
+    assert reply.endswith(b"\r\n\r\n") == (method == "HEAD")
+
+
+# policy
+
+
+def test_the_name_to_intercept_for() -> None:
+    policy = Policy(sockets.same_endpoint)
+    for sent, host, name in [
+        ("WWW.Example.com", "10.0.0.1", "www.example.com"),
+        (None, "10.0.0.1", "10.0.0.1"),
+        ("../x", "a.example", "a.example"),
+        ("10.0.0.1", "::1", "::1"),
+    ]:
+        assert policy.name_for(ClientHello(sent, (), ()), host) == name
+    for sent in (None, "10.0.0.1", "a b"):
+        with pytest.raises(UnknownName):
+            policy.name_for(ClientHello(sent, (), ()), None)
+
+
+def test_loops() -> None:
+    policy = Policy(sockets.same_endpoint)
+    policy.listeners += [("127.0.0.1", 8080), ("0.0.0.0", 8081), ("::", 8082)]
+    for ip, port in [("127.0.0.1", 8080), ("127.0.0.1", 8081), ("127.9.9.9", 8081), ("::1", 8082)]:
+        with pytest.raises(LoopDetected):
+            policy.check_addresses(Target("x", port), [("192.0.2.1", 1), (ip, port)])
+    policy.check_addresses(Target("x", 8080), [("127.0.0.2", 8080), ("198.51.100.1", 8081), ("127.0.0.1", 80)])
+
+
+# sockets
+
+
+def test_first_readable() -> None:
+    one, one_end = socket.socketpair()
+    two, two_end = socket.socketpair()
+    with one, one_end, two, two_end:
+        soon = time.monotonic() + 5
+        with pytest.raises(TimeoutError):
+            sockets.first_readable(one, two, time.monotonic() + 0.01)
+        two_end.send(b"x")
+        assert sockets.first_readable(one, two, soon) is two
+        two.recv(1)
+        one_end.close()
+        assert sockets.first_readable(one, two, soon) is one
+
+
+def test_a_deadline_that_has_passed() -> None:
+    one, two = socket.socketpair()
+    with one, two, pytest.raises(TimeoutError):
+        sockets.arm(one, time.monotonic() - 1)
+
+
+def test_the_last_word_arrives_though_the_peer_still_sends() -> None:
+    """Closed with input unread, the kernel's reset would take the reply with it."""
+
+    def answer(sock: socket.socket) -> None:
+        sock.recv(1)
+        sockets.last_word(sock, b"reply")
+
+    for _ in range(20):
+        with Origin(answer) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+            sock.sendall(bytes(200_000))
+            assert sock.recv(100) == b"reply"
+
+
+# upstream
+
+
+def soon() -> float:
+    return time.monotonic() + 5
+
+
+def test_look_up() -> None:
+    up = Upstream()
+    assert up.resolve(Target("::1", 5), soon()) == [("::1", 5)]
+    assert ("127.0.0.1", 6) in up.resolve(Target("localhost", 6), soon())
+    assert ("127.0.0.1", 7) in up.resolve(Target("localhost", 7), time.monotonic() - 1)  # remembered
+    with pytest.raises(errors.OriginNotFound):
+        up.resolve(Target("no-such-host.invalid", 1), soon())
+
+
+def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    ips = ["::1", "::2", "::3", "10.0.0.1", "::1"]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
+    found = Upstream().resolve(Target("many.example", 1), soon())
+    assert [ip for ip, _ in found] == ["::1", "10.0.0.1", "::2", "::3"]
+
+
+@pytest.fixture
+def silent() -> "socket.socket":
+    """A listener whose queue is full: it neither accepts nor refuses."""
+    return socket.create_server(("127.0.0.1", 0), backlog=0)
+
+
+def test_the_next_address_is_tried(silent: socket.socket) -> None:
+    fillers = []
+    with silent, Origin(echo) as server:
+        silent_port = silent.getsockname()[1]
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", silent_port))
+            fillers.append(filler)
+        good = ("127.0.0.1", server.port)
+        target = Target("x", 1)
+        start = time.monotonic()
+        with Upstream().dial([("127.0.0.1", silent_port), good], target, soon()) as sock:
+            assert sock.getpeername() == good
+        assert 0.2 < time.monotonic() - start < 2
+        start = time.monotonic()
+        with Upstream().dial([("127.0.0.1", 1), good], target, soon()) as sock:
+            assert sock.getpeername() == good
+        assert time.monotonic() - start < 0.2
+        for addresses in ([("127.0.0.1", silent_port)], [("127.0.0.1", silent_port)] * 2):
+            with pytest.raises(OriginTimeout):
+                Upstream().dial(addresses, target, time.monotonic() + 0.5)
+        for addresses in ([("127.0.0.1", 1)], [("127.0.0.1", 1), ("::1", 1)]):
+            with pytest.raises(OriginRefused):
+                Upstream().dial(addresses, target, soon())
+        for filler in fillers:
+            filler.close()
+
+
+def test_a_slow_look_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    import gevent
+
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: gevent.sleep(60))
+    monkeypatch.setattr(upstream, "DNS_SECONDS", 0.05)
+    with pytest.raises(errors.OriginLookupTimeout):
+        Upstream().resolve(Target("slow.example", 1), soon())
+
+
+def test_bad_roots(tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError):
+        Upstream(str(tmp_path / "none"))
+
+
+# tunnel
+
+
+def test_an_idle_tunnel_ends() -> None:
+    (client, client_end), (origin, origin_end) = socket.socketpair(), socket.socketpair()
+    with client, client_end, origin, origin_end:
+        client_end.shutdown(socket.SHUT_WR)  # one direction has ended: a tick without a byte is enough
+        tunnel = Tunnel(PlainStream(client), PlainStream(origin), tick=0.1)
+        tunnel.run()
+        assert tunnel.outcome == "idle"
+
+
+def test_a_tunnel_relays_what_was_read_before_and_counts() -> None:
+    (client, client_end), (origin, origin_end) = socket.socketpair(), socket.socketpair()
+    with client, client_end, origin, origin_end:
+        origin_end.sendall(b"answer")
+        for end in (client_end, origin_end):
+            end.shutdown(socket.SHUT_WR)
+        tunnel = Tunnel(PlainStream(client, b"early"), PlainStream(origin))
+        tunnel.run()
+        assert (tunnel.sent, tunnel.received, tunnel.outcome) == (5, 6, "closed")
+        assert origin_end.recv(100) == b"early"
+        assert client_end.recv(100) == b"answer"
