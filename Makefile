@@ -19,7 +19,7 @@ check:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
-	PATH="$(abspath $(BIN)):$$PATH" sh examples/redirect.sh
+	PYTHON=$(abspath $(BIN))/python sh examples/redirect.sh
 
 image-test:
 	sh tests/image.sh

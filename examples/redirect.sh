@@ -9,7 +9,10 @@
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
-python=$(command -v "${PYTHON:-python}" || command -v python3)
+if [ -z "${PYTHON:-}" ]; then
+  PYTHON=$here/.venv/bin/python # what make run and make test set up
+  [ -x "$PYTHON" ] || PYTHON=python3
+fi
 work=$(mktemp -d)
 pids=
 trap 'kill $pids 2>/dev/null || true; wait; rm -rf "$work"' EXIT
@@ -26,11 +29,11 @@ await() {
   sed -n "s/.*$2.*/\1/p" "$1" | head -n 1
 }
 
-"$python" "$here/examples/logging_server.py" >server.log 2>&1 &
+"$PYTHON" "$here/examples/logging_server.py" >server.log 2>&1 &
 pids="$pids $!"
 server=$(await server.log 'logging on \(.*\)')
 
-"$python" "$here/certifier.py" --store=certs --max=100 --ca=ca --listen=127.0.0.1:0 --redirect="$server" 2>certifier.log &
+"$PYTHON" "$here/certifier.py" --store=certs --max=100 --ca=ca --listen=127.0.0.1:0 --redirect="$server" 2>certifier.log &
 pids="$pids $!"
 proxy=$(await certifier.log 'listening on \(.*\)')
 

@@ -1,0 +1,32 @@
+# certifier as an image. Its certificates and its own CA live in the volume /data:
+#   docker build -t certifier .
+#   docker run -p 127.0.0.1:8080:8080 -v certifier:/data certifier
+# BASE is any Debian-like tree with python3 (3.11 or newer), its venv module and ca-certificates.
+ARG BASE=python:3.13-slim
+FROM ${BASE}
+
+# A number of our own: hosts that demand a non-root user can check it, and a volume keeps its owner across bases.
+# /data holds the CA's private key, so it is nobody else's to read.
+RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin certifier \
+    && install -d -o 10001 -g 10001 -m 0700 /data
+
+# Before the program, so that a change to it does not install everything anew.
+COPY --chmod=0644 requirements.txt /opt/certifier/
+RUN python3 -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r /opt/certifier/requirements.txt
+
+# The mode is said: a checkout under a strict umask would be unreadable for the user below.
+COPY --chmod=0644 *.py /opt/certifier/
+
+USER 10001:10001
+WORKDIR /data
+VOLUME /data
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+
+# http.client, not urllib: a proxy in the container's environment must not stand between the check and certifier.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["/opt/venv/bin/python", "-I", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/'); raise SystemExit(c.getresponse().status != 200)"]
+
+ENTRYPOINT ["/opt/venv/bin/python", "/opt/certifier/certifier.py"]
+CMD ["--store=/data/certs", "--max=1000", "--ca=/data/ca", "--listen=0.0.0.0:8080"]
