@@ -49,11 +49,12 @@ import sockets
 from ca import CaFiles
 from contexts import ContextCache
 from errors import UsageError
+from interception import Interception, Redirect
 from leaves import Leaves
 from names import Target
 from options import Options
 from policy import Policy
-from proxy import Proxy, Redirect
+from proxy import Proxy
 from signer import Authority
 from store import Store
 from upstream import Upstream
@@ -100,7 +101,8 @@ def _proxy(chosen: Options, files: CaFiles | None) -> tuple[Proxy, Policy]:
     upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
     policy = Policy(sockets.same_endpoint)
     redirect = Redirect(chosen.redirect, chosen.redirect_tls) if chosen.redirect else None
-    return Proxy(contexts, upstream, policy, redirect, files.pem if files else None), policy
+    interception = Interception(contexts, upstream, policy, redirect)
+    return Proxy(interception, upstream, policy, redirect, files.pem if files else None), policy
 
 
 def _listen(target: Target) -> socket.socket:

@@ -24,6 +24,7 @@ class CertifierError(Exception):
     reason = "Internal error"
     proxy_status = "proxy_internal_error"
     alert = INTERNAL_ERROR
+    outcome = ""  # how the log calls it, where the token of Proxy-Status does not do
 
 
 class UsageError(CertifierError):
@@ -64,6 +65,12 @@ class RequestTimeout(ClientError):
 
 class HelloError(ClientError):
     """Its first TLS record is no ClientHello."""
+
+
+class HelloTimeout(ClientError):
+    """Neither side of a tunnel has said enough in time to tell what it is."""
+
+    outcome = "hello-timeout"
 
 
 class NoSharedProtocol(ClientError):

@@ -6,6 +6,8 @@ import sys
 import time
 from dataclasses import dataclass, field
 
+from errors import CertifierError
+
 MAX_VALUE = 300  # characters of a value: a DNS name has 253
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII but space, quote, equals and backslash
@@ -40,9 +42,13 @@ class Record:
     status: int | None = None
     sent: int = 0
     received: int = 0
-    outcome: str = "closed"
+    outcome: str = "failed"  # by a bug, unless something else is said
     detail: str | None = None
     started: float = field(default_factory=time.monotonic)
+
+    def fail(self, error: CertifierError) -> None:
+        """Let an error be the outcome."""
+        self.outcome, self.detail = error.outcome or error.proxy_status, str(error)
 
     def write(self) -> None:
         """Log the line. ``sent`` and ``received`` are octets of plaintext, as the client sees them."""

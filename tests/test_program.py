@@ -154,7 +154,8 @@ FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
     "tls": {"names", "policy", "contexts", "hello"},
     "tunnel": {"ssl", "names", "policy", "contexts"},
     "upstream": {"proxy", "contexts", "policy", "hello"},
-    "proxy": {"cryptography", "store", "signer", "leaves", "ca"},
+    "interception": {"cryptography", "store", "signer", "leaves", "ca", "ssl"},
+    "proxy": {"ssl", "cryptography", "store", "signer", "leaves", "ca"},
     "certifier": {"tls", "hello", "tunnel"},
 }
 
@@ -192,7 +193,7 @@ def test_gevent_patches_before_any_other_import() -> None:
 
 def test_every_room_has_tests_or_is_told_where() -> None:
     small = dict.fromkeys(("errors", "log", "pages", "policy", "sockets", "tunnel", "upstream"), "small_rooms")
-    elsewhere = {"certifier": "program", "options": "program", "tls": "proxy", **small}
+    elsewhere = {"certifier": "program", "options": "program", "tls": "proxy", "interception": "proxy", **small}
     for module in ROOMS:
         name = elsewhere.get(module, module)
         assert (HERE / "tests" / f"test_{name}.py").exists(), module

@@ -54,7 +54,7 @@ def test_no_value_breaks_a_line(value: str) -> None:
 
 def test_a_record_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     log.set_up()
-    Record("127.0.0.1:1", target="a:443", sni="a\r\nb", sent=1, detail="x y").write()
+    Record("127.0.0.1:1", target="a:443", sni="a\r\nb", sent=1, outcome="closed", detail="x y").write()
     stamp, _, line = capsys.readouterr().err.removesuffix("\n").partition(" ")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
     assert line.startswith('tunnel client=127.0.0.1:1 target=a:443 sni="a\\r\\nb" context=- ')
