@@ -2,8 +2,8 @@
 
 ``get(name)`` goes down this list:
 
-1. in the LRU and not past its renewal: returned, moved to the head; no lock, no thread, no wait. Past its renewal but
-   still valid: returned as well, while a retrieval goes on in the background;
+1. in the LRU and valid: returned, moved to the head; no lock, no thread, no wait. Past its renewal, or when its files
+   were not looked at for some seconds, it is returned as well, and refreshed in the background;
 2. a retrieval for the name is under way: wait on its Event; its result or its error reaches all who wait;
 3. else a greenlet leads one: the slow work (``Leaves.retrieve``) on the pool's threads, then the context, the LRU, the
    Event, the log;
@@ -21,18 +21,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import ParamSpec, TypeVar
 
 import gevent
 from gevent.event import Event
 from gevent.threadpool import ThreadPool
 
 from errors import CertifierError, RetrievalError
-from leaves import Leaf, Leaves
+from leaves import Leaves
 from lru import LRU
+from store import Stamp
 
 WONT_DO_SECONDS = 5.0  # an operator who places a certificate waits no longer than this for it to be seen
 _WONT_DO_NAMES = 10_000  # names so remembered; a miss costs a look at the disk
+LOOK_SECONDS = 5.0  # between two looks at the files of a name in use: an operator's new file counts after that
 _RETRY_SECONDS = 60.0  # between two attempts to renew a leaf that is still good
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 log = logging.getLogger("certifier.contexts")
 
@@ -46,6 +52,8 @@ class Context:
     renew_at: float  # seconds since the epoch
     not_after: float
     source: str  # "disk" or "made"
+    stamp: Stamp  # of the files it was looked up in
+    look_at: float  # when to look at them again
 
 
 class Retrieval:
@@ -90,15 +98,18 @@ class ContextCache:
     def find(self, name: str) -> Context | None:
         """The context if it is in memory and valid: step 1 alone, without a wait."""
         context = self._contexts.get(name)
-        if context is not None:
-            now = self._clock()
-            if now < context.renew_at:
-                return context
-            if now < context.not_after:
+        if context is None:
+            return None
+        now = self._clock()
+        if now >= context.not_after:
+            return None
+        if now >= context.look_at or now >= context.renew_at:
+            context.look_at = now + LOOK_SECONDS
+            due = now >= context.renew_at
+            if due:
                 context.renew_at = now + _RETRY_SECONDS
-                self.start(name)
-                return context
-        return None
+            gevent.spawn(self._refresh, name, context, due)
+        return context
 
     def start(self, name: str) -> Retrieval:
         """Steps 2 to 4, to be waited for by whoever called."""
@@ -129,12 +140,11 @@ class ContextCache:
             del self._retrievals[name]
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
 
-    def _retrieve(self, name: str) -> Context | None:
+    def _retrieve(self, name: str, renew: bool = False) -> Context | None:
         now = self._clock()
-        outcome = self._pool.apply(_outcome, (self._leaves, name, datetime.fromtimestamp(now, UTC)))
-        if isinstance(outcome, Exception):
-            raise outcome
+        outcome = self._on_thread(self._leaves.retrieve, name, datetime.fromtimestamp(now, UTC), renew)
         if outcome is None:
+            self._contexts.pop(name)
             self._wont_do.put(name, now + WONT_DO_SECONDS)
             return None
         for note in outcome.notes:
@@ -146,15 +156,31 @@ class ContextCache:
             outcome.renew_at.timestamp(),
             outcome.not_after.timestamp(),
             outcome.source,
+            outcome.stamp,
+            now + LOOK_SECONDS,
         )
         self._contexts.put(name, context)
         return context
 
+    def _refresh(self, name: str, context: Context, due: bool) -> None:
+        """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing."""
+        try:
+            if due or self._on_thread(self._leaves.changed, name, context.stamp):
+                self._retrieve(name, renew=True)
+        except CertifierError as failure:
+            log.warning("the present certificate stays in use: %s", failure)
 
-def _outcome(leaves: Leaves, name: str, now: datetime) -> Leaf | Exception | None:
-    """``retrieve`` with its exception as a value: gevent's pool prints those that are raised."""
+    def _on_thread(self, work: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
+        """Run it on a pool thread; its exception comes back as a value, since gevent's pool prints those raised."""
+        outcome: R | Exception = self._pool.apply(_outcome, (work, arguments, keywords))
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+
+def _outcome(work: Callable[..., R], arguments: tuple[object, ...], keywords: dict[str, object]) -> R | Exception:
     try:
-        return leaves.retrieve(name, now)
+        return work(*arguments, **keywords)
     except Exception as error:  # the top of this thread's work
         return error
 

@@ -15,11 +15,11 @@ import names
 import signer
 from errors import RetrievalError
 from signer import Authority
-from store import Store, Stored
+from store import Stamp, Store, Stored
 
 MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
 RENEW_LEFT = 1 / 3  # share of its life that is left when certifier's own leaf is reissued
-MEMORY_ONLY = "memory only"
+_MOST_TOLD = 10_000  # notes remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class Leaf:
     renew_at: datetime
     not_after: datetime
     source: str  # "disk" or "made"
+    stamp: Stamp = ()  # of the files it was looked up in
     notes: tuple[str, ...] = ()  # warnings for the log, one sentence each
 
 
@@ -44,42 +45,64 @@ class Leaves:
     def __init__(self, store: Store, authority: Authority | None) -> None:
         self._store = store
         self._authority = authority
+        self._told: set[str] = set()
 
     @property
     def generates(self) -> bool:
         """Whether there is a leaf for every name."""
         return self._authority is not None
 
-    def retrieve(self, name: str, now: datetime) -> Leaf | None:
+    def retrieve(self, name: str, now: datetime, renew: bool = False) -> Leaf | None:
         """The leaf for a canonical name; None when it is not stored and generation is off.
 
-        1. What the store holds, if it can be served.
-        2. If it can't, an operator's file is moved aside; certifier's own is replaced by what comes next.
+        1. The first of what the store holds that can be served: an operator's, else certifier's own.
+        2. An operator's file that can't is moved aside; certifier's own is replaced by what comes next. So it is,
+           with ``renew``, when less than a third of its life is left: a client need not wait for that.
         3. With an authority: a new key, request and leaf, stored; had another process stored one meanwhile, its.
 
         Raises ``RetrievalError`` when none can be made. A store that fails costs a note, not the connection.
         """
         notes: list[str] = []
         replacing = None
-        try:
-            stored = self._store.load(name)
-        except OSError as error:
-            stored = None
-            notes.append(f"can't read the stored certificate for {name}: {error.strerror}")
-        if stored is not None:
+        stamp = self._store.stamp(name)
+        for stored in self._load(name, notes):
             try:
-                return replace(self._check(stored, name, now), notes=tuple(notes))
+                leaf = self._check(stored, name, now)
+                if renew and stored.ours and self._authority is not None and now >= leaf.renew_at:
+                    raise Unusable(f"less than a third of its life is left, until {leaf.not_after:%Y-%m-%d}")
             except Unusable as why:
-                if stored.ours and self._authority is not None:
+                if not stored.ours:
+                    notes += self._set_aside(stored, f"{stored.path} can't be used for {name}: {why}")
+                elif self._authority is not None:
                     replacing = stored
                     notes.append(f"reissuing the certificate for {name}: {why}")
-                elif not stored.ours:
-                    notes.append(f"the operator's certificate for {name} can't be used: {why}")
-                    self._set_aside(name, stored, notes)
+            else:
+                return replace(leaf, stamp=stamp, notes=tuple(notes))
         if self._authority is None:
             return None
         made = self._make(self._authority, name, now)
-        return replace(self._keep(made, name, now, replacing, notes), notes=tuple(notes))
+        leaf = self._keep(made, name, now, replacing, notes)
+        return replace(leaf, stamp=self._store.stamp(name), notes=tuple(notes))
+
+    def changed(self, name: str, stamp: Stamp) -> bool:
+        """Whether what the store holds for the name is no more what it was when the stamp was taken."""
+        return self._store.stamp(name) != stamp
+
+    def _load(self, name: str, notes: list[str]) -> list[Stored]:
+        try:
+            return self._store.load(name)
+        except OSError as error:
+            notes += self._once(f"can't read the stored certificate for {name}: {error.strerror}")
+            return []
+
+    def _once(self, note: str) -> list[str]:
+        """A note, unless it was given before: what can't be mended need not be said at each retrieval."""
+        if note in self._told:
+            return []
+        if len(self._told) > _MOST_TOLD:
+            self._told.clear()
+        self._told.add(note)
+        return [note]
 
     def _make(self, authority: Authority, name: str, now: datetime) -> Leaf:
         key, csr = signer.request(name)
@@ -95,7 +118,7 @@ class Leaves:
         try:
             stored = self._store.save(name, made.pem, replacing)
         except OSError as error:
-            notes.append(f"the certificate for {name} is in memory only, the store failed: {error.strerror}")
+            notes += self._once(f"the store failed, certificates are in memory only: {error.strerror}")
             return made
         if stored is None or stored.pem.endswith(made.pem):
             return made
@@ -104,14 +127,12 @@ class Leaves:
         except Unusable:
             return made
 
-    def _set_aside(self, name: str, stored: Stored, notes: list[str]) -> None:
+    def _set_aside(self, stored: Stored, problem: str) -> list[str]:
         try:
-            aside = self._store.reject(name, stored)
+            moved = self._store.reject(stored)
         except OSError as error:
-            notes.append(f"can't move the certificate for {name} aside: {error.strerror}")
-        else:
-            if aside is not None:
-                notes.append(f"moved aside: {aside}.rejected")
+            return self._once(f"{problem}; passed over, it can't be moved aside: {error.strerror}")
+        return [f"{problem}; moved aside as {stored.path.name}.rejected" if moved else problem]
 
     def _check(self, stored: Stored, name: str, now: datetime) -> Leaf:
         """Raise ``Unusable`` unless the stored certificate can be served for the name now."""
@@ -130,11 +151,8 @@ class Leaves:
         leaf = _leaf(stored.pem, certificate, stored.ours, source="disk")
         if now >= leaf.not_after:
             raise Unusable(f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
-        if stored.ours and self._authority is not None:
-            if not self._authority.signed(certificate):
-                raise Unusable("it was signed by another CA")
-            if now >= leaf.renew_at:
-                raise Unusable(f"less than a third of its life is left, until {leaf.not_after:%Y-%m-%d}")
+        if stored.ours and self._authority is not None and not self._authority.signed(certificate):
+            raise Unusable("it was signed by another CA")
         return leaf
 
 

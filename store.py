@@ -23,11 +23,15 @@ MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger; a file th
 _serial = count()  # tells the temporary files of this process's threads apart
 
 
+Stamp = tuple[tuple[int, int, int] | None, ...]  # inode, mtime (ns) and size of each file that may count for a name
+
+
 class Stored(NamedTuple):
-    """What the store holds for a name: the certificate's file, an operator's ``.key`` file behind it."""
+    """A certificate's file, an operator's ``.key`` file behind it."""
 
     pem: bytes
     ours: bool
+    path: Path
 
 
 class Store:
@@ -48,10 +52,23 @@ class Store:
         digest = hashlib.md5(name.encode("ascii"), usedforsecurity=False).hexdigest()
         return self.root / digest[:3] / f"{name}.crt"
 
-    def load(self, name: str) -> Stored | None:
-        """What is stored for the name, or None."""
-        path = self.path(name)
-        return None if path is None else _load(path)
+    def load(self, name: str) -> list[Stored]:
+        """What is stored for the name, in the order to be tried.
+
+        1. an operator's file for the name; 2. an operator's for the wildcard (``_.example.com.crt`` is that of
+        ``*.example.com``) one label above; 3. certifier's own.
+        """
+        found = [stored for path in self._paths(name) if (stored := _load(path)) is not None]
+        return sorted((s for s in found if not s.ours or s.path == self.path(name)), key=lambda stored: stored.ours)
+
+    def stamp(self, name: str) -> Stamp:
+        """What changes when a file that counts for the name is placed, replaced or removed."""
+        return tuple(_stamp(file) for path in self._paths(name) for file in (path, path.with_suffix(".key")))
+
+    def _paths(self, name: str) -> list[Path]:
+        _, dot, above = name.partition(".")
+        wildcard = self.path(f"_.{above}") if dot and ":" not in name else None
+        return [path for path in (self.path(name), wildcard) if path is not None]
 
     def save(self, name: str, pem: bytes, replacing: Stored | None = None) -> Stored | None:
         """Store a certificate that certifier made; what the store holds for the name afterwards.
@@ -63,7 +80,7 @@ class Store:
         if path is None:
             return None
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        new = Stored(MARK + pem, ours=True)
+        new = Stored(MARK + pem, True, path)
         with _temporary(path, new.pem) as temporary:
             if replacing is None:
                 try:
@@ -79,19 +96,17 @@ class Store:
         _sync(path.parent)
         return new
 
-    def reject(self, name: str, stored: Stored) -> Path | None:
+    def reject(self, stored: Stored) -> bool:
         """Move an unusable file aside to ``<name>.crt.rejected`` (``.key`` likewise), unless it has changed."""
-        path = self.path(name)
-        if path is None:
-            return None
+        path = stored.path
         with self._lock():
             if _load(path) != stored:
-                return None
+                return False
             for old in (path, path.with_suffix(".key")):
                 with suppress(FileNotFoundError):
                     os.rename(old, _free(old.with_name(old.name + ".rejected")))
         _sync(path.parent)
-        return path
+        return True
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -147,11 +162,19 @@ def _load(path: Path) -> Stored | None:
     except FileNotFoundError:
         return None
     if pem.startswith(MARK):
-        return Stored(pem, ours=True)
+        return Stored(pem, True, path)
     with suppress(FileNotFoundError):
         if b"PRIVATE KEY-----" not in pem:
             pem += b"\n" + _read(path.with_suffix(".key"))
-    return Stored(pem, ours=False)
+    return Stored(pem, False, path)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _read(path: Path) -> bytes:

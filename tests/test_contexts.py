@@ -1,4 +1,5 @@
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from pki import TestCA, new_key, now
 from test_leaves import Room
 from test_signer import files
 
-from contexts import WONT_DO_SECONDS, ContextCache
+from contexts import LOOK_SECONDS, WONT_DO_SECONDS, ContextCache
 from errors import RetrievalError
 from leaves import Leaf, Leaves
 from signer import Authority
@@ -24,11 +25,11 @@ class Counted(Leaves):
         self.count = 0
         self.slow = 0.0
 
-    def retrieve(self, name: str, now: datetime) -> Leaf | None:
+    def retrieve(self, name: str, now: datetime, renew: bool = False) -> Leaf | None:
         self.count += 1
         if self.slow:
             get_original("time", "sleep")(self.slow)  # blocks this thread, not the hub
-        return super().retrieve(name, now)
+        return super().retrieve(name, now, renew)
 
 
 class Clock:
@@ -158,18 +159,72 @@ def test_a_wont_do_is_remembered_for_some_seconds(room: Room, clock: Clock) -> N
     assert contexts.get("www.example.com")
 
 
+def until(check: Callable[[], object]) -> None:
+    """Let background greenlets and threads work until the check holds."""
+    with gevent.Timeout(10):
+        while not check():
+            gevent.sleep(0.001)
+
+
 def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Counted, clock: Clock) -> None:
     contexts = ContextCache(2, leaves, clock=clock)
     made = contexts.get("a.example")
     assert made is not None
     clock.advance(days=31)
-    assert contexts.find("a.example") is made
-    retrieval = contexts.start("a.example")
-    renewed = retrieval.wait()
+    leaves.slow = 0.2
+    for _ in range(3):
+        assert contexts.find("a.example") is made
+        gevent.sleep(0)
+    until(lambda: contexts.find("a.example") is not made)
+    renewed = contexts.find("a.example")
     assert renewed is not None
     assert renewed.serial != made.serial
-    assert contexts.find("a.example") is renewed
     assert leaves.count == 2
+
+
+def test_a_renewal_that_fails_leaves_the_present_one_in_use(leaves: Counted, clock: Clock, room: Room) -> None:
+    contexts = ContextCache(2, leaves, clock=clock)
+    made = contexts.get("a.example")
+    (room.folder / "serial.txt").write_text("x")
+    clock.advance(days=31)
+    assert contexts.find("a.example") is made
+    until(lambda: leaves.count == 2)
+    gevent.sleep(0.01)
+    assert contexts.find("a.example") is made
+    assert leaves.count == 2  # the next try comes later
+    (room.folder / "serial.txt").write_text("5\n")
+    clock.advance(minutes=2)
+    contexts.find("a.example")
+    until(lambda: contexts.find("a.example") is not made)
+
+
+def test_an_operators_file_is_picked_up_in_use(leaves: Counted, clock: Clock, room: Room) -> None:
+    contexts = ContextCache(2, leaves, clock=clock)
+    made = contexts.get("www.example.com")
+    room.place(TestCA("operator").issue("www.example.com"))
+    assert contexts.find("www.example.com") is made
+    clock.advance(seconds=LOOK_SECONDS)
+    assert contexts.find("www.example.com") is made  # no connection waits for the look
+    until(lambda: contexts.find("www.example.com") is not made)
+    placed = contexts.find("www.example.com")
+    assert placed is not None
+    assert placed.source == "disk"
+    room.path.unlink()
+    clock.advance(seconds=LOOK_SECONDS)
+    contexts.find("www.example.com")
+    until(lambda: contexts.find("www.example.com") is not placed)
+
+
+def test_an_operators_file_that_goes_is_a_wont_do_again(clock: Clock, room: Room) -> None:
+    leaves = Counted(room.store, None)
+    contexts = ContextCache(2, leaves, clock=clock)
+    room.place(TestCA("operator").issue("www.example.com"))
+    assert contexts.get("www.example.com")
+    room.path.unlink()
+    clock.advance(seconds=LOOK_SECONDS)
+    contexts.find("www.example.com")
+    until(lambda: contexts.find("www.example.com") is None)
+    assert contexts.get("www.example.com") is None
 
 
 def test_an_expired_one_is_never_served(leaves: Counted, clock: Clock, room: Room) -> None:

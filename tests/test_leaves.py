@@ -9,7 +9,7 @@ from test_signer import files
 from errors import RetrievalError
 from leaves import Leaves
 from signer import Authority
-from store import MARK, Store
+from store import MARK, Store, Stored
 
 NAME = "www.example.com"
 
@@ -55,17 +55,29 @@ def test_generation_off(room: Room) -> None:
     assert stored.source == "disk"
 
 
-@pytest.mark.parametrize("days", [29, 31, 44, 46])
-def test_reissued_when_a_third_is_left(room: Room, days: int) -> None:
+@pytest.mark.parametrize("days", [29, 31])
+def test_renewed_when_a_third_is_left_but_served_meanwhile(room: Room, days: int) -> None:
     made = room.leaves.retrieve(NAME, now())
-    later = room.leaves.retrieve(NAME, now() + timedelta(days=days))
-    assert made is not None
-    assert later is not None
-    assert (later.serial != made.serial) == (days > 30)
+    later = now() + timedelta(days=days)
+    served = room.leaves.retrieve(NAME, later)
+    renewed = room.leaves.retrieve(NAME, later, renew=True)
+    assert made
+    assert served
+    assert renewed
+    assert served.serial == made.serial
+    assert (served.renew_at <= later) == (renewed.serial != made.serial) == (days > 30)
     if days > 30:
-        assert later.source == "made"
-        assert [note for note in later.notes if note.startswith(f"reissuing the certificate for {NAME}: ")]
-        assert room.path.read_bytes() == MARK + later.pem
+        assert renewed.notes[0].startswith(f"reissuing the certificate for {NAME}: less than a third")
+        assert room.path.read_bytes() == MARK + renewed.pem
+
+
+def test_an_expired_one_is_reissued_at_once(room: Room) -> None:
+    made = room.leaves.retrieve(NAME, now())
+    later = room.leaves.retrieve(NAME, now() + timedelta(days=46))
+    assert made
+    assert later
+    assert later.serial != made.serial
+    assert room.path.read_bytes() == MARK + later.pem
 
 
 def test_after_another_ca(room: Room) -> None:
@@ -85,6 +97,32 @@ def test_an_operators_certificate_is_served_whoever_signed_it(room: Room, names:
         leaf = leaves.retrieve(NAME, now())
         assert leaf is not None
         assert (leaf.source, leaf.notes) == ("disk", ())
+
+
+def test_an_operators_wildcard(room: Room) -> None:
+    path = room.store.path("_.example.com")
+    assert path
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(TestCA("stranger").issue("*.example.com"))
+    own = room.leaves.retrieve("a.b.example.com", now())
+    assert own
+    assert own.source == "made"
+    leaf = room.leaves.retrieve(NAME, now())
+    assert leaf
+    assert (leaf.source, leaf.pem) == ("disk", path.read_bytes())
+
+
+def test_a_bad_file_in_a_store_that_is_read_only_is_told_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(_: object) -> bool:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(room.store, "reject", read_only)
+    room.place(b"rubbish")
+    first, second = room.leaves.retrieve(NAME, now()), room.leaves.retrieve(NAME, now())
+    assert first
+    assert second
+    assert [note for note in first.notes if "can't be moved aside: Read-only file system" in note]
+    assert not [note for note in second.notes if "moved aside" in note]
 
 
 def test_an_operators_key_beside_it(room: Room) -> None:
@@ -141,8 +179,8 @@ def test_a_damaged_file_of_our_own_is_replaced(room: Room) -> None:
 
 def test_another_process_wins(room: Room) -> None:
     class Late(Store):
-        def load(self, name: str) -> None:  # sees nothing: the other process stores after our look
-            return None
+        def load(self, name: str) -> list[Stored]:  # sees nothing: the other process stores after our look
+            return []
 
     winner = room.leaves.retrieve(NAME, now())
     loser = Leaves(Late(room.store.root), Authority(files(room.folder, room.ca))).retrieve(NAME, now())
@@ -158,7 +196,10 @@ def test_a_full_disk_costs_a_warning(room: Room, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(room.store, "save", full)
     leaf = room.leaves.retrieve(NAME, now())
     assert leaf is not None
-    assert leaf.notes == (f"the certificate for {NAME} is in memory only, the store failed: No space left on device",)
+    assert leaf.notes == ("the store failed, certificates are in memory only: No space left on device",)
+    again = room.leaves.retrieve("other.example", now())
+    assert again is not None
+    assert again.notes == ()
 
 
 def test_a_long_name_is_in_memory_only(room: Room) -> None:
