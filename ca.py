@@ -21,6 +21,7 @@ from serials import SerialFile
 CaKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 VALIDITY = timedelta(days=3653)  # ten years
+EXPIRY_NOTICE = timedelta(days=30)
 BACKDATED = timedelta(days=2)  # for clients whose clock is behind
 
 _GOOD_CA = (
@@ -43,6 +44,15 @@ class CaFiles:
     def pem(self) -> bytes:
         """The CA certificate, for those who shall trust it."""
         return self.certificate.public_bytes(Encoding.PEM)
+
+    def expiry_warning(self, now: datetime) -> str | None:
+        """What to tell the operator when the CA certificate is near its end."""
+        end = self.certificate.not_valid_after_utc
+        if now < end - EXPIRY_NOTICE:
+            return None
+        return (
+            f"the CA certificate ends on {end:%Y-%m-%d %H:%M} UTC, and every leaf with it: put a new one in its place"
+        )
 
 
 def open_folder(folder: Path, now: datetime) -> CaFiles:

@@ -58,8 +58,10 @@ from proxy import Proxy
 from signer import Authority
 from store import Store
 from upstream import Upstream
+from workers import Workers
 
 VERSION = "0.1.0"
+DAY_SECONDS = 86_400.0
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
 _BACKLOG = 1024
 _MAX_CONNECTIONS = 10_000  # and never more than descriptors allow: two a tunnel
@@ -73,16 +75,72 @@ def main(argv: list[str]) -> int:
     try:
         chosen = options.parse(__doc__, argv, f"certifier {VERSION}")
         logs.set_up()
-        files = _ca_files(chosen)
-        proxy, policy = _proxy(chosen, files)
+        program = Program(chosen)
         listeners = [_listen(target) for target in chosen.listen]
     except UsageError as error:
         print(f"certifier: {error}", file=sys.stderr)
         return 2
-    policy.listeners += [listener.getsockname()[:2] for listener in listeners]
-    _warn(chosen, files)
-    _serve(proxy, listeners, chosen)
+    program.policy.listeners += [listener.getsockname()[:2] for listener in listeners]
+    _warn(chosen)
+    gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
+    gevent.spawn(program.keep_house)
+    _serve(program.proxy, listeners, chosen)
     return 0
+
+
+class Program:
+    """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong."""
+
+    def __init__(self, chosen: Options) -> None:
+        self._chosen = chosen
+        self._files = _ca_files(chosen)
+        try:
+            self._store = Store(chosen.store)
+        except OSError as error:
+            raise UsageError(f"--store={chosen.store}: can't write there: {error.strerror}") from error
+        self._leaves = Leaves(self._store, Authority(self._files) if self._files else None)
+        self._workers = Workers()
+        self._contexts = ContextCache(chosen.capacity, self._leaves, self._workers)
+        upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
+        redirect = Redirect(chosen.redirect, chosen.redirect_tls) if chosen.redirect else None
+        self.policy = Policy(sockets.same_endpoint)
+        interception = Interception(self._contexts, upstream, self.policy, redirect)
+        ca_pem = self._files.pem if self._files else None
+        self.proxy = Proxy(interception, upstream, self.policy, redirect, ca_pem)
+        self._tell_about_ca()
+
+    def reload(self) -> None:
+        """Read the CA and the stored certificates anew; tunnels go on. A bad new file leaves the old one in force."""
+        try:
+            files = self._workers.run(_ca_files, self._chosen)
+        except UsageError as error:
+            log.error("not reloaded, what was in force stays: %s", error)
+            return
+        self._files = files
+        self._leaves.use(Authority(files) if files else None)
+        self._contexts.clear()
+        self.proxy.ca = files.pem if files else None
+        log.info("reloaded: CA and stored certificates")
+        self._tell_about_ca()
+
+    def keep_house(self) -> None:
+        """What is done once and then daily: clear what a crash left in the store, look at the CA's end."""
+        while True:
+            stale = self._workers.run(self._store.clear_stale)
+            if stale:
+                log.warning("removed %d temporary files that a crash had left in the store", stale)
+            gevent.sleep(DAY_SECONDS)
+            self._tell_expiry()
+
+    def _tell_about_ca(self) -> None:
+        for warning in self._files.warnings if self._files else ():
+            log.warning("%s", warning)
+        self._tell_expiry()
+
+    def _tell_expiry(self) -> None:
+        warning = self._files.expiry_warning(datetime.now(UTC)) if self._files else None
+        if warning:
+            log.warning("%s", warning)
 
 
 def _ca_files(chosen: Options) -> CaFiles | None:
@@ -90,19 +148,6 @@ def _ca_files(chosen: Options) -> CaFiles | None:
     if chosen.ca is not None:
         return ca.open_folder(chosen.ca, now)
     return ca.load(*chosen.sign, now) if chosen.sign is not None else None
-
-
-def _proxy(chosen: Options, files: CaFiles | None) -> tuple[Proxy, Policy]:
-    try:
-        store = Store(chosen.store)
-    except OSError as error:
-        raise UsageError(f"--store={chosen.store}: can't write there: {error.strerror}") from error
-    contexts = ContextCache(chosen.capacity, Leaves(store, Authority(files) if files else None))
-    upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
-    policy = Policy(sockets.same_endpoint)
-    redirect = Redirect(chosen.redirect, chosen.redirect_tls) if chosen.redirect else None
-    interception = Interception(contexts, upstream, policy, redirect)
-    return Proxy(interception, upstream, policy, redirect, files.pem if files else None), policy
 
 
 def _listen(target: Target) -> socket.socket:
@@ -114,12 +159,10 @@ def _listen(target: Target) -> socket.socket:
         raise UsageError(f"can't listen on {target}: {reason}; choose another with --listen=HOST:PORT") from error
 
 
-def _warn(chosen: Options, files: CaFiles | None) -> None:
-    for warning in files.warnings if files else ():
-        log.warning("%s", warning)
+def _warn(chosen: Options) -> None:
     if chosen.missing:
         log.warning("%s missing: nothing is signed", " and ".join(chosen.missing))
-    if files is None:
+    if chosen.ca is None and chosen.sign is None:
         log.warning("no CA: only names in the store are intercepted; --ca=<dir> makes one and turns generation on")
     if not chosen.verify_upstream:
         log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")

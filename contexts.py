@@ -21,24 +21,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import ParamSpec, TypeVar
 
 import gevent
 from gevent.event import Event
-from gevent.threadpool import ThreadPool
 
 from errors import CertifierError, RetrievalError
 from leaves import Leaves
 from lru import LRU
 from store import Stamp
+from workers import Workers
 
 WONT_DO_SECONDS = 5.0  # an operator who places a certificate waits no longer than this for it to be seen
 _WONT_DO_NAMES = 10_000  # names so remembered; a miss costs a look at the disk
 LOOK_SECONDS = 5.0  # between two looks at the files of a name in use: an operator's new file counts after that
 _RETRY_SECONDS = 60.0  # between two attempts to renew a leaf that is still good
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 log = logging.getLogger("certifier.contexts")
 
@@ -80,16 +76,25 @@ class Retrieval:
 
 
 class ContextCache:
-    """At most ``capacity`` names in memory; ``threads`` retrievals at once. ``clock`` gives seconds since the epoch."""
+    """At most ``capacity`` names in memory. ``clock`` gives seconds since the epoch."""
 
-    def __init__(self, capacity: int, leaves: Leaves, threads: int = 4, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, capacity: int, leaves: Leaves, workers: Workers, clock: Callable[[], float] = time.time) -> None:
         self._contexts: LRU[str, Context] = LRU(capacity)
         self._wont_do: LRU[str, float] = LRU(_WONT_DO_NAMES)
         self._retrievals: dict[str, Retrieval] = {}
         self._leaves = leaves
-        self._pool = ThreadPool(threads)
+        self._workers = workers
         self._clock = clock
-        self.generates = leaves.generates  # whether no name is ever a won't do
+
+    @property
+    def generates(self) -> bool:
+        """Whether no name is ever a *won't do*."""
+        return self._leaves.generates
+
+    def clear(self) -> None:
+        """Forget all names: each is looked up anew at its next use. Connections that have a context keep it."""
+        self._contexts = LRU(self._contexts.capacity)
+        self._wont_do = LRU(_WONT_DO_NAMES)
 
     def get(self, name: str) -> Context | None:
         """The context for a canonical name, or None: *won't do*. Waits; raises ``CertifierError``."""
@@ -142,7 +147,10 @@ class ContextCache:
 
     def _retrieve(self, name: str, renew: bool = False) -> Context | None:
         now = self._clock()
-        outcome = self._on_thread(self._leaves.retrieve, name, datetime.fromtimestamp(now, UTC), renew)
+        contexts = self._contexts
+        outcome = self._workers.run(self._leaves.retrieve, name, datetime.fromtimestamp(now, UTC), renew)
+        if contexts is not self._contexts:  # cleared meanwhile: the outcome may be another CA's
+            return self._retrieve(name, renew)
         if outcome is None:
             self._contexts.pop(name)
             self._wont_do.put(name, now + WONT_DO_SECONDS)
@@ -165,24 +173,10 @@ class ContextCache:
     def _refresh(self, name: str, context: Context, due: bool) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing."""
         try:
-            if due or self._on_thread(self._leaves.changed, name, context.stamp):
+            if due or self._workers.run(self._leaves.changed, name, context.stamp):
                 self._retrieve(name, renew=True)
         except CertifierError as failure:
             log.warning("the present certificate stays in use: %s", failure)
-
-    def _on_thread(self, work: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
-        """Run it on a pool thread; its exception comes back as a value, since gevent's pool prints those raised."""
-        outcome: R | Exception = self._pool.apply(_outcome, (work, arguments, keywords))
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-
-def _outcome(work: Callable[..., R], arguments: tuple[object, ...], keywords: dict[str, object]) -> R | Exception:
-    try:
-        return work(*arguments, **keywords)
-    except Exception as error:  # the top of this thread's work
-        return error
 
 
 def _interrupted(name: str) -> RetrievalError:

@@ -47,6 +47,10 @@ class Leaves:
         self._authority = authority
         self._told: set[str] = set()
 
+    def use(self, authority: Authority | None) -> None:
+        """Sign with another authority from now on."""
+        self._authority = authority
+
     @property
     def generates(self) -> bool:
         """Whether there is a leaf for every name."""

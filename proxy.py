@@ -36,7 +36,7 @@ log = logging.getLogger("certifier.proxy")
 
 
 class Proxy:
-    """Serves connections. ``ca`` is the PEM of the CA certificate that clients shall trust, None if there is none."""
+    """Serves connections. ``ca``, which may change, is the PEM of the CA that clients shall trust, None without one."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Proxy:
         self._upstream = upstream
         self._policy = policy
         self._redirect = redirect
-        self._ca = ca
+        self.ca = ca
 
     def handle(self, client: socket.socket, address: tuple[str, int]) -> None:
         """Serve one accepted connection until it ends."""
@@ -113,7 +113,7 @@ class Proxy:
 
     def _own_page(self, client: socket.socket, head: RequestHead, path: str, record: Record) -> None:
         host, port = client.getsockname()[:2]
-        record.status, reply = pages.own(head.method, path, str(Target(host, port)), self._ca)
+        record.status, reply = pages.own(head.method, path, str(Target(host, port)), self.ca)
         record.outcome = "closed"
         sockets.last_word(client, reply)
 

@@ -10,6 +10,7 @@ without it is an operator's: never overwritten, at most moved aside.
 import fcntl
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 MARK = b"Made by certifier, which may replace or remove it. Remove this line to keep it.\n"
 MAX_STEM = 200  # octets of a name that is stored: with suffixes it must stay under NAME_MAX (255)
+STALE_SECONDS = 3600.0  # a temporary file lives for milliseconds: so old, its maker has crashed
 MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger; a file that is, is no certificate
 
 _serial = count()  # tells the temporary files of this process's threads apart
@@ -42,6 +44,16 @@ class Store:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock():
             pass
+
+    def clear_stale(self) -> int:
+        """Remove the temporary files that a crash left behind; how many. Takes a while in a large store."""
+        count = 0
+        for temporary in self.root.glob("???/.*.tmp"):
+            with suppress(OSError):
+                if time.time() - temporary.stat().st_mtime > STALE_SECONDS:
+                    temporary.unlink()
+                    count += 1
+        return count
 
     def path(self, name: str) -> Path | None:
         """Where the certificate of a canonical name stands; None for a name too long for a file."""

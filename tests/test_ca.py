@@ -114,3 +114,9 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="can't make a CA"):
         ca.open_folder(tmp_path / "file", now())
+
+
+def test_the_end_of_the_ca_is_told_thirty_days_ahead(tmp_path: Path) -> None:
+    files = ca.load(*write(tmp_path, TestCA("op", ends=timedelta(days=100))), now())
+    assert files.expiry_warning(now() + timedelta(days=69)) is None
+    assert "ends on" in (files.expiry_warning(now() + timedelta(days=71)) or "")

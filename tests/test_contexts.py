@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from cryptography import x509
 from gevent.monkey import get_original
 from pki import TestCA, new_key, now
 from test_leaves import Room
@@ -15,6 +16,7 @@ from errors import RetrievalError
 from leaves import Leaf, Leaves
 from signer import Authority
 from store import Store
+from workers import Workers
 
 
 class Counted(Leaves):
@@ -59,7 +61,7 @@ def clock() -> Clock:
 
 
 def test_memory_then_store(leaves: Counted, clock: Clock) -> None:
-    contexts = ContextCache(2, leaves, clock=clock)
+    contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get("a.example")
     assert made is not None
     assert contexts.find("a.example") is made
@@ -74,7 +76,7 @@ def test_memory_then_store(leaves: Counted, clock: Clock) -> None:
 
 
 def test_one_retrieval_for_all_who_wait_and_the_hub_goes_on(leaves: Counted) -> None:
-    contexts = ContextCache(2, leaves)
+    contexts = ContextCache(2, leaves, Workers())
     leaves.slow = 0.3
     waiters = [gevent.spawn(contexts.get, "a.example") for _ in range(50)]
     longest = 0.0
@@ -92,7 +94,7 @@ def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
     """Neither an operator's RSA-4096 leaves nor an RSA-4096 CA: others wait less than 20 ms (median of ten names)."""
     authority = TestCA("big", key=new_key(4096))
     store = Store(tmp_path / "certs")
-    contexts = ContextCache(99, Leaves(store, Authority(files(tmp_path, authority))))
+    contexts = ContextCache(99, Leaves(store, Authority(files(tmp_path, authority))), Workers())
     key = new_key(4096)
     names = [f"host{n}.example" for n in range(10)]
     for path, name in [(store.path(name), name) for name in names if source == "disk"]:
@@ -115,7 +117,7 @@ def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
 
 
 def test_an_error_reaches_all_and_is_not_kept(leaves: Counted, room: Room) -> None:
-    contexts = ContextCache(2, leaves)
+    contexts = ContextCache(2, leaves, Workers())
     serial = room.folder / "serial.txt"
     serial.write_text("x")
     waiters = [gevent.spawn(contexts.get, "a.example") for _ in range(5)]
@@ -130,14 +132,14 @@ def test_a_bug_in_a_retrieval_reaches_all_as_an_error(leaves: Counted, monkeypat
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    contexts = ContextCache(2, leaves)
+    contexts = ContextCache(2, leaves, Workers())
     monkeypatch.setattr(leaves, "retrieve", broken)
     with pytest.raises(RetrievalError, match="a bug in certifier"):
         contexts.get("a.example")
 
 
 def test_the_client_that_asked_first_may_leave(leaves: Counted) -> None:
-    contexts = ContextCache(2, leaves)
+    contexts = ContextCache(2, leaves, Workers())
     leaves.slow = 0.1
     first, second = (gevent.spawn(contexts.get, "a.example") for _ in range(2))
     gevent.sleep(0)
@@ -148,7 +150,7 @@ def test_the_client_that_asked_first_may_leave(leaves: Counted) -> None:
 
 def test_a_wont_do_is_remembered_for_some_seconds(room: Room, clock: Clock) -> None:
     leaves = Counted(room.store, None)
-    contexts = ContextCache(2, leaves, clock=clock)
+    contexts = ContextCache(2, leaves, Workers(), clock)
     assert not contexts.generates
     for _ in range(3):
         assert contexts.get("www.example.com") is None
@@ -167,7 +169,7 @@ def until(check: Callable[[], object]) -> None:
 
 
 def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Counted, clock: Clock) -> None:
-    contexts = ContextCache(2, leaves, clock=clock)
+    contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get("a.example")
     assert made is not None
     clock.advance(days=31)
@@ -183,7 +185,7 @@ def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Count
 
 
 def test_a_renewal_that_fails_leaves_the_present_one_in_use(leaves: Counted, clock: Clock, room: Room) -> None:
-    contexts = ContextCache(2, leaves, clock=clock)
+    contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get("a.example")
     (room.folder / "serial.txt").write_text("x")
     clock.advance(days=31)
@@ -199,7 +201,7 @@ def test_a_renewal_that_fails_leaves_the_present_one_in_use(leaves: Counted, clo
 
 
 def test_an_operators_file_is_picked_up_in_use(leaves: Counted, clock: Clock, room: Room) -> None:
-    contexts = ContextCache(2, leaves, clock=clock)
+    contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get("www.example.com")
     room.place(TestCA("operator").issue("www.example.com"))
     assert contexts.find("www.example.com") is made
@@ -217,7 +219,7 @@ def test_an_operators_file_is_picked_up_in_use(leaves: Counted, clock: Clock, ro
 
 def test_an_operators_file_that_goes_is_a_wont_do_again(clock: Clock, room: Room) -> None:
     leaves = Counted(room.store, None)
-    contexts = ContextCache(2, leaves, clock=clock)
+    contexts = ContextCache(2, leaves, Workers(), clock)
     room.place(TestCA("operator").issue("www.example.com"))
     assert contexts.get("www.example.com")
     room.path.unlink()
@@ -228,7 +230,7 @@ def test_an_operators_file_that_goes_is_a_wont_do_again(clock: Clock, room: Room
 
 
 def test_an_expired_one_is_never_served(leaves: Counted, clock: Clock, room: Room) -> None:
-    contexts = ContextCache(2, leaves, clock=clock)
+    contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get("a.example")
     assert made is not None
     clock.advance(days=44, hours=23, minutes=56)
@@ -236,3 +238,20 @@ def test_an_expired_one_is_never_served(leaves: Counted, clock: Clock, room: Roo
     renewed = contexts.get("a.example")
     assert renewed is not None
     assert renewed.serial != made.serial
+
+
+def test_what_was_retrieved_before_clear_is_not_kept(leaves: Counted, room: Room) -> None:
+    contexts = ContextCache(2, leaves, Workers())
+    leaves.slow = 0.1
+    waiter = gevent.spawn(contexts.get, "a.example")
+    until(lambda: leaves.count == 1)
+    other = Authority(files(room.folder, TestCA("two")))
+    leaves.use(other)
+    contexts.clear()
+    context = waiter.get(timeout=5)
+    assert context
+    assert contexts.find("a.example") is context
+    assert leaves.count == 2
+    path = room.store.path("a.example")
+    assert path
+    assert other.signed(x509.load_pem_x509_certificate(path.read_bytes()))

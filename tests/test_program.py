@@ -2,12 +2,14 @@
 
 import ast
 import re
+import signal
 import socket
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lab import HERE, Program, run
+from lab import HERE, Origin, Program, run, secure_tunnel, strict_context
 from pki import TestCA, key_pem, new_key
 from test_ca import encrypted_key
 
@@ -18,10 +20,15 @@ from errors import UsageError
 GOOD = ["--store=certs", "--max=9"]
 
 
-def write_ca(folder: Path) -> None:
+def write_new_ca(folder: Path) -> TestCA:
     authority = TestCA("op")
     (folder / "ca.crt").write_bytes(authority.pem)
     (folder / "ca.key").write_bytes(key_pem(authority.key))
+    return authority
+
+
+def write_ca(folder: Path) -> None:
+    authority = write_new_ca(folder)
     (folder / "serial").write_text("1\n")
     (folder / "leaf.crt").write_bytes(authority.issue("a.example", key=authority.key))
     (folder / "rubbish").write_text("rubbish")
@@ -114,6 +121,37 @@ def test_an_unverified_upstream_is_said_loudly(tmp_path: Path) -> None:
         running.wait_for("ORIGINS ARE NOT VERIFIED")
 
 
+def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
+    write_ca(tmp_path)
+    target = f"localhost:{echo_origin.port}"
+    with Program(tmp_path, *GOOD, *SIGN, f"--upstream-ca={roots}") as running:
+        before = strict_context(tmp_path / "ca.crt")
+        with secure_tunnel(running, target, context=before) as secure:
+            (tmp_path / "ca.key").write_text("rubbish")
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for("not reloaded, what was in force stays: ca.key holds no PEM private key")
+            with secure_tunnel(running, target, context=before):
+                pass
+            write_new_ca(tmp_path)
+            running.process.send_signal(signal.SIGHUP)
+            running.wait_for("reloaded: CA and stored certificates")
+            with secure_tunnel(running, target, context=strict_context(tmp_path / "ca.crt")):
+                pass
+            running.wait_for("reissuing the certificate for localhost: it was signed by another CA")
+            assert run("curl", "-sS", f"{running.url}/ca.crt").stdout == (tmp_path / "ca.crt").read_text()
+            secure.sendall(b"still here")
+            assert secure.recv(100) == b"still here"
+
+
+def test_a_ca_near_its_end_is_told_at_start(tmp_path: Path) -> None:
+    authority = TestCA("op", ends=timedelta(days=20))
+    (tmp_path / "ca.crt").write_bytes(authority.pem)
+    (tmp_path / "ca.key").write_bytes(key_pem(authority.key))
+    (tmp_path / "serial").write_text("1\n")
+    with Program(tmp_path, *GOOD, *SIGN) as running:
+        running.wait_for("warning: the CA certificate ends on")
+
+
 def test_several_listeners(tmp_path: Path) -> None:
     with Program(tmp_path, *GOOD, "--listen=127.0.0.1:0", "--listen=[::1]:0", listen=False) as running:
         running.wait_for(r"^listening on 127.0.0.1:\d+$")
@@ -156,6 +194,7 @@ FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
     "upstream": {"proxy", "contexts", "policy", "hello"},
     "interception": {"cryptography", "store", "signer", "leaves", "ca", "ssl"},
     "proxy": {"ssl", "cryptography", "store", "signer", "leaves", "ca"},
+    "workers": set(ROOMS) - {"workers"} | {"logging", "threading"},
     "certifier": {"tls", "hello", "tunnel"},
 }
 
@@ -193,7 +232,14 @@ def test_gevent_patches_before_any_other_import() -> None:
 
 def test_every_room_has_tests_or_is_told_where() -> None:
     small = dict.fromkeys(("errors", "log", "pages", "policy", "sockets", "tunnel", "upstream"), "small_rooms")
-    elsewhere = {"certifier": "program", "options": "program", "tls": "proxy", "interception": "proxy", **small}
+    elsewhere = {
+        "certifier": "program",
+        "options": "program",
+        "tls": "proxy",
+        "interception": "proxy",
+        "workers": "contexts",
+        **small,
+    }
     for module in ROOMS:
         name = elsewhere.get(module, module)
         assert (HERE / "tests" / f"test_{name}.py").exists(), module

@@ -158,3 +158,15 @@ def test_the_stamp_changes_with_the_files_that_count(certs: Store) -> None:
     stamps.append(certs.stamp("a.example.com"))
     assert certs.stamp("a.example.com") == stamps[-1]
     assert len(set(stamps)) == 4
+
+
+def test_what_a_crash_left_is_cleared(certs: Store) -> None:
+    certs.save("a.example", PEM)
+    path = certs.path("a.example")
+    assert path
+    old, young = path.with_name(".1.0.tmp"), path.with_name(".2.0.tmp")
+    for temporary in (old, young):
+        temporary.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert certs.clear_stale() == 1
+    assert sorted(os.listdir(path.parent)) == [".2.0.tmp", "a.example.crt"]
