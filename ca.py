@@ -56,12 +56,15 @@ class CaFiles:
 
 
 def open_folder(folder: Path, now: datetime) -> CaFiles:
-    """The CA in a folder: ``ca.crt``, ``ca.key``, ``serial.txt``; a new root if it holds none of them."""
+    """The CA in a folder: ``ca.crt``, ``ca.key``, ``serial.txt``; a new root if there is no ``ca.crt``.
+
+    A key or serial file that is there is used for it: a start that was cut off left it, or an operator put it there.
+    """
     paths = folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with store.locked(folder / ".lock"):  # two programs started at once make one CA
-            if not any(path.exists() for path in paths):
+            if not paths[0].exists():
                 _make(*paths, now)
     except OSError as error:
         raise UsageError(f"can't make a CA in {folder}: {error.strerror}") from error
@@ -154,7 +157,14 @@ def _spki(key: CaKey) -> bytes:
 
 
 def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
+    key: CaKey
+    if key_path.exists():
+        key = _load_key(key_path)
+    else:
+        key = ec.generate_private_key(ec.SECP256R1())
+        store.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    if not serial_path.exists():
+        SerialFile(serial_path).create()
     # Firefox refuses a second CA with the issuer and serial number of another: no two have the same name.
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"certifier CA {secrets.token_hex(4)}")])
     usage = dict.fromkeys(
@@ -175,6 +185,4 @@ def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: dateti
         .sign(key, hashes.SHA256())
     )
     # The certificate comes last: a folder that has it has all three.
-    store.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    SerialFile(serial_path).create()
     store.write_new(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)

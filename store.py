@@ -7,6 +7,7 @@ A file that certifier wrote begins with ``MARK`` (explanatory text before the PE
 without it is an operator's: never overwritten, at most moved aside.
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -92,6 +93,8 @@ class Store:
         if path is None:
             return None
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        if path.parent.is_symlink():  # it may lead out of the store
+            raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a symbolic link")
         new = Stored(MARK + pem, True, path)
         with _temporary(path, new.pem) as temporary:
             if replacing is None:
