@@ -11,6 +11,8 @@ Options:
   --sign-cert=<file>      An operator's own CA instead: its certificate (PEM, its chain behind it),
   --sign-key=<file>       its private key (PEM, without a passphrase),
   --sign-serial=<file>    and the file with its next serial number. All three, or nothing is signed.
+  --key-type=<type>       Of the leaves' keys: p256, p384, rsa2048, rsa3072 or rsa4096 [default: p256].
+  --days=<n>              How long a leaf made from now on is valid, 1 to 397 [default: 45].
   --listen=<host:port>    Where to accept clients; may be given several times; port 0 picks
                           one [default: 127.0.0.1:8080].
   --redirect=<host:port>  Send the decrypted bytes of every intercepted tunnel there instead
@@ -50,6 +52,7 @@ from ca import CaFiles
 from contexts import ContextCache
 from errors import UsageError
 from interception import Interception, Redirect
+from keys import KeyStock
 from leaves import Leaves
 from names import Target
 from options import Options
@@ -98,7 +101,7 @@ class Program:
             self._store = Store(chosen.store)
         except OSError as error:
             raise UsageError(f"--store={chosen.store}: can't write there: {error.strerror}") from error
-        self._leaves = Leaves(self._store, Authority(self._files) if self._files else None)
+        self._leaves = Leaves(self._store, self._authority(), KeyStock(chosen.key_type))
         self._workers = Workers()
         self._contexts = ContextCache(chosen.capacity, self._leaves, self._workers)
         upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
@@ -117,14 +120,18 @@ class Program:
             log.error("not reloaded, what was in force stays: %s", error)
             return
         self._files = files
-        self._leaves.use(Authority(files) if files else None)
+        self._leaves.use(self._authority())
         self._contexts.clear()
         self.proxy.ca = files.pem if files else None
         log.info("reloaded: CA and stored certificates")
         self._tell_about_ca()
 
+    def _authority(self) -> Authority | None:
+        return Authority(self._files, self._chosen.days) if self._files else None
+
     def keep_house(self) -> None:
-        """What is done once and then daily: clear what a crash left in the store, look at the CA's end."""
+        """What is done at start and then daily: clear what a crash left in the store, look at the CA's end."""
+        self._workers.run(self._leaves.restock)
         while True:
             stale = self._workers.run(self._store.clear_stale)
             if stale:

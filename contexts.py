@@ -168,6 +168,8 @@ class ContextCache:
             now + LOOK_SECONDS,
         )
         self._contexts.put(name, context)
+        if context.source == "made":
+            gevent.spawn(self._workers.run, self._leaves.restock)
         return context
 
     def _refresh(self, name: str, context: Context, due: bool) -> None:

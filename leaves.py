@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import names
 import signer
 from errors import RetrievalError
+from keys import KeyStock, kind_of
 from signer import Authority
 from store import Stamp, Store, Stored
 
@@ -42,8 +43,9 @@ class Unusable(Exception):
 class Leaves:
     """Leaves from a store and, if there is one, an authority. Safe to use from several threads."""
 
-    def __init__(self, store: Store, authority: Authority | None) -> None:
+    def __init__(self, store: Store, authority: Authority | None, keys: KeyStock) -> None:
         self._store = store
+        self._keys = keys
         self._authority = authority
         self._told: set[str] = set()
 
@@ -88,6 +90,10 @@ class Leaves:
         leaf = self._keep(made, name, now, replacing, notes)
         return replace(leaf, stamp=self._store.stamp(name), notes=tuple(notes))
 
+    def restock(self) -> None:
+        """Make keys ahead for the next ones."""
+        self._keys.fill()
+
     def changed(self, name: str, stamp: Stamp) -> bool:
         """Whether what the store holds for the name is no more what it was when the stamp was taken."""
         return self._store.stamp(name) != stamp
@@ -109,7 +115,7 @@ class Leaves:
         return [note]
 
     def _make(self, authority: Authority, name: str, now: datetime) -> Leaf:
-        key, csr = signer.request(name)
+        key, csr = signer.request(name, self._keys.take())
         try:
             pem = authority.sign(csr, name, now)
         except OSError as error:
@@ -157,6 +163,8 @@ class Leaves:
             raise Unusable(f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
         if stored.ours and self._authority is not None and not self._authority.signed(certificate):
             raise Unusable("it was signed by another CA")
+        if stored.ours and self._authority is not None and kind_of(certificate.public_key()) != self._keys.kind:
+            raise Unusable(f"its key is not {self._keys.kind}")
         return leaf
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import names
 from errors import ClientError, UsageError
+from keys import KEY_TYPES
 from names import Target
 
 with warnings.catch_warnings():  # docopt's source has invalid escapes: noise at its first import
     warnings.simplefilter("ignore")
     import docopt
 
+MAX_DAYS = 397  # Apple refuses leaves of more than 398 days; ours begin two days in the past
 REPEATABLE = {"--listen"}
 
 
@@ -34,6 +36,8 @@ class Options:
     redirect_tls: bool
     upstream_ca: str | None
     verify_upstream: bool
+    key_type: str
+    days: int
 
 
 def parse(manual: str, argv: list[str], version: str) -> Options:
@@ -45,6 +49,10 @@ def parse(manual: str, argv: list[str], version: str) -> Options:
             raise UsageError(f"{option} is missing: certifier.py --store=certs --max=1000; see --help")
     if not (given["--max"].isascii() and given["--max"].isdigit() and int(given["--max"]) >= 1):
         raise UsageError(f"--max={given['--max']}: not a whole number from 1 on (names kept in memory)")
+    if given["--key-type"] not in KEY_TYPES:
+        raise UsageError(f"--key-type={given['--key-type']}: not one of {', '.join(KEY_TYPES)}")
+    if not (given["--days"].isascii() and given["--days"].isdigit() and 1 <= int(given["--days"]) <= MAX_DAYS):
+        raise UsageError(f"--days={given['--days']}: not a whole number from 1 to {MAX_DAYS}")
     three = ("--sign-cert", "--sign-key", "--sign-serial")
     present = [option for option in three if given[option]]
     if present and given["--ca"]:
@@ -64,6 +72,8 @@ def parse(manual: str, argv: list[str], version: str) -> Options:
         redirect_tls=redirect_tls,
         upstream_ca=given["--upstream-ca"],
         verify_upstream=not given["--no-verify-upstream"],
+        key_type=given["--key-type"],
+        days=int(given["--days"]),
     )
 
 

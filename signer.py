@@ -10,16 +10,16 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import names
 from ca import CaFiles
 from errors import RetrievalError
+from keys import Key, PublicKey, kind_of
 
 BACKDATED = timedelta(days=2)  # for clients whose clock is behind
-LIFETIME = timedelta(days=45)  # well under what Apple (398 days) and browsers (200) accept
+DAYS = 45  # of a leaf's life: well under what Apple (398 days) and browsers (200) accept
 _MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1
 
 _KEY_USAGE = x509.KeyUsage(
@@ -35,9 +35,8 @@ _KEY_USAGE = x509.KeyUsage(
 )
 
 
-def request(name: str) -> tuple[bytes, x509.CertificateSigningRequest]:
-    """A new P-256 key for a canonical name, as PKCS#8 PEM, and the request for its certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def request(name: str, key: Key) -> tuple[bytes, x509.CertificateSigningRequest]:
+    """A fresh key for a canonical name, as PKCS#8 PEM, and the request for its certificate."""
     csr = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(_subject(name))
@@ -48,10 +47,11 @@ def request(name: str) -> tuple[bytes, x509.CertificateSigningRequest]:
 
 
 class Authority:
-    """Signs requests with the operator's CA, and knows its own signatures again."""
+    """Signs requests with the operator's CA, for so many days, and knows its own signatures again."""
 
-    def __init__(self, files: CaFiles) -> None:
+    def __init__(self, files: CaFiles, days: int = DAYS) -> None:
         self._files = files
+        self._lifetime = timedelta(days=days)
         issuer = files.certificate
         try:
             stored = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -75,8 +75,8 @@ class Authority:
         if not csr.is_signature_valid or asked != san or csr.subject != _subject(name):
             raise RetrievalError(f"the certificate request for {name} is not one for that name")
         key = csr.public_key()
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise RetrievalError(f"the certificate request for {name} has a key that is not EC")
+        if not isinstance(key, PublicKey) or kind_of(key) is None:
+            raise RetrievalError(f"the certificate request for {name} has a key of a type that is not signed here")
         issuer = self._files.certificate
         if now >= issuer.not_valid_after_utc:
             raise RetrievalError(f"the CA certificate expired on {issuer.not_valid_after_utc:%Y-%m-%d}")
@@ -87,7 +87,7 @@ class Authority:
             .public_key(key)
             .serial_number(self._files.serials.take())
             .not_valid_before(now - BACKDATED)
-            .not_valid_after(min(now + LIFETIME, issuer.not_valid_after_utc))
+            .not_valid_after(min(now + self._lifetime, issuer.not_valid_after_utc))
             .add_extension(san, critical=len(csr.subject) == 0)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_KEY_USAGE, critical=True)

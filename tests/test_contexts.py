@@ -13,6 +13,7 @@ from test_signer import files
 
 from contexts import LOOK_SECONDS, WONT_DO_SECONDS, ContextCache
 from errors import RetrievalError
+from keys import KeyStock
 from leaves import Leaf, Leaves
 from signer import Authority
 from store import Store
@@ -23,7 +24,7 @@ class Counted(Leaves):
     """Counts retrievals, and holds them back on demand."""
 
     def __init__(self, store: Store, authority: Authority | None) -> None:
-        super().__init__(store, authority)
+        super().__init__(store, authority, KeyStock("p256"))
         self.count = 0
         self.slow = 0.0
 
@@ -94,7 +95,7 @@ def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
     """Neither an operator's RSA-4096 leaves nor an RSA-4096 CA: others wait less than 20 ms (median of ten names)."""
     authority = TestCA("big", key=new_key(4096))
     store = Store(tmp_path / "certs")
-    contexts = ContextCache(99, Leaves(store, Authority(files(tmp_path, authority))), Workers())
+    contexts = ContextCache(99, Leaves(store, Authority(files(tmp_path, authority)), KeyStock("p256")), Workers())
     key = new_key(4096)
     names = [f"host{n}.example" for n in range(10)]
     for path, name in [(store.path(name), name) for name in names if source == "disk"]:

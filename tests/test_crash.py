@@ -16,6 +16,7 @@ from pki import TestCA, key_pem, now
 from test_signer import files
 
 import ca
+from keys import KeyStock
 from leaves import Leaves
 from signer import Authority
 from store import MARK, Store
@@ -27,6 +28,7 @@ sys.path.insert(0, {str(HERE)!r})
 from datetime import datetime, timedelta, UTC
 from pathlib import Path
 import ca
+from keys import KeyStock
 from leaves import Leaves
 from signer import Authority
 from store import Store
@@ -54,7 +56,7 @@ if job == "ca":
         setattr(os, name, deadly(getattr(os, name)))
     ca.open_folder(folder, now)
 else:
-    leaves = Leaves(Store(folder / "certs"), Authority(ca.load(*paths, now)))
+    leaves = Leaves(Store(folder / "certs"), Authority(ca.load(*paths, now)), KeyStock("p256"))
     if job == "renew":
         now += timedelta(days=31)
     for name in ("open", "fchmod", "fsync", "rename", "link", "unlink"):
@@ -79,7 +81,7 @@ def serial_in(path: Path) -> int:
 def test_kill_at_every_step_of_a_write(tmp_path: Path, job: str, when: str) -> None:
     authority = Authority(files(tmp_path, TestCA("op")))
     store = Store(tmp_path / "certs")
-    leaves = Leaves(store, authority)
+    leaves = Leaves(store, authority, KeyStock("p256"))
     path = store.path("a.example")
     assert path
     used = set()
@@ -139,13 +141,14 @@ sys.path.insert(0, {str(HERE)!r})
 from datetime import datetime, timedelta, UTC
 from pathlib import Path
 import ca
+from keys import KeyStock
 from leaves import Leaves
 from signer import Authority
 from store import Store
 folder, number = Path(sys.argv[1]), int(sys.argv[2])
 now = datetime.now(UTC)
 paths = folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
-leaves = Leaves(Store(folder / "certs"), Authority(ca.load(*paths, now)))
+leaves = Leaves(Store(folder / "certs"), Authority(ca.load(*paths, now)), KeyStock("p256"))
 renew = number % 2 == 1
 for n in range(200):
     name = f"shared{{n}}.example" if n % 2 else f"own{{number}}-{{n}}.example"
@@ -190,7 +193,7 @@ def test_many_processes_on_one_store_and_one_serial_file(tmp_path: Path) -> None
     ("call", "error"), [("fsync", OSError(5, "Input/output error")), ("link", OSError(28, "No space left on device"))]
 )
 def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, error: OSError) -> None:
-    leaves = Leaves(Store(tmp_path / "certs"), Authority(files(tmp_path, TestCA("op"))))
+    leaves = Leaves(Store(tmp_path / "certs"), Authority(files(tmp_path, TestCA("op"))), KeyStock("p256"))
 
     def fail(*_: object, **__: object) -> None:
         raise error
@@ -219,7 +222,7 @@ def test_a_directory_where_a_file_should_be(tmp_path: Path) -> None:
     path = store.path("a.example")
     assert path
     path.mkdir(parents=True)
-    leaf = Leaves(store, Authority(files(tmp_path, TestCA("op")))).retrieve("a.example", now())
+    leaf = Leaves(store, Authority(files(tmp_path, TestCA("op"))), KeyStock("p256")).retrieve("a.example", now())
     assert leaf
     assert leaf.source == "made"
     assert any("Is a directory" in note for note in leaf.notes)
@@ -240,7 +243,7 @@ def test_a_symlink_out_of_the_store(tmp_path: Path) -> None:
     (outside / "secret").write_bytes(MARK + b"outside")
     path.symlink_to(outside / "secret")
     other.parent.symlink_to(outside)
-    leaves = Leaves(store, authority)
+    leaves = Leaves(store, authority, KeyStock("p256"))
     for name in ("a.example", "b.example"):
         leaf = leaves.retrieve(name, now())
         assert leaf
@@ -258,7 +261,7 @@ def test_a_store_by_apache_traffic_server(tmp_path: Path) -> None:
     path.parent.mkdir()
     old = authority.issue("www.example.com", key=authority.key, with_key=False)
     path.write_bytes(old)
-    leaf = Leaves(store, Authority(files(tmp_path, authority))).retrieve("www.example.com", now())
+    leaf = Leaves(store, Authority(files(tmp_path, authority)), KeyStock("p256")).retrieve("www.example.com", now())
     assert leaf
     assert leaf.source == "made"
     assert key_pem(authority.key) not in leaf.pem

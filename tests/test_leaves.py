@@ -7,6 +7,7 @@ from pki import TestCA, key_pem, new_key, now
 from test_signer import files
 
 from errors import RetrievalError
+from keys import KeyStock
 from leaves import Leaves
 from signer import Authority
 from store import MARK, Store, Stored
@@ -19,8 +20,8 @@ class Room:
         self.folder = folder
         self.store = Store(folder / "certs")
         self.ca = TestCA("one")
-        self.leaves = Leaves(self.store, Authority(files(folder, self.ca)))
-        self.off = Leaves(self.store, None)
+        self.leaves = Leaves(self.store, Authority(files(folder, self.ca)), KeyStock("p256"))
+        self.off = Leaves(self.store, None, KeyStock("p256"))
         path = self.store.path(NAME)
         assert path is not None
         self.path = path
@@ -82,7 +83,7 @@ def test_an_expired_one_is_reissued_at_once(room: Room) -> None:
 
 def test_after_another_ca(room: Room) -> None:
     made = room.leaves.retrieve(NAME, now())
-    other = Leaves(room.store, Authority(files(room.folder, TestCA("two"))))
+    other = Leaves(room.store, Authority(files(room.folder, TestCA("two"))), KeyStock("p256"))
     reissued = other.retrieve(NAME, now())
     assert made is not None
     assert reissued is not None
@@ -183,7 +184,9 @@ def test_another_process_wins(room: Room) -> None:
             return []
 
     winner = room.leaves.retrieve(NAME, now())
-    loser = Leaves(Late(room.store.root), Authority(files(room.folder, room.ca))).retrieve(NAME, now())
+    loser = Leaves(Late(room.store.root), Authority(files(room.folder, room.ca)), KeyStock("p256")).retrieve(
+        NAME, now()
+    )
     assert winner is not None
     assert loser is not None
     assert (loser.serial, loser.source) == (winner.serial, "disk")
@@ -218,3 +221,12 @@ def test_no_serial_no_leaf(room: Room, content: str | None) -> None:
     with pytest.raises(RetrievalError, match="serial"):
         room.leaves.retrieve(NAME, now())
     assert not room.path.exists()
+
+
+def test_another_key_type_is_reissued(room: Room) -> None:
+    made = room.leaves.retrieve(NAME, now())
+    leaves = Leaves(room.store, Authority(files(room.folder, room.ca)), KeyStock("rsa2048"))
+    reissued = leaves.retrieve(NAME, now())
+    assert made
+    assert reissued
+    assert reissued.notes == (f"reissuing the certificate for {NAME}: its key is not rsa2048",)

@@ -14,6 +14,7 @@ from pki import TestCA, cert_pem, key_pem, new_key, now
 import ca
 import signer
 from errors import RetrievalError
+from keys import KEY_TYPES, generate
 from signer import Authority
 
 LONG = "a" * 60 + ".example.com"
@@ -30,7 +31,7 @@ def files(folder: Path, authority: TestCA, chain: bytes = b"") -> ca.CaFiles:
 @pytest.mark.parametrize("bits", [0, 2048])
 def test_the_leaf(tmp_path: Path, name: str, bits: int) -> None:
     authority = files(tmp_path, TestCA("op", key=new_key(bits)))
-    key, csr = signer.request(name)
+    key, csr = signer.request(name, generate("p256"))
     pem = Authority(authority).sign(csr, name, now())
     leaf = x509.load_pem_x509_certificate(pem)
     extensions = leaf.extensions
@@ -62,10 +63,14 @@ def test_the_leaf(tmp_path: Path, name: str, bits: int) -> None:
 
 def test_never_past_the_ca(tmp_path: Path) -> None:
     authority = files(tmp_path, TestCA("op", ends=timedelta(days=10)))
-    leaf = x509.load_pem_x509_certificate(Authority(authority).sign(signer.request("a.example")[1], "a.example", now()))
+    leaf = x509.load_pem_x509_certificate(
+        Authority(authority).sign(signer.request("a.example", generate("p256"))[1], "a.example", now())
+    )
     assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
     with pytest.raises(RetrievalError, match="CA certificate expired"):
-        Authority(authority).sign(signer.request("a.example")[1], "a.example", now() + timedelta(days=11))
+        Authority(authority).sign(
+            signer.request("a.example", generate("p256"))[1], "a.example", now() + timedelta(days=11)
+        )
 
 
 def test_the_key_identifier_is_copied_not_computed(tmp_path: Path) -> None:
@@ -82,7 +87,9 @@ def test_the_key_identifier_is_copied_not_computed(tmp_path: Path) -> None:
         .sign(authority.key, hashes.SHA256())
     )
     authority.pem = cert_pem(authority.certificate)
-    pem = Authority(files(tmp_path, authority)).sign(signer.request("a.example")[1], "a.example", now())
+    pem = Authority(files(tmp_path, authority)).sign(
+        signer.request("a.example", generate("p256"))[1], "a.example", now()
+    )
     aki = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
     assert aki.value.key_identifier == b"twelve octet"
 
@@ -90,19 +97,21 @@ def test_the_key_identifier_is_copied_not_computed(tmp_path: Path) -> None:
 def test_intermediates_follow_the_leaf(tmp_path: Path) -> None:
     root = TestCA("root")
     middle = TestCA("middle", parent=root)
-    pem = Authority(files(tmp_path, middle, root.pem)).sign(signer.request("a.example")[1], "a.example", now())
+    pem = Authority(files(tmp_path, middle, root.pem)).sign(
+        signer.request("a.example", generate("p256"))[1], "a.example", now()
+    )
     _, *chain = x509.load_pem_x509_certificates(pem)
     assert chain == [middle.certificate]
 
 
 def test_a_request_for_something_else_is_not_signed(tmp_path: Path) -> None:
     authority = Authority(files(tmp_path, TestCA("op")))
-    good = signer.request("a.example")[1]
+    good = signer.request("a.example", generate("p256"))[1]
     builder = x509.CertificateSigningRequestBuilder().subject_name(good.subject)
     two = x509.SubjectAlternativeName([x509.DNSName("a.example"), x509.DNSName("b.example")])
     nothing = builder.sign(new_key(), hashes.SHA256())
     for csr in (
-        signer.request("b.example")[1],
+        signer.request("b.example", generate("p256"))[1],
         nothing,
         builder.add_extension(two, False).sign(new_key(), hashes.SHA256()),
     ):
@@ -121,3 +130,22 @@ def test_it_knows_its_own_signatures(tmp_path: Path) -> None:
     for issuer, expected in ((one, True), (two, False), (namesake, False)):
         leaf = x509.load_pem_x509_certificate(issuer.issue("a.example"))
         assert authority.signed(leaf) is expected
+
+
+@pytest.mark.parametrize("kind", KEY_TYPES)
+def test_key_types_and_days(tmp_path: Path, kind: str) -> None:
+    authority = files(tmp_path, TestCA("op", ends=timedelta(days=900)))
+    key, csr = signer.request("a.example", generate(kind))
+    pem = Authority(authority, days=397).sign(csr, "a.example", now())
+    leaf = x509.load_pem_x509_certificate(pem)
+    assert timedelta(days=396) < leaf.not_valid_after_utc - now() <= timedelta(days=397)
+    (tmp_path / "leaf.pem").write_bytes(pem + key)
+    words = "openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", tmp_path / "ca.crt"
+    assert run(*words, tmp_path / "leaf.pem").stdout.endswith(": OK\n")
+
+
+def test_a_weak_key_is_not_signed(tmp_path: Path) -> None:
+    authority = Authority(files(tmp_path, TestCA("op")))
+    for key in (new_key(1024), ec.generate_private_key(ec.SECP256K1())):
+        with pytest.raises(RetrievalError, match="not signed here"):
+            authority.sign(signer.request("a.example", key)[1], "a.example", now())
