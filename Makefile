@@ -1,12 +1,14 @@
 # make run    sets up and starts the proxy on 127.0.0.1:8080, its own CA in ca/, its certificates in certs/
 # make test   sets up and passes everything that must pass
+# make lint-certs  pkilint over the made CA and one leaf of each kind (part of make test)
+# make image-test  builds the container image and puts a request through it (needs root)
 # make check  the same without the set-up: linter, types, tests
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check image-test clean
+.PHONY: run test check lint-certs image-test clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
@@ -20,6 +22,9 @@ check:
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 	PYTHON=$(abspath $(BIN))/python sh examples/redirect.sh
+
+lint-certs: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest tests/test_lint.py
 
 image-test:
 	sh tests/image.sh
