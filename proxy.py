@@ -16,7 +16,7 @@ import interception
 import pages
 import sockets
 import tls
-from errors import CertifierError, HelloTimeout, OriginError, RequestTimeout
+from errors import CertifierError, ClientError, HelloTimeout, OriginError, RequestTimeout
 from forward import Exchange
 from head import HeadReader, RequestHead, http_target
 from hello import HANDSHAKE
@@ -112,8 +112,11 @@ class Proxy:
         return rest
 
     def _own_page(self, client: socket.socket, head: RequestHead, path: str, record: Record) -> None:
-        host, port = client.getsockname()[:2]
-        record.status, reply = pages.own(head.method, path, str(Target(host, port)), self.ca)
+        try:  # what the client calls us, which may be another address than ours: a container's published port
+            where = parse_target(head.header(b"host"), default_port=80)
+        except ClientError:
+            where = Target(*client.getsockname()[:2])
+        record.status, reply = pages.own(head.method, path, str(where), self.ca)
         record.outcome = "closed"
         sockets.last_word(client, reply)
 

@@ -4,6 +4,7 @@
 # buildah builds and runs in a chroot, on a base that debootstrap makes. Everything is in one temporary directory,
 # and what runs, runs in a network namespace of its own: port 8080 is free there, and nothing gets out.
 set -eu
+umask 022 # the base tree must be readable for those who are not root
 
 SUITE=bookworm
 PORT=8080 # the image's own, as its health check asks there
@@ -12,7 +13,8 @@ BODY="hello from the origin"
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 log= # the file that tells most should the present step fail
-jobs=
+jobs= # what runs beside us, and the container that does
+job=
 
 ok() { echo "ok: $*"; }
 
@@ -36,8 +38,8 @@ clean_up() {
         echo "--- $(basename "$log")" >&2
         tail -n 200 "$log" >&2
     fi
-    for job in $jobs; do
-        for process in $(descendants "$job"); do
+    for running in $jobs $job; do
+        for process in $(descendants "$running"); do
             kill -KILL "$process" 2>/dev/null
         done
     done
@@ -69,18 +71,13 @@ trap clean_up EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
-mkdir "$tmp/tmp" "$tmp/context"
-export TMPDIR="$tmp/tmp" STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
+mkdir "$tmp/tmp"
+printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$tmp/storage" "$tmp/run" >"$tmp/storage.conf"
+export TMPDIR="$tmp/tmp" CONTAINERS_STORAGE_CONF="$tmp/storage.conf" STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
 # All images here are our own; a machine without containers' configuration has no policy that says so.
 echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$tmp/policy.json"
 
-buildah_here() {
-    verb=$1
-    shift
-    command buildah --root "$tmp/storage" --runroot "$tmp/run" "$verb" "$@"
-}
-
-build() { buildah_here bud --signature-policy "$tmp/policy.json" --format docker "$@" >>"$log" 2>&1; }
+build() { buildah bud --signature-policy "$tmp/policy.json" --format docker "$@" >>"$log" 2>&1; }
 
 # The base
 
@@ -149,11 +146,12 @@ ok "the image is built by the Dockerfile on that base"
 
 # What the image says of itself; lists have one word a line.
 
-config() { buildah_here inspect --type image --format "$1" localhost/certifier; }
+config() { buildah inspect --type image --format "$1" localhost/certifier; }
 
 config '{{range .Docker.Config.Entrypoint}}{{println .}}{{end}}{{range .Docker.Config.Cmd}}{{println .}}{{end}}' |
     sed '/^$/d' >"$tmp/command"
 config '{{range .Docker.Config.Healthcheck.Test}}{{println .}}{{end}}' | sed '/^$/d' >"$tmp/health"
+# shellcheck disable=SC2016 # the $... are the template's
 volume=$(config '{{range $path, $_ := .Docker.Config.Volumes}}{{$path}}{{end}}')
 stop_signal=$(config '{{.Docker.Config.StopSignal}}')
 program=$(head -n 1 "$tmp/command")
@@ -161,14 +159,14 @@ kind=$(head -n 1 "$tmp/health")
 sed -i 1d "$tmp/health"
 case $kind in
 CMD) ;;
-CMD-SHELL) printf '/bin/sh\n-c\n%s\n' "$(cat "$tmp/health")" >"$tmp/health" ;;
+CMD-SHELL) sed -i '1i /bin/sh\n-c' "$tmp/health" ;;
 *) fail "the image has no HEALTHCHECK" ;;
 esac
 [ -n "$volume" ] || fail "the image has no VOLUME"
 
-first=$(buildah_here from --signature-policy "$tmp/policy.json" --pull-never localhost/certifier)
-second=$(buildah_here from --signature-policy "$tmp/policy.json" --pull-never localhost/certifier)
-tree=$(buildah_here mount "$first")
+first=$(buildah from --signature-policy "$tmp/policy.json" --pull-never localhost/certifier)
+second=$(buildah from --signature-policy "$tmp/policy.json" --pull-never localhost/certifier)
+tree=$(buildah mount "$first")
 (cd "$here" && ls -- *.py requirements.txt) | sort >"$tmp/ours"
 (cd "$tree/opt/certifier" && find . -type f | sed 's|^\./||') | sort >"$tmp/theirs"
 log=$tmp/theirs
@@ -177,7 +175,7 @@ ok "the program is in it, and nothing else of the repository"
 
 # A new volume begins as a copy of what the image has there, with its owner and mode: what an engine does too.
 cp -a "$tree$volume" "$tmp/volume"
-buildah_here umount "$first" >/dev/null
+buildah umount "$first" >/dev/null
 
 # The network, and an origin in it that only its own CA vouches for
 
@@ -222,24 +220,22 @@ jobs="$jobs $!"
 
 # The container
 
-in_container() { # container, file with the words of a command one a line, more words...
+in_container() { # container, file with the words of a command, one a line; takes the shell's place
     container=$1 words=$2
-    shift 2
+    set --
     while read -r word; do
         set -- "$@" "$word"
     done <"$words"
-    # shellcheck disable=SC2086 # two words
-    exec $enter buildah --root "$tmp/storage" --runroot "$tmp/run" run --volume "$tmp/volume:$volume" \
+    exec $enter buildah run --volume "$tmp/volume:$volume" \
         --volume "$tmp/origin/ca.crt:/run/origin-ca.crt:ro" "$container" -- "$@"
 }
 
 echo "--upstream-ca=/run/origin-ca.crt" | cat "$tmp/command" - >"$tmp/start"
 
-start() { # container: its job and, once it listens, the process in it
+start() { # container, name of its log; returns once it listens, $process being the program in it
     log=$tmp/$2.log
     in_container "$1" "$tmp/start" >"$log" 2>&1 &
     job=$!
-    jobs="$jobs $job"
     tries=300
     until grep -q "^listening on 0.0.0.0:$PORT\$" "$log"; do
         kill -0 "$job" 2>/dev/null || fail "the container ended before it listened"
@@ -260,6 +256,7 @@ stop() { # the container that was started last; leaves its exit status in $ended
     kill -s "${stop_signal#SIG}" "$process"
     ended=0
     wait "$job" || ended=$?
+    job=
 }
 
 fetch_ca() { $enter curl -q -sS --fail --max-time 20 --noproxy '*' "http://127.0.0.1:$PORT/ca.crt" -o "$1"; }
