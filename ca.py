@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-import store
+import files
 from errors import RetrievalError, UsageError
 from serials import SerialFile
 
@@ -45,6 +45,14 @@ class CaFiles:
         """The CA certificate, for those who shall trust it."""
         return self.certificate.public_bytes(Encoding.PEM)
 
+    @property
+    def signs_crls(self) -> bool:
+        """Whether its keyUsage, where it has one, lets it sign CRLs (RFC 5280 §4.2.1.3)."""
+        try:
+            return self.certificate.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
+        except x509.ExtensionNotFound:
+            return True
+
     def expiry_warning(self, now: datetime) -> str | None:
         """What to tell the operator when the CA certificate is near its end."""
         end = self.certificate.not_valid_after_utc
@@ -60,15 +68,20 @@ def open_folder(folder: Path, now: datetime) -> CaFiles:
 
     A key or serial file that is there is used for it: a start that was cut off left it, or an operator put it there.
     """
-    paths = folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
+    paths = paths_in(folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with store.locked(folder / ".lock"):  # two programs started at once make one CA
+        with files.locked(folder / ".lock"):  # two programs started at once make one CA
             if not paths[0].exists():
                 _make(*paths, now)
     except OSError as error:
         raise UsageError(f"can't make a CA in {folder}: {error.strerror}") from error
     return load(*paths, now)
+
+
+def paths_in(folder: Path) -> tuple[Path, Path, Path]:
+    """Certificate, key and serial file of the CA in a folder."""
+    return folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
 
 
 def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> CaFiles:
@@ -162,7 +175,7 @@ def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: dateti
         key = _load_key(key_path)
     else:
         key = ec.generate_private_key(ec.SECP256R1())
-        store.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        files.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     if not serial_path.exists():
         SerialFile(serial_path).create()
     # Firefox refuses a second CA with the issuer and serial number of another: no two have the same name.
@@ -185,4 +198,4 @@ def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: dateti
         .sign(key, hashes.SHA256())
     )
     # The certificate comes last: a folder that has it has all three.
-    store.write_new(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)
+    files.write_new(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)

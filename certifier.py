@@ -6,6 +6,8 @@ Usage:
 Options:
   --store=<dir>           Where certificates are kept; made if missing. Required.
   --max=<n>               Most names kept in memory, 1 or more. Required.
+  --store-max=<n>         Most certificates of certifier's own kept in the store, 1 or more;
+                          those unused longest go. Unless given, all are kept.
   --ca=<dir>              A CA of certifier's own: ca.crt, ca.key and serial.txt in this
                           folder, made on first use.
   --sign-cert=<file>      An operator's own CA instead: its certificate (PEM, its chain behind it),
@@ -13,6 +15,8 @@ Options:
   --sign-serial=<file>    and the file with its next serial number. All three, or nothing is signed.
   --key-type=<type>       Of the leaves' keys: p256, p384, rsa2048, rsa3072 or rsa4096 [default: p256].
   --days=<n>              How long a leaf made from now on is valid, 1 to 397 [default: 45].
+  --crl-url=<url>         Put this CRL distribution point into leaves, for Windows clients; certifier serves
+                          an empty CRL at its own /ca.crl: http://127.0.0.1:8080/ca.crl
   --listen=<host:port>    Where to accept clients; may be given several times; port 0 picks
                           one [default: 127.0.0.1:8080].
   --redirect=<host:port>  Send the decrypted bytes of every intercepted tunnel there instead
@@ -21,6 +25,8 @@ Options:
   --no-verify-upstream    Take any certificate from origins. For experiments only.
   -h --help               Show this and exit.
   --version               Show the version and exit.
+
+Commands of their own, each with --help: certifier.py check, list, prune, warm.
 
 Without --ca and --sign-*, names whose certificate is in the store are intercepted and all
 others are tunnelled untouched. Paths are relative to the working directory.
@@ -31,12 +37,15 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import importlib
 import logging
 import os
 import resource
 import signal
 import socket
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import gevent
@@ -44,27 +53,25 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
-import ca
 import log as logs
 import options
 import sockets
-from ca import CaFiles
+from commandline import CommandLine
 from contexts import ContextCache
 from errors import UsageError
 from interception import Interception, Redirect
-from keys import KeyStock
-from leaves import Leaves
+from issuance import Issuance
 from names import Target
 from options import Options
 from policy import Policy
 from proxy import Proxy
-from signer import Authority
-from store import Store
 from upstream import Upstream
+from website import Website
 from workers import Workers
 
 VERSION = "0.1.0"
-DAY_SECONDS = 86_400.0
+COMMANDS = {"check": "check", "list": "listing", "prune": "prune", "warm": "warm"}  # the module of each
+HOUR_SECONDS = 3600.0
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
 _BACKLOG = 1024
 _MAX_CONNECTIONS = 10_000  # and never more than descriptors allow: two a tunnel
@@ -74,15 +81,22 @@ log = logging.getLogger("certifier")
 
 
 def main(argv: list[str]) -> int:
-    """Run the program; its exit status: 0 after a signal, 2 for what the operator got wrong."""
+    """Run the program or a command; its exit status: 2 for what the operator got wrong, 0 after a signal."""
+    version = f"certifier {VERSION}"
     try:
-        chosen = options.parse(__doc__, argv, f"certifier {VERSION}")
-        logs.set_up()
-        program = Program(chosen)
-        listeners = [_listen(target) for target in chosen.listen]
+        if argv and argv[0] in COMMANDS:
+            command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main
+            return command(argv[1:], version)
+        return _run(options.proxy_options(CommandLine(__doc__, argv, version)))
     except UsageError as error:
         print(f"certifier: {error}", file=sys.stderr)
         return 2
+
+
+def _run(chosen: Options) -> int:
+    logs.set_up()
+    program = Program(chosen)
+    listeners = [_listen(target) for target in chosen.listen]
     program.policy.listeners += [listener.getsockname()[:2] for listener in listeners]
     _warn(chosen)
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
@@ -92,69 +106,65 @@ def main(argv: list[str]) -> int:
 
 
 class Program:
-    """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong."""
+    """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong.
 
-    def __init__(self, chosen: Options) -> None:
-        self._chosen = chosen
-        self._files = _ca_files(chosen)
-        try:
-            self._store = Store(chosen.store)
-        except OSError as error:
-            raise UsageError(f"--store={chosen.store}: can't write there: {error.strerror}") from error
-        self._leaves = Leaves(self._store, self._authority(), KeyStock(chosen.key_type))
+    ``clock`` gives seconds since the epoch, to all of them.
+    """
+
+    def __init__(self, chosen: Options, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
-        self._contexts = ContextCache(chosen.capacity, self._leaves, self._workers)
-        upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
+        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock)
+        self._upstream = upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
         redirect = Redirect(chosen.redirect, chosen.redirect_tls) if chosen.redirect else None
         self.policy = Policy(sockets.same_endpoint)
         interception = Interception(self._contexts, upstream, self.policy, redirect)
-        ca_pem = self._files.pem if self._files else None
-        self.proxy = Proxy(interception, upstream, self.policy, redirect, ca_pem)
-        self._tell_about_ca()
+        self._website = Website(self._workers, clock)
+        self.proxy = Proxy(interception, upstream, self.policy, redirect, self._website)
+        self._show_ca()
 
     def reload(self) -> None:
-        """Read the CA and the stored certificates anew; tunnels go on. A bad new file leaves the old one in force."""
+        """Read CA, stored certificates and roots anew; tunnels go on. A bad new file leaves the old one in force."""
         try:
-            files = self._workers.run(_ca_files, self._chosen)
+            self._workers.run(self._upstream.reload)
+            self._workers.run(self._issuance.reload, self._now())
         except UsageError as error:
             log.error("not reloaded, what was in force stays: %s", error)
             return
-        self._files = files
-        self._leaves.use(self._authority())
         self._contexts.clear()
-        self.proxy.ca = files.pem if files else None
-        log.info("reloaded: CA and stored certificates")
-        self._tell_about_ca()
-
-    def _authority(self) -> Authority | None:
-        return Authority(self._files, self._chosen.days) if self._files else None
+        log.info("reloaded: CA, stored certificates and roots of origins")
+        self._show_ca()
 
     def keep_house(self) -> None:
-        """What is done at start and then daily: clear what a crash left in the store, look at the CA's end."""
-        self._workers.run(self._leaves.restock)
+        """What is done at start and then again and again: clear a crash's leftovers, renew, prune, look at the CA."""
+        hours = 0
         while True:
-            stale = self._workers.run(self._store.clear_stale)
-            if stale:
-                log.warning("removed %d temporary files that a crash had left in the store", stale)
-            gevent.sleep(DAY_SECONDS)
-            self._tell_expiry()
+            if hours % 24 == 0:
+                if stale := self._workers.run(self._issuance.clear_stale):
+                    log.warning("removed %d temporary files that a crash had left", stale)
+                if hours:
+                    self._tell_expiry()
+            self._contexts.tidy()
+            gevent.sleep(HOUR_SECONDS)
+            self._contexts.renew()
+            hours += 1
 
-    def _tell_about_ca(self) -> None:
-        for warning in self._files.warnings if self._files else ():
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _show_ca(self) -> None:
+        files = self._issuance.files
+        self._website.use(files.pem if files else None, self._issuance.authority)
+        for warning in files.warnings if files else ():
             log.warning("%s", warning)
         self._tell_expiry()
 
     def _tell_expiry(self) -> None:
-        warning = self._files.expiry_warning(datetime.now(UTC)) if self._files else None
+        files = self._issuance.files
+        warning = files.expiry_warning(self._now()) if files else None
         if warning:
             log.warning("%s", warning)
-
-
-def _ca_files(chosen: Options) -> CaFiles | None:
-    now = datetime.now(UTC)
-    if chosen.ca is not None:
-        return ca.open_folder(chosen.ca, now)
-    return ca.load(*chosen.sign, now) if chosen.sign is not None else None
 
 
 def _listen(target: Target) -> socket.socket:
@@ -167,9 +177,10 @@ def _listen(target: Target) -> socket.socket:
 
 
 def _warn(chosen: Options) -> None:
-    if chosen.missing:
-        log.warning("%s missing: nothing is signed", " and ".join(chosen.missing))
-    if chosen.ca is None and chosen.sign is None:
+    ca = chosen.leaves.ca
+    if ca.missing:
+        log.warning("%s missing: nothing is signed", " and ".join(ca.missing))
+    if ca.folder is None and ca.files is None:
         log.warning("no CA: only names in the store are intercepted; --ca=<dir> makes one and turns generation on")
     if not chosen.verify_upstream:
         log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
@@ -185,9 +196,9 @@ def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options) -> Non
     for server, listener in zip(servers, listeners, strict=True):
         server.start()
         print(f"listening on {Target(*listener.getsockname()[:2])}", file=sys.stderr, flush=True)
-    if chosen.ca is not None:
+    if chosen.leaves.ca.folder is not None:
         where = Target(*listeners[0].getsockname()[:2])
-        path = chosen.ca / "ca.crt"
+        path = chosen.leaves.ca.folder / "ca.crt"
         print(f"CA certificate: {path}", file=sys.stderr)
         print(f"try: curl -x http://{where} --cacert {path} https://www.example.com/", file=sys.stderr, flush=True)
     stop.wait()

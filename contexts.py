@@ -13,12 +13,9 @@ Nothing that waits can be evicted, and no error is cached.
 """
 
 import logging
-import os
 import ssl
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -29,6 +26,7 @@ from errors import CertifierError, RetrievalError
 from leaves import Leaves
 from lru import LRU
 from store import Stamp
+from tlsconfig import server_context
 from workers import Workers
 
 WONT_DO_SECONDS = 5.0  # an operator who places a certificate waits no longer than this for it to be seen
@@ -48,6 +46,7 @@ class Context:
     renew_at: float  # seconds since the epoch
     not_after: float
     source: str  # "disk" or "made"
+    ours: bool  # its certificate is of certifier's making
     stamp: Stamp  # of the files it was looked up in
     look_at: float  # when to look at them again
 
@@ -85,6 +84,8 @@ class ContextCache:
         self._leaves = leaves
         self._workers = workers
         self._clock = clock
+        self._made = 0
+        self._tidying = False  # one at a time
 
     @property
     def generates(self) -> bool:
@@ -109,12 +110,37 @@ class ContextCache:
         if now >= context.not_after:
             return None
         if now >= context.look_at or now >= context.renew_at:
-            context.look_at = now + LOOK_SECONDS
-            due = now >= context.renew_at
-            if due:
-                context.renew_at = now + _RETRY_SECONDS
-            gevent.spawn(self._refresh, name, context, due)
+            gevent.spawn(self._refresh, name, context, self._is_due(context, now))
         return context
+
+    def renew(self) -> None:
+        """Renew what is due among the names in memory, used or not: so no connection waits for that. Takes a while."""
+        for name in list(self._contexts):
+            context = self._contexts.peek(name)
+            if context is not None and self._is_due(context, self._clock()):
+                self._refresh(name, context, due=True)
+
+    def tidy(self) -> None:
+        """Do what is due after leaves were made; at start, once. Takes a while."""
+        self._tidying = True
+        try:
+            done = -1
+            while done != self._made:
+                done = self._made
+                for note in self._workers.run(self._leaves.tidy, datetime.fromtimestamp(self._clock(), UTC)):
+                    log.info("%s", note)
+        except OSError as error:
+            log.warning("the store can't be tidied: %s", error.strerror)
+        finally:
+            self._tidying = False
+
+    def _is_due(self, context: Context, now: float) -> bool:
+        """Whether to renew it now; the next look and attempt are put off."""
+        context.look_at = now + LOOK_SECONDS
+        due = now >= context.renew_at
+        if due:
+            context.renew_at = now + _RETRY_SECONDS
+        return due
 
     def start(self, name: str) -> Retrieval:
         """Steps 2 to 4, to be waited for by whoever called."""
@@ -148,15 +174,18 @@ class ContextCache:
     def _retrieve(self, name: str, renew: bool = False) -> Context | None:
         now = self._clock()
         contexts = self._contexts
-        outcome = self._workers.run(self._leaves.retrieve, name, datetime.fromtimestamp(now, UTC), renew)
+        notes: list[str] = []
+        try:
+            outcome = self._workers.run(self._leaves.retrieve, name, datetime.fromtimestamp(now, UTC), notes, renew)
+        finally:
+            for note in notes:
+                log.warning("%s", note)
         if contexts is not self._contexts:  # cleared meanwhile: the outcome may be another CA's
             return self._retrieve(name, renew)
         if outcome is None:
             self._contexts.pop(name)
             self._wont_do.put(name, now + WONT_DO_SECONDS)
             return None
-        for note in outcome.notes:
-            log.warning("%s", note)
         self._wont_do.pop(name)
         context = Context(
             server_context(outcome.pem),
@@ -164,49 +193,33 @@ class ContextCache:
             outcome.renew_at.timestamp(),
             outcome.not_after.timestamp(),
             outcome.source,
+            outcome.ours,
             outcome.stamp,
             now + LOOK_SECONDS,
         )
-        self._contexts.put(name, context)
+        if renew:
+            self._contexts.replace(name, context)  # a renewal is no use; and what fell out meanwhile stays out
+        else:
+            self._contexts.put(name, context)
         if context.source == "made":
-            gevent.spawn(self._workers.run, self._leaves.restock)
+            self._made += 1
+            if not self._tidying:
+                gevent.spawn(self.tidy)
         return context
 
     def _refresh(self, name: str, context: Context, due: bool) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing."""
         try:
-            if due or self._workers.run(self._leaves.changed, name, context.stamp):
+            stamp = None
+            if not due:
+                stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
+            if stamp is None:
                 self._retrieve(name, renew=True)
+            else:
+                context.stamp = stamp
         except CertifierError as failure:
             log.warning("the present certificate stays in use: %s", failure)
 
 
 def _interrupted(name: str) -> RetrievalError:
     return RetrievalError(f"no certificate for {name}: certifier is shutting down")
-
-
-def server_context(pem: bytes) -> ssl.SSLContext:
-    """The context that serves one certificate; TLS 1.2 and 1.3. Raises ``RetrievalError`` if OpenSSL refuses it."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.num_tickets = 1  # OpenSSL makes two: saves 0.03 ms a connection
-    try:
-        with _as_file(pem) as path:
-            context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one
-    except (ssl.SSLError, OSError) as error:
-        raise RetrievalError(f"OpenSSL refuses the certificate: {error}") from error
-    return context
-
-
-@contextmanager
-def _as_file(pem: bytes) -> Iterator[str]:
-    """A path, which is all that OpenSSL loads a chain from, to the very bytes that were checked."""
-    if hasattr(os, "memfd_create"):
-        with open(os.memfd_create("certificate", os.MFD_CLOEXEC), "wb", buffering=0) as file:
-            file.write(pem)
-            yield f"/proc/self/fd/{file.fileno()}"
-    else:  # macOS; a NamedTemporaryFile has mode 0600
-        with tempfile.NamedTemporaryFile(buffering=0) as temporary:
-            temporary.write(pem)
-            yield temporary.name

@@ -75,9 +75,10 @@ class Interception:
         record.sni = hello.server_name
         name = self._policy.name_for(hello, host)
         context = self._contexts.find(name)
-        record.context = "memory"
         retrieval = None
-        if context is None:
+        if context is not None:
+            record.context = "memory"
+        else:
             retrieval = self._contexts.start(name)
             # Before a byte of our own TLS goes to the origin we must know that we will intercept.
             if not self._contexts.generates and retrieval.wait() is None:

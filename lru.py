@@ -57,6 +57,18 @@ class LRU(Generic[K, V]):
             self._link(node)
         return node.value
 
+    def peek(self, key: K) -> V | None:
+        """The value, its place unchanged; None where there is none."""
+        node = self._nodes.get(key)
+        return None if node is None else node.value
+
+    def replace(self, key: K, value: V) -> bool:
+        """Give a held key another value, its place unchanged; whether it is held."""
+        node = self._nodes.get(key)
+        if node is not None:
+            node.value = value
+        return node is not None
+
     def put(self, key: K, value: V) -> K | None:
         """Put an entry at the head; the key of the entry that fell out at the tail, if one did."""
         node = self._nodes.get(key)

@@ -1,109 +1,105 @@
-"""The command line: docopt reads it by its manual, and what docopt leaves unchecked or unsaid is checked and said here.
+"""What the operator wants, checked as far as it can be without touching a file."""
 
-docopt 0.6.2 accepts abbreviations (an ``--allow`` mistyped for another option would set something else) and on a
-mismatch shows its usage without a reason. So each word is looked at before it gets there.
-"""
-
-import difflib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-import names
-from errors import ClientError, UsageError
+from commandline import CommandLine, address
+from errors import UsageError
 from keys import KEY_TYPES
 from names import Target
 
-with warnings.catch_warnings():  # docopt's source has invalid escapes: noise at its first import
-    warnings.simplefilter("ignore")
-    import docopt
-
 MAX_DAYS = 397  # Apple refuses leaves of more than 398 days; ours begin two days in the past
-REPEATABLE = {"--listen"}
+_SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
+
+
+@dataclass(frozen=True, slots=True)
+class CaOptions:
+    """Which CA signs: a folder, or three files of an operator's, or none."""
+
+    folder: Path | None
+    files: tuple[Path, Path, Path] | None  # certificate, key, serial file
+    missing: tuple[str, ...]  # those of the three --sign-* that were not given, where some were
+
+
+@dataclass(frozen=True, slots=True)
+class LeafOptions:
+    """Where leaves are kept, and how they are made."""
+
+    store: Path
+    ca: CaOptions
+    key_type: str
+    days: int
+    crl_url: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the operator wants, checked as far as it can be without touching a file."""
+    """Of a running proxy."""
 
-    store: Path
+    leaves: LeafOptions
     capacity: int
-    ca: Path | None
-    sign: tuple[Path, Path, Path] | None  # certificate, key, serial file: all three or none
-    missing: tuple[str, ...]  # those of the three --sign-* that were not given, where some were
+    store_max: int | None
     listen: tuple[Target, ...]
     redirect: Target | None
     redirect_tls: bool
     upstream_ca: str | None
     verify_upstream: bool
-    key_type: str
-    days: int
 
 
-def parse(manual: str, argv: list[str], version: str) -> Options:
-    """The options of a command line. Raises ``UsageError``; ``--help`` and ``--version`` print and exit with 0."""
-    _check_words(manual, argv)
-    given = docopt.docopt(manual, argv, version=version)
-    for option in ("--store", "--max"):
-        if not given[option]:
-            raise UsageError(f"{option} is missing: certifier.py --store=certs --max=1000; see --help")
-    if not (given["--max"].isascii() and given["--max"].isdigit() and int(given["--max"]) >= 1):
-        raise UsageError(f"--max={given['--max']}: not a whole number from 1 on (names kept in memory)")
-    if given["--key-type"] not in KEY_TYPES:
-        raise UsageError(f"--key-type={given['--key-type']}: not one of {', '.join(KEY_TYPES)}")
-    if not (given["--days"].isascii() and given["--days"].isdigit() and 1 <= int(given["--days"]) <= MAX_DAYS):
-        raise UsageError(f"--days={given['--days']}: not a whole number from 1 to {MAX_DAYS}")
-    three = ("--sign-cert", "--sign-key", "--sign-serial")
-    present = [option for option in three if given[option]]
-    if present and given["--ca"]:
-        raise UsageError(f"--ca and {present[0]} exclude each other: the folder of --ca holds all three files")
-    redirect, redirect_tls = given["--redirect"], False
+def proxy_options(line: CommandLine) -> Options:
+    """The options of the proxy itself. Raises ``UsageError``."""
+    line.required("--store", "--store=certs --max=1000")
+    line.required("--max", "--store=certs --max=1000")
+    redirect, redirect_tls = line.text("--redirect"), False
+    where = None
     if redirect is not None:
         redirect_tls = redirect.startswith("tls://")
-        redirect = _address("--redirect", redirect.removeprefix("tls://"), lowest_port=1)
+        where = address("--redirect", redirect.removeprefix("tls://"), lowest_port=1)
     return Options(
-        store=Path(given["--store"]),
-        capacity=int(given["--max"]),
-        ca=Path(given["--ca"]) if given["--ca"] else None,
-        sign=(Path(given[three[0]]), Path(given[three[1]]), Path(given[three[2]])) if len(present) == 3 else None,
-        missing=tuple(option for option in three if present and option not in present and len(present) < 3),
-        listen=tuple(_address("--listen", text, lowest_port=0) for text in given["--listen"]),
-        redirect=redirect,
+        leaves=leaf_options(line),
+        capacity=line.number("--max", 1, what="names kept in memory"),
+        store_max=line.number("--store-max", 1, what="certificates kept") if line.text("--store-max") else None,
+        listen=tuple(address("--listen", text, lowest_port=0) for text in line.every("--listen")),
+        redirect=where,
         redirect_tls=redirect_tls,
-        upstream_ca=given["--upstream-ca"],
-        verify_upstream=not given["--no-verify-upstream"],
-        key_type=given["--key-type"],
-        days=int(given["--days"]),
+        upstream_ca=line.text("--upstream-ca"),
+        verify_upstream=not line.flag("--no-verify-upstream"),
     )
 
 
-def _address(option: str, text: str, lowest_port: int) -> Target:
-    try:
-        return names.target(text, lowest_port=lowest_port)
-    except ClientError as error:
-        raise UsageError(f"{option}={text}: not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080") from error
+def leaf_options(line: CommandLine) -> LeafOptions:
+    """The options of whoever makes leaves."""
+    return LeafOptions(
+        store=store_option(line),
+        ca=ca_options(line),
+        key_type=line.choice("--key-type", KEY_TYPES),
+        days=line.number("--days", 1, MAX_DAYS),
+        crl_url=_url(line, "--crl-url"),
+    )
 
 
-def _check_words(manual: str, argv: list[str]) -> None:
-    takes_value = {
-        word: bool(option.argcount)
-        for option in docopt.parse_defaults(manual)  # type: ignore[attr-defined]  # the stubs leave it out
-        for word in (option.short, option.long)
-        if word
-    }
-    seen = set()
-    words = iter(argv)
-    for word in words:
-        option, equals, _ = word.partition("=")
-        if not word.startswith("-"):
-            raise UsageError(f"unexpected argument {word!r}; see --help")
-        if option not in takes_value:
-            near = difflib.get_close_matches(option, takes_value, n=1)
-            raise UsageError(f"unknown option {option}; {f'is {near[0]} meant?' if near else 'see --help'}")
-        if takes_value[option] and not equals and next(words, None) is None:
-            raise UsageError(f"{option} needs a value: {option}=...")
-        if equals and not takes_value[option]:
-            raise UsageError(f"{option} takes no value")
-        if option in seen and option not in REPEATABLE:
-            raise UsageError(f"{option} is given twice")
-        seen.add(option)
+def store_option(line: CommandLine) -> Path:
+    """The folder of ``--store``."""
+    return Path(line.required("--store", "--store=certs"))
+
+
+def ca_options(line: CommandLine) -> CaOptions:
+    """The CA of ``--ca`` or of the three ``--sign-*``."""
+    folder = line.path("--ca")
+    given = {option: path for option in _SIGN if (path := line.path(option)) is not None}
+    if given and folder is not None:
+        raise UsageError(f"--ca and {next(iter(given))} exclude each other: the folder of --ca holds all three files")
+    missing = tuple(option for option in _SIGN if given and option not in given)
+    files = None if missing or not given else (given[_SIGN[0]], given[_SIGN[1]], given[_SIGN[2]])
+    return CaOptions(folder, files, missing)
+
+
+def _url(line: CommandLine, option: str) -> str | None:
+    text = line.text(option)
+    if text is None:
+        return None
+    parts = urlsplit(text)
+    if parts.scheme != "http" or not parts.netloc or not (text.isascii() and text.isprintable()) or " " in text:
+        raise UsageError(f"{option}={text}: not an http:// URL, such as http://127.0.0.1:8080/ca.crl")
+    return text

@@ -26,6 +26,7 @@ from names import Target
 from names import target as parse_target
 from policy import Policy
 from upstream import Upstream
+from website import Website
 
 HEAD_SECONDS = 10.0  # for a complete request head; browsers send it at once
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection
@@ -36,7 +37,7 @@ log = logging.getLogger("certifier.proxy")
 
 
 class Proxy:
-    """Serves connections. ``ca``, which may change, is the PEM of the CA that clients shall trust, None without one."""
+    """Serves connections."""
 
     def __init__(
         self,
@@ -44,13 +45,13 @@ class Proxy:
         upstream: Upstream,
         policy: Policy,
         redirect: Redirect | None,
-        ca: bytes | None,
+        website: Website,
     ) -> None:
         self._interception = interception
         self._upstream = upstream
         self._policy = policy
         self._redirect = redirect
-        self.ca = ca
+        self._website = website
 
     def handle(self, client: socket.socket, address: tuple[str, int]) -> None:
         """Serve one accepted connection until it ends."""
@@ -116,7 +117,7 @@ class Proxy:
             where = parse_target(head.header(b"host"), default_port=80)
         except ClientError:
             where = Target(*client.getsockname()[:2])
-        record.status, reply = pages.own(head.method, path, str(where), self.ca)
+        record.status, reply = self._website.answer(head.method, path, str(where))
         record.outcome = "closed"
         sockets.last_word(client, reply)
 

@@ -9,8 +9,9 @@ import re
 import secrets
 from pathlib import Path
 
-import store
+import files
 from errors import RetrievalError
+from ledger import Ledger
 
 MAX_SERIAL = (1 << 159) - 1
 _LINE = re.compile(rb"[0-9]{1,48}\s*\Z")
@@ -25,7 +26,7 @@ class SerialFile:
 
     def create(self) -> None:
         """Make the file, at a random start: a CA made anew must not repeat the serials of the one before."""
-        store.write_new(self.path, b"%d\n" % (secrets.randbits(63) + 1))
+        files.write_new(self.path, b"%d\n" % (secrets.randbits(63) + 1))
 
     def peek(self) -> int:
         """The next serial, not taken. Raises ``RetrievalError`` when the file holds none."""
@@ -38,13 +39,28 @@ class SerialFile:
 
     def check(self) -> None:
         """See that serials can be taken: raises what ``take`` would, and takes none."""
-        with store.locked(self._lock):
+        with files.locked(self._lock):
             self.peek()
             self.path.open("r+b").close()
 
-    def take(self) -> int:
-        """The next serial, taken for good before this returns."""
-        with store.locked(self._lock):
-            serial = self.peek()
-            store.replace(self.path, b"%d\n" % (serial + 1), mode=self.path.stat().st_mode & 0o777)
+    def take(self, ledger: Ledger, notes: list[str]) -> int:
+        """The next serial, taken for good before this returns; never one that the store has seen.
+
+        What is to be logged is added to ``notes``. Raises ``RetrievalError`` when the file holds no serial: what other
+        stores with the same CA have used can't be known then.
+        """
+        with files.locked(self._lock):
+            highest = ledger.highest()
+            try:
+                serial = self.peek()
+            except RetrievalError as error:
+                raise RetrievalError(f"{error}; the highest that this store has seen is {highest}") from error
+            if serial <= highest:
+                notes.append(
+                    f"serial file {self.path} says {serial}, but this store has seen {highest}: going on behind that;"
+                    " other stores of the same CA may have used more"
+                )
+                serial = highest + 1
+            files.replace(self.path, b"%d\n" % (serial + 1), mode=self.path.stat().st_mode & 0o777)
+            ledger.note(serial)
         return serial

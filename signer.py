@@ -17,9 +17,11 @@ import names
 from ca import CaFiles
 from errors import RetrievalError
 from keys import Key, PublicKey, kind_of
+from ledger import Ledger
 
 BACKDATED = timedelta(days=2)  # for clients whose clock is behind
 DAYS = 45  # of a leaf's life: well under what Apple (398 days) and browsers (200) accept
+CRL_VALIDITY = timedelta(days=7)  # clients keep it so long; it never changes
 _MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1
 
 _KEY_USAGE = x509.KeyUsage(
@@ -49,9 +51,11 @@ def request(name: str, key: Key) -> tuple[bytes, x509.CertificateSigningRequest]
 class Authority:
     """Signs requests with the operator's CA, for so many days, and knows its own signatures again."""
 
-    def __init__(self, files: CaFiles, days: int = DAYS) -> None:
+    def __init__(self, files: CaFiles, ledger: Ledger, days: int = DAYS, crl_url: str | None = None) -> None:
         self._files = files
+        self._ledger = ledger
         self._lifetime = timedelta(days=days)
+        self._points = _distribution_points(crl_url) if crl_url is not None else None
         issuer = files.certificate
         try:
             stored = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -61,8 +65,8 @@ class Authority:
             self._aki = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(stored)
         self._chain = b"".join(c.public_bytes(Encoding.PEM) for c in files.chain)
 
-    def sign(self, csr: x509.CertificateSigningRequest, name: str, now: datetime) -> bytes:
-        """The leaf for a request and the CA's intermediates behind it, as PEM.
+    def sign(self, csr: x509.CertificateSigningRequest, name: str, now: datetime, notes: list[str]) -> bytes:
+        """The leaf for a request and the CA's intermediates behind it, as PEM. What is to be logged goes to ``notes``.
 
         Raises ``RetrievalError`` if the request is not signed by the key it holds or asks for anything but
         exactly this name, and ``OSError`` from the serial file.
@@ -80,12 +84,12 @@ class Authority:
         issuer = self._files.certificate
         if now >= issuer.not_valid_after_utc:
             raise RetrievalError(f"the CA certificate expired on {issuer.not_valid_after_utc:%Y-%m-%d}")
-        leaf = (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(csr.subject)
             .issuer_name(issuer.subject)
             .public_key(key)
-            .serial_number(self._files.serials.take())
+            .serial_number(self._files.serials.take(self._ledger, notes))
             .not_valid_before(now - BACKDATED)
             .not_valid_after(min(now + self._lifetime, issuer.not_valid_after_utc))
             .add_extension(san, critical=len(csr.subject) == 0)
@@ -94,9 +98,40 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(self._aki, critical=False)
+        )
+        if self._points is not None:
+            builder = builder.add_extension(self._points, critical=False)
+        leaf = builder.sign(self._files.key, hashes.SHA256())
+        return leaf.public_bytes(Encoding.PEM) + self._chain
+
+    def fault(self, leaf: x509.Certificate) -> str | None:
+        """Why a leaf that certifier made is not what would be made now, as the end of a sentence; None if it is."""
+        if not self.signed(leaf):
+            return "it was signed by another CA"
+        try:
+            points = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+        except x509.ExtensionNotFound:
+            points = None
+        return None if points == self._points else "its CRL distribution point is not that of --crl-url"
+
+    def revocation_list(self, now: datetime) -> bytes:
+        """A CRL (RFC 5280 §5) as DER that revokes nothing: what Windows clients ask for before they trust a leaf.
+
+        Raises ``RetrievalError`` where the CA may not sign one.
+        """
+        if not self._files.signs_crls:
+            raise RetrievalError("the CA certificate may not sign a CRL: its keyUsage lacks cRLSign")
+        begin = now - BACKDATED
+        crl = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(self._files.certificate.subject)
+            .last_update(begin)
+            .next_update(min(now + CRL_VALIDITY, self._files.certificate.not_valid_after_utc))
+            .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
+            .add_extension(self._aki, critical=False)
             .sign(self._files.key, hashes.SHA256())
         )
-        return leaf.public_bytes(Encoding.PEM) + self._chain
+        return crl.public_bytes(Encoding.DER)
 
     def signed(self, leaf: x509.Certificate) -> bool:
         """Whether this CA issued the leaf."""
@@ -105,6 +140,11 @@ class Authority:
         except (ValueError, TypeError, InvalidSignature):  # another issuer's name, another kind of key, another key
             return False
         return True
+
+
+def _distribution_points(url: str) -> x509.CRLDistributionPoints:
+    point = x509.DistributionPoint([x509.UniformResourceIdentifier(url)], None, None, None)
+    return x509.CRLDistributionPoints([point])
 
 
 def _subject(name: str) -> x509.Name:

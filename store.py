@@ -8,23 +8,21 @@ without it is an operator's: never overwritten, at most moved aside.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
-import time
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+import files
+
 MARK = b"Made by certifier, which may replace or remove it. Remove this line to keep it.\n"
 MAX_STEM = 200  # octets of a name that is stored: with suffixes it must stay under NAME_MAX (255)
-STALE_SECONDS = 3600.0  # a temporary file lives for milliseconds: so old, its maker has crashed
 MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger; a file that is, is no certificate
-
-_serial = count()  # tells the temporary files of this process's threads apart
-
+TOUCH_SECONDS = 3600.0  # how exactly the time of last use is kept: not a write a connection
 
 Stamp = tuple[tuple[int, int, int] | None, ...]  # inode, mtime (ns) and size of each file that may count for a name
 
@@ -37,24 +35,69 @@ class Stored(NamedTuple):
     path: Path
 
 
-class Store:
-    """The directory ``root``, made (0700) if missing. Raises ``OSError`` if that, or writing to it, fails."""
+class Entry(NamedTuple):
+    """A certificate's file as found in a walk through the store."""
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    path: Path
+    ours: bool
+    size: int  # octets
+    used: float  # seconds since the epoch: of certifier's own, when last used, to the hour; else when last written
+    inode: int
+
+    @property
+    def name(self) -> str:
+        """The name that it is the certificate of; a wildcard as ``*.example.com``."""
+        stem = self.path.name.removesuffix(".crt")
+        return f"*{stem[1:]}" if stem.startswith("_.") else stem
+
+
+class Store:
+    """The directory ``root``, made (0700) if missing. Raises ``OSError`` if that, or writing to it, fails.
+
+    Without ``create`` it must be there, and need not be writable.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], create: bool = True) -> None:
         self.root = Path(root)
+        if not create:
+            os.scandir(self.root).close()
+            return
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock():
             pass
 
     def clear_stale(self) -> int:
         """Remove the temporary files that a crash left behind; how many. Takes a while in a large store."""
-        count = 0
-        for temporary in self.root.glob("???/.*.tmp"):
+        return sum(files.clear_stale(folder) for folder in (self.root, *self.root.glob("???")))
+
+    def entries(self) -> Iterator[Entry]:
+        """All certificates in the store, in no order; what can't be read is left out. Takes a while in a large one."""
+        for path in self.paths():
             with suppress(OSError):
-                if time.time() - temporary.stat().st_mtime > STALE_SECONDS:
-                    temporary.unlink()
-                    count += 1
-        return count
+                found = path.stat()
+                yield Entry(path, _is_ours(path), found.st_size, found.st_mtime, found.st_ino)
+
+    def paths(self) -> Iterator[Path]:
+        """Where all certificates stand, in no order."""
+        with os.scandir(self.root) as folders:
+            names = [folder.name for folder in folders if len(folder.name) == 3 and folder.is_dir()]
+        for name in names:
+            with suppress(OSError), os.scandir(self.root / name) as found:
+                yield from [Path(file.path) for file in found if file.name.endswith(".crt")]
+
+    def remove(self, entry: Entry) -> bool:
+        """Remove a certificate of certifier's own; whether it was still what the entry says."""
+        with self._lock(), suppress(OSError):
+            found = entry.path.stat()
+            if (found.st_ino, found.st_mtime) == (entry.inode, entry.used) and _is_ours(entry.path):
+                entry.path.unlink()
+                return True
+        return False
+
+    def touch(self, stored: Stored, now: float) -> None:
+        """Note that a certificate of certifier's own is used; an operator's file is not touched."""
+        if stored.ours:
+            _touch(stored.path, now)
 
     def path(self, name: str) -> Path | None:
         """Where the certificate of a canonical name stands; None for a name too long for a file."""
@@ -74,9 +117,33 @@ class Store:
         found = [stored for path in self._paths(name) if (stored := _load(path)) is not None]
         return sorted((s for s in found if not s.ours or s.path == self.path(name)), key=lambda stored: stored.ours)
 
+    def read(self, path: Path) -> Stored:
+        """A certificate that was found in a walk. Raises ``OSError``."""
+        stored = _load(path)
+        if stored is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return stored
+
     def stamp(self, name: str) -> Stamp:
         """What changes when a file that counts for the name is placed, replaced or removed."""
         return tuple(_stamp(file) for path in self._paths(name) for file in (path, path.with_suffix(".key")))
+
+    def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
+        """Look at the files of a name in use: the stamp to compare with next time, None when they have changed.
+
+        With ``ours``, certifier's own certificate is in use: that its file was touched or pruned changes nothing.
+        """
+        path = self.path(name)
+        if ours and path is not None:
+            _touch(path, now)
+        present = self.stamp(name)
+        if present == stamp:
+            return present
+        if ours and path is not None and present[1:] == stamp[1:]:
+            mine, before = present[0], stamp[0]
+            if mine is None or (before is not None and mine[0] == before[0] and _is_ours(path)):
+                return present
+        return None
 
     def _paths(self, name: str) -> list[Path]:
         _, dot, above = name.partition(".")
@@ -96,7 +163,7 @@ class Store:
         if path.parent.is_symlink():  # it may lead out of the store
             raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a symbolic link")
         new = Stored(MARK + pem, True, path)
-        with _temporary(path, new.pem) as temporary:
+        with files.temporary(path, new.pem) as temporary:
             if replacing is None:
                 try:
                     os.link(temporary, path)
@@ -108,7 +175,7 @@ class Store:
                     if present is not None and present != replacing:
                         return present
                     os.rename(temporary, path)
-        _sync(path.parent)
+        files.sync(path.parent)
         return new
 
     def reject(self, stored: Stored) -> bool:
@@ -120,55 +187,11 @@ class Store:
             for old in (path, path.with_suffix(".key")):
                 with suppress(FileNotFoundError):
                     os.rename(old, _free(old.with_name(old.name + ".rejected")))
-        _sync(path.parent)
+        files.sync(path.parent)
         return True
 
-    @contextmanager
-    def _lock(self) -> Iterator[None]:
-        with locked(self.root / ".lock"):
-            yield
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold ``flock`` on a file that is never renamed nor removed, made (0600) if missing."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Make a file whole or not at all; ``FileExistsError`` if there is one."""
-    with _temporary(path, content, mode) as temporary:
-        os.link(temporary, path)
-    _sync(path.parent)
-
-
-def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file whole or not at all; durable on return."""
-    with _temporary(path, content, mode) as temporary:
-        os.rename(temporary, path)
-    _sync(path.parent)
-
-
-@contextmanager
-def _temporary(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
-    """A synced file beside ``path``, for linking or renaming to it; gone at the end where it still is."""
-    temporary = path.with_name(f".{os.getpid()}.{next(_serial)}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with open(fd, "wb") as file:
-            os.fchmod(fd, mode)
-            file.write(content)
-            file.flush()
-            os.fsync(fd)
-        yield temporary
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
+    def _lock(self) -> AbstractContextManager[None]:
+        return files.locked(self.root / ".lock")
 
 
 def _load(path: Path) -> Stored | None:
@@ -192,18 +215,22 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _read(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_FILE)
+def _is_ours(path: Path) -> bool:
+    return _read(path, len(MARK)) == MARK
 
 
-def _sync(directory: Path) -> None:
-    """Make a rename or link in a directory durable."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+def _touch(path: Path, now: float) -> None:
+    with suppress(OSError):  # gone, or a store that can't be written: use is not worth an error
+        if now - path.lstat().st_mtime > TOUCH_SECONDS and _is_ours(path):
+            os.utime(path, (now, now), follow_symlinks=False)  # a link may lead out of the store
+
+
+def _read(path: Path, most: int = MAX_FILE) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
+    with open(fd, "rb", buffering=0) as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file")
+        return file.read(most)
 
 
 def _free(path: Path) -> Path:

@@ -19,6 +19,7 @@ import sockets
 from lru import LRU
 from names import Target
 from tls import TlsStream
+from tlsconfig import client_context
 
 Address = tuple[str, int]  # an IP address as text, and a port
 
@@ -35,8 +36,13 @@ class Upstream:
     """
 
     def __init__(self, extra_roots: str | None = None, verify: bool = True) -> None:
-        self._context = _client_context(extra_roots, verify)
+        self._roots = extra_roots, verify
+        self._context = client_context(extra_roots, verify)
         self._answers: LRU[str, tuple[float, list[str]]] = LRU(_DNS_CACHE_NAMES)
+
+    def reload(self) -> None:
+        """Read the roots anew; on a ``UsageError`` those in force stay."""
+        self._context = client_context(*self._roots)
 
     def resolve(self, target: Target, deadline: float) -> list[Address]:
         """The target's addresses in the order to try them, address families in turn (RFC 8305 §4)."""
@@ -77,25 +83,6 @@ class Upstream:
         except OSError as error:
             raise errors.OriginTlsError(f"{name} closed the connection in the TLS handshake") from error
         return stream
-
-
-def _client_context(extra_roots: str | None, verify: bool) -> ssl.SSLContext:
-    context = ssl.create_default_context()  # 31 ms: once, not a connection
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # RFC 5280 to the letter, as Python 3.13 and newer do, and the same on every version.
-    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
-    if extra_roots is not None:
-        try:
-            context.load_verify_locations(extra_roots)
-        except ssl.SSLError as error:
-            raise errors.UsageError(f"--upstream-ca: {extra_roots} holds no PEM certificate") from error
-        except OSError as error:
-            raise errors.UsageError(f"--upstream-ca: can't read {extra_roots}: {error.strerror}") from error
-    if not verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def _look_up(host: str, deadline: float) -> list[str]:

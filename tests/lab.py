@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -25,11 +25,11 @@ Handler = Callable[[socket.socket], None]
 class Program:
     """``python certifier.py`` in a folder of its own; ``address`` is its first listener."""
 
-    def __init__(self, folder: Path, *arguments: str, listen: bool = True) -> None:
+    def __init__(self, folder: Path, *arguments: str, listen: bool = True, prefix: Sequence[str] = ()) -> None:
         self.folder = folder
         self.lines: list[str] = []
         self._changed = threading.Condition()
-        words = [sys.executable, str(HERE / "certifier.py"), *arguments]
+        words = [*prefix, sys.executable, str(HERE / "certifier.py"), *arguments]
         if listen:
             words.append("--listen=127.0.0.1:0")
         self.process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)

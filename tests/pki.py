@@ -91,6 +91,7 @@ class TestCA:
         begins: timedelta = timedelta(days=-2),
         ends: timedelta = timedelta(days=45),
         with_key: bool = True,
+        serial: int = 0,
     ) -> bytes:
         """A leaf, this CA where it is an intermediate, and the leaf's key, as PEM."""
         key = key or new_key()
@@ -105,7 +106,7 @@ class TestCA:
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]))
             .issuer_name(self.name)
             .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
+            .serial_number(serial or x509.random_serial_number())
             .not_valid_before(now() + begins)
             .not_valid_after(now() + ends)
             .add_extension(x509.SubjectAlternativeName(sans), critical=False)

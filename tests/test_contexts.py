@@ -9,12 +9,14 @@ from cryptography import x509
 from gevent.monkey import get_original
 from pki import TestCA, new_key, now
 from test_leaves import Room
-from test_signer import files
+from test_signer import authority_for, files
 
 from contexts import LOOK_SECONDS, WONT_DO_SECONDS, ContextCache
 from errors import RetrievalError
 from keys import KeyStock
-from leaves import Leaf, Leaves
+from leaf import Leaf
+from leaves import Leaves
+from pruning import Bound
 from signer import Authority
 from store import Store
 from workers import Workers
@@ -28,11 +30,11 @@ class Counted(Leaves):
         self.count = 0
         self.slow = 0.0
 
-    def retrieve(self, name: str, now: datetime, renew: bool = False) -> Leaf | None:
+    def retrieve(self, name: str, now: datetime, notes: list[str], renew: bool = False) -> Leaf | None:
         self.count += 1
         if self.slow:
             get_original("time", "sleep")(self.slow)  # blocks this thread, not the hub
-        return super().retrieve(name, now, renew)
+        return super().retrieve(name, now, notes, renew)
 
 
 class Clock:
@@ -95,7 +97,7 @@ def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
     """Neither an operator's RSA-4096 leaves nor an RSA-4096 CA: others wait less than 20 ms (median of ten names)."""
     authority = TestCA("big", key=new_key(4096))
     store = Store(tmp_path / "certs")
-    contexts = ContextCache(99, Leaves(store, Authority(files(tmp_path, authority)), KeyStock("p256")), Workers())
+    contexts = ContextCache(99, Leaves(store, authority_for(files(tmp_path, authority)), KeyStock("p256")), Workers())
     key = new_key(4096)
     names = [f"host{n}.example" for n in range(10)]
     for path, name in [(store.path(name), name) for name in names if source == "disk"]:
@@ -246,7 +248,7 @@ def test_what_was_retrieved_before_clear_is_not_kept(leaves: Counted, room: Room
     leaves.slow = 0.1
     waiter = gevent.spawn(contexts.get, "a.example")
     until(lambda: leaves.count == 1)
-    other = Authority(files(room.folder, TestCA("two")))
+    other = authority_for(files(room.folder, TestCA("two")))
     leaves.use(other)
     contexts.clear()
     context = waiter.get(timeout=5)
@@ -256,3 +258,46 @@ def test_what_was_retrieved_before_clear_is_not_kept(leaves: Counted, room: Room
     path = room.store.path("a.example")
     assert path
     assert other.signed(x509.load_pem_x509_certificate(path.read_bytes()))
+
+
+def test_what_is_due_is_renewed_though_nobody_asks(leaves: Counted, clock: Clock) -> None:
+    """So no connection waits for it later; and the order of use stays as it was."""
+    contexts = ContextCache(3, leaves, Workers(), clock)
+    made = {name: contexts.get(name) for name in ("a.example", "b.example")}
+    contexts.renew()
+    assert leaves.count == 2
+    clock.advance(days=31)
+    contexts.renew()
+    assert leaves.count == 4
+    assert list(contexts._contexts) == ["b.example", "a.example"]
+    clock.advance(days=15)  # past the end of the first two
+    for name, old in made.items():
+        context = contexts.find(name)
+        assert context
+        assert old
+        assert context.serial > old.serial
+
+
+def test_pruned_from_the_store_and_still_served(leaves: Counted, clock: Clock, room: Room) -> None:
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    made = contexts.get("www.example.com")
+    room.path.unlink()
+    for _ in range(3):
+        clock.advance(seconds=LOOK_SECONDS)
+        assert contexts.find("www.example.com") is made
+        with gevent.Timeout(5):
+            contexts._workers.run(int)  # the look has been done: one thread after the other takes its work
+        gevent.sleep(0.01)
+    assert leaves.count == 1
+
+
+def test_the_store_of_a_running_proxy_stays_within_its_bound(room: Room, clock: Clock) -> None:
+    leaves = Leaves(room.store, room.leaves._authority, KeyStock("p256"), Bound(room.store, 10))
+    contexts = ContextCache(100, leaves, Workers(), clock)
+    room.place(TestCA("operator").issue("www.example.com"))
+    for number in range(40):
+        contexts.get(f"{number}.example")
+    until(lambda: not contexts._tidying)
+    names = {entry.name for entry in room.store.entries()}
+    assert "www.example.com" in names
+    assert 5 <= len(names) <= 11

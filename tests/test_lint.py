@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from lab import run
 from pki import now
+from test_signer import authority_for
 
 import ca
 import signer
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def authority(folder: Path) -> Authority:
-    return Authority(ca.open_folder(folder, now()))
+    return authority_for(ca.open_folder(folder, now()))
 
 
 def findings(linter: str, *paths: Path) -> list[str]:
@@ -51,7 +52,7 @@ def test_the_made_ca(folder: Path, authority: Authority) -> None:
 @pytest.mark.parametrize("key_type", [KEY_TYPES[0], "rsa2048"])
 def test_leaves(folder: Path, authority: Authority, kind: str, key_type: str) -> None:
     leaf = folder / f"{kind}-{key_type}.pem"
-    leaf.write_bytes(authority.sign(signer.request(NAMES[kind], generate(key_type))[1], NAMES[kind], now()))
+    leaf.write_bytes(authority.sign(signer.request(NAMES[kind], generate(key_type))[1], NAMES[kind], now(), []))
     assert findings("lint_pkix_cert", leaf) == KNOWN.get(kind, [])
     assert findings("lint_pkix_signer_signee_cert_chain", folder / "ca.crt", leaf) == []
 

@@ -15,6 +15,7 @@ from test_ca import encrypted_key
 
 import certifier
 import options
+from commandline import CommandLine
 from errors import UsageError
 
 GOOD = ["--store=certs", "--max=9"]
@@ -72,7 +73,8 @@ BAD = [
     ([*GOOD, SIGN[0], "--sign-key=none", SIGN[2]], "can't read none"),
     ([*GOOD, "--sign-cert=leaf.crt", *SIGN[1:]], "is not a CA certificate"),
     ([*GOOD, "--sign-cert=rubbish", *SIGN[1:]], "holds no PEM certificate"),
-    (["--store=rubbish", "--max=1"], "--store=rubbish: can't write there: File exists"),
+    (["--store=rubbish", "--max=1"], "--store=rubbish: can't read there: Not a directory"),
+    (["--store=rubbish", "--max=1", *SIGN], "--store=rubbish: can't write there: File exists"),
     (["--store=rubbish/x", "--max=1"], "can't write there: Not a directory"),
     ([*GOOD, "--ca=rubbish"], "can't make a CA in rubbish"),
 ]
@@ -137,7 +139,7 @@ def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, ec
                 pass
             write_new_ca(tmp_path)
             running.process.send_signal(signal.SIGHUP)
-            running.wait_for("reloaded: CA and stored certificates")
+            running.wait_for("reloaded: CA, stored certificates and roots of origins")
             with secure_tunnel(running, target, context=strict_context(tmp_path / "ca.crt")):
                 pass
             running.wait_for("reissuing the certificate for localhost: it was signed by another CA")
@@ -167,14 +169,13 @@ def test_several_listeners(tmp_path: Path) -> None:
 
 def test_options_are_checked_values() -> None:
     assert certifier.__doc__
-    chosen = options.parse(
-        certifier.__doc__, [*GOOD, "--listen=[::1]:0", "--listen", "localhost:1", "--redirect=tls://A.example:2"], "v"
-    )
+    words = [*GOOD, "--listen=[::1]:0", "--listen", "localhost:1", "--redirect=tls://A.example:2"]
+    chosen = options.proxy_options(CommandLine(certifier.__doc__, words, "v"))
     assert [str(target) for target in chosen.listen] == ["[::1]:0", "localhost:1"]
     assert (str(chosen.redirect), chosen.redirect_tls, chosen.capacity) == ("a.example:2", True, 9)
     assert chosen.verify_upstream
     with pytest.raises(UsageError):
-        options.parse(certifier.__doc__, [*GOOD, "--redirect=a"], "v")
+        options.proxy_options(CommandLine(certifier.__doc__, [*GOOD, "--redirect=a"], "v"))
 
 
 # The shape of the repository
@@ -241,6 +242,10 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "tls": "proxy",
         "interception": "proxy",
         "workers": "contexts",
+        "leaf": "leaves",
+        "tlsconfig": "proxy",
+        "commandline": "program",
+        **dict.fromkeys(("check", "listing", "prune", "pruning", "rules", "warm", "issuance"), "commands"),
         **small,
     }
     for module in ROOMS:

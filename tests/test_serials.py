@@ -4,10 +4,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from lab import HERE
+from pki import TestCA
 
 from errors import RetrievalError
+from ledger import Ledger
 from serials import MAX_SERIAL, SerialFile
+
+CA = TestCA("op")
+
+
+def ledger_in(folder: Path) -> Ledger:
+    return Ledger(folder, CA.certificate)
+
+
+def take(serials: SerialFile, notes: list[str] | None = None) -> int:
+    """As a process does that has just started: what it knows is on disk."""
+    return serials.take(ledger_in(serials.path.parent), [] if notes is None else notes)
 
 
 @pytest.fixture
@@ -18,7 +33,7 @@ def serials(tmp_path: Path) -> SerialFile:
 
 def test_the_file_holds_the_next_one(serials: SerialFile) -> None:
     assert serials.peek() == 41
-    assert [serials.take(), serials.take()] == [41, 42]
+    assert [take(serials), take(serials)] == [41, 42]
     assert serials.path.read_text() == "43\n"
 
 
@@ -35,7 +50,7 @@ def test_a_new_file_starts_somewhere(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["", "\n", "x", "-1", "0", "1 2", "0x10", "1" * 60, str(MAX_SERIAL)])
 def test_what_is_no_serial(serials: SerialFile, content: str) -> None:
     serials.path.write_text(content)
-    for step in (serials.peek, serials.take, serials.check):
+    for step in (serials.peek, lambda: take(serials), serials.check):
         with pytest.raises(RetrievalError, match="must hold one positive decimal number"):
             step()
     assert serials.path.read_text() == content
@@ -46,18 +61,45 @@ def test_no_serial_twice_in_many_processes_and_threads(serials: SerialFile) -> N
 import sys
 sys.path.insert(0, {str(HERE)!r})
 from pathlib import Path
+from cryptography import x509
+from ledger import Ledger
 from serials import SerialFile
 serials = SerialFile(Path({str(serials.path)!r}))
-print(*[serials.take() for _ in range(50)])
+ledger = Ledger(serials.path.parent, x509.load_pem_x509_certificate({CA.pem!r}))
+print(*[serials.take(ledger, []) for _ in range(50)])
 """
     with ThreadPoolExecutor(6) as pool:
         runs = [
             pool.submit(subprocess.run, [sys.executable, "-c", script], capture_output=True, text=True, check=True)
             for _ in range(4)
         ]
-        own = [pool.submit(serials.take) for _ in range(100)]
+        own = [pool.submit(take, serials) for _ in range(100)]
         taken = [future.result() for future in own]
         for run in runs:
             taken += map(int, run.result().stdout.split())
     assert sorted(taken) == list(range(41, 341))
     assert serials.peek() == 341
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(-5, 60), st.sampled_from(["", "x", "7"]))))
+def test_no_serial_twice_whatever_the_file_is_made_to_say(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int | str | None]
+) -> None:
+    """None takes a serial; anything else is written to the file, as a restored backup or rubbish would be."""
+    serials = SerialFile(tmp_path_factory.mktemp("serials") / "serial.txt")
+    serials.path.write_text("41\n")
+    taken: list[int] = []
+    for step in steps:
+        if step is not None:
+            serials.path.write_text(f"{step}\n")
+            continue
+        says, notes = serials.path.read_text().strip(), list[str]()
+        try:
+            taken.append(take(serials, notes))
+        except RetrievalError:
+            assert not (says.isdigit() and int(says) > 0)
+        else:
+            behind = len(taken) > 1 and int(says) <= taken[-2]
+            assert len(notes) == behind
+            assert taken[-1] == (taken[-2] + 1 if behind else int(says))
+    assert taken == sorted(set(taken))

@@ -9,14 +9,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from lab import run
-from pki import TestCA, cert_pem, key_pem, new_key, now
+from pki import TestCA, cert_pem, key_pem, key_usage, new_key, now
 
 import ca
 import signer
 from errors import RetrievalError
 from keys import KEY_TYPES, generate
+from ledger import Ledger
 from signer import Authority
 
+USAGES = (
+    "digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
+    "key_cert_sign", "crl_sign",
+)  # fmt: skip
 LONG = "a" * 60 + ".example.com"
 
 
@@ -27,12 +32,17 @@ def files(folder: Path, authority: TestCA, chain: bytes = b"") -> ca.CaFiles:
     return ca.load(folder / "ca.crt", folder / "ca.key", folder / "serial.txt", now())
 
 
+def authority_for(found: ca.CaFiles, days: int = 45, crl_url: str | None = None) -> Authority:
+    """Its ledger is in the store ``certs`` beside the CA's files."""
+    return Authority(found, Ledger(found.serials.path.parent / "certs", found.certificate), days, crl_url)
+
+
 @pytest.mark.parametrize("name", ["www.example.com", LONG, "_x.example.com", "127.0.0.1", "::1"])
 @pytest.mark.parametrize("bits", [0, 2048])
 def test_the_leaf(tmp_path: Path, name: str, bits: int) -> None:
     authority = files(tmp_path, TestCA("op", key=new_key(bits)))
     key, csr = signer.request(name, generate("p256"))
-    pem = Authority(authority).sign(csr, name, now())
+    pem = authority_for(authority).sign(csr, name, now(), [])
     leaf = x509.load_pem_x509_certificate(pem)
     extensions = leaf.extensions
     san = extensions.get_extension_for_class(x509.SubjectAlternativeName)
@@ -64,12 +74,12 @@ def test_the_leaf(tmp_path: Path, name: str, bits: int) -> None:
 def test_never_past_the_ca(tmp_path: Path) -> None:
     authority = files(tmp_path, TestCA("op", ends=timedelta(days=10)))
     leaf = x509.load_pem_x509_certificate(
-        Authority(authority).sign(signer.request("a.example", generate("p256"))[1], "a.example", now())
+        authority_for(authority).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
     )
     assert leaf.not_valid_after_utc == authority.certificate.not_valid_after_utc
     with pytest.raises(RetrievalError, match="CA certificate expired"):
-        Authority(authority).sign(
-            signer.request("a.example", generate("p256"))[1], "a.example", now() + timedelta(days=11)
+        authority_for(authority).sign(
+            signer.request("a.example", generate("p256"))[1], "a.example", now() + timedelta(days=11), []
         )
 
 
@@ -87,8 +97,8 @@ def test_the_key_identifier_is_copied_not_computed(tmp_path: Path) -> None:
         .sign(authority.key, hashes.SHA256())
     )
     authority.pem = cert_pem(authority.certificate)
-    pem = Authority(files(tmp_path, authority)).sign(
-        signer.request("a.example", generate("p256"))[1], "a.example", now()
+    pem = authority_for(files(tmp_path, authority)).sign(
+        signer.request("a.example", generate("p256"))[1], "a.example", now(), []
     )
     aki = x509.load_pem_x509_certificate(pem).extensions.get_extension_for_class(x509.AuthorityKeyIdentifier)
     assert aki.value.key_identifier == b"twelve octet"
@@ -97,15 +107,15 @@ def test_the_key_identifier_is_copied_not_computed(tmp_path: Path) -> None:
 def test_intermediates_follow_the_leaf(tmp_path: Path) -> None:
     root = TestCA("root")
     middle = TestCA("middle", parent=root)
-    pem = Authority(files(tmp_path, middle, root.pem)).sign(
-        signer.request("a.example", generate("p256"))[1], "a.example", now()
+    pem = authority_for(files(tmp_path, middle, root.pem)).sign(
+        signer.request("a.example", generate("p256"))[1], "a.example", now(), []
     )
     _, *chain = x509.load_pem_x509_certificates(pem)
     assert chain == [middle.certificate]
 
 
 def test_a_request_for_something_else_is_not_signed(tmp_path: Path) -> None:
-    authority = Authority(files(tmp_path, TestCA("op")))
+    authority = authority_for(files(tmp_path, TestCA("op")))
     good = signer.request("a.example", generate("p256"))[1]
     builder = x509.CertificateSigningRequestBuilder().subject_name(good.subject)
     two = x509.SubjectAlternativeName([x509.DNSName("a.example"), x509.DNSName("b.example")])
@@ -116,17 +126,17 @@ def test_a_request_for_something_else_is_not_signed(tmp_path: Path) -> None:
         builder.add_extension(two, False).sign(new_key(), hashes.SHA256()),
     ):
         with pytest.raises(RetrievalError, match="not one for that name"):
-            authority.sign(csr, "a.example", now())
+            authority.sign(csr, "a.example", now(), [])
     assert (tmp_path / "serial.txt").read_text() == "7\n"
     der = bytearray(good.public_bytes(Encoding.DER))
     der[-1] ^= 1
     with pytest.raises(RetrievalError, match="not one for that name"):
-        authority.sign(x509.load_der_x509_csr(bytes(der)), "a.example", now())
+        authority.sign(x509.load_der_x509_csr(bytes(der)), "a.example", now(), [])
 
 
 def test_it_knows_its_own_signatures(tmp_path: Path) -> None:
     one, two, namesake = TestCA("one"), TestCA("two"), TestCA("one")
-    authority = Authority(files(tmp_path, one))
+    authority = authority_for(files(tmp_path, one))
     for issuer, expected in ((one, True), (two, False), (namesake, False)):
         leaf = x509.load_pem_x509_certificate(issuer.issue("a.example"))
         assert authority.signed(leaf) is expected
@@ -136,7 +146,7 @@ def test_it_knows_its_own_signatures(tmp_path: Path) -> None:
 def test_key_types_and_days(tmp_path: Path, kind: str) -> None:
     authority = files(tmp_path, TestCA("op", ends=timedelta(days=900)))
     key, csr = signer.request("a.example", generate(kind))
-    pem = Authority(authority, days=397).sign(csr, "a.example", now())
+    pem = authority_for(authority, days=397).sign(csr, "a.example", now(), [])
     leaf = x509.load_pem_x509_certificate(pem)
     assert timedelta(days=396) < leaf.not_valid_after_utc - now() <= timedelta(days=397)
     (tmp_path / "leaf.pem").write_bytes(pem + key)
@@ -145,7 +155,61 @@ def test_key_types_and_days(tmp_path: Path, kind: str) -> None:
 
 
 def test_a_weak_key_is_not_signed(tmp_path: Path) -> None:
-    authority = Authority(files(tmp_path, TestCA("op")))
+    authority = authority_for(files(tmp_path, TestCA("op")))
     for key in (new_key(1024), ec.generate_private_key(ec.SECP256K1())):
         with pytest.raises(RetrievalError, match="not signed here"):
-            authority.sign(signer.request("a.example", key)[1], "a.example", now())
+            authority.sign(signer.request("a.example", key)[1], "a.example", now(), [])
+
+
+def test_a_crl_that_revokes_nothing(tmp_path: Path) -> None:
+    """OpenSSL takes it for the CRL that the leaf's distribution point promises."""
+    url = "http://127.0.0.1:8080/ca.crl"
+    authority = authority_for(files(tmp_path, TestCA("op")), crl_url=url)
+    pem = authority.sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+    leaf = x509.load_pem_x509_certificate(pem)
+    (point,) = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
+    assert point.full_name == [x509.UniformResourceIdentifier(url)]
+    (tmp_path / "leaf.pem").write_bytes(pem)
+    (tmp_path / "ca.crl").write_bytes(authority.revocation_list(now()))
+    words = ["openssl", "verify", "-x509_strict", "-crl_check", "-CRLfile", "ca.crl", "-CAfile", "ca.crt", "leaf.pem"]
+    checked = run(*words, cwd=tmp_path)
+    assert (checked.returncode, checked.stdout) == (0, "leaf.pem: OK\n"), checked.stderr
+    other = authority_for(files(tmp_path, TestCA("op")))
+    (tmp_path / "ca.crl").write_bytes(other.revocation_list(now()))
+    assert run(*words, cwd=tmp_path).returncode == 2
+    assert authority.fault(leaf) is None
+    without = authority_for(files(tmp_path, TestCA("op")))
+    assert without.fault(leaf) == "it was signed by another CA"
+
+
+def test_a_leaf_without_the_distribution_point_that_is_wanted(tmp_path: Path) -> None:
+    found = files(tmp_path, TestCA("op"))
+    pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+    leaf = x509.load_pem_x509_certificate(pem)
+    assert authority_for(found).fault(leaf) is None
+    assert authority_for(found, crl_url="http://x/ca.crl").fault(leaf) == (
+        "its CRL distribution point is not that of --crl-url"
+    )
+
+
+def test_a_ca_that_may_not_sign_crls(tmp_path: Path) -> None:
+    authority = TestCA("op")
+    usage = key_usage(ca=True)
+    builder = (
+        x509.CertificateBuilder(
+            issuer_name=authority.name,
+            subject_name=authority.name,
+            public_key=authority.key.public_key(),
+            serial_number=1,
+        )
+        .not_valid_before(now() - timedelta(days=1))
+        .not_valid_after(now() + timedelta(days=1))
+    )
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    bits = {name: getattr(usage, name) for name in USAGES}
+    builder = builder.add_extension(
+        x509.KeyUsage(**bits | {"crl_sign": False}, encipher_only=False, decipher_only=False), critical=True
+    )
+    authority.pem = cert_pem(builder.sign(authority.key, hashes.SHA256()))
+    with pytest.raises(RetrievalError, match="lacks cRLSign"):
+        authority_for(files(tmp_path, authority)).revocation_list(now())

@@ -88,21 +88,6 @@ def test_alerts_are_those_of_the_rfc() -> None:
     assert (errors.UNRECOGNIZED_NAME, errors.NO_APPLICATION_PROTOCOL) == (112, 120)
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "ca", "status"),
-    [
-        ("GET", "/", None, 200), ("GET", "/?x", b"PEM", 200), ("HEAD", "/", None, 200), ("POST", "/", None, 405),
-        ("GET", "/ca.crt", b"PEM", 200), ("GET", "/ca.crt", None, 404), ("GET", "/../ca.crt", b"PEM", 404),
-        ("GET", "*", b"PEM", 404), ("PUT", "/x", None, 404),
-    ],
-)  # fmt: skip
-def test_own_pages(method: str, path: str, ca: bytes | None, status: int) -> None:
-    found, reply = pages.own(method, path, "127.0.0.1:8080", ca)
-    assert found == status
-    assert reply.startswith(f"HTTP/1.1 {status} ".encode())
-    assert reply.endswith(b"\r\n\r\n") == (method == "HEAD")
-
-
 # policy
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-import store
-from store import MARK, Store, Stored
+from store import MARK, TOUCH_SECONDS, Store, Stored
 
 PEM = b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
 
@@ -122,14 +121,6 @@ def test_a_store_that_is_a_file(tmp_path: Path) -> None:
         Store(tmp_path / "file")
 
 
-def test_replace_keeps_the_mode_it_is_given(tmp_path: Path) -> None:
-    store.write_new(tmp_path / "x", b"1")
-    with pytest.raises(FileExistsError):
-        store.write_new(tmp_path / "x", b"2")
-    store.replace(tmp_path / "x", b"3", mode=0o640)
-    assert ((tmp_path / "x").read_bytes(), mode(tmp_path / "x")) == (b"3", 0o640)
-
-
 def place(certs: Store, name: str, content: bytes) -> Path:
     path = certs.path(name)
     assert path is not None
@@ -160,13 +151,69 @@ def test_the_stamp_changes_with_the_files_that_count(certs: Store) -> None:
     assert len(set(stamps)) == 4
 
 
-def test_what_a_crash_left_is_cleared(certs: Store) -> None:
+def test_a_walk_tells_whose_files_they_are(certs: Store) -> None:
+    certs.save("a.example", PEM)
+    place(certs, "_.example.com", PEM)
+    (certs.root / "abc").mkdir()
+    (certs.root / "abc" / "x.crt.rejected").write_bytes(PEM)
+    (certs.root / "abc" / "gone.crt").symlink_to("nowhere")
+    assert sorted((entry.name, entry.ours) for entry in certs.entries()) == [
+        ("*.example.com", False),
+        ("a.example", True),
+    ]
+
+
+def test_only_what_is_ours_and_unchanged_is_removed(certs: Store) -> None:
+    for name in ("a.example", "b.example"):
+        certs.save(name, PEM)
+    place(certs, "c.example", PEM)
+    entries = {entry.name: entry for entry in certs.entries()}
+    certs.save("b.example", PEM + b"x", Stored(MARK + PEM, True, entries["b.example"].path))
+    assert certs.remove(entries["a.example"])
+    assert not certs.remove(entries["a.example"])
+    assert not certs.remove(entries["b.example"])
+    assert not certs.remove(entries["c.example"])
+    assert sorted(entry.name for entry in certs.entries()) == ["b.example", "c.example"]
+
+
+def test_use_is_noted_to_the_hour_and_only_on_our_own(certs: Store) -> None:
+    certs.save("a.example", PEM)
+    place(certs, "b.example", PEM)
+    (ours,), (theirs,) = certs.load("a.example"), certs.load("b.example")
+    for stored in (ours, theirs):
+        os.utime(stored.path, (1000, 1000))
+        certs.touch(stored, 1000 + TOUCH_SECONDS)
+        assert stored.path.stat().st_mtime == 1000
+        certs.touch(stored, 2000 + TOUCH_SECONDS)
+    assert ours.path.stat().st_mtime == 2000 + TOUCH_SECONDS
+    assert theirs.path.stat().st_mtime == 1000
+
+
+def test_a_look_at_a_name_in_use(certs: Store) -> None:
+    """Touched or pruned, our own goes on being served; replaced by another process or an operator, it is read anew."""
     certs.save("a.example", PEM)
     path = certs.path("a.example")
     assert path
-    old, young = path.with_name(".1.0.tmp"), path.with_name(".2.0.tmp")
-    for temporary in (old, young):
-        temporary.write_bytes(b"half")
-    os.utime(old, (0, 0))
-    assert certs.clear_stale() == 1
-    assert sorted(os.listdir(path.parent)) == [".2.0.tmp", "a.example.crt"]
+    stamp = certs.stamp("a.example")
+    assert certs.look("a.example", stamp, True, 0) == stamp
+    os.utime(path, (1000, 1000))
+    touched = certs.look("a.example", stamp, True, 0)
+    assert touched
+    assert touched != stamp
+    assert certs.look("a.example", stamp, False, 0) is None
+    path.write_bytes(path.read_bytes()[len(MARK) :] + b"x" * len(MARK))  # edited in place: an operator's now
+    assert certs.look("a.example", touched, True, 0) is None
+    path.unlink()
+    pruned = certs.look("a.example", touched, True, 0)
+    assert pruned
+    assert pruned[0] is None
+    assert certs.look("a.example", touched, False, 0) is None
+    certs.save("a.example", PEM)
+    assert certs.look("a.example", pruned, True, 0) is None
+
+
+def test_a_store_that_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Store(tmp_path / "none", create=False)
+    certs = Store(tmp_path, create=False)
+    assert os.listdir(certs.root) == []

@@ -1,0 +1,171 @@
+"""certifier.py check: verify the CA and every certificate in the store, and say what each problem means.
+
+Dates, keys, names, signatures and file modes, and the rules of OpenSSL (strict), Apple and Go. Changes nothing.
+
+Usage:
+  certifier.py check [options]
+
+Options:
+  --store=<dir>         Where certificates are kept. Required.
+  --ca=<dir>            The CA that signs: ca.crt, ca.key and serial.txt in this folder,
+  --sign-cert=<file>    or an operator's own: its certificate,
+  --sign-key=<file>     its private key,
+  --sign-serial=<file>  and the file with its next serial number.
+  --json                Say it in JSON.
+  -h --help             Show this and exit.
+
+Exit status 1 when there is a problem. Without a CA, whether certifier's certificates are its own is not checked.
+"""
+
+import json
+import stat
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from tqdm import tqdm
+
+import ca
+import leaf
+import rules
+from ca import CaFiles
+from commandline import CommandLine
+from errors import UsageError
+from issuance import open_store
+from leaf import Unusable
+from options import CaOptions, ca_options, store_option
+from rules import Fault
+from store import Entry, Store
+
+_READ = "whoever reads a private key can pose as the site, that of the CA as any site: chmod go= {}"
+
+
+class Check:
+    """The check of one store. ``checked`` counts certificates; ``serials`` holds the highest that our CA signed."""
+
+    def __init__(self, store: Store, files: CaFiles | None, now: datetime) -> None:
+        self.checked = 0
+        self.highest = 0
+        self._store = store
+        self._files = files
+        self._now = now
+        self._first: dict[tuple[bytes, int], Path] = {}
+
+    def folders(self) -> Iterator[tuple[Path, Fault]]:
+        """Faults of the store's folders."""
+        for folder in (self._store.root, *sorted(self._store.root.glob("???"))):
+            if folder.is_symlink():
+                yield folder, Fault("a symbolic link", "certifier writes no certificate there")
+            elif stat.S_IMODE(folder.stat().st_mode) & 0o022:
+                meaning = (
+                    f"whoever can write there can take certificates away and put others there: chmod go-w {folder}"
+                )
+                yield folder, Fault("others can write there", meaning)
+
+    def certificate(self, entry: Entry) -> Iterator[tuple[Path, Fault]]:
+        """Faults of one certificate and its files."""
+        self.checked += 1
+        path, name = entry.path, entry.name
+        for file in (path, path.with_suffix(".key")):
+            if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077 and b"PRIVATE KEY-----" in file.read_bytes():
+                yield file, Fault("others can read its private key", _READ.format(file))
+        try:
+            stem = path.name.removesuffix(".crt")
+            if self._store.path(stem) != path:
+                yield (
+                    path,
+                    Fault("it stands in the wrong folder", f"it is never used: move it to {self._store.path(stem)}"),
+                )
+            stored = self._store.read(path)
+        except (OSError, ValueError) as error:
+            yield path, Fault(f"it can't be read: {error}", "it is never used")
+            return
+        try:
+            _, certificate = leaf.read(stored, name.replace("*", "any", 1), self._now)
+        except Unusable as why:
+            fate = (
+                "it is replaced when the name is next asked for" if entry.ours else "it would be moved aside at its use"
+            )
+            yield path, Fault(f"it can't be used: {why}", fate)
+            return
+        for fault in self._faults(stored.pem, name, certificate, entry.ours):
+            yield path, fault
+        yield from self._repeated(path, certificate)
+
+    def _faults(self, pem: bytes, name: str, certificate: x509.Certificate, ours: bool) -> Iterator[Fault]:
+        yield from rules.of_any(certificate, self._now)
+        yield from rules.of_leaf(certificate)
+        anchors = [x509.load_pem_x509_certificates(pem)[-1]]
+        if ours and self._files is not None:
+            anchors = [self._files.certificate]
+            if certificate.issuer != self._files.certificate.subject:
+                yield Fault("signed by another CA", "it is replaced when the name is next asked for")
+                return
+            if certificate.not_valid_after_utc > self._files.certificate.not_valid_after_utc:
+                yield Fault("it outlives its CA", "it stops working when the CA ends")
+        yield from rules.of_chain(pem, name, anchors)
+
+    def _repeated(self, path: Path, certificate: x509.Certificate) -> Iterator[tuple[Path, Fault]]:
+        serial = certificate.serial_number
+        if self._files is not None and certificate.issuer == self._files.certificate.subject:
+            self.highest = max(self.highest, serial)
+        first = self._first.setdefault((certificate.issuer.public_bytes(), serial), path)
+        if first != path:
+            yield (
+                path,
+                Fault(f"it has the issuer and serial number of {first}", "Firefox refuses the second that it sees"),
+            )
+
+
+def main(argv: list[str], version: str) -> int:
+    """Run the subcommand; its exit status."""
+    line = CommandLine(__doc__, argv, version, "check")
+    chosen = ca_options(line)
+    if chosen.missing:
+        raise UsageError(f"{' and '.join(chosen.missing)} missing: all three --sign-*, or --ca, or none")
+    store = open_store(store_option(line))
+    now = datetime.now(UTC)
+    files, found = _check_ca(chosen, now)
+    check = Check(store, files, now)
+    found += check.folders()
+    for entry in tqdm(store.entries(), unit=" certificates", disable=None):
+        found += check.certificate(entry)
+    found += _check_serial(files, check.highest)
+    problems = [{"where": str(where), "problem": fault.problem, "meaning": fault.meaning} for where, fault in found]
+    if line.flag("--json"):
+        print(json.dumps({"checked": check.checked, "problems": problems}))
+    else:
+        for problem in problems:
+            sys.stdout.write("{where}: {problem}\n  {meaning}\n".format(**problem))
+        print(f"{check.checked} certificates checked, {len(problems)} problems")
+    return 1 if problems else 0
+
+
+def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tuple[Path, Fault]]]:
+    """The CA, where certifier can start with it, and its faults."""
+    paths = ca.paths_in(chosen.folder) if chosen.folder is not None else chosen.files
+    if paths is None:
+        return None, []
+    try:
+        files = ca.load(*paths, now)
+    except UsageError as error:
+        return None, [(paths[0], Fault(str(error), "certifier does not start with this CA"))]
+    found = [(paths[0], fault) for fault in (*rules.of_any(files.certificate, now), *rules.of_ca(files.certificate))]
+    warning = files.expiry_warning(now)
+    if warning is not None:
+        found.append((paths[0], Fault("it ends soon", warning)))
+    if stat.S_IMODE(paths[1].stat().st_mode) & 0o077:
+        found.append((paths[1], Fault("others can read the CA's private key", _READ.format(paths[1]))))
+    return files, found
+
+
+def _check_serial(files: CaFiles | None, highest: int) -> list[tuple[Path, Fault]]:
+    if files is None or files.serials.peek() > highest:
+        return []
+    fault = Fault(
+        f"it says {files.serials.peek()}, but the store holds a certificate with the serial number {highest}",
+        f"certifier goes on behind the store's; other programs would repeat serials: echo {highest + 1} > the file",
+    )
+    return [(files.serials.path, fault)]

@@ -1,0 +1,111 @@
+"""``CommandLine``: the words of one command, read by docopt from its manual, and checked.
+
+docopt 0.6.2 accepts abbreviations (an ``--allow`` mistyped for another option would set something else) and on a
+mismatch shows its usage without a reason. So each word is looked at before it gets there.
+"""
+
+import difflib
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import names
+from errors import ClientError, UsageError
+from names import Target
+
+with warnings.catch_warnings():  # docopt's source has invalid escapes: noise at its first import
+    warnings.simplefilter("ignore")
+    import docopt
+
+
+class CommandLine:
+    """What was given for a manual. Every method raises ``UsageError`` with one line that says what to do.
+
+    ``command`` is the subcommand's word, ``operands`` how many words it takes beside options. ``--help`` and
+    ``--version`` print and exit with 0.
+    """
+
+    def __init__(self, manual: str, argv: list[str], version: str, command: str = "", operands: int = 0) -> None:
+        self._program = f"certifier.py {command}".rstrip()
+        self._repeatable = set(re.findall(r"\[(--[a-z-]+)=<[^>]*>\]\.\.\.", manual))
+        self._check(manual, argv, operands)
+        self._given: dict[str, Any] = docopt.docopt(manual, [command, *argv] if command else argv, version=version)
+
+    def text(self, option: str) -> str | None:
+        """The value of an option or operand; None if it was not given. An empty one counts as not given."""
+        return self._given[option] or None
+
+    def required(self, option: str, example: str) -> str:
+        """The value of an option that must be there."""
+        value = self.text(option)
+        if value is None:
+            raise UsageError(f"{option} is missing: {self._program} {example}; see --help")
+        return value
+
+    def flag(self, option: str) -> bool:
+        """Whether an option without a value is there."""
+        return bool(self._given[option])
+
+    def every(self, option: str) -> list[str]:
+        """The values of a repeatable option."""
+        return list(self._given[option])
+
+    def path(self, option: str) -> Path | None:
+        """The value as a path."""
+        value = self.text(option)
+        return None if value is None else Path(value)
+
+    def number(self, option: str, lowest: int, highest: int | None = None, what: str = "") -> int:
+        """The value as a whole number in a range."""
+        text = self.text(option) or ""
+        if text.isascii() and text.isdigit() and lowest <= int(text) <= (highest or int(text)):
+            return int(text)
+        span = f"from {lowest} on" if highest is None else f"from {lowest} to {highest}"
+        raise UsageError(f"{option}={text}: not a whole number {span}{f' ({what})' if what else ''}")
+
+    def choice(self, option: str, among: tuple[str, ...]) -> str:
+        """The value, one of several words."""
+        text = self.text(option) or ""
+        if text not in among:
+            raise UsageError(f"{option}={text}: not one of {', '.join(among)}")
+        return text
+
+    def _check(self, manual: str, argv: list[str], operands: int) -> None:
+        takes_value = {
+            word: bool(option.argcount)
+            for option in docopt.parse_defaults(manual)  # type: ignore[attr-defined]  # the stubs leave it out
+            for word in (option.short, option.long)
+            if word
+        }
+        seen = set()
+        words = iter(argv)
+        for word in words:
+            option, equals, _ = word.partition("=")
+            if not word.startswith("-") or word == "-":
+                operands -= 1
+                if operands < 0:
+                    raise UsageError(f"unexpected argument {word!r}; see --help")
+                continue
+            if option not in takes_value:
+                near = difflib.get_close_matches(option, takes_value, n=1)
+                raise UsageError(f"unknown option {option}; {f'is {near[0]} meant?' if near else 'see --help'}")
+            if takes_value[option] and not equals and next(words, None) is None:
+                raise UsageError(f"{option} needs a value: {option}=...")
+            if equals and not takes_value[option]:
+                raise UsageError(f"{option} takes no value")
+            if option in seen and option not in self._repeatable:
+                raise UsageError(f"{option} is given twice")
+            if option in ("-h", "--help", "--version"):
+                return  # docopt prints it, whatever else is there
+            seen.add(option)
+        if operands > 0:
+            raise UsageError(f"an argument is missing: see {self._program} --help")
+
+
+def address(option: str, text: str, lowest_port: int) -> Target:
+    """A ``HOST:PORT`` of an operator's."""
+    try:
+        return names.target(text, lowest_port=lowest_port)
+    except ClientError as error:
+        raise UsageError(f"{option}={text}: not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080") from error

@@ -1,0 +1,65 @@
+"""``Issuance``: a store, a CA and what makes leaves of the two, put together by the operator's options.
+
+Everything here may block on the disk. Raises ``UsageError`` for what the operator got wrong.
+"""
+
+from datetime import datetime
+from pathlib import Path
+
+import ca
+import files
+from ca import CaFiles
+from errors import UsageError
+from keys import KeyStock
+from leaves import Leaves
+from ledger import Ledger
+from options import CaOptions, LeafOptions
+from pruning import Bound
+from signer import Authority
+from store import Store
+
+
+class Issuance:
+    """The parts behind a name's certificate. ``files`` and ``authority`` are None where nothing is signed."""
+
+    def __init__(self, chosen: LeafOptions, now: datetime, store_max: int | None = None) -> None:
+        self._chosen = chosen
+        signs = chosen.ca.folder is not None or chosen.ca.files is not None
+        self.store = open_store(chosen.store, create=signs or not chosen.store.exists())
+        self.files = ca_files(chosen.ca, now)
+        self.authority = self._new_authority(self.files)
+        bound = Bound(self.store, store_max) if store_max is not None else None
+        self.leaves = Leaves(self.store, self.authority, KeyStock(chosen.key_type), bound)
+
+    def reload(self, now: datetime) -> None:
+        """Read the CA's files anew; on a ``UsageError`` what was in force stays."""
+        found = ca_files(self._chosen.ca, now)
+        self.files, self.authority = found, self._new_authority(found)
+        self.leaves.use(self.authority)
+
+    def clear_stale(self) -> int:
+        """Remove the temporary files that a crash left in the store and beside the CA's files; how many."""
+        paths = ca.paths_in(self._chosen.ca.folder) if self._chosen.ca.folder is not None else self._chosen.ca.files
+        beside = {path.parent for path in paths or ()}
+        return self.store.clear_stale() + sum(files.clear_stale(folder) for folder in beside)
+
+    def _new_authority(self, found: CaFiles | None) -> Authority | None:
+        if found is None:
+            return None
+        ledger = Ledger(self.store.root, found.certificate)
+        return Authority(found, ledger, self._chosen.days, self._chosen.crl_url)
+
+
+def open_store(folder: Path, create: bool = False) -> Store:
+    """The store in a folder. Certificates that are only read may be in one that can't be written: a mounted secret."""
+    try:
+        return Store(folder, create)
+    except OSError as error:
+        raise UsageError(f"--store={folder}: can't {'write' if create else 'read'} there: {error.strerror}") from error
+
+
+def ca_files(chosen: CaOptions, now: datetime) -> CaFiles | None:
+    """The files of the CA that was chosen, the folder made on first use; None where there is no CA."""
+    if chosen.folder is not None:
+        return ca.open_folder(chosen.folder, now)
+    return ca.load(*chosen.files, now) if chosen.files is not None else None

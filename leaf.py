@@ -1,0 +1,86 @@
+"""``Leaf``: a certificate that can be served for a name, and what makes one of what a store holds."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+import names
+from store import Stamp, Stored
+
+MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
+RENEW_LEFT = 1 / 3  # share of its life that is left when certifier's own leaf is reissued
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A leaf that may be served until ``not_after``, and should be looked for anew from ``renew_at`` on (UTC)."""
+
+    pem: bytes  # leaf, intermediates, private key
+    serial: int
+    renew_at: datetime
+    not_after: datetime
+    source: str  # "disk" or "made"
+    ours: bool  # certifier made it
+    stamp: Stamp = ()  # of the files it was looked up in
+
+
+class Unusable(Exception):
+    """A stored certificate can't be served; says why, as the end of a sentence."""
+
+
+def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certificate]:
+    """What is stored, if it can be served for the name now; else raises ``Unusable``."""
+    try:
+        certificate = x509.load_pem_x509_certificate(stored.pem)
+        sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise Unusable("it holds no certificate that can be read") from error
+    except x509.ExtensionNotFound as error:
+        raise Unusable("it has no subject alternative name") from error
+    _check_key(stored.pem, certificate)
+    if now < certificate.not_valid_before_utc:
+        raise Unusable(f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
+    if not _covers(sans, name):
+        raise Unusable("it is not for this name")
+    found = leaf(stored.pem, certificate, stored.ours, source="disk")
+    if now >= found.not_after:
+        raise Unusable(f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    return found, certificate
+
+
+def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str) -> Leaf:
+    """The value, with the times that follow from the certificate's."""
+    end = certificate.not_valid_after_utc
+    life = end - certificate.not_valid_before_utc
+    not_after = end - min(MARGIN, life / 10)
+    renew_at = end - life * RENEW_LEFT if ours else not_after
+    return Leaf(pem, certificate.serial_number, renew_at, not_after, source, ours)
+
+
+def _check_key(pem: bytes, certificate: x509.Certificate) -> None:
+    start = pem.find(b"-----BEGIN ", max(0, pem.find(b"PRIVATE KEY-----") - 40))
+    if b"PRIVATE KEY-----" not in pem:
+        raise Unusable("it has no private key")
+    try:
+        # RSA validation holds the GIL for 37 to 260 ms; load_cert_chain checks the pair once more.
+        key = serialization.load_pem_private_key(pem[start:], password=None, unsafe_skip_rsa_key_validation=True)
+    except TypeError as error:
+        raise Unusable("its private key has a passphrase") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise Unusable("its private key can't be read") from error
+    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
+        raise Unusable("its private key belongs to another certificate")
+
+
+def _covers(sans: x509.SubjectAlternativeName, name: str) -> bool:
+    """Whether the name is among the subject alternative names, by RFC 9525 §6.3: a wildcard is a whole first label."""
+    address = names.ip_of(name)
+    if address is not None:
+        return address in sans.get_values_for_type(x509.IPAddress)
+    held = {value.lower() for value in sans.get_values_for_type(x509.DNSName)}
+    return name in held or "*." + name.partition(".")[2] in held

@@ -1,0 +1,83 @@
+"""certifier.py list: what stands in the store.
+
+Usage:
+  certifier.py list [options]
+
+Options:
+  --store=<dir>  Where certificates are kept. Required.
+  --json         An array of JSON objects, one a line.
+  -h --help      Show this and exit.
+
+Exit status 1 when a certificate can't be read. LAST-USE is kept to the hour; an operator's certificate has none.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime
+
+from cryptography import x509
+from tqdm import tqdm
+
+from commandline import CommandLine
+from issuance import open_store
+from log import escape
+from options import store_option
+from store import Entry
+
+COLUMNS = ("name", "serial", "issuer", "not_after", "size", "last_use")
+
+
+def main(argv: list[str], version: str) -> int:
+    """Run the subcommand; its exit status."""
+    line = CommandLine(__doc__, argv, version, "list")
+    store = open_store(store_option(line))
+    rows = [_row(entry) for entry in tqdm(store.entries(), unit=" files", disable=None)]
+    rows.sort(key=lambda row: str(row["name"]))
+    if line.flag("--json"):
+        print("[" + ",\n".join(json.dumps(row) for row in rows) + "]")
+    else:
+        _print_table(rows)
+    return 1 if any(row["error"] for row in rows) else 0
+
+
+def _row(entry: Entry) -> dict[str, object]:
+    row: dict[str, object] = {
+        "name": entry.name,
+        "serial": None,
+        "issuer": None,
+        "not_before": None,
+        "not_after": None,
+        "size": entry.size,
+        "last_use": _time(datetime.fromtimestamp(entry.used, UTC)) if entry.ours else None,
+        "made_by": "certifier" if entry.ours else "operator",
+        "path": str(entry.path),
+        "error": None,
+    }
+    try:
+        certificate = x509.load_pem_x509_certificate(entry.path.read_bytes())
+        row["serial"] = f"{certificate.serial_number:X}"
+        row["issuer"] = certificate.issuer.rfc4514_string()
+        row["not_before"] = _time(certificate.not_valid_before_utc)
+        row["not_after"] = _time(certificate.not_valid_after_utc)
+    except OSError as error:
+        row["error"] = error.strerror
+    except ValueError:
+        row["error"] = "no certificate that can be read"
+    return row
+
+
+def _time(when: datetime) -> str:
+    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _print_table(rows: list[dict[str, object]]) -> None:
+    lines = [[title.upper().replace("_", "-") for title in COLUMNS]]
+    for row in rows:
+        values = ["-" if row[column] is None else escape(row[column]) for column in COLUMNS]
+        if row["error"]:
+            values[2] = escape(row["error"])
+        lines.append(values)
+    widths = [max(len(line[n]) for line in lines) for n in range(len(COLUMNS))]
+    for line in lines:
+        text = "  ".join(value.ljust(width) for value, width in zip(line, widths, strict=True))
+        sys.stdout.write(text.rstrip() + "\n")

@@ -1,0 +1,45 @@
+"""certifier.py prune: a bounded store.
+
+Removes the expired certificates that certifier itself made, and with --keep and --unused those that were
+not used for long. An operator's certificate is never removed. A running proxy may go on meanwhile.
+
+Usage:
+  certifier.py prune [options]
+
+Options:
+  --store=<dir>    Where certificates are kept. Required.
+  --keep=<n>       Keep the n most recently used of certifier's own, 0 or more.
+  --unused=<days>  Remove those that were not used for so many days, 1 or more.
+  --dry-run        Remove nothing, only say what would be.
+  --json           Say it in JSON.
+  -h --help        Show this and exit.
+
+The time of last use is kept to the hour, as the file's modification time.
+"""
+
+import json
+import time
+
+from tqdm import tqdm
+
+from commandline import CommandLine
+from issuance import open_store
+from options import store_option
+from pruning import DAY_SECONDS, prune
+
+
+def main(argv: list[str], version: str) -> int:
+    """Run the subcommand; its exit status."""
+    line = CommandLine(__doc__, argv, version, "prune")
+    keep = line.number("--keep", 0) if line.text("--keep") else None
+    unused = line.number("--unused", 1) * DAY_SECONDS if line.text("--unused") else None
+    store = open_store(store_option(line))
+    dry = line.flag("--dry-run")
+    pruned = prune(store, time.time(), keep, unused, dry, lambda walk: tqdm(walk, unit=" files", disable=None))
+    if line.flag("--json"):
+        print(json.dumps({"removed": [gone._asdict() for gone in pruned.removed], "kept": pruned.kept, "dry_run": dry}))
+        return 0
+    for gone in pruned.removed:
+        print(f"{gone.name}: {gone.reason}")
+    print(f"{len(pruned.removed)} {'would be ' if dry else ''}removed, {pruned.kept} kept")
+    return 0

@@ -1,0 +1,97 @@
+"""A bounded store: expired and long unused certificates of certifier's own go, an operator's never."""
+
+from collections.abc import Callable, Iterable
+from itertools import count
+from typing import NamedTuple
+
+from cryptography import x509
+
+from store import Entry, Store
+
+DAY_SECONDS = 86_400.0
+_SLACK = 10  # a running proxy goes a tenth below its bound, so that not each new name walks through the store
+
+Walk = Callable[[Iterable[Entry]], Iterable[Entry]]
+
+
+class Removed(NamedTuple):
+    """A certificate that was removed, and why."""
+
+    name: str
+    reason: str
+
+
+class Pruned(NamedTuple):
+    """What became of certifier's own certificates."""
+
+    removed: list[Removed]
+    kept: int
+
+
+def prune(
+    store: Store,
+    now: float,
+    keep: int | None = None,
+    unused: float | None = None,
+    dry: bool = False,
+    walk: Walk = lambda entries: entries,
+) -> Pruned:
+    """Remove certificates of certifier's own: expired, unused for so many seconds, or beyond the ``keep`` latest used.
+
+    ``now`` is in seconds since the epoch. With ``dry`` nothing is removed. Blocks on the disk; for a pool thread.
+    """
+    doomed: list[tuple[Entry, str]] = []
+    good: list[Entry] = []
+    for entry in walk(store.entries()):
+        if entry.ours:
+            reason = _reason(entry, now, unused)
+            if reason is None:
+                good.append(entry)
+            else:
+                doomed.append((entry, reason))
+    if keep is not None:
+        good.sort(key=lambda entry: entry.used, reverse=True)
+        doomed += [(entry, f"beyond the {keep} most recently used") for entry in good[keep:]]
+        good = good[:keep]
+    removed = [Removed(entry.name, reason) for entry, reason in doomed if dry or store.remove(entry)]
+    return Pruned(removed, len(good) + len(doomed) - len(removed))
+
+
+def _reason(entry: Entry, now: float, unused: float | None) -> str | None:
+    if unused is not None and now - entry.used >= unused:
+        return f"not used for {(now - entry.used) / DAY_SECONDS:.0f} days"
+    try:
+        end = x509.load_pem_x509_certificate(entry.path.read_bytes()).not_valid_after_utc
+    except OSError:
+        return None
+    except ValueError:
+        return "holds no certificate that can be read"
+    return f"expired on {end:%Y-%m-%d %H:%M} UTC" if now >= end.timestamp() else None
+
+
+class Bound:
+    """Keeps a store to ``most`` certificates of certifier's own; with many processes on it, to about that."""
+
+    def __init__(self, store: Store, most: int) -> None:
+        self._store = store
+        self._most = most
+        self._numbers = count(1)  # its next() is atomic
+        self._saved = 0
+        self._count_at = 0  # how many saves until the next count
+
+    def saved(self) -> None:
+        """A certificate was stored."""
+        self._saved = next(self._numbers)
+
+    def keep(self, now: float) -> int:
+        """Prune if need be; how many were removed. Blocks on the disk, one call at a time."""
+        saved = self._saved
+        if saved < self._count_at:
+            return 0
+        held = sum(entry.ours for entry in self._store.entries())
+        removed = 0
+        if held > self._most:
+            pruned = prune(self._store, now, keep=self._most - self._most // _SLACK)
+            removed, held = len(pruned.removed), pruned.kept
+        self._count_at = saved + max(1, self._most - held + 1)
+        return removed

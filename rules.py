@@ -1,0 +1,130 @@
+"""What strict clients ask of a certificate: the rules of OpenSSL, Apple and Go, as faults.
+
+Each ``Fault`` says what is wrong and what that means for whoever connects. Signature, chain, name and the rules of
+``X509_V_FLAG_X509_STRICT`` are judged by OpenSSL itself, in a handshake in memory.
+"""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from errors import RetrievalError
+from tlsconfig import server_context
+
+MAX_LIFE = timedelta(days=398)  # Apple, https://support.apple.com/102028
+MIN_RSA = 2048
+_MAX_SERIAL_BITS = 159  # 20 octets with a clear sign bit, RFC 5280 §4.1.2.2
+_STEPS = 20  # a handshake takes two or three
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong with a certificate or its file."""
+
+    problem: str
+    meaning: str
+
+
+def of_any(certificate: x509.Certificate, now: datetime) -> Iterator[Fault]:
+    """Faults that a CA and a leaf can have: key, signature algorithm, serial, dates."""
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey):
+        if key.key_size < MIN_RSA:
+            yield Fault(f"an RSA key of {key.key_size} bits", "browsers, Apple and Go refuse less than 2048")
+    elif not isinstance(key, ec.EllipticCurvePublicKey):
+        yield Fault("a key that is neither RSA nor EC", "browsers and Apple refuse it")
+    if isinstance(certificate.signature_hash_algorithm, hashes.SHA1 | hashes.MD5):
+        yield Fault(
+            f"signed with {certificate.signature_hash_algorithm.name.upper()}",
+            "browsers, Apple, Go and OpenSSL refuse it",
+        )
+    if not 0 < certificate.serial_number.bit_length() <= _MAX_SERIAL_BITS or certificate.serial_number < 0:
+        yield Fault("a serial number that is not positive or has over 20 octets", "Go and strict clients refuse it")
+    if now < certificate.not_valid_before_utc:
+        yield Fault(
+            f"not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", "every client refuses it"
+        )
+    if now >= certificate.not_valid_after_utc:
+        yield Fault(f"expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", "every client refuses it")
+
+
+def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
+    """Faults of a CA certificate by RFC 5280 §4.2.1, which OpenSSL's strict mode and Python 3.13 check."""
+    strict = "Python 3.13 and newer and other strict clients refuse what it signs"
+    extensions = certificate.extensions
+    try:
+        if not extensions.get_extension_for_class(x509.BasicConstraints).critical:
+            yield Fault("basicConstraints is not critical", strict)
+    except x509.ExtensionNotFound:
+        yield Fault("no basicConstraints", "it is no CA: every client refuses what it signs")
+    wanted: tuple[tuple[type[x509.ExtensionType], str], ...] = (
+        (x509.KeyUsage, "keyUsage"),
+        (x509.SubjectKeyIdentifier, "subjectKeyIdentifier"),
+    )
+    for extension, called in wanted:
+        if not _has(certificate, extension):
+            yield Fault(f"no {called}", strict)
+    if certificate.issuer != certificate.subject and not _has(certificate, x509.AuthorityKeyIdentifier):
+        yield Fault("no authorityKeyIdentifier", strict)
+
+
+def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
+    """Faults of a server's certificate that OpenSSL lets pass, and other clients do not."""
+    if not _has(certificate, x509.SubjectAlternativeName):
+        yield Fault("no subject alternative name", "Apple, Go and browsers do not look at the common name")
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    if life > MAX_LIFE:
+        yield Fault(f"valid for {life.days} days", "Apple's clients refuse more than 398")
+    try:
+        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if ExtendedKeyUsageOID.SERVER_AUTH not in usages:
+            yield Fault("extendedKeyUsage without serverAuth", "every client refuses it for a server")
+    except x509.ExtensionNotFound:
+        yield Fault("no extendedKeyUsage", "Apple's clients want serverAuth in it")
+    with suppress(x509.ExtensionNotFound):
+        if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
+            yield Fault("a CA certificate in the place of a server's", "Go and strict clients refuse it")
+
+
+def of_chain(pem: bytes, name: str, anchors: list[x509.Certificate]) -> Iterator[Fault]:
+    """What OpenSSL's strict verification says of a certificate with its chain and key, served for a name."""
+    try:
+        server = server_context(pem)
+    except RetrievalError as error:
+        yield Fault(str(error), "it can't be served")
+        return
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    for anchor in anchors:
+        client.load_verify_locations(cadata=anchor.public_bytes(Encoding.DER))
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hostname = name.replace("*", "any", 1)
+    ends = (
+        client.wrap_bio(to_client, to_server, server_hostname=hostname),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    try:
+        for step in range(_STEPS):
+            with suppress(ssl.SSLWantReadError):
+                ends[step % 2].do_handshake()
+    except ssl.SSLCertVerificationError as error:
+        yield Fault(
+            f"OpenSSL, strictly: {error.verify_message}", "Python 3.13 and newer and other strict clients refuse it"
+        )
+    except ssl.SSLError as error:
+        yield Fault(f"no handshake with it: {error.reason}", "it can't be served")
+
+
+def _has(certificate: x509.Certificate, extension: type[x509.ExtensionType]) -> bool:
+    try:
+        certificate.extensions.get_extension_for_class(extension)
+    except x509.ExtensionNotFound:
+        return False
+    return True

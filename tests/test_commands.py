@@ -1,0 +1,365 @@
+"""The commands beside the proxy, as their users call them: check, list, prune, warm."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from lab import HERE, WAIT, Program, run
+from pki import TestCA, cert_pem, key_pem, new_key, now
+from test_leaves import Room
+
+from pruning import DAY_SECONDS
+
+PROGRAM = (sys.executable, str(HERE / "certifier.py"))
+SIGN = ("--sign-cert=ca.crt", "--sign-key=ca.key", "--sign-serial=serial.txt")
+STORE = "--store=certs"
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    """A store with two certificates of our own and an operator's, and the files of its CA."""
+    room = Room(tmp_path)
+    for file in ("ca.key", "serial.txt"):
+        (tmp_path / file).chmod(0o600)
+    for name in ("a.example", "127.0.0.1"):
+        room.retrieve(name, now())
+    room.place(TestCA("operator", parent=TestCA("root")).issue("www.example.com"))
+    room.path.chmod(0o600)
+    return room
+
+
+def command(room: Room, *words: str) -> "subprocess.CompletedProcess[str]":
+    return run(*PROGRAM, *words, cwd=room.folder)
+
+
+def in_json(room: Room, *words: str, status: int = 0) -> object:
+    result = command(room, *words, "--json")
+    assert (result.returncode, result.stderr) == (status, ""), result
+    return json.loads(result.stdout)
+
+
+def names(room: Room) -> list[str]:
+    return sorted(entry.name for entry in room.store.entries())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["check"], "--store is missing: certifier.py check --store=certs"),
+        (["list", "--store=none"], "--store=none: can't read there: No such file or directory"),
+        (["prune", STORE, "--keep=x"], "--keep=x: not a whole number from 0 on"),
+        (["prune", STORE, "--unused=0"], "--unused=0: not a whole number from 1 on"),
+        (["prune", STORE, "--max=3"], "unknown option --max"),
+        (["check", STORE, "--sign-cert=x"], "--sign-key and --sign-serial missing"),
+        (["warm", STORE], "an argument is missing: see certifier.py warm --help"),
+        (["warm", STORE, "names"], "no CA to sign with"),
+        (["warm", STORE, "--ca=ca", "none"], "can't read none: No such file"),
+        (["warm", STORE, "--ca=ca", "a", "b"], "unexpected argument 'b'"),
+        (["shred"], "unexpected argument 'shred'"),
+    ],
+)
+def test_bad_words_are_one_line_and_exit_2(room: Room, words: list[str], message: str) -> None:
+    result = command(room, *words)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1), result
+    assert message in result.stderr
+
+
+@pytest.mark.parametrize("word", ["check", "list", "prune", "warm"])
+def test_each_has_its_manual(room: Room, word: str) -> None:
+    result = command(room, word, "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith(f"certifier.py {word}: ")
+
+
+# list
+
+
+def test_list(room: Room) -> None:
+    rows = in_json(room, "list", STORE)
+    assert isinstance(rows, list)
+    assert [(row["name"], row["made_by"]) for row in rows] == [
+        ("127.0.0.1", "certifier"),
+        ("a.example", "certifier"),
+        ("www.example.com", "operator"),
+    ]
+    own = rows[1]
+    certificate = x509.load_pem_x509_certificate(Path(room.folder, own["path"]).read_bytes())
+    assert int(own["serial"], 16) == certificate.serial_number
+    assert own["issuer"] == "CN=one"
+    assert own["not_after"] == f"{certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    assert own["size"] == Path(room.folder, own["path"]).stat().st_size
+    used = datetime.strptime(own["last_use"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert abs(used - now()) < timedelta(minutes=5)
+    assert rows[2]["last_use"] is None
+    head, *lines = command(room, "list", STORE).stdout.splitlines()
+    assert head.split() == ["NAME", "SERIAL", "ISSUER", "NOT-AFTER", "SIZE", "LAST-USE"]
+    assert [line.split()[:2] for line in lines] == [[row["name"], row["serial"]] for row in rows]
+
+
+def test_list_tells_what_cannot_be_read(room: Room) -> None:
+    room.path.write_bytes(b"rubbish")
+    rows = in_json(room, "list", STORE, status=1)
+    assert isinstance(rows, list)
+    assert rows[2]["error"] == "no certificate that can be read"
+
+
+# prune
+
+
+def test_prune_removes_what_expired_and_never_an_operators(room: Room) -> None:
+    room.place(TestCA("operator").issue("www.example.com", ends=timedelta(days=-1)))
+    room.retrieve("old.example", now() - timedelta(days=60))
+    dry = in_json(room, "prune", STORE, "--dry-run")
+    assert "old.example" in names(room)
+    pruned = in_json(room, "prune", STORE)
+    assert isinstance(dry, dict)
+    assert isinstance(pruned, dict)
+    assert dry["removed"] == pruned["removed"]
+    ((name, reason),) = [gone.values() for gone in pruned["removed"]]
+    assert name == "old.example"
+    assert reason.startswith("expired on ")
+    assert pruned["kept"] == 2
+    assert names(room) == ["127.0.0.1", "a.example", "www.example.com"]
+
+
+def test_prune_by_last_use(room: Room) -> None:
+    path = room.store.path("a.example")
+    assert path
+    used = time.time() - 10 * DAY_SECONDS
+    os.utime(path, (used, used))
+    assert command(room, "prune", STORE, "--unused=11").stdout == "0 removed, 2 kept\n"
+    assert command(room, "prune", STORE, "--unused=10").stdout == "a.example: not used for 10 days\n1 removed, 1 kept\n"
+    room.retrieve("b.example", now())
+    path = room.store.path("127.0.0.1")
+    assert path
+    os.utime(path, (used, used))
+    assert (
+        command(room, "prune", STORE, "--keep=1").stdout
+        == "127.0.0.1: beyond the 1 most recently used\n1 removed, 1 kept\n"
+    )
+    assert names(room) == ["b.example", "www.example.com"]
+
+
+# check
+
+
+def test_check_of_a_good_store(room: Room) -> None:
+    assert in_json(room, "check", STORE, *SIGN) == {"checked": 3, "problems": []}
+    assert in_json(room, "check", STORE) == {"checked": 3, "problems": []}
+    assert command(room, "check", STORE, *SIGN).stdout == "3 certificates checked, 0 problems\n"
+
+
+def weak(room: Room, **changes: object) -> bytes:
+    """A certificate of the room's CA, wrong in one way."""
+    key = new_key(bits=1024 if changes.get("short") else 0)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([]))
+        .issuer_name(room.ca.name)
+        .public_key(key.public_key())
+        .serial_number(9999)
+        .not_valid_before(now() - timedelta(days=2))
+        .not_valid_after(now() + timedelta(days=500 if changes.get("long") else 40))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("www.example.com")]), critical=True)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(room.ca.key.public_key()), critical=False)
+    )
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH if changes.get("client") else ExtendedKeyUsageOID.SERVER_AUTH
+    if not changes.get("bare"):
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    return cert_pem(builder.sign(room.ca.key, hashes.SHA256())) + key_pem(key)
+
+
+SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
+    "not a certificate": (lambda room: room.place(b"x"), "holds no certificate that can be read"),
+    "without its key": (lambda room: room.place(room.ca.issue("www.example.com", with_key=False)), "no private key"),
+    "another name": (lambda room: room.place(room.ca.issue("b.example")), "it is not for this name"),
+    "expired": (lambda room: room.place(room.ca.issue("www.example.com", ends=timedelta(0))), "it ends on"),
+    "another's key": (
+        lambda room: room.place(room.ca.issue("www.example.com", with_key=False) + key_pem(new_key())),
+        "its private key belongs to another certificate",
+    ),
+    "a short key": (lambda room: room.place(weak(room, short=True)), "an RSA key of 1024 bits"),
+    "a long life": (lambda room: room.place(weak(room, long=True)), "valid for 502 days"),
+    "for clients": (lambda room: room.place(weak(room, client=True)), "extendedKeyUsage without serverAuth"),
+    "no usage": (lambda room: room.place(weak(room, bare=True)), "no extendedKeyUsage"),
+    "readable": (lambda room: room.path.chmod(0o640), "others can read its private key"),
+    "the CA's key readable": (lambda room: (room.folder / "ca.key").chmod(0o604), "others can read the CA's private"),
+    "a folder for all": (lambda room: room.path.parent.chmod(0o777), "others can write there"),
+    "the wrong folder": (lambda room: room.path.rename(room.store.path("a.example").parent / room.path.name),  # type: ignore[union-attr]
+                         "it stands in the wrong folder"),
+    "another CA": (lambda room: (room.folder / "ca.key").write_bytes(key_pem(new_key())), "does not belong to the"),
+    "a serial file that is behind": (lambda room: (room.folder / "serial.txt").write_text("8"), "it says 8, but"),
+    "a serial twice": (lambda room: room.place(room.ca.issue("www.example.com", serial=7)), "the issuer and serial"),
+    "a chain that is strictly wrong": (
+        lambda room: room.place(TestCA("x", parent=TestCA("y"), strict=False).issue("www.example.com")),
+        "OpenSSL, strictly: CA cert does not include key usage extension",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spoiler", SPOILERS)
+def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) -> None:
+    spoil, problem = SPOILERS[spoiler]
+    spoil(room)
+    if room.path.exists() and spoiler != "readable":
+        room.path.chmod(0o600)
+    before = sorted((path, path.stat().st_mtime_ns) for path in room.folder.rglob("*"))
+    found = in_json(room, "check", STORE, *SIGN, status=1)
+    assert isinstance(found, dict)
+    assert any(problem in told["problem"] for told in found["problems"]), found
+    assert all(told["meaning"] and told["where"] for told in found["problems"])
+    assert sorted((path, path.stat().st_mtime_ns) for path in room.folder.rglob("*")) == before
+    text = command(room, "check", STORE, *SIGN)
+    assert text.returncode == 1
+    assert problem in text.stdout
+
+
+def test_check_after_another_ca(room: Room) -> None:
+    authority = TestCA("two")
+    (room.folder / "ca.crt").write_bytes(authority.pem)
+    (room.folder / "ca.key").write_bytes(key_pem(authority.key))
+    found = in_json(room, "check", STORE, *SIGN, status=1)
+    assert isinstance(found, dict)
+    assert [told["problem"] for told in found["problems"]] == ["signed by another CA"] * 2
+
+
+# warm
+
+
+def test_warm_makes_what_is_not_there_and_goes_on(room: Room) -> None:
+    (room.folder / "names").write_text("# ours\nB.example. # twice\nb.example\n\na.example\n::1\nno name\n")
+    first = command(room, "warm", STORE, *SIGN, "names", "--json")
+    assert first.returncode == 1
+    facts = json.loads(first.stdout)
+    assert facts["failed"] == [{"name": "no name", "reason": "not a DNS name or IP address"}]
+    assert facts["made"] + facts["present"] == 4
+    assert (facts["made"], facts["left"]) == (2, 0)
+    assert names(room) == ["127.0.0.1", "::1", "a.example", "b.example", "www.example.com"]
+    (room.folder / "names").write_text("b.example\nc.example\n")
+    again = command(room, "warm", STORE, *SIGN, "names")
+    assert (again.returncode, again.stdout) == (0, "1 made, 1 were there, 0 failed\n")
+
+
+def test_warm_is_interrupted_and_goes_on(room: Room) -> None:
+    wanted = [f"{number}.example" for number in range(3000)]
+    words = [*PROGRAM, "warm", STORE, *SIGN, "-"]
+    with subprocess.Popen(
+        words, cwd=room.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin
+        process.stdin.write("\n".join(wanted))
+        process.stdin.close()
+        deadline = time.monotonic() + WAIT
+        while len(names(room)) < 20:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        assert process.wait(WAIT) == 130
+        assert process.stdout
+        assert "interrupted with" in process.stdout.read()
+    held = len(names(room))
+    assert 20 <= held < 3000
+    (room.folder / "some").write_text("\n".join(wanted[:30]))
+    facts = in_json(room, "warm", STORE, *SIGN, "some")
+    assert isinstance(facts, dict)
+    assert facts["present"] >= 15
+    assert facts["made"] + facts["present"] == 30
+
+
+def test_warm_shows_its_progress_on_a_terminal(room: Room) -> None:
+    (room.folder / "names").write_text("b.example\nc.example\n")
+    master, slave = pty.openpty()
+    termios.tcsetwinsize(slave, (24, 80))
+    words = [*PROGRAM, "warm", STORE, *SIGN, "names"]
+    process = subprocess.Popen(words, cwd=room.folder, stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    assert process.communicate(timeout=WAIT)[0] == b"2 made, 0 were there, 0 failed\n"
+    shown = b""
+    with suppress(OSError):  # EIO at the end of what a terminal that is gone has said
+        while data := os.read(master, 65_536):
+            shown += data
+    os.close(master)
+    assert b"2/2" in shown
+
+
+# The store of a running proxy
+
+
+def direct(program: Program, name: str) -> None:
+    """Have a certificate made or loaded, by a handshake."""
+    words = ["openssl", "s_client", "-connect", f"127.0.0.1:{program.address[1]}", "-servername", name]
+    run(*words, input="")
+
+
+def test_store_max_bounds_the_store_of_a_running_proxy(tmp_path: Path) -> None:
+    with Program(tmp_path, STORE, "--max=100", "--ca=ca", "--store-max=4", "--redirect=127.0.0.1:1") as running:
+        for number in range(12):
+            direct(running, f"{number}.example")
+        running.wait_for(r"removed \d certificates from the store, unused longest \(--store-max\)")
+        deadline = time.monotonic() + WAIT
+        while len(list((tmp_path / "certs").glob("???/*.crt"))) > 4:
+            assert time.monotonic() < deadline
+
+
+def mounting(command: str) -> list[str]:
+    """What runs a program where something else is mounted, for it alone."""
+    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
+    if sys.platform != "linux" or run(*unshare, "true").returncode:
+        pytest.skip("no namespace to mount a file system in")
+    return [*unshare, "sh", "-c", f'{command} && exec "$@"', "sh"]
+
+
+def test_a_store_that_is_read_only(room: Room) -> None:
+    """Without a CA it is read, what can't be used is told once and passed over; with one it is an error."""
+    prefix = mounting("mount --bind certs certs && mount -o remount,bind,ro certs")
+    bad = room.path.with_name("bad.example.crt")
+    bad.write_bytes(b"rubbish")
+    path = room.store.path("bad.example")
+    assert path
+    path.parent.mkdir(exist_ok=True)
+    bad.rename(path)
+    with Program(room.folder, STORE, "--max=100", "--redirect=127.0.0.1:1", prefix=prefix) as running:
+        direct(running, "a.example")
+        assert " context=disk " in running.tunnels(1)[0]
+        for number in range(2, 4):
+            direct(running, "bad.example")
+            assert "outcome=http_request_denied" in running.tunnels(number)[-1]
+        running.wait_for("passed over, it can't be moved aside: Read-only file system")
+        assert len([line for line in running.lines if "passed over" in line]) == 1
+    refused = run(*prefix, *PROGRAM, STORE, "--max=1", *SIGN, cwd=room.folder)
+    assert refused.returncode == 2
+    assert refused.stderr == "certifier: --store=certs: can't write there: Read-only file system\n"
+
+
+def test_a_disk_that_is_full_and_then_is_not(tmp_path: Path) -> None:
+    """A real one: a tmpfs of some kilobytes. Served from memory, one warning, and stored again when there is room."""
+    (tmp_path / "certs").mkdir()
+    prefix = mounting("mount -t tmpfs -o size=64k none certs")
+    with Program(tmp_path, STORE, "--max=100", "--ca=ca", "--redirect=127.0.0.1:1", prefix=prefix) as running:
+        for number in range(20):
+            direct(running, f"{number}.example")
+        running.wait_for("the store failed, certificates are in memory only: No space left on device")
+        lines = running.tunnels(20)
+        assert all(" context=made " in line for line in lines)
+        direct(running, "19.example")
+        assert " context=memory " in running.tunnels(21)[-1]
+        assert len([line for line in running.lines if "the store failed" in line]) == 1
+        root = Path(f"/proc/{running.process.pid}/cwd/certs")
+        stored = list(root.glob("???/*.crt"))
+        assert 0 < len(stored) < 20
+        for path in stored:
+            path.unlink()
+        direct(running, "new.example")
+        assert [path.name for path in root.glob("???/*")] == ["new.example.crt"]

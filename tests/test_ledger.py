@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+from pki import TestCA, now
+from test_leaves import Room
+from test_signer import authority_for
+
+from keys import KeyStock
+from leaves import Leaves
+from ledger import Ledger
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+def ledger_of(room: Room) -> Ledger:
+    """What a new process knows."""
+    return Ledger(room.store.root, room.ca.certificate)
+
+
+def test_an_empty_store(room: Room) -> None:
+    assert ledger_of(room).highest() == 0
+
+
+def test_it_keeps_the_highest_and_reads_no_certificate_for_it(room: Room) -> None:
+    made = room.retrieve("a.example", now())
+    assert made
+    assert ledger_of(room).highest() == made.serial
+    ledger_of(room).note(100)
+    assert ledger_of(room).highest() == 100
+
+
+@pytest.mark.parametrize("content", [None, b"", b"x\n", b"12"])
+def test_what_is_not_kept_is_read_from_the_certificates(room: Room, content: bytes | None) -> None:
+    made = [room.retrieve(name, now()) for name in ("a.example", "b.example")]
+    (kept,) = (room.store.root / ".serials").iterdir()
+    if content is None:
+        kept.unlink()
+    else:
+        kept.write_bytes(content)
+    room.place(TestCA("another").issue("www.example.com"))
+    assert made[1]
+    assert ledger_of(room).highest() == made[1].serial
+    assert kept.read_bytes() == b"%d\n" % made[1].serial
+
+
+def test_a_store_of_another_program_counts_and_a_random_serial_does_not(room: Room) -> None:
+    room.place(room.ca.issue("www.example.com", with_key=False, serial=500))
+    other = room.path.with_name("x.crt.rejected.1")
+    other.write_bytes(room.ca.issue("x", with_key=False, serial=501))
+    room.path.with_name("y.crt").write_bytes(room.ca.issue("y", serial=1 << 150))
+    assert ledger_of(room).highest() == 501
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_a_serial_file_restored_from_a_backup(room: Room, running: bool) -> None:
+    path = room.folder / "serial.txt"
+    leaves = room.leaves
+    seen = set()
+    backup = path.read_text()
+    for name in ("a.example", "b.example"):
+        leaf = room.retrieve(name, now())
+        assert leaf
+        seen.add(leaf.serial)
+    path.write_text(backup)
+    if not running:
+        leaves = Leaves(room.store, authority_for(room.files), KeyStock("p256"))
+    leaf = room.retrieve("c.example", now(), leaves=leaves)
+    assert leaf
+    assert leaf.serial == max(seen) + 1
+    assert any("this store has seen 8: going on behind that" in note for note in room.notes)
+    assert path.read_text() == f"{leaf.serial + 1}\n"
+
+
+def test_a_store_that_cannot_be_written_still_repeats_nothing(room: Room) -> None:
+    ledger = ledger_of(room)
+    (room.store.root / ".serials").write_bytes(b"in the way")
+    ledger.note(9)
+    assert ledger.highest() == 9

@@ -1,0 +1,56 @@
+"""The TLS that certifier speaks: one context for all origins, one for each name towards clients."""
+
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from errors import RetrievalError, UsageError
+
+
+def client_context(extra_roots: str | None, verify: bool) -> ssl.SSLContext:
+    """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used."""
+    context = ssl.create_default_context()  # 31 ms: once, not a connection
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    # RFC 5280 to the letter, as Python 3.13 and newer do, and the same on every version.
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    if extra_roots is not None:
+        try:
+            context.load_verify_locations(extra_roots)
+        except ssl.SSLError as error:
+            raise UsageError(f"--upstream-ca: {extra_roots} holds no PEM certificate") from error
+        except OSError as error:
+            raise UsageError(f"--upstream-ca: can't read {extra_roots}: {error.strerror}") from error
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def server_context(pem: bytes) -> ssl.SSLContext:
+    """The context that serves one certificate; TLS 1.2 and 1.3. Raises ``RetrievalError`` if OpenSSL refuses it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.num_tickets = 1  # OpenSSL makes two: saves 0.03 ms a connection
+    try:
+        with _as_file(pem) as path:
+            context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one
+    except (ssl.SSLError, OSError) as error:
+        raise RetrievalError(f"OpenSSL refuses the certificate: {error}") from error
+    return context
+
+
+@contextmanager
+def _as_file(pem: bytes) -> Iterator[str]:
+    """A path, which is all that OpenSSL loads a chain from, to the very bytes that were checked."""
+    if hasattr(os, "memfd_create"):
+        with open(os.memfd_create("certificate", os.MFD_CLOEXEC), "wb", buffering=0) as file:
+            file.write(pem)
+            yield f"/proc/self/fd/{file.fileno()}"
+    else:  # macOS; a NamedTemporaryFile has mode 0600
+        with tempfile.NamedTemporaryFile(buffering=0) as temporary:
+            temporary.write(pem)
+            yield temporary.name

@@ -1,0 +1,136 @@
+"""certifier.py warm: make the certificates for a list of names ahead of time.
+
+Names whose certificate is in the store and good are passed over: run it again to go on where it was interrupted.
+
+Usage:
+  certifier.py warm [options] <names-file>
+
+Options:
+  --store=<dir>         Where certificates are kept; made if missing. Required.
+  --ca=<dir>            The CA: ca.crt, ca.key and serial.txt in this folder, made on first use,
+  --sign-cert=<file>    or an operator's own: its certificate (PEM, its chain behind it),
+  --sign-key=<file>     its private key (PEM, without a passphrase),
+  --sign-serial=<file>  and the file with its next serial number.
+  --key-type=<type>     Of the leaves' keys: p256, p384, rsa2048, rsa3072 or rsa4096 [default: p256].
+  --days=<n>            How long a leaf is valid, 1 to 397 [default: 45].
+  --crl-url=<url>       The CRL distribution point of the leaves.
+  --json                Say what was done in JSON.
+  -h --help             Show this and exit.
+
+One name or IP address a line; empty lines and what is behind a # are passed over; - reads standard input.
+Exit status 1 when there is a name for which none could be made, 130 when interrupted.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NoReturn
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Pool
+from tqdm import tqdm
+
+import names
+from commandline import CommandLine
+from errors import CertifierError, UsageError
+from issuance import Issuance
+from leaf import Leaf
+from options import leaf_options
+from workers import Workers
+
+
+class WarmUp:
+    """Makes certificates in parallel. Counts what was made and what was there, and keeps why others failed."""
+
+    def __init__(self, issuance: Issuance) -> None:
+        self.made = 0
+        self.present = 0
+        self.failed: list[dict[str, str]] = []
+        self._issuance = issuance
+        self._workers = Workers(os.cpu_count() or 1)
+
+    def run(self, wanted: list[str], stop: Event) -> bool:
+        """Do it for each name; whether it went to the end before ``stop`` was set."""
+        pool = Pool(2 * (os.cpu_count() or 1))
+        with tqdm(total=len(wanted), unit=" names", disable=None) as bar:
+            for text in wanted:
+                if stop.is_set():
+                    break
+                pool.spawn(self._one, text, bar)
+            pool.join()
+        return not stop.is_set()
+
+    def _one(self, text: str, bar: "tqdm[NoReturn]") -> None:
+        notes: list[str] = []
+        try:
+            leaf = self._retrieve(text, notes)
+        except CertifierError as error:
+            self.failed.append({"name": text, "reason": str(error)})
+        else:
+            self.made += leaf.source == "made"
+            self.present += leaf.source != "made"
+        for note in notes:
+            bar.write(note, file=sys.stderr)
+        bar.update()
+
+    def _retrieve(self, text: str, notes: list[str]) -> Leaf:
+        name = names.host_name(text)
+        if name is None:
+            raise UsageError("not a DNS name or IP address")
+        now = datetime.fromtimestamp(time.time(), UTC)
+        leaf = self._workers.run(self._issuance.leaves.retrieve, name, now, notes, renew=True)
+        assert leaf is not None  # there is a CA
+        path = self._issuance.store.path(name)
+        if path is None:
+            raise UsageError("too long a name for the store")
+        if leaf.source == "made" and not path.exists():
+            raise UsageError("made, but the store failed")
+        return leaf
+
+
+def main(argv: list[str], version: str) -> int:
+    """Run the subcommand; its exit status."""
+    line = CommandLine(__doc__, argv, version, "warm", operands=1)
+    chosen = leaf_options(line)
+    if chosen.ca.missing:
+        raise UsageError(f"{' and '.join(chosen.ca.missing)} missing: all three --sign-*, or --ca, sign certificates")
+    if chosen.ca.folder is None and chosen.ca.files is None:
+        raise UsageError("no CA to sign with: --ca=<dir>, or the three --sign-*")
+    wanted = list(dict.fromkeys(_names_in(line.required("<names-file>", "--store=certs --ca=ca names.txt"))))
+    warm_up = WarmUp(Issuance(chosen, datetime.now(UTC)))
+    stop = Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        gevent.signal_handler(number, stop.set)
+    finished = warm_up.run(wanted, stop)
+    _report(warm_up, len(wanted), line.flag("--json"))
+    if not finished:
+        return 130
+    return 1 if warm_up.failed else 0
+
+
+def _names_in(path: str) -> Iterator[str]:
+    try:
+        with open(0 if path == "-" else path, encoding="utf-8", errors="replace") as file:
+            for text in file:
+                name = text.partition("#")[0].strip()
+                if name:
+                    yield name
+    except OSError as error:
+        raise UsageError(f"can't read {path}: {error.strerror}") from error
+
+
+def _report(warm_up: WarmUp, wanted: int, as_json: bool) -> None:
+    left = wanted - warm_up.made - warm_up.present - len(warm_up.failed)
+    if as_json:
+        facts = {"made": warm_up.made, "present": warm_up.present, "failed": warm_up.failed, "left": left}
+        print(json.dumps(facts))
+        return
+    for failure in warm_up.failed:
+        print(f"{failure['name']!r}: {failure['reason']}", file=sys.stderr)
+    rest = f", interrupted with {left} left: run it again to go on" if left else ""
+    print(f"{warm_up.made} made, {warm_up.present} were there, {len(warm_up.failed)} failed{rest}")
