@@ -16,7 +16,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from store import MARK
+from store import MARK, content_of
 
 _LINE = re.compile(rb"([0-9]{1,48})\n\Z")
 _COUNTED = 1 << 64  # a longer one of another program's is random, and is not met by counting up
@@ -65,7 +65,7 @@ class Ledger:
 
     def _serial_in(self, path: Path) -> int:
         try:
-            pem = path.read_bytes()
+            pem = content_of(path)
             certificate = x509.load_pem_x509_certificate(pem)
         except (OSError, ValueError):
             return 0

@@ -196,14 +196,14 @@ class Store:
 
 def _load(path: Path) -> Stored | None:
     try:
-        pem = _read(path)
+        pem = content_of(path)
     except FileNotFoundError:
         return None
     if pem.startswith(MARK):
         return Stored(pem, True, path)
     with suppress(FileNotFoundError):
         if b"PRIVATE KEY-----" not in pem:
-            pem += b"\n" + _read(path.with_suffix(".key"))
+            pem += b"\n" + content_of(path.with_suffix(".key"))
     return Stored(pem, False, path)
 
 
@@ -216,7 +216,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def _is_ours(path: Path) -> bool:
-    return _read(path, len(MARK)) == MARK
+    return content_of(path, len(MARK)) == MARK
 
 
 def _touch(path: Path, now: float) -> None:
@@ -225,7 +225,8 @@ def _touch(path: Path, now: float) -> None:
             os.utime(path, (now, now), follow_symlinks=False)  # a link may lead out of the store
 
 
-def _read(path: Path, most: int = MAX_FILE) -> bytes:
+def content_of(path: Path, most: int = MAX_FILE) -> bytes:
+    """What a regular file holds, its first octets if it is larger than any certificate. Raises ``OSError``."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
     with open(fd, "rb", buffering=0) as file:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
