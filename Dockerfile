@@ -29,4 +29,5 @@ HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
     CMD ["/opt/venv/bin/python", "-I", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/'); raise SystemExit(c.getresponse().status != 200)"]
 
 ENTRYPOINT ["/opt/venv/bin/python", "/opt/certifier/certifier.py"]
-CMD ["--store=/data/certs", "--max=1000", "--ca=/data/ca", "--listen=0.0.0.0:8080"]
+# --open: who reaches it is decided by where its port is published; more than 127.0.0.1 wants --auth or --allow-from.
+CMD ["--store=/data/certs", "--max=1000", "--ca=/data/ca", "--listen=0.0.0.0:8080", "--open"]

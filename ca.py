@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -24,6 +25,8 @@ VALIDITY = timedelta(days=3653)  # ten years
 EXPIRY_NOTICE = timedelta(days=30)
 BACKDATED = timedelta(days=2)  # for clients whose clock is behind
 
+# What the properties of a certificate raise that is malformed, or holds what nobody uses.
+_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _GOOD_CA = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 -subj '/CN=My CA' -keyout ca.key"
     " -out ca.crt -addext keyUsage=critical,keyCertSign,cRLSign"
@@ -91,9 +94,14 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     except ValueError as error:
         raise UsageError(f"{certificate_path} holds no PEM certificate") from error
     key = _load_key(key_path)
-    if _spki(key) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+    try:
+        public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        missing = _check(certificate, certificate_path, now)
+        chain = tuple(c for c in (certificate, *others) if c.subject != c.issuer)
+    except _UNREADABLE as error:
+        raise UsageError(f"the certificate in {certificate_path} can't be read: {error}") from error
+    if _spki(key) != public:
         raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
-    missing = _check(certificate, certificate_path, now)
     serials = SerialFile(serial_path)
     try:
         serials.check()
@@ -104,19 +112,25 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
             f"can't use the serial file {serial_path}: {error.strerror}; it holds the next serial number:"
             f" echo 1000 > {serial_path}"
         ) from error
-    chain = tuple(c for c in (certificate, *others) if c.subject != c.issuer)
-    warnings: tuple[str, ...] = ()
+    warnings = []
     if missing:
-        warnings = (
+        warnings.append(
             f"the CA certificate {certificate_path} has no {' and no '.join(missing)}: Python 3.13 and newer and"
-            f" other strict clients will refuse it; a good one: {_GOOD_CA}",
+            f" other strict clients will refuse it; a good one: {_GOOD_CA}"
         )
-    return CaFiles(certificate, key, chain, serials, warnings)
+    if key_path.stat().st_mode & 0o077:
+        warnings.append(
+            f"others can read the CA's key {key_path}, and pose as any site to all who trust the CA:"
+            f" chmod go= {key_path}"
+        )
+    return CaFiles(certificate, key, chain, serials, tuple(warnings))
 
 
 def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str]:
     """Raise ``UsageError`` if it can't sign leaves now; what it lacks for strict clients otherwise."""
     extensions = certificate.extensions
+    if not list(certificate.subject):
+        raise UsageError(f"the CA certificate {path} has an empty subject, which RFC 5280 §4.1.2.6 forbids")
     try:
         is_ca = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
@@ -151,8 +165,8 @@ def _load_key(path: Path) -> CaKey:
             f"the key in {path} has a passphrase, which certifier can't ask for; take it off:"
             f" openssl pkey -in {path} -out plain.key"
         ) from error
-    except ValueError as error:
-        raise UsageError(f"{path} holds no PEM private key") from error
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise UsageError(f"{path} holds no PEM private key that can be used") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise UsageError(f"the key in {path} is neither RSA nor EC")
     return key

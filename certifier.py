@@ -1,9 +1,10 @@
 """certifier: a TLS-intercepting forward proxy with certificates loaded or made on demand.
 
 Usage:
-  certifier.py [options] [--listen=<host:port>]...
+  certifier.py [options] [--listen=<host:port>]... [--allow-from=<cidr>]...
+               [--allow=<pattern>]... [--deny=<pattern>]... [--bypass=<pattern>]...
 
-Options:
+Certificates:
   --store=<dir>           Where certificates are kept; made if missing. Required.
   --max=<n>               Most names kept in memory, 1 or more. Required.
   --store-max=<n>         Most certificates of certifier's own kept in the store, 1 or more;
@@ -17,12 +18,45 @@ Options:
   --days=<n>              How long a leaf made from now on is valid, 1 to 397 [default: 45].
   --crl-url=<url>         Put this CRL distribution point into leaves, for Windows clients; certifier serves
                           an empty CRL at its own /ca.crl: http://127.0.0.1:8080/ca.crl
+
+Connections:
   --listen=<host:port>    Where to accept clients; may be given several times; port 0 picks
                           one [default: 127.0.0.1:8080].
   --redirect=<host:port>  Send the decrypted bytes of every intercepted tunnel there instead
                           of to its own target; tls://<host:port> encrypts them again.
   --upstream-ca=<file>    More roots (PEM) to verify origins with, added to the system's.
   --no-verify-upstream    Take any certificate from origins. For experiments only.
+
+Who may use it, and where to:
+  --auth=<file>           Users with passwords, as htpasswd -B makes it; others get a 407.
+  --allow-from=<cidr>     Clients of this network only; may be given several times.
+  --open                  Listen on addresses other than loopback though neither of the two is given.
+  --allow=<pattern>       Only there: host, *.host, host:port, network, or @file with one a line.
+  --deny=<pattern>        Not there, whatever is allowed.
+  --bypass=<pattern>      Tunnelled untouched. Each of the three may be given several times.
+  --deny-private          Not to loopback, link-local, private or metadata addresses.
+  --ports=<list>          Ports and ranges that may be asked for [default: 80,443,1024-65535].
+  --non-tls=<what>        What becomes of a tunnel that is not TLS or whose origin speaks first:
+                          relay or refuse [default: relay].
+  --mismatch=<what>       What becomes of a tunnel whose CONNECT host, server name and Host field
+                          disagree: allow, log or deny [default: allow].
+  --learn-bypass=<n>      A client that refused the certificate of a name n times is tunnelled
+                          untouched for that name, for an hour.
+
+Limits (their reasons stand in limits.py):
+  --max-connections=<n>         In all; never more than descriptors allow [default: 10000].
+  --max-client-connections=<n>  Of one client address; unless given, nine tenths of all.
+  --max-head=<n>                Octets of a request head [default: 32768].
+  --max-hello=<n>               Octets of a ClientHello [default: 65536].
+  --head-timeout=<s>            Seconds for a complete request head [default: 10].
+  --hello-timeout=<s>           For the first bytes of a tunnel and its ClientHello [default: 10].
+  --dial-timeout=<s>            For look-up and TCP to an origin [default: 10].
+  --tls-timeout=<s>             For each of the two handshakes [default: 10].
+  --idle-timeout=<s>            For a tunnel without a byte either way [default: 3600].
+  --new-names=<n>               Certificates made a second, in all [default: 100].
+  --client-new-names=<n>        The same for one client address [default: 50].
+  --max-log-value=<n>           Characters of a value in the log [default: 300].
+
   -h --help               Show this and exit.
   --version               Show the version and exit.
 
@@ -40,7 +74,6 @@ monkey.patch_all()
 import importlib
 import logging
 import os
-import resource
 import signal
 import socket
 import sys
@@ -50,21 +83,28 @@ from datetime import UTC, datetime
 
 import gevent
 from gevent.event import Event
+from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
 import log as logs
 import options
 import sockets
+from access import Access
+from admission import Admission, Turnstile
 from commandline import CommandLine
 from contexts import ContextCache
+from dialing import Dialer, Redirect
 from errors import UsageError
-from interception import Interception, Redirect
+from interception import Interception
 from issuance import Issuance
-from names import Target
+from limits import Limits
+from names import Target, ip_of
 from options import Options
 from policy import Policy
 from proxy import Proxy
+from refusals import Refusals
+from ruling import rules, users
 from upstream import Upstream
 from website import Website
 from workers import Workers
@@ -74,8 +114,7 @@ COMMANDS = {"check": "check", "list": "listing", "prune": "prune", "warm": "warm
 HOUR_SECONDS = 3600.0
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
 _BACKLOG = 1024
-_MAX_CONNECTIONS = 10_000  # and never more than descriptors allow: two a tunnel
-_SPARE_DESCRIPTORS = 100  # for the store, the log, look-ups and the listeners
+_ONLY_TOLD = 100  # connections past the limit that are let in to be told so, and for the pages of our own
 
 log = logging.getLogger("certifier")
 
@@ -94,15 +133,30 @@ def main(argv: list[str]) -> int:
 
 
 def _run(chosen: Options) -> int:
-    logs.set_up()
-    program = Program(chosen)
+    limits = chosen.limits.within_descriptors()
+    logs.set_up(limits.log_value)
+    _check_openness(chosen)
+    program = Program(chosen, limits)
     listeners = [_listen(target) for target in chosen.listen]
     program.policy.listeners += [listener.getsockname()[:2] for listener in listeners]
     _warn(chosen)
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
     gevent.spawn(program.keep_house)
-    _serve(program.proxy, listeners, chosen)
+    _serve(program.proxy, listeners, chosen, limits)
     return 0
+
+
+def _check_openness(chosen: Options) -> None:
+    """Raise ``UsageError`` for a proxy that strangers could use unasked."""
+    guarded = chosen.open or chosen.rules.auth is not None or chosen.rules.allow_from
+    for target in chosen.listen:
+        ip = ip_of(target.host)
+        loopback = ip.is_loopback if ip is not None else target.host == "localhost"
+        if not loopback and not guarded:
+            raise UsageError(
+                f"--listen={target}: whoever reaches that address could use the proxy; say who may with"
+                " --auth=<file> or --allow-from=<cidr>, or --open for everyone"
+            )
 
 
 class Program:
@@ -111,29 +165,41 @@ class Program:
     ``clock`` gives seconds since the epoch, to all of them.
     """
 
-    def __init__(self, chosen: Options, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, chosen: Options, limits: Limits, clock: Callable[[], float] = time.time) -> None:
+        self._chosen = chosen
         self._clock = clock
+        self._reloading = BoundedSemaphore()
         self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
-        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock)
-        self._upstream = upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
+        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock, Turnstile(limits))
+        self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
         redirect = Redirect(chosen.redirect, chosen.redirect_tls) if chosen.redirect else None
-        self.policy = Policy(sockets.same_endpoint)
-        interception = Interception(self._contexts, upstream, self.policy, redirect)
+        self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
+        self._access = Access(self.policy, users(chosen.rules))
+        dialer = Dialer(self._upstream, self.policy, redirect, limits)
+        refused = Refusals(chosen.rules.learn_bypass)
+        interception = Interception(self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits)
         self._website = Website(self._workers, clock)
-        self.proxy = Proxy(interception, upstream, self.policy, redirect, self._website)
+        admission = Admission(limits)
+        self.proxy = Proxy(interception, dialer, self.policy, self._access, admission, limits, self._website)
         self._show_ca()
 
     def reload(self) -> None:
-        """Read CA, stored certificates and roots anew; tunnels go on. A bad new file leaves the old one in force."""
+        """Read all files anew; tunnels go on. A bad new file leaves what was in force."""
+        with self._reloading:  # one after the other: the newest reading shall be the last to be applied
+            self._reload()
+
+    def _reload(self) -> None:
         try:
+            new_rules, new_users = rules(self._chosen.rules), users(self._chosen.rules)
             self._workers.run(self._upstream.reload)
             self._workers.run(self._issuance.reload, self._now())
         except UsageError as error:
             log.error("not reloaded, what was in force stays: %s", error)
             return
         self._contexts.clear()
-        log.info("reloaded: CA, stored certificates and roots of origins")
+        self.policy.rules, self._access.users = new_rules, new_users
+        log.info("reloaded: CA, stored certificates, roots of origins, lists and users")
         self._show_ca()
 
     def keep_house(self) -> None:
@@ -186,9 +252,9 @@ def _warn(chosen: Options) -> None:
         log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
 
 
-def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options) -> None:
+def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options, limits: Limits) -> None:
     """Accept until a signal comes, then let tunnels finish."""
-    pool = Pool(_most_connections())
+    pool = Pool(limits.connections + _ONLY_TOLD)
     servers = [StreamServer(listener, proxy.handle, spawn=pool) for listener in listeners]
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -208,16 +274,6 @@ def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options) -> Non
         log.info("stopping: %d connections have %.0f s to finish", len(pool), DRAIN_SECONDS)
     pool.join(timeout=DRAIN_SECONDS)
     pool.kill(timeout=1)
-
-
-def _most_connections() -> int:
-    """As many as descriptors allow; the soft limit, made for ``select``, is raised to the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard == resource.RLIM_INFINITY:
-        return _MAX_CONNECTIONS
-    return max(1, min(_MAX_CONNECTIONS, (hard - _SPARE_DESCRIPTORS) // 2))
 
 
 if __name__ == "__main__":

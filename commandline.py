@@ -19,6 +19,9 @@ with warnings.catch_warnings():  # docopt's source has invalid escapes: noise at
     import docopt
 
 
+_DIGITS = 15  # of a number: more is a slip, and Python refuses to read thousands
+
+
 class CommandLine:
     """What was given for a manual. Every method raises ``UsageError`` with one line that says what to do.
 
@@ -33,7 +36,7 @@ class CommandLine:
         self._given: dict[str, Any] = docopt.docopt(manual, [command, *argv] if command else argv, version=version)
 
     def text(self, option: str) -> str | None:
-        """The value of an option or operand; None if it was not given. An empty one counts as not given."""
+        """The value of an option or operand; None if it was not given."""
         return self._given[option] or None
 
     def required(self, option: str, example: str) -> str:
@@ -59,7 +62,7 @@ class CommandLine:
     def number(self, option: str, lowest: int, highest: int | None = None, what: str = "") -> int:
         """The value as a whole number in a range."""
         text = self.text(option) or ""
-        if text.isascii() and text.isdigit() and lowest <= int(text) <= (highest or int(text)):
+        if text.isascii() and text.isdigit() and len(text) <= _DIGITS and lowest <= int(text) <= (highest or int(text)):
             return int(text)
         span = f"from {lowest} on" if highest is None else f"from {lowest} to {highest}"
         raise UsageError(f"{option}={text}: not a whole number {span}{f' ({what})' if what else ''}")
@@ -81,7 +84,7 @@ class CommandLine:
         seen = set()
         words = iter(argv)
         for word in words:
-            option, equals, _ = word.partition("=")
+            option, equals, value = word.partition("=")
             if not word.startswith("-") or word == "-":
                 operands -= 1
                 if operands < 0:
@@ -90,7 +93,7 @@ class CommandLine:
             if option not in takes_value:
                 near = difflib.get_close_matches(option, takes_value, n=1)
                 raise UsageError(f"unknown option {option}; {f'is {near[0]} meant?' if near else 'see --help'}")
-            if takes_value[option] and not equals and next(words, None) is None:
+            if takes_value[option] and not (value if equals else next(words, None)):
                 raise UsageError(f"{option} needs a value: {option}=...")
             if equals and not takes_value[option]:
                 raise UsageError(f"{option} takes no value")

@@ -22,8 +22,11 @@ from datetime import UTC, datetime
 import gevent
 from gevent.event import Event
 
+from admission import Turnstile
 from errors import CertifierError, RetrievalError
+from leaf import Leaf, Unsettled
 from leaves import Leaves
+from limits import Limits
 from lru import LRU
 from store import Stamp
 from tlsconfig import server_context
@@ -32,6 +35,8 @@ from workers import Workers
 WONT_DO_SECONDS = 5.0  # an operator who places a certificate waits no longer than this for it to be seen
 _WONT_DO_NAMES = 10_000  # names so remembered; a miss costs a look at the disk
 LOOK_SECONDS = 5.0  # between two looks at the files of a name in use: an operator's new file counts after that
+_SETTLE_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
+RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
 _RETRY_SECONDS = 60.0  # between two attempts to renew a leaf that is still good
 
 log = logging.getLogger("certifier.contexts")
@@ -63,7 +68,8 @@ class Retrieval:
 
     def wait(self) -> Context | None:
         """The result, as soon as it is there. Raises the ``CertifierError`` of the retrieval."""
-        self._done.wait()
+        if not self._done.wait(RETRIEVAL_SECONDS):
+            raise RetrievalError("no certificate in time: the store's disk does not answer")
         if self._error is not None:
             raise type(self._error)(*self._error.args)  # each waiter its own: a traceback grows where it is raised
         return self.context
@@ -77,7 +83,15 @@ class Retrieval:
 class ContextCache:
     """At most ``capacity`` names in memory. ``clock`` gives seconds since the epoch."""
 
-    def __init__(self, capacity: int, leaves: Leaves, workers: Workers, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        leaves: Leaves,
+        workers: Workers,
+        clock: Callable[[], float] = time.time,
+        turnstile: Turnstile | None = None,
+    ) -> None:
+        self._turnstile = turnstile or Turnstile(Limits())
         self._contexts: LRU[str, Context] = LRU(capacity)
         self._wont_do: LRU[str, float] = LRU(_WONT_DO_NAMES)
         self._retrievals: dict[str, Retrieval] = {}
@@ -97,9 +111,9 @@ class ContextCache:
         self._contexts = LRU(self._contexts.capacity)
         self._wont_do = LRU(_WONT_DO_NAMES)
 
-    def get(self, name: str) -> Context | None:
+    def get(self, name: str, client: str = "") -> Context | None:
         """The context for a canonical name, or None: *won't do*. Waits; raises ``CertifierError``."""
-        return self.find(name) or self.start(name).wait()
+        return self.find(name) or self.start(name, client).wait()
 
     def find(self, name: str) -> Context | None:
         """The context if it is in memory and valid: step 1 alone, without a wait."""
@@ -142,8 +156,8 @@ class ContextCache:
             context.renew_at = now + _RETRY_SECONDS
         return due
 
-    def start(self, name: str) -> Retrieval:
-        """Steps 2 to 4, to be waited for by whoever called."""
+    def start(self, name: str, client: str = "") -> Retrieval:
+        """Steps 2 to 4, to be waited for by whoever called. ``client`` is whose turn it is to have a new name made."""
         retrieval = self._retrievals.get(name)
         if retrieval is not None:
             return retrieval
@@ -154,16 +168,17 @@ class ContextCache:
             return retrieval
         self._retrievals[name] = retrieval
         # A greenlet of its own: the client that asked first may leave, the others stay.
-        gevent.spawn(self._lead, name, retrieval)
+        gevent.spawn(self._lead, name, client, retrieval)
         return retrieval
 
-    def _lead(self, name: str, retrieval: Retrieval) -> None:
+    def _lead(self, name: str, client: str, retrieval: Retrieval) -> None:
         context, error = None, None
         try:
-            context = self._retrieve(name)
+            context = self._retrieve(name, client)
         except CertifierError as failure:
             error = failure
-            log.error("%s", failure)
+            if isinstance(failure, RetrievalError):  # what is the client's fault is told in its own line
+                log.error("%s", failure)
         except Exception:  # the top of this greenlet: whoever waits must hear of it
             error = RetrievalError(f"no certificate for {name}: a bug in certifier, see its log")
             log.exception("retrieval of %s failed", name)
@@ -171,17 +186,12 @@ class ContextCache:
             del self._retrievals[name]
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
 
-    def _retrieve(self, name: str, renew: bool = False) -> Context | None:
+    def _retrieve(self, name: str, client: str, renew: bool = False) -> Context | None:
         now = self._clock()
         contexts = self._contexts
-        notes: list[str] = []
-        try:
-            outcome = self._workers.run(self._leaves.retrieve, name, datetime.fromtimestamp(now, UTC), notes, renew)
-        finally:
-            for note in notes:
-                log.warning("%s", note)
+        outcome = self._slow_half(name, client, renew)
         if contexts is not self._contexts:  # cleared meanwhile: the outcome may be another CA's
-            return self._retrieve(name, renew)
+            return self._retrieve(name, client, renew)
         if outcome is None:
             self._contexts.pop(name)
             self._wont_do.put(name, now + WONT_DO_SECONDS)
@@ -190,7 +200,7 @@ class ContextCache:
         context = Context(
             server_context(outcome.pem),
             outcome.serial,
-            outcome.renew_at.timestamp(),
+            max(outcome.renew_at.timestamp(), now + _RETRY_SECONDS),  # it is as new as can be had: a CA that ends
             outcome.not_after.timestamp(),
             outcome.source,
             outcome.ours,
@@ -207,6 +217,30 @@ class ContextCache:
                 gevent.spawn(self.tidy)
         return context
 
+    def _on_thread(self, name: str, notes: list[str], renew: bool, make: bool) -> Leaf | None:
+        while True:
+            when = datetime.fromtimestamp(self._clock(), UTC)
+            try:
+                return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make)
+            except Unsettled:
+                gevent.sleep(_SETTLE_SECONDS)
+
+    def _slow_half(self, name: str, client: str, renew: bool) -> Leaf | None:
+        """The leaf, by a pool thread. One that is to be made waits for its turn, one that is stored does not."""
+        notes: list[str] = []
+        passed = renew or self._turnstile.at_once(client)
+        try:
+            leaf = self._on_thread(name, notes, renew, passed)
+            if leaf is None and not passed and self.generates:
+                self._turnstile.wait(client)
+                leaf = self._on_thread(name, notes, renew, True)
+            elif passed and not renew and (leaf is None or leaf.source != "made"):
+                self._turnstile.give_back(client)
+        finally:
+            for note in notes:
+                log.warning("%s", note)
+        return leaf
+
     def _refresh(self, name: str, context: Context, due: bool) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing."""
         try:
@@ -214,7 +248,7 @@ class ContextCache:
             if not due:
                 stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
             if stamp is None:
-                self._retrieve(name, renew=True)
+                self._retrieve(name, "", renew=True)
             else:
                 context.stamp = stamp
         except CertifierError as failure:

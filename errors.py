@@ -8,7 +8,10 @@ sentence for the log and the body of the reply. Any other exception is a bug.
 ``reason``        its reason phrase: the only part that curl, Go and Python show for a failed CONNECT
 ``proxy_status``  error token of the Proxy-Status field (RFC 9209 §2.3)
 ``alert``         TLS alert description, where the reply can only be an alert (RFC 8446 §6)
+``fields``        further fields of the reply
 """
+
+from typing import ClassVar
 
 ACCESS_DENIED = 49
 DECODE_ERROR = 50
@@ -24,6 +27,7 @@ class CertifierError(Exception):
     reason = "Internal error"
     proxy_status = "proxy_internal_error"
     alert = INTERNAL_ERROR
+    fields: ClassVar[dict[str, str]] = {}
     outcome = ""  # how the log calls it, where the token of Proxy-Status does not do
 
 
@@ -35,6 +39,23 @@ class RetrievalError(CertifierError):
     """Ours: no certificate could be had for a name (disk, serial file, key)."""
 
     reason = "No certificate could be made"
+
+
+class OutOfResources(CertifierError):
+    """Ours: no descriptor, port or memory for a connection to the origin."""
+
+    status = 503
+    reason = "Proxy out of resources"
+    fields: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class TooManyConnections(CertifierError):
+    """Ours: there are as many as we can serve."""
+
+    status = 503
+    reason = "Too many connections"
+    proxy_status = "connection_limit_reached"
+    fields: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
 # The client's fault
@@ -73,6 +94,25 @@ class HelloTimeout(ClientError):
     outcome = "hello-timeout"
 
 
+class TooManyOfClient(ClientError):
+    """It has more connections than one client may have."""
+
+    status = 429
+    reason = "Too many connections of this client"
+    proxy_status = "connection_limit_reached"
+    alert = INTERNAL_ERROR
+    fields: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class TooManyNames(ClientError):
+    """It asks for new certificates faster than it may, or all clients together do."""
+
+    status = 429
+    reason = "Too many new names"
+    alert = INTERNAL_ERROR
+    outcome = "too-many-new-names"
+
+
 class NoSharedProtocol(ClientError):
     """It offers no application protocol that can be spoken here (RFC 7301 §3.2)."""
 
@@ -89,6 +129,27 @@ class Refused(CertifierError):
     reason = "Refused by policy"
     proxy_status = "http_request_denied"
     alert = ACCESS_DENIED
+
+
+class AuthenticationRequired(Refused):
+    """Not without a name and a password that we know (RFC 9110 §11.7)."""
+
+    status = 407
+    reason = "Proxy authentication required"
+    fields: ClassVar[dict[str, str]] = {"Proxy-Authenticate": 'Basic realm="certifier", charset="UTF-8"'}
+
+
+class Misdirected(Refused):
+    """The CONNECT host, the server name and the Host field do not say the same (``--mismatch=deny``)."""
+
+    status = 421
+    reason = "Host differs from the name that was connected to"
+
+
+class NotTls(Refused):
+    """A tunnel that is not TLS, or whose origin speaks first (``--non-tls=refuse``)."""
+
+    outcome = "not-tls"
 
 
 class UnknownName(Refused):
@@ -159,6 +220,13 @@ class OriginTlsError(OriginError):
 
     reason = "Origin TLS handshake failed"
     proxy_status = "tls_protocol_error"
+
+
+class OriginWantsCertificate(OriginTlsError):
+    """It does not let anyone in without a certificate of the client's."""
+
+    reason = "Origin wants a client certificate"
+    proxy_status = "tls_alert_received"
 
 
 class OriginCertificateError(OriginError):

@@ -4,13 +4,20 @@ Every function may block on the disk and raises ``OSError`` from it. Safe betwee
 file is under ``flock`` while its maker lives, so that what a crash left can be told from what is being written.
 """
 
+import errno
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
+from gevent.monkey import get_original
+
+LOCK_SECONDS = 5.0  # what is done under a lock takes milliseconds
+_POLL_SECONDS = 0.001
+_sleep = get_original("time", "sleep")  # on a pool thread, where gevent's own is not to be used
 _TEMPORARY = ".certifier-{}-{}.tmp"  # process and number; no operator's file is called so
 
 _number = count()  # tells the temporary files of this process's threads apart
@@ -18,20 +25,47 @@ _number = count()  # tells the temporary files of this process's threads apart
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold ``flock`` on a file that is never renamed nor removed, made (0600) if missing."""
+    """Hold ``flock`` on a file that is never renamed nor removed, made (0600) if missing.
+
+    Held by another for too long, by a process that was stopped perhaps, it is a ``TimeoutError``.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock(fd, path)
         yield
     finally:
         os.close(fd)
 
 
+def _lock(fd: int, path: Path) -> None:
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TimeoutError(errno.ETIMEDOUT, f"another process holds the lock {path}") from None
+            _sleep(_POLL_SECONDS)
+
+
 def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Make a file whole or not at all; ``FileExistsError`` if there is one."""
     with temporary(path, content, mode) as made:
-        os.link(made, path)
+        link(made, path)
     sync(path.parent)
+
+
+def link(made: Path, path: Path) -> None:
+    """Give a temporary file its name, or raise ``FileExistsError``. Without hard links (FAT), a rename does."""
+    try:
+        os.link(made, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+        os.rename(made, path)
 
 
 def replace(path: Path, content: bytes, mode: int = 0o600) -> None:

@@ -4,28 +4,21 @@ Each exchange has a connection of its own to the origin, so that no request meet
 """
 
 import socket
-from collections.abc import Iterable
 
 import gevent
 import h11
 
+import fields
 import sockets
 from errors import ClientError, OriginError, OriginGone, OriginProtocolError, OriginSilent
-from head import RequestHead
+from head import MAX_HEAD, RequestHead
 from log import Record
 from names import Target
-from pages import NAME
 
 QUIET_SECONDS = 300.0  # how long either side may say nothing while we wait for it: long polls end before that
 _CHUNK = 65_536
-
-Headers = list[tuple[bytes, bytes]]
-
-# RFC 9110 §7.6.1, and the fields that were meant for us.
-_HOP_BY_HOP = {
-    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate",
-    b"te", b"transfer-encoding", b"upgrade",
-}  # fmt: skip
+_EVENTS = 64  # after which others may run: gevent's calls switch only when they would block, and each event is work
+_INTERIM = 100  # interim responses to one request: an origin that sends more has no end
 
 
 class Exchange:
@@ -36,10 +29,12 @@ class Exchange:
         self._origin = origin
         self._head = head
         self._server = head.connection  # our side towards the client
-        self._user_agent = h11.Connection(h11.CLIENT)  # our side towards the origin
+        # Our side towards the origin. h11's limit is for heads that are not complete.
+        self._user_agent = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)
         self._record = record
         self._uploaded = False  # the whole request was read and passed on
         self._client_error: ClientError | None = None
+        self._out = bytearray()  # for the client: small pieces are sent together
 
     def run(self, target: Target, path: str, rest: bytes) -> bytes | None:
         """Do the exchange; ``rest`` is what came behind the head.
@@ -51,9 +46,7 @@ class Exchange:
             sock.settimeout(QUIET_SECONDS)
         if rest:  # h11 takes b"" for the end
             self._server.receive_data(rest)
-        request = h11.Request(
-            method=self._head.method, target=path or "/", headers=_request_headers(self._head, target)
-        )
+        request = h11.Request(method=self._head.method, target=path, headers=fields.for_origin(self._head, target))
         try:
             self._origin.sendall(self._user_agent.send(request) or b"")
         except OSError as error:
@@ -67,18 +60,20 @@ class Exchange:
         else:
             self._upload()  # the end of the request, which is here: no wait, and known before the response comes
             self._download(target)
-        if not self._uploaded:
+        if not self._uploaded or self._server.our_state is not h11.DONE or self._server.their_state is not h11.DONE:
             sockets.last_word(self._client, b"")
-            return None
-        if self._server.our_state is not h11.DONE or self._server.their_state is not h11.DONE:
             return None
         return self._server.trailing_data[0]
 
     def _upload(self) -> None:
         """Pass the request's body on as it comes. Only this greenlet writes to the origin now."""
+        events = 0
         try:
             while True:
                 event = self._server.next_event()
+                events += 1
+                if events % _EVENTS == 0:
+                    gevent.sleep(0)
                 if event is h11.NEED_DATA:
                     data = self._client.recv(_CHUNK)
                     if not data:
@@ -101,92 +96,82 @@ class Exchange:
                     return  # the origin has closed; it may have answered before
                 if self._uploaded:
                     return
-        except (h11.RemoteProtocolError, ClientError, OSError) as error:
+        except (h11.ProtocolError, ClientError, OSError) as error:
             self._client_error = ClientError(f"the request's body could not be read: {error}")
             sockets.shut(self._origin)  # the origin must not take half a request for a whole one
 
     def _download(self, target: Target) -> None:
         """Pass the response on as it comes, interim ones (RFC 9110 §15.2) too."""
         began = closed = False
+        events = interim = 0
         while True:
             try:
                 event = self._user_agent.next_event()
+                events += 1
+                if events % _EVENTS == 0:
+                    gevent.sleep(0)
                 if event is h11.NEED_DATA:
-                    data = self._origin.recv(_CHUNK)
+                    self._flush()
+                    data = self._receive()
                     closed = not data
                     self._user_agent.receive_data(data)
                     continue
-            except (h11.RemoteProtocolError, OSError) as error:
+            except (h11.RemoteProtocolError, _OriginLost) as error:
                 failure = self._client_error or _origin_error(target, error, closed)
                 if began:
+                    self._flush()
+                    if self._head.http_version == "1.0":
+                        sockets.reset(self._client)  # which takes a FIN for the end of the body
                     raise ConnectionAbortedError(str(failure)) from error
                 raise failure from error
             if isinstance(event, h11.InformationalResponse):
+                interim += 1
+                if interim > _INTERIM:
+                    raise OriginProtocolError(f"{target} sent more than {_INTERIM} interim responses")
                 if self._head.http_version != "1.0" and event.status_code != 101:  # we asked for no upgrade
-                    self._send(h11.InformationalResponse(status_code=event.status_code, headers=_plain(event)))
+                    self._send(h11.InformationalResponse(status_code=event.status_code, headers=fields.interim(event)))
+                    self._flush()
             elif isinstance(event, h11.Response):
                 began = True
                 self._record.status = event.status_code
-                headers = _response_headers(event)
-                if not self._uploaded:
-                    headers.append((b"Connection", b"close"))
+                headers = fields.for_client(event, closing=not self._uploaded)
                 self._send(h11.Response(status_code=event.status_code, reason=event.reason, headers=headers))
             elif isinstance(event, h11.Data):
                 self._record.received += len(event.data)
                 self._send(event)
             elif isinstance(event, h11.EndOfMessage):
-                self._send(h11.EndOfMessage(headers=event.headers.raw_items()))
+                trailers = event.headers.raw_items() if self._head.http_version != "1.0" else []
+                self._send(h11.EndOfMessage(headers=trailers))
+                self._flush()
                 return
             else:  # ConnectionClosed, or PAUSED after a 101, where a response should be
                 raise self._client_error or _origin_error(target, None, closed)
 
+    def _receive(self) -> bytes:
+        try:
+            return self._origin.recv(_CHUNK)
+        except OSError as error:
+            raise _OriginLost from error
+
     def _send(self, event: h11.Event) -> None:
-        data = self._server.send(event)
-        if data:
-            self._client.sendall(data)
+        self._out += self._server.send(event) or b""
+        if len(self._out) >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, bytearray()
+            self._client.sendall(out)
+
+
+class _OriginLost(Exception):
+    """Reading from the origin failed, by the ``OSError`` that is the cause: none of the client's."""
 
 
 def _origin_error(target: Target, error: Exception | None, closed: bool) -> OriginError:
-    if isinstance(error, TimeoutError):
+    cause = error.__cause__ if isinstance(error, _OriginLost) else None
+    if isinstance(cause, TimeoutError):
         return OriginSilent(f"{target} sent nothing for {QUIET_SECONDS:.0f} s")
-    if closed or isinstance(error, OSError):
+    if closed or cause is not None:
         return OriginGone(f"{target} closed the connection before it had answered")
     return OriginProtocolError(f"{target} sent a malformed response: {error or 'an upgrade that was not asked for'}")
-
-
-def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The fields that are not hop-by-hop: those of RFC 9110 §7.6.1 and those that Connection names."""
-    headers = list(headers)
-    named = {
-        option.strip().lower() for key, value in headers if key.lower() == b"connection" for option in value.split(b",")
-    }
-    return [(k, v) for k, v in headers if k.lower() not in _HOP_BY_HOP and k.lower() not in named]
-
-
-def _plain(event: h11.InformationalResponse) -> Headers:
-    return _end_to_end(event.headers.raw_items())
-
-
-def _request_headers(head: RequestHead, target: Target) -> Headers:
-    """Host is the target's, whatever the client's said (RFC 9112 §3.2.2)."""
-    host = str(target) if target.port != 80 else str(target).removesuffix(":80")
-    headers = [(b"Host", host.encode("ascii"))]
-    for key, value in _end_to_end(head.headers):
-        if key.lower() == b"max-forwards" and head.method in ("TRACE", "OPTIONS") and value.isdigit():
-            value = b"%d" % max(0, int(value) - 1)
-        if key.lower() != b"host":
-            headers.append((key, value))
-    if head.header(b"transfer-encoding"):
-        headers.append((b"Transfer-Encoding", b"chunked"))
-    headers.append((b"Via", f"{head.http_version} {NAME}".encode("ascii")))
-    headers.append((b"Connection", b"close"))
-    return headers
-
-
-def _response_headers(response: h11.Response) -> Headers:
-    chunked = any(key == b"transfer-encoding" for key, _ in response.headers)
-    headers = _end_to_end(response.headers.raw_items())
-    if chunked:  # it overrides a Content-Length (RFC 9112 §6.3), which would be false without it
-        headers = [(k, v) for k, v in headers if k.lower() != b"content-length"]
-    version = response.http_version.decode("ascii")
-    return [*headers, (b"Via", f"{version} {NAME}".encode("ascii"))]

@@ -39,16 +39,17 @@ class RequestHead:
 class HeadReader:
     """Reads one head; each byte is looked at once. ``rest`` holds what came behind it."""
 
-    __slots__ = ("_seen", "rest")
+    __slots__ = ("_most", "_seen", "rest")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_HEAD) -> None:
+        self._most = most
         self.rest = bytearray()
         self._seen = 0
 
     def receive(self, data: bytes) -> RequestHead | None:
         """Take more bytes. The head once it is complete, None while more is needed.
 
-        Raises ``ClientError`` when it is malformed, ``HeadTooLarge`` past ``MAX_HEAD`` octets.
+        Raises ``ClientError`` when it is malformed, ``HeadTooLarge`` past ``most`` octets.
         """
         buffer = self.rest
         buffer += data
@@ -58,8 +59,8 @@ class HeadReader:
         limit = end + 4 if end >= 0 else len(buffer)
         if _BARE_LF.search(buffer, max(0, self._seen - 1), limit):
             raise ClientError("a line of the request head ends with a bare LF")
-        if limit > MAX_HEAD:
-            raise HeadTooLarge(f"the request head is larger than {MAX_HEAD} octets")
+        if limit > self._most:
+            raise HeadTooLarge(f"the request head is larger than {self._most} octets")
         if end < 0:
             self._seen = len(buffer) - buffer.endswith(b"\r")
             return None
@@ -96,7 +97,7 @@ def _parse(head: bytes) -> RequestHead:
     )
 
 
-def http_target(target: str) -> tuple[Target, str]:
+def http_target(target: str, method: str = "GET") -> tuple[Target, str]:
     """Split an absolute-form ``http`` URI into its authority and its origin-form (RFC 9112 §3.2.1, RFC 9110 §4.2.1).
 
     Raises ``ClientError`` for another scheme, user information or a malformed authority.
@@ -107,4 +108,8 @@ def http_target(target: str) -> tuple[Target, str]:
     authority, path = re.match(r"([^/?#]*)([^#]*)", rest).groups()  # type: ignore[union-attr]  # matches anything
     if "@" in authority:
         raise ClientError("user information in a request target")
-    return names.target(authority, default_port=80), path if path.startswith("/") else f"/{path}"
+    if not path and method == "OPTIONS":
+        path = "*"  # RFC 9112 §3.2.4
+    elif not path.startswith("/"):
+        path = f"/{path}"
+    return names.target(authority.removesuffix(":"), default_port=80), path  # an empty port: RFC 3986 §3.2.3

@@ -8,10 +8,10 @@ library that is fed the same bytes judges the rest.
 from dataclasses import dataclass
 
 from errors import HelloError
+from wire import HANDSHAKE, Reader
 
 MAX_HELLO = 65_536  # octets of ClientHello; post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
-MAX_WIRE = 2 * MAX_HELLO  # octets with record headers: a hello cut into tiny records is abuse
-HANDSHAKE = 0x16  # ContentType
+_WIRE = 2  # times that with record headers: a hello cut into tiny records is abuse
 
 _CLIENT_HELLO = 1  # HandshakeType
 _MAX_RECORD = 16_384
@@ -32,11 +32,12 @@ class ClientHello:
 
 
 class HelloReader:
-    """Reads one ClientHello; each byte is looked at once, however it is cut into segments and records."""
+    """Reads one ClientHello of at most ``most`` octets; each byte is looked at once, however they are cut."""
 
-    __slots__ = ("_body", "_next", "wire")
+    __slots__ = ("_body", "_most", "_next", "wire")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_HELLO) -> None:
+        self._most = most
         self.wire = bytearray()  # all bytes received, to be handed to whoever goes on
         self._body = bytearray()  # handshake message, without record headers
         self._next = 0  # offset in wire of the next record
@@ -44,7 +45,7 @@ class HelloReader:
     def receive(self, data: bytes) -> ClientHello | None:
         """Take more bytes. The hello once it is complete, None while more is needed.
 
-        Raises ``HelloError`` when it can't be a ClientHello, or grows past ``MAX_HELLO`` or ``MAX_WIRE``.
+        Raises ``HelloError`` when it can't be a ClientHello, or is larger than it may be.
         """
         self.wire += data
         wire, body = self.wire, self._body
@@ -62,50 +63,21 @@ class HelloReader:
             body += wire[start + 5 : start + 5 + length]
             self._next = start + 5 + length
             size = 4 + int.from_bytes(body[1:4])
-            if body[0] != _CLIENT_HELLO or (len(body) >= 4 and size > MAX_HELLO):
+            if body[0] != _CLIENT_HELLO or (len(body) >= 4 and size > self._most):
                 raise HelloError("not a ClientHello")
             if len(body) >= 4 and size <= len(body):
-                return _parse(_Reader(bytes(body[4:size])))
-        if len(wire) > MAX_WIRE:
+                return _parse(Reader(bytes(body[4:size])))
+        if len(wire) > _WIRE * self._most:
             raise HelloError("ClientHello too large")
         return None
 
 
-class _Reader:
-    """A cursor over bytes; reading past the end is a ``HelloError``."""
-
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def __bool__(self) -> bool:
-        return self._at < len(self._data)
-
-    def take(self, count: int) -> bytes:
-        start = self._at
-        self._at = end = start + count
-        if end > len(self._data):
-            raise HelloError("ClientHello shorter than its lengths say")
-        return self._data[start:end]
-
-    def number(self, width: int) -> int:
-        return int.from_bytes(self.take(width))
-
-    def vector(self, width: int) -> "_Reader":
-        return _Reader(self.take(self.number(width)))
-
-    def rest(self) -> bytes:
-        return self.take(len(self._data) - self._at)
-
-
-def _parse(hello: _Reader) -> ClientHello:
+def _parse(hello: Reader) -> ClientHello:
     hello.take(2 + 32)  # legacy_version, random
     hello.vector(1)  # legacy_session_id
     hello.vector(2)  # cipher_suites
     hello.vector(1)  # legacy_compression_methods
-    extensions: dict[int, _Reader] = {}
+    extensions: dict[int, Reader] = {}
     block = hello.vector(2) if hello else hello  # TLS 1.2 allows a hello without extensions
     while block:
         kind = block.number(2)
@@ -122,7 +94,7 @@ def _parse(hello: _Reader) -> ClientHello:
     )
 
 
-def _server_name(extension: _Reader | None) -> str | None:
+def _server_name(extension: Reader | None) -> str | None:
     names = extension.vector(2) if extension else None
     found = None
     while names:
@@ -134,7 +106,7 @@ def _server_name(extension: _Reader | None) -> str | None:
     return found
 
 
-def _alpn_protocols(extension: _Reader | None) -> tuple[bytes, ...]:
+def _alpn_protocols(extension: Reader | None) -> tuple[bytes, ...]:
     names = extension.vector(2) if extension else None
     found = []
     while names:
@@ -144,7 +116,7 @@ def _alpn_protocols(extension: _Reader | None) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _supported_versions(extension: _Reader | None) -> tuple[int, ...]:
+def _supported_versions(extension: Reader | None) -> tuple[int, ...]:
     versions = extension.vector(1) if extension else None
     found = []
     while versions:

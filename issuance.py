@@ -33,15 +33,20 @@ class Issuance:
 
     def reload(self, now: datetime) -> None:
         """Read the CA's files anew; on a ``UsageError`` what was in force stays."""
-        found = ca_files(self._chosen.ca, now)
+        # A folder whose certificate is missing for a moment must not get a new CA.
+        paths = self._ca_paths()
+        found = ca.load(*paths, now) if paths is not None else None
         self.files, self.authority = found, self._new_authority(found)
         self.leaves.use(self.authority)
 
     def clear_stale(self) -> int:
         """Remove the temporary files that a crash left in the store and beside the CA's files; how many."""
-        paths = ca.paths_in(self._chosen.ca.folder) if self._chosen.ca.folder is not None else self._chosen.ca.files
-        beside = {path.parent for path in paths or ()}
+        beside = {path.parent for path in self._ca_paths() or ()}
         return self.store.clear_stale() + sum(files.clear_stale(folder) for folder in beside)
+
+    def _ca_paths(self) -> tuple[Path, Path, Path] | None:
+        folder = self._chosen.ca.folder
+        return ca.paths_in(folder) if folder is not None else self._chosen.ca.files
 
     def _new_authority(self, found: CaFiles | None) -> Authority | None:
         if found is None:

@@ -12,6 +12,7 @@ import names
 from store import Stamp, Stored
 
 MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
+BACKDATED = timedelta(days=2)  # before it is made, for clients whose clock is behind
 RENEW_LEFT = 1 / 3  # share of its life that is left when certifier's own leaf is reissued
 
 
@@ -32,6 +33,14 @@ class Unusable(Exception):
     """A stored certificate can't be served; says why, as the end of a sentence."""
 
 
+class Unsettled(Exception):
+    """An operator's file can't be served, but was written just now: he may be at it still. To be tried again."""
+
+
+class NotForName(Unusable):
+    """It is for other names."""
+
+
 def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certificate]:
     """What is stored, if it can be served for the name now; else raises ``Unusable``."""
     try:
@@ -45,7 +54,7 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certifica
     if now < certificate.not_valid_before_utc:
         raise Unusable(f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")
     if not _covers(sans, name):
-        raise Unusable("it is not for this name")
+        raise NotForName("it is not for this name")
     found = leaf(stored.pem, certificate, stored.ours, source="disk")
     if now >= found.not_after:
         raise Unusable(f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
@@ -57,7 +66,7 @@ def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str) -> 
     end = certificate.not_valid_after_utc
     life = end - certificate.not_valid_before_utc
     not_after = end - min(MARGIN, life / 10)
-    renew_at = end - life * RENEW_LEFT if ours else not_after
+    renew_at = end - (life - BACKDATED) * RENEW_LEFT if ours else not_after
     return Leaf(pem, certificate.serial_number, renew_at, not_after, source, ours)
 
 

@@ -4,6 +4,7 @@ This is the slow half of a retrieval. ``retrieve`` runs on a pool thread: plain 
 out, no gevent object, no logging; what is to be logged is added to a list of notes.
 """
 
+import time
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,11 +14,12 @@ import leaf
 import signer
 from errors import RetrievalError
 from keys import KeyStock, kind_of
-from leaf import Leaf, Unusable
+from leaf import Leaf, NotForName, Unsettled, Unusable
 from pruning import Bound
 from signer import Authority
 from store import Stamp, Store, Stored
 
+SETTLE_SECONDS = 1.0  # a file so young may not be whole: an editor, or a copy of a certificate and then of its key
 _MOST_TOLD = 10_000  # notes remembered
 
 
@@ -30,6 +32,7 @@ class Leaves:
         self._keys = keys
         self._authority = authority
         self._told: set[str] = set()
+        self._since = time.time()
 
     def use(self, authority: Authority | None) -> None:
         """Sign with another authority from now on."""
@@ -40,8 +43,10 @@ class Leaves:
         """Whether there is a leaf for every name."""
         return self._authority is not None
 
-    def retrieve(self, name: str, now: datetime, notes: list[str], renew: bool = False) -> Leaf | None:
-        """The leaf for a canonical name; None when it is not stored and generation is off.
+    def retrieve(
+        self, name: str, now: datetime, notes: list[str], renew: bool = False, make: bool = True
+    ) -> Leaf | None:
+        """The leaf for a canonical name; None when it is not stored and none can be made, or without ``make``, shall.
 
         1. The first of what the store holds that can be served: an operator's, else certifier's own.
         2. An operator's file that can't is moved aside; certifier's own is replaced by what comes next. So it is,
@@ -49,9 +54,10 @@ class Leaves:
         3. With an authority: a new key, request and leaf, stored; had another process stored one meanwhile, its.
 
         Warnings for the log are added to ``notes``, one sentence each, whatever comes of it. Raises ``RetrievalError``
-        when none can be made. A store that fails costs a note, not the connection.
+        when none can be made, and ``Unsettled`` where an operator may still be placing a file: ask again a little
+        later. A store that fails costs a note, not the connection.
         """
-        replacing = None
+        replacing, why_replaced = None, ""
         stamp = self._store.stamp(name)
         for stored in self._load(name, notes):
             try:
@@ -60,15 +66,16 @@ class Leaves:
                     raise Unusable(f"less than a third of its life is left, until {found.not_after:%Y-%m-%d}")
             except Unusable as why:
                 if not stored.ours:
-                    notes += self._set_aside(stored, f"{stored.path} can't be used for {name}: {why}")
+                    notes += self._pass_over(stored, name, now, why)
                 elif self._authority is not None:
-                    replacing = stored
-                    notes.append(f"reissuing the certificate for {name}: {why}")
+                    replacing, why_replaced = stored, f"reissuing the certificate for {name}: {why}"
             else:
                 self._store.touch(stored, now.timestamp())
                 return replace(found, stamp=stamp)
-        if self._authority is None:
+        if self._authority is None or not make:
             return None
+        if replacing is not None:
+            notes.append(why_replaced)
         made = self._make(self._authority, name, now, notes)
         kept = self._keep(made, name, now, replacing, notes)
         return replace(kept, stamp=self._store.stamp(name))
@@ -123,6 +130,15 @@ class Leaves:
         except Unusable:
             return made
 
+    def _pass_over(self, stored: Stored, name: str, now: datetime, why: Unusable) -> list[str]:
+        """What becomes of an operator's file that can't be served for a name."""
+        problem = f"{stored.path} can't be used for {name}: {why}"
+        if isinstance(why, NotForName) and stored.is_wildcard:
+            return self._once(f"{problem}; passed over")  # it may be for others
+        if 0 <= stored.age(now.timestamp()) < SETTLE_SECONDS:
+            raise Unsettled
+        return self._set_aside(stored, problem)
+
     def _set_aside(self, stored: Stored, problem: str) -> list[str]:
         try:
             moved = self._store.reject(stored)
@@ -136,6 +152,7 @@ class Leaves:
         if stored.ours and self._authority is not None:
             if fault := self._authority.fault(certificate):
                 raise Unusable(fault)
-            if kind_of(certificate.public_key()) != self._keys.kind:
+            made_before = stored.age(self._since) > 0  # else by another process, which wants other keys than we
+            if made_before and kind_of(certificate.public_key()) != self._keys.kind:
                 raise Unusable(f"its key is not {self._keys.kind}")
         return found

@@ -2,24 +2,30 @@
 
 import logging
 import re
+import select
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import TextIO
+
+from gevent.monkey import get_original
 
 from errors import CertifierError
 
-MAX_VALUE = 300  # characters of a value: a DNS name has 253
+MAX_VALUE = 300  # characters of a value, unless set_up is told another number
 
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII but space, quote, equals and backslash
 
 log = logging.getLogger("certifier")
 
+_most = MAX_VALUE
+
 
 def escape(value: object) -> str:
     """A value as one word of a log line: quoted where it is not plain, control characters as ``\\xNN``, cut if long."""
     text = str(value)
-    if len(text) > MAX_VALUE:
-        text = text[:MAX_VALUE] + "..."
+    if len(text) > _most:
+        text = text[:_most] + "..."
     if _PLAIN.match(text):
         return text
     quoted = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
@@ -44,11 +50,18 @@ class Record:
     received: int = 0
     outcome: str = "failed"  # by a bug, unless something else is said
     detail: str | None = None
+    user: str | None = None  # who authenticated
+    remark: str | None = None  # what the operator should know of it
     started: float = field(default_factory=time.monotonic)
 
     def fail(self, error: CertifierError) -> None:
         """Let an error be the outcome."""
         self.outcome, self.detail = error.outcome or error.proxy_status, str(error)
+
+    def note(self, remark: str | None) -> None:
+        """Add what the operator should know of it, if there is something."""
+        if remark is not None:
+            self.remark = remark if self.remark is None else f"{self.remark}; {remark}"
 
     def write(self) -> None:
         """Log the line. ``sent`` and ``received`` are octets of plaintext, as the client sees them."""
@@ -63,6 +76,10 @@ class Record:
         words.append(f"outcome={self.outcome}")
         if self.detail is not None:
             words.append(f"detail={escape(self.detail)}")
+        if self.user is not None:
+            words.append(f"user={escape(self.user)}")
+        if self.remark is not None:
+            words.append(f"note={escape(self.remark)}")
         log.info("%s", " ".join(words))
 
 
@@ -77,9 +94,31 @@ class _Formatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def set_up() -> None:
-    """Log to stderr. What is written there has been escaped word by word, or is our own text."""
-    handler = logging.StreamHandler(sys.stderr)
+class _Handler(logging.StreamHandler[TextIO]):
+    """Drops lines while the other end of a pipe does not read them: its writer would stand still, and all with it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._poll = get_original("select", "poll")()
+        self._poll.register(stream.fileno(), select.POLLOUT)
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # A pipe is writable while it takes PIPE_BUF octets at once: longer lines, of tracebacks, may still wait.
+        if not self._poll.poll(0):
+            self._dropped += 1
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            log.warning("%d log lines were lost: nobody read them", dropped)
+        super().emit(record)
+
+
+def set_up(most: int = MAX_VALUE) -> None:
+    """Log to stderr, values of at most so many characters. What is written was escaped, or is our own text."""
+    global _most
+    _most = most
+    handler = _Handler(sys.stderr)
     handler.setFormatter(_Formatter())
     log.handlers = [handler]
     log.setLevel(logging.INFO)

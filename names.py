@@ -39,13 +39,17 @@ def dns_name(text: str) -> str | None:
 
 
 def ip_of(text: str) -> IPv4Address | IPv6Address | None:
-    """The IP address that the text is; None for anything else, and for a scoped one (``fe80::1%eth0``)."""
+    """The IP address that the text is; None for anything else, and for a scoped one (``fe80::1%eth0``).
+
+    An IPv4-mapped one (RFC 4291 §2.5.5.2) is the IPv4 address that a connection to it reaches.
+    """
     if not text or "%" in text or not (":" in text or text[-1].isdigit()):
         return None  # what most names are told by: an exception costs more than the rest
     try:
-        return ip_address(text)
+        address = ip_address(text)
     except ValueError:
         return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 def host_name(text: str) -> str | None:

@@ -1,5 +1,6 @@
 """What the operator wants, checked as far as it can be without touching a file."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -7,9 +8,10 @@ from urllib.parse import urlsplit
 from commandline import CommandLine, address
 from errors import UsageError
 from keys import KEY_TYPES
+from limits import Limits
 from names import Target
 
-MAX_DAYS = 397  # Apple refuses leaves of more than 398 days; ours begin two days in the past
+MAX_DAYS = 397  # Apple refuses leaves of more than 398 days
 _SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
 
 
@@ -34,13 +36,32 @@ class LeafOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleOptions:
+    """Who may use the proxy, and where to. The files named here are read when rules are made of it."""
+
+    auth: Path | None
+    allow_from: tuple[str, ...]
+    allow: tuple[str, ...]
+    deny: tuple[str, ...]
+    bypass: tuple[str, ...]
+    ports: tuple[range, ...]
+    deny_private: bool
+    mismatch: str
+    non_tls: str
+    learn_bypass: int
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Of a running proxy."""
 
     leaves: LeafOptions
+    rules: RuleOptions
+    limits: Limits
     capacity: int
     store_max: int | None
     listen: tuple[Target, ...]
+    open: bool
     redirect: Target | None
     redirect_tls: bool
     upstream_ca: str | None
@@ -58,9 +79,12 @@ def proxy_options(line: CommandLine) -> Options:
         where = address("--redirect", redirect.removeprefix("tls://"), lowest_port=1)
     return Options(
         leaves=leaf_options(line),
+        rules=_rule_options(line),
+        limits=_limits(line),
         capacity=line.number("--max", 1, what="names kept in memory"),
         store_max=line.number("--store-max", 1, what="certificates kept") if line.text("--store-max") else None,
         listen=tuple(address("--listen", text, lowest_port=0) for text in line.every("--listen")),
+        open=line.flag("--open"),
         redirect=where,
         redirect_tls=redirect_tls,
         upstream_ca=line.text("--upstream-ca"),
@@ -93,6 +117,50 @@ def ca_options(line: CommandLine) -> CaOptions:
     missing = tuple(option for option in _SIGN if given and option not in given)
     files = None if missing or not given else (given[_SIGN[0]], given[_SIGN[1]], given[_SIGN[2]])
     return CaOptions(folder, files, missing)
+
+
+def _rule_options(line: CommandLine) -> RuleOptions:
+    return RuleOptions(
+        auth=line.path("--auth"),
+        allow_from=tuple(line.every("--allow-from")),
+        allow=tuple(line.every("--allow")),
+        deny=tuple(line.every("--deny")),
+        bypass=tuple(line.every("--bypass")),
+        ports=_ports(line.text("--ports") or ""),
+        deny_private=line.flag("--deny-private"),
+        mismatch=line.choice("--mismatch", ("allow", "log", "deny")),
+        non_tls=line.choice("--non-tls", ("relay", "refuse")),
+        learn_bypass=line.number("--learn-bypass", 1) if line.text("--learn-bypass") else 0,
+    )
+
+
+def _limits(line: CommandLine) -> Limits:
+    most = line.number("--max-connections", 1)
+    return Limits(
+        connections=most,
+        client_connections=line.number("--max-client-connections", 1) if line.text("--max-client-connections") else 0,
+        head=line.number("--max-head", 1024),
+        hello=line.number("--max-hello", 1024, 1 << 20),
+        head_timeout=line.number("--head-timeout", 1),
+        hello_timeout=line.number("--hello-timeout", 1),
+        dial_timeout=line.number("--dial-timeout", 1),
+        tls_timeout=line.number("--tls-timeout", 1),
+        idle_timeout=line.number("--idle-timeout", 1),
+        new_names=line.number("--new-names", 1),
+        client_new_names=line.number("--client-new-names", 1),
+        log_value=line.number("--max-log-value", 16),
+    )
+
+
+def _ports(text: str) -> tuple[range, ...]:
+    found = []
+    for part in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", part.strip())
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= low <= high <= 65535:
+            raise UsageError(f"--ports={text}: not a list of ports and ranges such as 80,443,1024-65535")
+        found.append(range(low, high + 1))
+    return tuple(found)
 
 
 def _url(line: CommandLine, option: str) -> str | None:

@@ -1,17 +1,19 @@
 """What certifier itself says in HTTP: the form of its replies, and those that errors deserve."""
 
+import secrets
 from email.utils import formatdate
 
 from errors import CertifierError
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-NAME = "certifier"  # our pseudonym in Via (RFC 9110 §7.6.3) and Proxy-Status
+NAME = "certifier"  # our name in Proxy-Status
+VIA = f"{NAME}-{secrets.token_hex(4)}"  # our pseudonym in Via (RFC 9110 §7.6.3): another certifier is another
 
 
 def for_error(error: CertifierError, head_only: bool = False) -> bytes:
     """The reply that an error deserves: its cause in the reason phrase, in Proxy-Status (RFC 9209) and in the body."""
     details = "".join(c if c.isprintable() and c.isascii() and c not in '"\\' else "?" for c in str(error)[:300])
-    fields = {"Proxy-Status": f'{NAME}; error={error.proxy_status}; details="{details}"'}
+    fields = {"Proxy-Status": f'{NAME}; error={error.proxy_status}; details="{details}"', **error.fields}
     return reply(error.status, error.reason, f"{NAME}: {error}\n".encode(), "text/plain", head_only, fields)
 
 

@@ -1,30 +1,121 @@
-"""Who may do what: which connections are refused, and for which name one is intercepted. No sockets, no TLS."""
+"""Who may do what, and where to: what is refused, what is bypassed. No sockets, no TLS."""
 
+import enum
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
 import names
-from errors import LoopDetected, UnknownName
+from errors import LoopDetected, Misdirected, Refused, UnknownName
 from hello import ClientHello
 from names import Target
+from patterns import Network, Patterns
 
 Endpoint = tuple[str, int]
+Ports = tuple[range, ...]
+
+# What is reachable, but not for everyone, and what ipaddress calls global in some versions of Python.
+_SPECIAL = [ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "fec0::/10")]
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its last 32 bits
+
+
+class Mismatch(enum.Enum):
+    """What becomes of a tunnel whose CONNECT host, server name and Host field disagree."""
+
+    ALLOW = "allow"
+    LOG = "log"
+    DENY = "deny"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the operator said."""
+
+    clients: tuple[Network, ...] = ()  # who may connect; empty: all
+    allow: Patterns = field(default_factory=lambda: Patterns("--allow", ()))
+    deny: Patterns = field(default_factory=lambda: Patterns("--deny", ()))
+    bypass: Patterns = field(default_factory=lambda: Patterns("--bypass", ()))
+    ports: Ports = (range(1, 65536),)
+    deny_private: bool = False
+    mismatch: Mismatch = Mismatch.ALLOW
+    relays_non_tls: bool = True
 
 
 class Policy:
     """The rules of one proxy. ``same_endpoint(address, listener)`` tells whether the one reaches the other."""
 
-    def __init__(self, same_endpoint: Callable[[Endpoint, Endpoint], bool]) -> None:
+    def __init__(self, rules: Rules, same_endpoint: Callable[[Endpoint, Endpoint], bool]) -> None:
+        self.rules = rules
         self.listeners: list[Endpoint] = []  # where we listen, known once the ports are
         self._same_endpoint = same_endpoint
+
+    def check_client(self, ip: str) -> None:
+        """Raise ``Refused`` for a client that may not use the proxy."""
+        if self.rules.clients:
+            address = names.ip_of(ip.partition("%")[0])
+            if address is None or not any(address in network for network in self.rules.clients):
+                raise Refused(f"{ip} may not use this proxy")
+
+    def check_target(self, target: Target) -> None:
+        """Raise ``Refused`` for a target that is refused by its name or port, whatever its address."""
+        if not any(target.port in ports for ports in self.rules.ports):
+            raise Refused(f"port {target.port} is not open here (--ports)")
+        if self.rules.deny and self.rules.deny.host(target):
+            raise Refused(f"{target} is denied")
+        if self.rules.allow and not self.rules.allow.by_address:
+            self.check_allowed_name(target)
+
+    def check_allowed_name(self, target: Target) -> None:
+        """Raise ``Refused`` for a target that is not allowed by its name: where no address of its will be known."""
+        if self.rules.allow and not self.rules.allow.host(target):
+            raise Refused(f"{target} is not allowed")
+
+    def permitted(self, target: Target, addresses: Iterable[Endpoint]) -> list[Endpoint]:
+        """Those of a target's addresses that may be dialled. Raises ``Refused`` when there is none.
+
+        ``LoopDetected`` where one is our own: a tunnel to ourselves would dial itself until all descriptors are used.
+        """
+        addresses = list(addresses)
+        if self.is_self(addresses):
+            raise LoopDetected(f"{target} is this proxy")
+        rules = self.rules
+        by_name = not rules.allow or rules.allow.host(target)
+        left = [
+            address
+            for address in addresses
+            if (by_name or rules.allow.address(address))
+            and not (rules.deny and rules.deny.address(address))
+            and not (rules.deny_private and is_private(address[0]))
+        ]
+        if not left:
+            raise Refused(f"{target} is not allowed, or none of its addresses is")
+        return left
 
     def is_self(self, addresses: Iterable[Endpoint]) -> bool:
         """Whether one of the addresses is the proxy's own."""
         return any(self._same_endpoint(a, listener) for a in addresses for listener in self.listeners)
 
-    def check_addresses(self, target: Target, addresses: Iterable[Endpoint]) -> None:
-        """Raise ``LoopDetected`` for a tunnel to ourselves: it would dial itself until all descriptors are used."""
-        if self.is_self(addresses):
-            raise LoopDetected(f"{target} is this proxy")
+    def check_name(self, name: str, target: Target, address: Endpoint | None) -> None:
+        """Raise ``Refused`` for the server name of a tunnel to ``target``, dialled at ``address``, that is refused."""
+        named = Target(name, target.port)
+        rules = self.rules
+        if rules.deny and rules.deny.host(named):
+            raise Refused(f"{name} is denied")
+        if rules.allow and not rules.allow.host(named) and not (address is not None and rules.allow.address(address)):
+            raise Refused(f"{name} is not allowed")
+
+    def bypasses(self, target: Target, address: Endpoint | None, name: str | None = None) -> bool:
+        """Whether a tunnel is to pass untouched, by its target, the dialled address, or its server name.
+
+        A server name counts only where the target is an address, and so has no other name: else a client could
+        have any tunnel passed untouched by naming a host that may.
+        """
+        bypass = self.rules.bypass
+        if not bypass:
+            return False
+        if name is not None and names.ip_of(target.host) is not None and bypass.host(Target(name, target.port)):
+            return True
+        return bypass.host(target) or (address is not None and bypass.address(address))
 
     def name_for(self, hello: ClientHello, connect_host: str | None) -> str:
         """The name to intercept a connection for: its server_name, else the CONNECT host (RFC 6066 §3).
@@ -36,3 +127,34 @@ class Policy:
         if name is None:
             raise UnknownName("TLS without a usable server_name, and no CONNECT host either")
         return name
+
+    @property
+    def minds_mismatch(self) -> bool:
+        """Whether names that disagree are of interest at all."""
+        return self.rules.mismatch is not Mismatch.ALLOW
+
+    def check_mismatch(self, what: str, said: str, meant: str) -> str | None:
+        """What to log of two names that should be one; None if nothing. Raises ``Misdirected`` where that is denied."""
+        if not self.minds_mismatch:
+            return None
+        text = f"{what} {said} is not {meant}"
+        if self.rules.mismatch is Mismatch.DENY:
+            raise Misdirected(text)
+        return text
+
+
+def is_private(ip: str) -> bool:
+    """Whether an address is not one of the public Internet's: loopback, link-local, private, metadata, reserved."""
+    address = names.ip_of(ip)
+    if isinstance(address, IPv6Address):
+        inner = address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if address in _NAT64:
+            inner = IPv4Address(int(address) & 0xFFFF_FFFF)
+        if inner is not None and is_private(str(inner)):
+            return True
+    return (
+        address is None
+        or not address.is_global
+        or address.is_multicast
+        or any(address.version == network.version and address in network for network in _SPECIAL)
+    )

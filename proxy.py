@@ -9,31 +9,51 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import gevent
 
-import interception
+import names
 import pages
 import sockets
 import tls
-from errors import CertifierError, ClientError, HelloTimeout, OriginError, RequestTimeout
+from access import Access
+from admission import Admission
+from dialing import Dialer
+from errors import (
+    CertifierError,
+    ClientError,
+    HelloTimeout,
+    LoopDetected,
+    NotTls,
+    OriginError,
+    RequestTimeout,
+)
 from forward import Exchange
 from head import HeadReader, RequestHead, http_target
-from hello import HANDSHAKE
-from interception import Interception, Redirect
+from interception import Interception, Way
+from limits import Limits
 from log import Record
 from names import Target
 from names import target as parse_target
 from policy import Policy
-from upstream import Upstream
 from website import Website
+from wire import HANDSHAKE
 
-HEAD_SECONDS = 10.0  # for a complete request head; browsers send it at once
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection
-DIAL_SECONDS = 10.0  # for look-up and TCP to the origin, all its addresses
 _RECV = 16_384
 
 log = logging.getLogger("certifier.proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who connected."""
+
+    sock: socket.socket
+    ip: str
+    who: str  # address and port
+    refusal: CertifierError | None  # why there is nothing for it but that, past a limit of connections
 
 
 class Proxy:
@@ -42,47 +62,50 @@ class Proxy:
     def __init__(
         self,
         interception: Interception,
-        upstream: Upstream,
+        dialer: Dialer,
         policy: Policy,
-        redirect: Redirect | None,
+        access: Access,
+        admission: Admission,
+        limits: Limits,
         website: Website,
     ) -> None:
         self._interception = interception
-        self._upstream = upstream
+        self._dialer = dialer
         self._policy = policy
-        self._redirect = redirect
+        self._access = access
+        self._admission = admission
+        self._limits = limits
         self._website = website
 
-    def handle(self, client: socket.socket, address: tuple[str, int]) -> None:
+    def handle(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """Serve one accepted connection until it ends."""
-        who = str(Target(address[0], address[1]))
+        ip = address[0]
+        client = Client(sock, ip, str(Target(ip, address[1])), self._admission.enter(ip))
+        deadline = time.monotonic() + self._limits.head_timeout
         try:
-            sockets.tune(client)
-            sockets.arm(client, time.monotonic() + HEAD_SECONDS)
-            data = client.recv(_RECV)
+            sockets.tune(sock)
+            sockets.arm(sock, deadline)
+            data = sock.recv(_RECV)
             if data[:1] == bytes((HANDSHAKE,)):
-                self._direct(client, Record(who), data)
+                self._direct(client, data)
             elif data:
-                self._http(client, who, data)
+                self._http(client, data, deadline)
         except OSError as error:
-            log.debug("%s left: %s", who, error)
+            log.debug("%s left: %s", client.who, error)
         except Exception:  # the top of a connection: a bug ends this one alone
-            log.exception("connection of %s failed", who)
+            log.exception("connection of %s failed", client.who)
+        finally:
+            self._admission.leave(ip)
 
-    def _http(self, client: socket.socket, who: str, data: bytes) -> None:
+    def _http(self, client: Client, data: bytes, deadline: float) -> None:
         """HTTP requests, until a CONNECT takes the connection over or one of them ends it."""
-        rest: bytes | None = data
-        while rest is not None:
-            data, rest = rest, None
-            if not data:
-                sockets.arm(client, time.monotonic() + KEEP_ALIVE_SECONDS)
-                data = client.recv(_RECV)
-                if not data:
-                    return
-            record = Record(who, kind="request")
+        while data:
+            rest: bytes | None = None
+            record = Record(client.who, kind="request")
             with _logged(record):
+                head = None
                 try:
-                    head, behind = _read_head(client, data)
+                    head, behind = self._read_head(client.sock, data, deadline)
                     if head.method == "CONNECT":
                         record.kind = "tunnel"
                         self._connect(client, head, behind, record)
@@ -91,85 +114,112 @@ class Proxy:
                 except CertifierError as error:
                     record.fail(error)
                     record.status = error.status
-                    sockets.last_word(client, pages.for_error(error))
+                    head_only = head is not None and head.method == "HEAD"
+                    sockets.last_word(client.sock, pages.for_error(error, head_only))
+            if rest is None:
+                return
+            data = _next_request(client.sock, rest)
+            deadline = time.monotonic() + self._limits.head_timeout
 
-    def _request(self, client: socket.socket, head: RequestHead, behind: bytes, record: Record) -> bytes | None:
+    def _request(self, client: Client, head: RequestHead, behind: bytes, record: Record) -> bytes | None:
         """A plain-HTTP request: for the proxy itself, or forwarded. What follows it, or None at the end."""
-        deadline = time.monotonic() + DIAL_SECONDS
         if head.target.startswith("/") or head.target == "*":
             self._own_page(client, head, head.target, record)
             return None
-        target, path = http_target(head.target)
+        target, path = http_target(head.target, head.method)
         record.target = str(target)
-        addresses = self._upstream.resolve(target, deadline)
-        if self._policy.is_self(addresses) or (
+        literal = names.ip_of(target.host) is not None or target.host == "localhost"  # asks no DNS for a stranger
+        if literal and self._dialer.is_self(target):
+            self._own_page(client, head, path, record)
+            return None
+        self._admit(client, head, record)
+        if (not literal and self._dialer.is_self(target)) or (
             head.method in ("TRACE", "OPTIONS") and head.header(b"max-forwards") == "0"  # RFC 9110 §7.6.2
         ):
             self._own_page(client, head, path, record)
             return None
-        with self._upstream.dial(addresses, target, deadline) as origin:
-            rest = Exchange(client, origin, head, record).run(target, path, behind)
+        said = head.header(b"host")
+        if self._policy.minds_mismatch and said and parse_target(said, default_port=80) != target:
+            record.note(self._policy.check_mismatch("Host", said, str(target)))
+        with self._dialer.own(target) as origin:
+            rest = Exchange(client.sock, origin, head, record).run(target, path, behind)
         record.outcome = "closed"
         return rest
 
-    def _own_page(self, client: socket.socket, head: RequestHead, path: str, record: Record) -> None:
+    def _own_page(self, client: Client, head: RequestHead, path: str, record: Record) -> None:
         try:  # what the client calls us, which may be another address than ours: a container's published port
             where = parse_target(head.header(b"host"), default_port=80)
         except ClientError:
-            where = Target(*client.getsockname()[:2])
+            where = Target(*client.sock.getsockname()[:2])
         record.status, reply = self._website.answer(head.method, path, str(where))
         record.outcome = "closed"
-        sockets.last_word(client, reply)
+        sockets.last_word(client.sock, reply)
 
-    def _connect(self, client: socket.socket, head: RequestHead, data: bytes, record: Record) -> None:
+    def _connect(self, client: Client, head: RequestHead, data: bytes, record: Record) -> None:
         target = parse_target(head.target)
         record.target = str(target)
-        with self._dial(target) as origin:
-            sockets.arm(client, time.monotonic() + HEAD_SECONDS)
-            client.sendall(pages.ESTABLISHED)
-            with _refusing_by_alert(client, record):
-                self._interception.run(client, origin, data, target.host, record)
+        self._admit(client, head, record)
+        way = Way(client.sock, client.ip, target, record, head.header(b"user-agent"))
+        with self._dialer.tunnel(target) as origin:
+            sockets.arm(client.sock, time.monotonic() + self._limits.head_timeout)
+            client.sock.sendall(pages.ESTABLISHED)
+            with _refusing_by_alert(client.sock, record):
+                self._interception.run(way, origin, data)
 
-    def _direct(self, client: socket.socket, record: Record, data: bytes) -> None:
+    def _direct(self, client: Client, data: bytes) -> None:
         """TLS without a CONNECT: the origin is the server_name's port 443."""
-        with _logged(record), _refusing_by_alert(client, record):
-            hello, data = interception.read_hello(client, None, data)
+        record = Record(client.who)
+        with _logged(record), _refusing_by_alert(client.sock, record):
+            hello, data = self._interception.read_hello(client.sock, None, data)
             if hello is None:
                 record.outcome = "client-closed"
                 return
-            name = self._policy.name_for(hello, None)
-            record.target = f"{name}:443"
+            target = Target(self._policy.name_for(hello, None), 443)
+            record.target, record.sni = str(target), hello.server_name
+            if client.refusal is not None:
+                raise client.refusal
+            self._access.check(client.ip, None)
+            way = Way(client.sock, client.ip, target, record)
             try:
-                origin = self._dial(Target(name, 443))
+                origin = self._dialer.tunnel(target)
             except OriginError as error:
-                self._interception.intercept(client, error, hello, data, name, record)
+                self._interception.intercept(way, error, hello, data)
             else:
                 with origin:
-                    self._interception.intercept(client, origin, hello, data, name, record)
+                    self._interception.intercept(way, origin, hello, data)
 
-    def _dial(self, target: Target) -> socket.socket:
-        """TCP to the target, or to ``--redirect`` in its stead."""
-        deadline = time.monotonic() + DIAL_SECONDS
-        if self._redirect is not None:
-            target = self._redirect.target
-        addresses = self._upstream.resolve(target, deadline)
-        self._policy.check_addresses(target, addresses)
-        return self._upstream.dial(addresses, target, deadline)
+    def _admit(self, client: Client, head: RequestHead, record: Record) -> None:
+        """Raise where the client may not have what it asks for, whatever that is."""
+        if client.refusal is not None:
+            raise client.refusal
+        record.user = self._access.check(client.ip, lambda: head.header(b"proxy-authorization"))
+        if pages.VIA in head.header(b"via"):
+            raise LoopDetected("the request has been here before, by its Via field")
+
+    def _read_head(self, sock: socket.socket, data: bytes, deadline: float) -> tuple[RequestHead, bytes]:
+        """A request head that begins with ``data``, and what came behind it."""
+        reader = HeadReader(self._limits.head)
+        while (head := reader.receive(data)) is None:
+            try:
+                sockets.arm(sock, deadline)
+                data = sock.recv(_RECV)
+            except TimeoutError as error:
+                seconds = self._limits.head_timeout
+                raise RequestTimeout(f"no complete request head within {seconds:.0f} s") from error
+            if not data:
+                raise ConnectionAbortedError("closed in the request head")
+        return head, bytes(reader.rest)
 
 
-def _read_head(client: socket.socket, data: bytes) -> tuple[RequestHead, bytes]:
-    """A request head that begins with ``data``, and what came behind it."""
-    deadline = time.monotonic() + HEAD_SECONDS
-    reader = HeadReader()
-    while (head := reader.receive(data)) is None:
-        try:
-            sockets.arm(client, deadline)
-            data = client.recv(_RECV)
-        except TimeoutError as error:
-            raise RequestTimeout(f"no complete request head within {HEAD_SECONDS:.0f} s") from error
+def _next_request(sock: socket.socket, data: bytes) -> bytes:
+    """The first bytes of the next request on a kept connection; empty when there is none. Empty lines do not count."""
+    deadline = time.monotonic() + KEEP_ALIVE_SECONDS
+    while not data.strip(b"\r\n"):
+        sockets.arm(sock, deadline)
+        data = sock.recv(_RECV)
         if not data:
-            raise ConnectionAbortedError("closed in the request head")
-    return head, bytes(reader.rest)
+            break
+    return data
 
 
 @contextmanager
@@ -187,12 +237,12 @@ def _logged(record: Record) -> Iterator[None]:
 
 
 @contextmanager
-def _refusing_by_alert(client: socket.socket, record: Record) -> Iterator[None]:
-    """The reply in a tunnel in which TLS has not begun is an alert; where nobody speaks, the end."""
+def _refusing_by_alert(sock: socket.socket, record: Record) -> Iterator[None]:
+    """The reply in a tunnel in which TLS has not begun is an alert; where there is none, the end."""
     try:
         yield
-    except HelloTimeout as error:
+    except (HelloTimeout, NotTls) as error:
         record.fail(error)
     except CertifierError as error:
         record.fail(error)
-        sockets.last_word(client, tls.alert(error.alert))
+        sockets.last_word(sock, tls.alert(error.alert))

@@ -21,8 +21,8 @@ class SerialFile:
     """The serial file at ``path``. Methods block on the disk and raise ``OSError`` from it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = path.with_name(path.name + ".lock")
+        self.path = path.resolve()  # one file, and one lock, however many links lead to it
+        self._lock = self.path.with_name(self.path.name + ".lock")
 
     def create(self) -> None:
         """Make the file, at a random start: a CA made anew must not repeat the serials of the one before."""

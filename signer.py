@@ -17,9 +17,10 @@ import names
 from ca import CaFiles
 from errors import RetrievalError
 from keys import Key, PublicKey, kind_of
+from leaf import BACKDATED
 from ledger import Ledger
 
-BACKDATED = timedelta(days=2)  # for clients whose clock is behind
+MAX_LIFE = timedelta(days=398) - timedelta(seconds=1)  # what Apple's clients accept, both ends counted
 DAYS = 45  # of a leaf's life: well under what Apple (398 days) and browsers (200) accept
 CRL_VALIDITY = timedelta(days=7)  # clients keep it so long; it never changes
 _MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1
@@ -90,7 +91,7 @@ class Authority:
             .issuer_name(issuer.subject)
             .public_key(key)
             .serial_number(self._files.serials.take(self._ledger, notes))
-            .not_valid_before(now - BACKDATED)
+            .not_valid_before(max(now - BACKDATED, now + self._lifetime - MAX_LIFE))
             .not_valid_after(min(now + self._lifetime, issuer.not_valid_after_utc))
             .add_extension(san, critical=len(csr.subject) == 0)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)

@@ -83,7 +83,12 @@ def same_endpoint(address: tuple[str, int], listener: tuple[str, int]) -> bool:
         return False
     if address[0] == listener[0]:
         return True
-    return ip_address(listener[0]).is_unspecified and _is_local(address[0])
+    theirs, ours = ip_address(address[0]), ip_address(listener[0])
+    if theirs.version != ours.version:  # our IPv6 listeners take no IPv4
+        return False
+    if theirs.is_unspecified:  # connects to loopback
+        return ours.is_loopback or ours.is_unspecified
+    return ours.is_unspecified and _is_local(address[0])
 
 
 def _is_local(ip: str) -> bool:

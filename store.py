@@ -34,6 +34,19 @@ class Stored(NamedTuple):
     ours: bool
     path: Path
 
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it is for the names below one, and may be for some of them only."""
+        return self.path.name.startswith("_.")
+
+    def age(self, now: float) -> float:
+        """Seconds since one of its files was last written: somebody may still be at it. ``now`` since the epoch."""
+        times = []
+        for file in (self.path, self.path.with_suffix(".key")):
+            with suppress(OSError):
+                times.append(file.stat().st_mtime)
+        return now - max(times, default=0.0)
+
 
 class Entry(NamedTuple):
     """A certificate's file as found in a walk through the store."""
@@ -68,7 +81,7 @@ class Store:
 
     def clear_stale(self) -> int:
         """Remove the temporary files that a crash left behind; how many. Takes a while in a large store."""
-        return sum(files.clear_stale(folder) for folder in (self.root, *self.root.glob("???")))
+        return sum(files.clear_stale(folder) for folder in (self.root, *self._folders()))
 
     def entries(self) -> Iterator[Entry]:
         """All certificates in the store, in no order; what can't be read is left out. Takes a while in a large one."""
@@ -79,11 +92,14 @@ class Store:
 
     def paths(self) -> Iterator[Path]:
         """Where all certificates stand, in no order."""
-        with os.scandir(self.root) as folders:
-            names = [folder.name for folder in folders if len(folder.name) == 3 and folder.is_dir()]
-        for name in names:
-            with suppress(OSError), os.scandir(self.root / name) as found:
+        for folder in self._folders():
+            with suppress(OSError), os.scandir(folder) as found:
                 yield from [Path(file.path) for file in found if file.name.endswith(".crt")]
+
+    def _folders(self) -> list[Path]:
+        """Where certificates may stand; not what a symbolic link leads to, out of the store perhaps."""
+        with os.scandir(self.root) as found:
+            return [Path(f.path) for f in found if len(f.name) == 3 and f.is_dir(follow_symlinks=False)]
 
     def remove(self, entry: Entry) -> bool:
         """Remove a certificate of certifier's own; whether it was still what the entry says."""
@@ -160,13 +176,12 @@ class Store:
         if path is None:
             return None
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        if path.parent.is_symlink():  # it may lead out of the store
-            raise NotADirectoryError(errno.ENOTDIR, f"{path.parent} is a symbolic link")
+        _refuse_link(path.parent)
         new = Stored(MARK + pem, True, path)
         with files.temporary(path, new.pem) as temporary:
             if replacing is None:
                 try:
-                    os.link(temporary, path)
+                    files.link(temporary, path)
                 except FileExistsError:
                     return _load(path) or new
             else:
@@ -181,6 +196,7 @@ class Store:
     def reject(self, stored: Stored) -> bool:
         """Move an unusable file aside to ``<name>.crt.rejected`` (``.key`` likewise), unless it has changed."""
         path = stored.path
+        _refuse_link(path.parent)
         with self._lock():
             if _load(path) != stored:
                 return False
@@ -192,6 +208,12 @@ class Store:
 
     def _lock(self) -> AbstractContextManager[None]:
         return files.locked(self.root / ".lock")
+
+
+def _refuse_link(folder: Path) -> None:
+    """Raise ``NotADirectoryError`` for a symbolic link: what is changed behind it may be outside of the store."""
+    if folder.is_symlink():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a symbolic link")
 
 
 def _load(path: Path) -> Stored | None:

@@ -45,20 +45,25 @@ class PlainStream:
     def __init__(self, sock: socket.socket, received: bytes = b"") -> None:
         self.sock = sock
         self.ended: str | None = None
+        self.reason: str | None = None  # as OpenSSL names what broke it
         self._in = memoryview(received)
         self._out: list[bytes] = []
 
-    def fill(self) -> None:
-        """Wait for bytes of the peer, or for its end. No switch from here until ``decrypt`` has given them all."""
+    def fill(self, most: int = 0) -> int:
+        """Wait for bytes of the peer, at most so many, or for its end; how many octets came.
+
+        No switch from here until ``decrypt`` has given them all.
+        """
         try:
-            count = self.sock.recv_into(_CIPHER)
+            count = self.sock.recv_into(_CIPHER, most)
         except OSError:
             self.ended = RESET
-            return
+            return 0
         if count:
             self._in = _CIPHER_VIEW[:count]
         else:
             self.ended = ORDERLY
+        return count
 
     def decrypt(self) -> memoryview:
         """The next plaintext received, in a shared buffer; empty when there is none left."""
@@ -104,6 +109,8 @@ class TlsStream:
         """A client if ``server_hostname`` is given, else a server. ``received``: what was read from ``sock`` before."""
         self.sock = sock
         self.ended: str | None = None
+        self.reason: str | None = None
+        self.flight = b""  # what was received in a handshake that failed
         self._context = context
         self._offer = alpn
         self._in = ssl.MemoryBIO()
@@ -127,6 +134,7 @@ class TlsStream:
     def handshake(self, deadline: float) -> None:
         """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``."""
         step = self._tls.do_handshake
+        flight: list[bytes] = []
         while True:
             try:
                 self._context.set_alpn_protocols(self._offer)
@@ -134,6 +142,7 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 done = False
             except ssl.SSLError:
+                self.flight = b"".join(flight)
                 with suppress(OSError):
                     sockets.arm(self.sock, deadline)
                     self.flush()
@@ -148,19 +157,22 @@ class TlsStream:
             count = self.sock.recv_into(_CIPHER)
             if not count:
                 raise ConnectionAbortedError("closed in the TLS handshake")
-            self._in.write(_CIPHER_VIEW[:count])
+            data = bytes(_CIPHER_VIEW[:count])
+            flight.append(data)
+            self._in.write(data)
 
-    def fill(self) -> None:
-        """Wait for bytes of the peer, or for the end of TCP, which here is a truncation."""
+    def fill(self, most: int = 0) -> int:
+        """Wait for bytes of the peer, or for the end of TCP, which here is a truncation; how many octets came."""
         try:
-            count = self.sock.recv_into(_CIPHER)
+            count = self.sock.recv_into(_CIPHER, most)
         except OSError:
             self.ended = RESET
-            return
+            return 0
         if count:
             self._in.write(_CIPHER_VIEW[:count])
         else:
             self.ended = TRUNCATED
+        return count
 
     def decrypt(self) -> memoryview:
         """The next record's plaintext, in a shared buffer; empty when more must be received, or at close_notify."""
@@ -172,8 +184,8 @@ class TlsStream:
             return _NOTHING
         except ssl.SSLZeroReturnError:
             count = 0
-        except ssl.SSLError:
-            self.ended = BROKEN
+        except ssl.SSLError as error:
+            self.ended, self.reason = BROKEN, error.reason
             return _NOTHING
         if not count:
             self.ended = ORDERLY
@@ -190,9 +202,11 @@ class TlsStream:
 
     def end(self, how: str) -> None:
         """Tell the peer that no more comes: close_notify and FIN, or FIN alone for a truncation."""
-        if how is ORDERLY:
-            self.close_notify()
-        self.sock.shutdown(socket.SHUT_WR)
+        try:
+            if how is ORDERLY:
+                self.close_notify()
+        finally:
+            sockets.shut(self.sock, socket.SHUT_WR)
 
     def abort(self) -> None:
         """Give the connection up: no close_notify, so that its peer sees a truncation, and its reader wakes."""
@@ -200,9 +214,12 @@ class TlsStream:
 
     def close_notify(self) -> None:
         """Send a close_notify. The peer's data can still be read."""
-        with suppress(ssl.SSLWantReadError):  # it was sent, and the peer's has not come yet
+        try:
             self._tls.unwrap()
-        self.flush()
+        except ssl.SSLWantReadError:
+            pass  # it was sent, and the peer's has not come yet
+        finally:
+            self.flush()
 
 
 Stream = PlainStream | TlsStream

@@ -12,25 +12,32 @@ from gevent.hub import get_hub
 import sockets
 from tls import BROKEN, ORDERLY, RESET, Stream
 
-BATCH = 262_144  # octets after which a pump lets others run: gevent's recv and send switch only when they would block
-IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more): beyond what long polls and keep-alive need
-TICK_SECONDS = 300.0  # how often that is looked at; with one direction ended, one tick without a byte is enough
+BATCH = 262_144  # octets received after which a pump lets others run: gevent's calls switch only when they would block
+_RECORDS = (
+    256  # records after which it does so too, and before which a fill of tiny ones must end: they cost as much each
+)
+_SMALL = 8_192  # octets of a fill while records are tiny: of 23 octets each there are 350 in it
+IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more)
+_TICKS = 12  # how often in that time it is looked at; with one direction ended, one tick without a byte is enough
 
 
 class Tunnel:
     """Relays between two streams, whose sockets stay their owner's to close.
 
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
-    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``.
+    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is how the origin
+    broke its TLS before it had sent a byte: then the client was told nothing, and can still be told why.
     """
 
-    def __init__(self, client: Stream, origin: Stream, tick: float = TICK_SECONDS) -> None:
+    def __init__(self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS) -> None:
         self.sent = 0
         self.received = 0
         self.outcome = ORDERLY
+        self.alert: str | None = None
+        self.client_ended_first: bool | None = None
         self._client = client
         self._origin = origin
-        self._tick = tick
+        self._tick = idle / _TICKS
         self._quiet = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
         self._unread = False  # the client still sends, and nobody takes it
@@ -39,11 +46,16 @@ class Tunnel:
         """Relay until both directions have ended."""
         self._client.sock.settimeout(None)
         self._origin.sock.settimeout(None)
+        # What was received with the handshakes is taken before either pump can end the other side: see tls.py.
+        self._take(self._client, self._origin)
+        self._take(self._origin, self._client)
         watchdog = get_hub().loop.timer(self._tick, self._tick)
         upward = gevent.spawn(self._pump, self._client, self._origin)
         try:
             watchdog.start(self._watch)
             self._pump(self._origin, self._client)
+            if self.alert is not None:
+                return
             upward.get()
             if self._unread:
                 sockets.last_word(self._client.sock, b"")  # what the origin said at last must arrive
@@ -60,36 +72,48 @@ class Tunnel:
             raise
 
     def _move(self, source: Stream, sink: Stream) -> None:
-        upward = source is self._client
-        batch = 0
+        octets = records = 0
+        most = 0
         while True:
-            count = 0
             try:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
-                while data := source.decrypt():
-                    count += len(data)
-                    sink.encrypt(data)
-                if upward:
-                    self.sent += count
-                else:
-                    self.received += count
+                taken = self._take(source, sink)
                 sink.flush()
             except OSError:
                 # The sink is gone. What it said before may still be on its way: the other pump finds its end.
-                self._unread = upward
+                self._unread = source is self._client
                 return
             if source.ended is not None:
                 break
-            batch += count
-            if batch >= BATCH:
-                batch = 0
+            records += taken
+            if octets >= BATCH or records >= _RECORDS:
+                most = _SMALL if records >= _RECORDS and octets < BATCH else 0
+                octets = records = 0
                 gevent.sleep(0)
-            source.fill()
+            octets += source.fill(most)
         self._pass_on(source.ended, source, sink)
 
+    def _take(self, source: Stream, sink: Stream) -> int:
+        """Decrypt what was received, and encrypt it for the other side; how many records there were."""
+        octets = records = 0
+        while data := source.decrypt():
+            octets += len(data)
+            records += 1
+            sink.encrypt(data)
+        if source is self._client:
+            self.sent += octets
+        else:
+            self.received += octets
+        return records
+
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
+        if self.client_ended_first is None:
+            self.client_ended_first = source is self._client
         if how is not ORDERLY and self.outcome is ORDERLY:
             self.outcome = f"{'client' if source is self._client else 'origin'}-{how}"
+        if how is BROKEN and source is self._origin and not self.received and source.reason is not None:
+            self.alert = source.reason
+            return
         if how is RESET or how is BROKEN:
             sink.abort()
             return
@@ -101,7 +125,7 @@ class Tunnel:
         self._quiet = self._quiet + 1 if octets == self._seen else 0
         self._seen = octets
         half_closed = self._client.ended is not None or self._origin.ended is not None
-        if self._quiet * self._tick >= (self._tick if half_closed else IDLE_SECONDS):
+        if self._quiet >= (1 if half_closed else _TICKS):
             self.outcome = "idle"
             self._give_up()
 

@@ -8,25 +8,28 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable
-from itertools import chain, zip_longest
 
 import gevent
 from gevent.queue import Empty, Queue
 
 import errors
-import names
 import sockets
+from flight import wants_certificate
 from lru import LRU
 from names import Target
+from resolver import Resolver
 from tls import TlsStream
 from tlsconfig import client_context
+
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # no fault of the origin's
 
 Address = tuple[str, int]  # an IP address as text, and a port
 
 ATTEMPT_SECONDS = 0.25  # Connection Attempt Delay, RFC 8305 §5
-DNS_SECONDS = 5.0  # how long one look-up may take: gevent has ten threads for them all
-_DNS_CACHE_SECONDS = 10.0  # getaddrinfo tells no TTL; browsers keep an answer for a minute
-_DNS_CACHE_NAMES = 1024
+_MOST_ADDRESSES = 8  # of a name that are tried: each is a descriptor, and after 2 s a client has had enough
+_WANTING_SECONDS = 60.0  # an origin that wanted a client certificate is not asked again for so long
+_WANTING_NAMES = 1024
+_CERTIFICATE_REQUIRED = "TLSV13_ALERT_CERTIFICATE_REQUIRED"  # RFC 8446 §6.2
 
 
 class Upstream:
@@ -38,23 +41,16 @@ class Upstream:
     def __init__(self, extra_roots: str | None = None, verify: bool = True) -> None:
         self._roots = extra_roots, verify
         self._context = client_context(extra_roots, verify)
-        self._answers: LRU[str, tuple[float, list[str]]] = LRU(_DNS_CACHE_NAMES)
+        self._wanting: LRU[str, float] = LRU(_WANTING_NAMES)  # until when
+        self._resolver = Resolver()
 
     def reload(self) -> None:
         """Read the roots anew; on a ``UsageError`` those in force stay."""
         self._context = client_context(*self._roots)
 
     def resolve(self, target: Target, deadline: float) -> list[Address]:
-        """The target's addresses in the order to try them, address families in turn (RFC 8305 §4)."""
-        host, port = target
-        if names.ip_of(host) is not None:
-            return [(host, port)]
-        cached = self._answers.get(host)
-        if cached is None or time.monotonic() >= cached[0]:
-            found = _look_up(host, min(deadline, time.monotonic() + DNS_SECONDS))
-            cached = time.monotonic() + _DNS_CACHE_SECONDS, found
-            self._answers.put(host, cached)
-        return [(ip, port) for ip in cached[1]]
+        """The target's addresses in the order to try them."""
+        return [(ip, target.port) for ip in self._resolver.look_up(target.host, deadline)]
 
     def dial(self, addresses: list[Address], target: Target, deadline: float) -> socket.socket:
         """A TCP connection to the first address that answers; the next is tried after a failure or 250 ms."""
@@ -63,10 +59,13 @@ class Upstream:
                 return _connect(addresses[0], deadline)
             except OSError as error:
                 raise _dial_error(target, [error]) from error
-        return _race(addresses, target, deadline)
+        return _race(addresses[:_MOST_ADDRESSES], target, deadline)
 
     def secure(self, sock: socket.socket, name: str, alpn: Iterable[bytes], deadline: float) -> TlsStream:
         """TLS on a dialled socket, verified for ``name``, offering the given protocols."""
+        until = self._wanting.get(name)
+        if until is not None and time.monotonic() < until:
+            raise _wants(name)
         offer = [protocol.decode("ascii") for protocol in alpn if protocol.isascii()]  # the rest is GREASE
         stream = TlsStream(sock, self._context, offer, server_hostname=name)
         try:
@@ -76,29 +75,31 @@ class Upstream:
                 f"the certificate of {name} does not verify: {error.verify_message}"
             ) from error
         except ssl.SSLError as error:
-            reason = (error.reason or str(error)).lower().replace("_", " ")
-            raise errors.OriginTlsError(f"TLS with {name} failed: {reason}") from error
+            if wants_certificate(stream.flight):
+                raise _wants(name) from error
+            raise self.broke(name, error.reason or str(error)) from error
         except TimeoutError as error:
             raise errors.OriginTimeout(f"{name} did not complete the TLS handshake in time") from error
         except OSError as error:
             raise errors.OriginTlsError(f"{name} closed the connection in the TLS handshake") from error
         return stream
 
+    def broke(self, name: str, reason: str) -> errors.OriginError:
+        """The error of a TLS connection to an origin that broke, by OpenSSL's reason, in the handshake or after it.
 
-def _look_up(host: str, deadline: float) -> list[str]:
-    try:
-        with gevent.Timeout(deadline - time.monotonic(), TimeoutError):
-            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except TimeoutError as error:
-        raise errors.OriginLookupTimeout(f"looking up {host} took too long") from error
-    except socket.gaierror as error:
-        raise errors.OriginNotFound(f"{host}: {error.strerror}") from error
-    except (UnicodeError, OSError) as error:  # ".." and the like, which our own names exclude: the last net
-        raise errors.OriginNotFound(f"{host} can't be looked up") from error
-    ips = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    first = [ip for ip in ips if (":" in ip) == (":" in ips[0])]
-    second = [ip for ip in ips if ip not in first]
-    return [ip for ip in chain.from_iterable(zip_longest(first, second)) if ip is not None]
+        With TLS 1.3 an origin says after the handshake that it wants a client certificate. That is remembered for a
+        while: the next client is told before its own handshake, which protocol to be told in it can then choose.
+        """
+        if reason == _CERTIFICATE_REQUIRED:
+            self._wanting.put(name, time.monotonic() + _WANTING_SECONDS)
+            return _wants(name)
+        return errors.OriginTlsError(f"TLS with {name} failed: {reason.lower().replace('_', ' ')}")
+
+
+def _wants(name: str) -> errors.OriginError:
+    return errors.OriginWantsCertificate(
+        f"{name} wants a client certificate, which certifier does not have: exempt it with --bypass={name}"
+    )
 
 
 def _connect(address: Address, deadline: float) -> socket.socket:
@@ -152,8 +153,10 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
     return winner
 
 
-def _dial_error(target: Target, failures: list[OSError]) -> errors.OriginError:
+def _dial_error(target: Target, failures: list[OSError]) -> errors.CertifierError:
     """The error of a dial whose every attempt failed: what tells most about the origin, first."""
+    if any(failure.errno in _OURS for failure in failures):
+        return errors.OutOfResources(f"certifier can't open a connection: {failures[0].strerror}")
     if any(failure.errno == errno.ECONNREFUSED for failure in failures):
         return errors.OriginRefused(f"{target} refused the connection")
     if any(isinstance(failure, TimeoutError) for failure in failures):

@@ -29,11 +29,21 @@ class Program:
         self.folder = folder
         self.lines: list[str] = []
         self._changed = threading.Condition()
-        words = [*prefix, sys.executable, str(HERE / "certifier.py"), *arguments]
+        words = [*prefix, *self.command(), *arguments]
         if listen:
             words.append("--listen=127.0.0.1:0")
         self.process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
         self._reader = gevent.spawn(self._read)
+
+    @staticmethod
+    def command() -> list[str]:
+        return [sys.executable, str(HERE / "certifier.py")]
+
+    def reload(self) -> None:
+        """Have it read its files anew."""
+        before = len(self.lines)
+        self.process.send_signal(signal.SIGHUP)
+        self.wait_for("reloaded: ", before)
 
     def __enter__(self) -> Self:
         found = re.search(r":(\d+)$", self.wait_for(r"^listening on .*:\d+$"))

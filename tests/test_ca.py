@@ -18,6 +18,7 @@ def write(folder: Path, authority: TestCA, chain: bytes = b"") -> tuple[Path, Pa
     paths = folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
     paths[0].write_bytes(authority.pem + chain)
     paths[1].write_bytes(key_pem(authority.key))
+    paths[1].chmod(0o600)
     paths[2].write_text("7\n")
     return paths
 
@@ -73,6 +74,14 @@ def test_one_that_strict_clients_refuse_is_warned_about(tmp_path: Path) -> None:
     assert "keyUsage and no subjectKeyIdentifier" in files.warnings[0]
     assert "openssl req -x509" in files.warnings[0]
     assert "\n" not in files.warnings[0]
+
+
+def test_a_key_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
+    paths = write(tmp_path, TestCA("op"))
+    assert ca.load(*paths, now()).warnings == ()
+    paths[1].chmod(0o640)
+    (warning,) = ca.load(*paths, now()).warnings
+    assert f"others can read the CA's key {paths[1]}" in warning
 
 
 def encrypted_key(folder: Path) -> None:

@@ -30,11 +30,13 @@ class Counted(Leaves):
         self.count = 0
         self.slow = 0.0
 
-    def retrieve(self, name: str, now: datetime, notes: list[str], renew: bool = False) -> Leaf | None:
+    def retrieve(
+        self, name: str, now: datetime, notes: list[str], renew: bool = False, make: bool = True
+    ) -> Leaf | None:
         self.count += 1
         if self.slow:
             get_original("time", "sleep")(self.slow)  # blocks this thread, not the hub
-        return super().retrieve(name, now, notes, renew)
+        return super().retrieve(name, now, notes, renew, make)
 
 
 class Clock:

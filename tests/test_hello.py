@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import HelloError
-from hello import MAX_HELLO, MAX_WIRE, ClientHello, HelloReader
+from hello import MAX_HELLO, ClientHello, HelloReader
 
 
 def real_hello(name: str | None = "www.example.com", alpn: list[str] | None = None) -> bytes:
@@ -133,7 +133,7 @@ def test_the_limit_on_the_wire() -> None:
     reader = HelloReader()
     reader.receive(b"\x16\3\1\0\4\1\0\xff\0")
     with pytest.raises(HelloError, match="too large"):
-        reader.receive(b"\x16\3\1\0\1x" * (MAX_WIRE // 6 + 1))
+        reader.receive(b"\x16\3\1\0\1x" * (2 * MAX_HELLO // 6 + 1))
 
 
 @given(st.binary(max_size=200))

@@ -478,7 +478,7 @@ def test_redirect(tmp_path: Path, origin: Origin) -> None:
         with pytest.raises(ssl.SSLError, match="no application protocol"):
             with secure_tunnel(running, "a.example:443", alpn=["h2"]):
                 pass
-        with tunnel(running.address, "a.example:25") as sock:  # not TLS: there as it is
+        with tunnel(running.address, "a.example:2525") as sock:  # not TLS: there as it is
             assert get(sock, "/plain").body.startswith(b"GET /plain")
     assert origin.connections == 0
 

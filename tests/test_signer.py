@@ -28,6 +28,7 @@ LONG = "a" * 60 + ".example.com"
 def files(folder: Path, authority: TestCA, chain: bytes = b"") -> ca.CaFiles:
     (folder / "ca.crt").write_bytes(authority.pem + chain)
     (folder / "ca.key").write_bytes(key_pem(authority.key))
+    (folder / "ca.key").chmod(0o600)
     (folder / "serial.txt").write_text("7\n")
     return ca.load(folder / "ca.crt", folder / "ca.key", folder / "serial.txt", now())
 

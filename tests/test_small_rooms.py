@@ -5,7 +5,9 @@ import socket
 import time
 from pathlib import Path
 
+import gevent
 import pytest
+from gevent.monkey import get_original
 from hypothesis import given
 from hypothesis import strategies as st
 from lab import Origin, echo
@@ -13,13 +15,13 @@ from lab import Origin, echo
 import errors
 import log
 import pages
+import resolver
 import sockets
-import upstream
 from errors import CertifierError, LoopDetected, OriginRefused, OriginTimeout, UnknownName
 from hello import ClientHello
 from log import MAX_VALUE, Record, escape
 from names import Target
-from policy import Policy
+from policy import Policy, Rules
 from tls import PlainStream
 from tunnel import Tunnel
 from upstream import Upstream
@@ -52,10 +54,10 @@ def test_no_value_breaks_a_line(value: str) -> None:
     assert len(word) < 12 * MAX_VALUE
 
 
-def test_a_record_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     log.set_up()
     Record("127.0.0.1:1", target="a:443", sni="a\r\nb", sent=1, outcome="closed", detail="x y").write()
-    stamp, _, line = capsys.readouterr().err.removesuffix("\n").partition(" ")
+    stamp, _, line = capfd.readouterr().err.removesuffix("\n").partition(" ")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
     assert line.startswith('tunnel client=127.0.0.1:1 target=a:443 sni="a\\r\\nb" context=- ')
     assert line.endswith('outcome=closed detail="x y"')
@@ -92,7 +94,7 @@ def test_alerts_are_those_of_the_rfc() -> None:
 
 
 def test_the_name_to_intercept_for() -> None:
-    policy = Policy(sockets.same_endpoint)
+    policy = Policy(Rules(), sockets.same_endpoint)
     for sent, host, name in [
         ("WWW.Example.com", "10.0.0.1", "www.example.com"),
         (None, "10.0.0.1", "10.0.0.1"),
@@ -106,12 +108,20 @@ def test_the_name_to_intercept_for() -> None:
 
 
 def test_loops() -> None:
-    policy = Policy(sockets.same_endpoint)
+    policy = Policy(Rules(), sockets.same_endpoint)
     policy.listeners += [("127.0.0.1", 8080), ("0.0.0.0", 8081), ("::", 8082)]
-    for ip, port in [("127.0.0.1", 8080), ("127.0.0.1", 8081), ("127.9.9.9", 8081), ("::1", 8082)]:
+    for ip, port in [
+        ("127.0.0.1", 8080),
+        ("127.0.0.1", 8081),
+        ("127.9.9.9", 8081),
+        ("::1", 8082),
+        ("0.0.0.0", 8080),
+        ("::", 8082),
+    ]:
         with pytest.raises(LoopDetected):
-            policy.check_addresses(Target("x", port), [("192.0.2.1", 1), (ip, port)])
-    policy.check_addresses(Target("x", 8080), [("127.0.0.2", 8080), ("198.51.100.1", 8081), ("127.0.0.1", 80)])
+            policy.permitted(Target("x", port), [("192.0.2.1", 1), (ip, port)])
+    others = [("127.0.0.2", 8080), ("198.51.100.1", 8081), ("127.0.0.1", 80), ("127.0.0.1", 8082), ("::1", 8081)]
+    assert policy.permitted(Target("x", 8080), others) == others
 
 
 # sockets
@@ -168,7 +178,7 @@ def test_look_up() -> None:
 
 def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     ips = ["::1", "::2", "::3", "10.0.0.1", "::1"]
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
+    monkeypatch.setattr(resolver, "_getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
     found = Upstream().resolve(Target("many.example", 1), soon())
     assert [ip for ip, _ in found] == ["::1", "10.0.0.1", "::2", "::3"]
 
@@ -208,13 +218,37 @@ def test_the_next_address_is_tried(silent: socket.socket) -> None:
             filler.close()
 
 
-def test_a_slow_look_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    import gevent
+def test_slow_look_ups_end_and_hold_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread a name, whoever asks; another name is looked up meanwhile, and a failure is not asked for at once."""
+    asked: list[str] = []
+    go_on: list[bool] = []
+    sleep = get_original("time", "sleep")
 
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: gevent.sleep(60))
-    monkeypatch.setattr(upstream, "DNS_SECONDS", 0.05)
-    with pytest.raises(errors.OriginLookupTimeout):
-        Upstream().resolve(Target("slow.example", 1), soon())
+    def slow(host: str, *_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        asked.append(host)
+        if host == "dead.example":
+            while not go_on:
+                sleep(0.005)
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(0, 0, 0, "", ("10.0.0.1", 0))]
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", slow)
+    up = Upstream()
+    waiting = [gevent.spawn(up.resolve, Target("dead.example", 1), time.monotonic() + 0.3) for _ in range(40)]
+    gevent.sleep(0.01)
+    start = time.monotonic()
+    assert up.resolve(Target("good.example", 2), soon()) == [("10.0.0.1", 2)]
+    assert time.monotonic() - start < 0.25
+    for greenlet in waiting:
+        with pytest.raises(errors.OriginLookupTimeout):
+            greenlet.get(timeout=5)
+    assert asked.count("dead.example") == 1
+    go_on.append(True)
+    with pytest.raises(errors.OriginNotFound):
+        up.resolve(Target("dead.example", 1), soon())
+    with pytest.raises(errors.OriginNotFound):
+        up.resolve(Target("dead.example", 1), soon())
+    assert asked.count("dead.example") == 1
 
 
 def test_bad_roots(tmp_path: Path) -> None:
@@ -229,7 +263,7 @@ def test_an_idle_tunnel_ends() -> None:
     (client, client_end), (origin, origin_end) = socket.socketpair(), socket.socketpair()
     with client, client_end, origin, origin_end:
         client_end.shutdown(socket.SHUT_WR)  # one direction has ended: a tick without a byte is enough
-        tunnel = Tunnel(PlainStream(client), PlainStream(origin), tick=0.1)
+        tunnel = Tunnel(PlainStream(client), PlainStream(origin), idle=1.2)
         tunnel.run()
         assert tunnel.outcome == "idle"
 

@@ -1,0 +1,53 @@
+"""``Access``: whether a client may use the proxy: its address, and where there are users, its name and password."""
+
+from collections.abc import Callable
+
+import gevent
+from gevent.lock import BoundedSemaphore
+
+from errors import AuthenticationRequired, TooManyConnections
+from policy import Policy
+from users import Users, credentials_in
+from workers import Workers
+
+_THREADS = 2  # that verify passwords: apart from those that make certificates, which must not wait for a guesser
+_WAITING = 200  # verifications that wait at most: ten seconds of work
+FAILURE_SECONDS = 0.5  # a wrong password is answered so much later: guessing is slow, and costs little
+
+
+class Access:
+    """Checks clients by the policy's networks and the users of a file, which may change."""
+
+    def __init__(self, policy: Policy, users: Users | None) -> None:
+        self._policy = policy
+        self.users = users
+        self._workers = Workers(_THREADS)
+        self._waiting = BoundedSemaphore(_WAITING)
+
+    def check(self, ip: str, authorization: Callable[[], str] | None) -> str | None:
+        """The user's name, None where there are no users. ``authorization`` reads the client's Proxy-Authorization.
+
+        Without it, in direct TLS, nobody can say who he is. Raises ``Refused`` or ``AuthenticationRequired``.
+        """
+        self._policy.check_client(ip)
+        users = self.users
+        if users is None:
+            return None
+        credentials = credentials_in(authorization()) if authorization is not None else None
+        if credentials is None:
+            raise AuthenticationRequired("this proxy wants a name and a password")
+        if not users.remembered(credentials):
+            self._verify(users, credentials)
+        return credentials[0].decode("utf-8", "replace")
+
+    def _verify(self, users: Users, credentials: tuple[bytes, bytes]) -> None:
+        if not self._waiting.acquire(blocking=False):
+            raise TooManyConnections("too many passwords are being verified")
+        try:
+            good = self._workers.run(users.check, credentials)
+        finally:
+            self._waiting.release()
+        if not good:
+            gevent.sleep(FAILURE_SECONDS)
+            raise AuthenticationRequired("the name or the password is wrong")
+        users.remember(credentials)

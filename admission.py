@@ -1,0 +1,88 @@
+"""``Admission``: how many connections there are, in all and of each client. ``Turnstile``: how many new names a second.
+
+No sockets: a client is the text of its address. Everything runs on the hub, so counting needs no lock.
+"""
+
+import time
+from collections.abc import Callable
+
+import gevent
+
+from errors import CertifierError, TooManyConnections, TooManyNames, TooManyOfClient
+from limits import Limits
+from lru import LRU
+
+QUEUE_SECONDS = 5.0  # how long a connection may wait for its turn: a browser shows that as a slow page, not as an error
+_BURST_SECONDS = 2.0  # of a rate that was not used may be used at once: a page asks for dozens of new names together
+_CLIENTS = 10_000  # whose rate is remembered
+
+
+class Admission:
+    """Counts connections. Those past a limit are let in to be told so."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._clients: dict[str, int] = {}
+        self.count = 0
+
+    def enter(self, client: str) -> CertifierError | None:
+        """Count a connection, which must ``leave``; why it may do nothing but be told, None if it may."""
+        self.count += 1
+        own = self._clients[client] = self._clients.get(client, 0) + 1
+        if self.count > self._limits.connections:
+            return TooManyConnections(f"there are {self._limits.connections} connections already")
+        if own > self._limits.client_connections:
+            return TooManyOfClient(f"{client} has {self._limits.client_connections} connections already")
+        return None
+
+    def leave(self, client: str) -> None:
+        """The connection ended."""
+        self.count -= 1
+        own = self._clients[client] - 1
+        if own:
+            self._clients[client] = own
+        else:
+            del self._clients[client]
+
+
+class Turnstile:
+    """Lets new names pass at a rate, of one client and in all; who comes faster waits for some seconds, or is refused.
+
+    Each rate is a generic cell rate algorithm (ITU-T I.371): the time at which the next one is due, one number.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._all = 0.0
+        self._clients: LRU[str, float] = LRU(_CLIENTS)
+
+    def at_once(self, client: str) -> bool:
+        """Pass, if that needs no wait."""
+        return self._take(client, wait=0.0) is not None
+
+    def wait(self, client: str) -> None:
+        """Pass, after a wait if need be. Raises ``TooManyNames`` when it would be too long."""
+        delay = self._take(client, wait=QUEUE_SECONDS)
+        if delay is None:
+            raise TooManyNames(f"{client}, or all clients together, ask for too many new names a second")
+        gevent.sleep(delay)
+
+    def give_back(self, client: str) -> None:
+        """A pass was not needed."""
+        self._all -= 1 / self._limits.new_names
+        due = self._clients.peek(client)
+        if due is not None:
+            self._clients.replace(client, due - 1 / self._limits.client_new_names)
+
+    def _take(self, client: str, wait: float) -> float | None:
+        """The delay of a pass; None, and nothing taken, when it is longer than ``wait``."""
+        now = self._clock()
+        own = max(self._clients.get(client) or 0.0, now - _BURST_SECONDS)
+        common = max(self._all, now - _BURST_SECONDS)
+        delay = max(own, common) - now
+        if delay > wait:
+            return None
+        self._all = common + 1 / self._limits.new_names
+        self._clients.put(client, own + 1 / self._limits.client_new_names)
+        return max(0.0, delay)

@@ -1,0 +1,58 @@
+"""``Dialer``: a TCP connection for a tunnel or request: where the policy lets it go, or to the redirect."""
+
+import socket
+import time
+from dataclasses import dataclass
+
+from errors import OriginError
+from limits import Limits
+from names import Target
+from policy import Policy
+from upstream import Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Where the decrypted bytes of every tunnel go instead of to its own target."""
+
+    target: Target
+    tls: bool  # encrypted again, verified for the target's host
+
+
+class Dialer:
+    """Looks up, checks and dials. The dialled address is one that was checked: nothing is looked up twice."""
+
+    def __init__(self, upstream: Upstream, policy: Policy, redirect: Redirect | None, limits: Limits) -> None:
+        self._upstream = upstream
+        self._policy = policy
+        self._redirect = redirect
+        self._seconds = limits.dial_timeout
+
+    def tunnel(self, target: Target) -> socket.socket:
+        """For a tunnel. Raises ``OriginError``, or ``Refused`` by the policy."""
+        self._policy.check_target(target)
+        if self._redirect is None or self._policy.bypasses(target, None):
+            return self.own(target)
+        self._policy.check_allowed_name(target)
+        deadline = time.monotonic() + self._seconds
+        there = self._redirect.target
+        return self._upstream.dial(self._upstream.resolve(there, deadline), there, deadline)
+
+    def own(self, target: Target) -> socket.socket:
+        """To the target itself, whatever is redirected."""
+        self._policy.check_target(target)
+        deadline = time.monotonic() + self._seconds
+        addresses = self._policy.permitted(target, self._upstream.resolve(target, deadline))
+        return self._upstream.dial(addresses, target, deadline)
+
+    def is_self(self, target: Target) -> bool:
+        """Whether the target is the proxy itself."""
+        return self._policy.is_self(self._upstream.resolve(target, time.monotonic() + self._seconds))
+
+    def is_at(self, host: str, ip: str) -> bool:
+        """Whether a name resolves to an address, among others."""
+        try:
+            found = self._upstream.resolve(Target(host, 0), time.monotonic() + self._seconds)
+        except OriginError:
+            return False
+        return any(address[0] == ip for address in found)

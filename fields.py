@@ -1,0 +1,65 @@
+"""The fields of plain-HTTP messages that pass us, by RFC 9110 §7.6: what is hop by hop stays behind, Via is added."""
+
+from collections.abc import Iterable
+
+import h11
+
+from head import RequestHead
+from names import Target
+from pages import VIA
+
+Fields = list[tuple[bytes, bytes]]
+
+# RFC 9110 §7.6.1, and the fields that were meant for us.
+_HOP_BY_HOP = {
+    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate",
+    b"te", b"transfer-encoding", b"upgrade",
+}  # fmt: skip
+# Connection must not name these: without them the message would be another one (RFC 9110 §7.6.1).
+_END_TO_END = {b"content-length", b"host"}
+_DIGITS = 9  # of a Max-Forwards that is counted down
+
+
+def for_origin(head: RequestHead, target: Target) -> Fields:
+    """Of a request. Host is the target's, whatever the client's said (RFC 9112 §3.2.2)."""
+    host = str(target) if target.port != 80 else str(target).removesuffix(":80")
+    passed = [(b"Host", host.encode("ascii"))]
+    for key, value in _end_to_end(head.headers):
+        lower = key.lower()
+        counted = lower == b"max-forwards" and head.method in ("TRACE", "OPTIONS")
+        if counted and value.isdigit() and len(value) <= _DIGITS:
+            value = b"%d" % max(0, int(value) - 1)
+        if lower != b"host":
+            passed.append((key, value))
+    if head.header(b"transfer-encoding"):
+        passed.append((b"Transfer-Encoding", b"chunked"))
+    passed.append((b"Via", f"{head.http_version} {VIA}".encode("ascii")))
+    passed.append((b"Connection", b"close"))
+    return passed
+
+
+def for_client(response: h11.Response, closing: bool) -> Fields:
+    """Of a response; ``closing``: the connection ends behind it."""
+    chunked = any(key == b"transfer-encoding" for key, _ in response.headers)
+    passed = _end_to_end(response.headers.raw_items())
+    if chunked:  # it overrides a Content-Length (RFC 9112 §6.3), which would be false without it
+        passed = [(key, value) for key, value in passed if key.lower() != b"content-length"]
+    passed.append((b"Via", f"{response.http_version.decode('ascii')} {VIA}".encode("ascii")))
+    if closing:
+        passed.append((b"Connection", b"close"))
+    return passed
+
+
+def interim(response: h11.InformationalResponse) -> Fields:
+    """Of a 1xx response."""
+    return _end_to_end(response.headers.raw_items())
+
+
+def _end_to_end(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
+    """The fields that are not hop by hop: neither those of RFC 9110 §7.6.1 nor those that Connection names."""
+    fields = list(fields)
+    named = {
+        option.strip().lower() for key, value in fields if key.lower() == b"connection" for option in value.split(b",")
+    }
+    dropped = _HOP_BY_HOP | (named - _END_TO_END)
+    return [(key, value) for key, value in fields if key.lower() not in dropped]

@@ -1,0 +1,53 @@
+"""``Limits``: how much one client, and all of them, may have. Each is an option; the reasons stand here."""
+
+import resource
+from dataclasses import dataclass, replace
+
+_SPARE_DESCRIPTORS = 200  # for the store, the log, look-ups, the listeners, and those who are only told to go
+_SHARE = 0.9  # of all connections that one client may have
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Counts are whole numbers, sizes octets, times seconds, rates a second. The defaults are those of the manual.
+
+    ``connections``         in all; two descriptors each, so never more than the system's limit allows
+    ``client_connections``  of one client address; 0: nine tenths of all, so that no client alone locks the others out
+    ``head``                of a request: browsers and servers stop at 8 to 64 KiB
+    ``hello``               a ClientHello: post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
+    ``head_timeout``        for a complete head: it fits into a packet or two, and is sent at once
+    ``hello_timeout``       for the first bytes in a tunnel, of either side, and the whole ClientHello
+    ``dial_timeout``        for look-up and TCP to an origin, all its addresses
+    ``tls_timeout``         for each of the two handshakes
+    ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need
+    ``new_names``           certificates made a second: a quarter of a core; as many again at once, ten times a second's
+    ``client_new_names``    the same for one client address: a page asks for dozens at once, and then for few
+    ``log_value``           characters of one value in the log: a DNS name has 253
+    """
+
+    connections: int = 10_000
+    client_connections: int = 0
+    head: int = 32_768
+    hello: int = 65_536
+    head_timeout: float = 10.0
+    hello_timeout: float = 10.0
+    dial_timeout: float = 10.0
+    tls_timeout: float = 10.0
+    idle_timeout: float = 3600.0
+    new_names: int = 100
+    client_new_names: int = 50
+    log_value: int = 300
+
+    def within_descriptors(self) -> "Limits":
+        """The same, with no more connections than the system's limit of descriptors allows: two a tunnel.
+
+        The soft limit, made for ``select``, is raised to the hard one.
+        """
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != hard:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        most = self.connections
+        if hard != resource.RLIM_INFINITY:
+            most = max(1, min(most, (hard - _SPARE_DESCRIPTORS) // 2))
+        own = self.client_connections or max(1, int(most * _SHARE))
+        return replace(self, connections=most, client_connections=own)

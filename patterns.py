@@ -1,0 +1,116 @@
+"""``Patterns``: an operator's list of hosts and networks, and whether a target is in it.
+
+A pattern is ``host``, ``*.host`` (every name below it, at any depth, not the host itself), ``*`` (all), an IP address
+or a network in CIDR notation; each may have ``:port`` behind it (an IPv6 one in brackets then). ``@file`` stands for
+the patterns in a file, one a line; empty lines and what is behind a ``#`` are passed over.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+import names
+from errors import UsageError
+from names import Target
+
+Network = IPv4Network | IPv6Network
+
+_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*):(?P<port>[0-9]{1,5})\Z")
+
+
+class Patterns:
+    """The patterns of one option. Raises ``UsageError`` for a pattern or file that is none."""
+
+    def __init__(self, option: str, texts: Iterable[str]) -> None:
+        self._option = option
+        self._hosts: set[tuple[str, int | None]] = set()
+        self._below: set[tuple[str, int | None]] = set()  # the host of each *.host; "" for all names
+        self._networks: list[tuple[Network, int | None]] = []
+        for text in texts:
+            for pattern in self._read(text) if text.startswith("@") else (text,):
+                self._add(pattern)
+
+    def __bool__(self) -> bool:
+        return bool(self._hosts or self._below or self._networks)
+
+    @property
+    def by_address(self) -> bool:
+        """Whether a target's addresses must be known to tell whether it is in the list."""
+        return bool(self._networks)
+
+    def host(self, target: Target) -> bool:
+        """Whether the target is in the list by its name, or by the address that it is given by."""
+        host, port = target
+        return (
+            (host, None) in self._hosts
+            or (host, port) in self._hosts
+            or any((above, p) in self._below for above in _above(host) for p in (None, port))
+            or self.address(target)
+        )
+
+    def address(self, address: tuple[str, int]) -> bool:
+        """Whether an address, with a port, is in one of the networks."""
+        if not self._networks:
+            return False
+        ip = names.ip_of(address[0])
+        return ip is not None and any(ip in network and port in (None, address[1]) for network, port in self._networks)
+
+    def _read(self, text: str) -> Iterator[str]:
+        try:
+            with open(text[1:], encoding="utf-8") as file:
+                for line in file:
+                    pattern = line.partition("#")[0].strip()
+                    if pattern:
+                        yield pattern
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise UsageError(f"{self._option}={text}: can't read {text[1:]}: {reason}") from error
+
+    def _add(self, text: str) -> None:
+        found = _PORT.match(text)
+        host, port = (found["host"], int(found["port"])) if found else (text, None)
+        if host.startswith("[") and host.endswith("]") and ":" in host:
+            host = host[1:-1]
+        if port is None or 0 < port < 65536:
+            if host == "*":
+                self._below.add(("", port))
+                return
+            if host.startswith("*."):
+                name = names.dns_name(host[2:])
+                if name is not None:
+                    self._below.add((name, port))
+                    return
+            else:
+                if (network := _network(host)) is not None:
+                    self._networks.append((network, port))
+                    return
+                if (name := names.dns_name(host)) is not None:
+                    self._hosts.add((name, port))
+                    return
+        raise UsageError(f"{self._option}: {text!r} is no host, *.host, host:port or network such as 10.0.0.0/8")
+
+
+def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:
+    """The networks that an operator gave. Raises ``UsageError``."""
+    found = []
+    for text in texts:
+        network = _network(text)
+        if network is None:
+            raise UsageError(f"{option}={text}: not a network such as 10.0.0.0/8 or fd00::/8")
+        found.append(network)
+    return tuple(found)
+
+
+def _network(text: str) -> Network | None:
+    try:
+        return ip_network(text)
+    except ValueError:
+        return None
+
+
+def _above(host: str) -> Iterator[str]:
+    """The names above a host, and the empty one above all."""
+    yield ""
+    while "." in host:
+        host = host.partition(".")[2]
+        yield host

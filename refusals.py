@@ -1,0 +1,106 @@
+"""``Refusals``: clients that do not take our certificate: how that shows, what it means, what to change in the client.
+
+Some send an alert, some just close, in the handshake or right after it. A client that pins certificates can't be
+intercepted; with a threshold, a pair of client and name that refused so often is tunnelled untouched for a while.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from lru import LRU
+
+LEARNED_SECONDS = 3600.0  # how long a pair is tunnelled before interception is tried again
+SOON_SECONDS = 2.0  # a client that closes so soon after the handshake, without a byte, has probably not liked it
+_PAIRS = 10_000
+
+# By the alert's description as OpenSSL names it (RFC 8446 §6.2).
+_MEANINGS = {
+    "UNKNOWN_CA": "it does not trust the CA",
+    "BAD_CERTIFICATE": "it does not accept this certificate: it pins another one, or does not trust the CA",
+    "CERTIFICATE_UNKNOWN": "it does not accept this certificate: it does not trust the CA, or pins another one",
+    "UNSUPPORTED_CERTIFICATE": "it does not take certificates of this kind: try another --key-type",
+    "CERTIFICATE_EXPIRED": "it finds the certificate expired or not yet valid: compare its clock with this machine's",
+    "CERTIFICATE_REVOKED": "it finds the certificate revoked, or can't fetch a CRL: see --crl-url",
+    "ACCESS_DENIED": "it does not accept this certificate: it pins another one",
+}
+_REFUSALS = tuple(_MEANINGS)
+
+# What to change, by a word of the User-Agent that the client gave in its CONNECT.
+_SETTINGS = (
+    ("curl/", "curl: --cacert ca.crt, or CURL_CA_BUNDLE"),
+    ("git/", "git: git config http.sslCAInfo ca.crt"),
+    ("Go-http-client/", "Go: SSL_CERT_FILE=ca.crt"),
+    ("python", "Python: SSL_CERT_FILE=ca.crt, for requests REQUESTS_CA_BUNDLE"),
+    ("pip/", "pip: PIP_CERT=ca.crt"),
+    ("undici", "Node.js: NODE_EXTRA_CA_CERTS=ca.crt"),
+    ("node", "Node.js: NODE_EXTRA_CA_CERTS=ca.crt"),
+    ("npm/", "npm: npm config set cafile ca.crt"),
+    ("Java/", "Java: keytool -importcert -cacerts -file ca.crt"),
+    ("APT", "apt: Acquire::https::CAInfo ca.crt"),
+    ("Wget/", "wget: --ca-certificate=ca.crt"),
+    ("Firefox/", "Firefox: Settings, Certificates, Authorities, Import"),
+    ("Chrome/", "Chrome: the system's store of authorities, or on Linux its own under chrome://certificate-manager"),
+)
+_ANY_SETTING = "make it trust ca.crt: /ca.crt on the proxy's own address, and README, Trust the CA"
+
+
+class Pair(NamedTuple):
+    """A client's address, and the name that it wanted."""
+
+    client: str
+    name: str
+
+
+class Refusals:
+    """Counts refusals. ``threshold`` 0: nothing is learned from them."""
+
+    def __init__(self, threshold: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._threshold = threshold
+        self._clock = clock
+        self._counts: LRU[Pair, int] = LRU(_PAIRS)
+        self._learned: LRU[Pair, float] = LRU(_PAIRS)
+
+    def bypasses(self, pair: Pair) -> bool:
+        """Whether tunnels of this client for this name pass untouched for now."""
+        if not self._threshold:
+            return False
+        until = self._learned.get(pair)
+        if until is not None and self._clock() >= until:
+            self._learned.pop(pair)
+            return False
+        return until is not None
+
+    def refused(self, pair: Pair) -> bool:
+        """Count a refusal; whether the pair is bypassed from now on because of it."""
+        if not self._threshold:
+            return False
+        count = (self._counts.pop(pair) or 0) + 1
+        if count < self._threshold:
+            self._counts.put(pair, count)
+            return False
+        self._learned.put(pair, self._clock() + LEARNED_SECONDS)
+        return True
+
+    def accepted(self, pair: Pair) -> None:
+        """The client took the certificate: what it refused before does not count."""
+        if self._threshold:
+            self._counts.pop(pair)
+
+    def learned(self) -> list[tuple[Pair, float]]:
+        """The pairs that are bypassed, and for how many seconds more."""
+        now = self._clock()
+        return [(pair, until - now) for pair in self._learned if (until := self._learned.peek(pair) or 0) > now]
+
+
+def meaning(reason: str | None) -> str | None:
+    """What a failed handshake means by OpenSSL's reason, such as ``TLSV1_ALERT_UNKNOWN_CA``; None: it is no refusal."""
+    for alert in _REFUSALS:
+        if reason is not None and reason.endswith(f"ALERT_{alert}"):
+            return _MEANINGS[alert]
+    return None
+
+
+def setting(user_agent: str) -> str:
+    """What to change in a client so that it trusts the CA."""
+    return next((text for word, text in _SETTINGS if word in user_agent), _ANY_SETTING)

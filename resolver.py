@@ -1,0 +1,89 @@
+"""``Resolver``: a host's addresses, by the system's own resolver. One look-up for all who wait, and a short memory.
+
+``getaddrinfo`` blocks a thread for as long as the C library likes, whatever our own deadline. So the threads are
+bounded, a name takes one at most, and a name that failed is not asked for again at once.
+"""
+
+import socket
+import time
+from itertools import chain, zip_longest
+
+import gevent
+from gevent.event import AsyncResult
+from gevent.monkey import get_original
+from gevent.threadpool import ThreadPool
+
+import errors
+import names
+from lru import LRU
+
+LOOK_UP_SECONDS = 5.0  # how long one may take
+_GOOD_SECONDS = 10.0  # how long an answer counts: getaddrinfo tells no TTL, and browsers keep one for a minute
+_BAD_SECONDS = 2.0  # how long a failure counts
+_NAMES = 4096
+_THREADS = 32  # look-ups under way; a thread that waits costs some kilobytes
+
+Answer = list[str] | errors.CertifierError
+
+_getaddrinfo = get_original("socket", "getaddrinfo")  # on a pool thread, where gevent's own is not to be used
+
+
+class Resolver:
+    """Looks names up. Raises ``OriginNotFound``, ``OriginLookupTimeout`` or ``OutOfResources``."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPool(_THREADS)
+        self._answers: LRU[str, tuple[float, Answer]] = LRU(_NAMES)
+        self._under_way: dict[str, AsyncResult[Answer]] = {}
+
+    def look_up(self, host: str, deadline: float) -> list[str]:
+        """The addresses of a canonical host, in the order to try them: families in turn (RFC 8305 §4).
+
+        ``deadline`` is in ``time.monotonic()`` seconds.
+        """
+        if names.ip_of(host) is not None:
+            return [host]
+        known = self._answers.get(host)
+        answer = known[1] if known is not None and time.monotonic() < known[0] else self._ask(host, deadline)
+        if isinstance(answer, errors.CertifierError):
+            raise type(answer)(*answer.args)  # each who waits his own
+        return answer
+
+    def _ask(self, host: str, deadline: float) -> Answer:
+        result = self._under_way.get(host)
+        if result is None:
+            if len(self._under_way) >= _THREADS:
+                return errors.OriginLookupTimeout(f"too many look-ups are under way for one of {host}")
+            result = self._under_way[host] = AsyncResult()
+            gevent.spawn(self._lead, host, result)
+        found = result.wait(timeout=max(0.0, min(deadline - time.monotonic(), LOOK_UP_SECONDS)))
+        return errors.OriginLookupTimeout(f"looking up {host} took too long") if found is None else found
+
+    def _lead(self, host: str, result: "AsyncResult[Answer]") -> None:
+        """Look up to the end, which may be long after all who asked have gone."""
+        try:
+            answer = self._pool.apply(_look_up, (host,))
+            seconds = _BAD_SECONDS if isinstance(answer, errors.CertifierError) else _GOOD_SECONDS
+            self._answers.put(host, (time.monotonic() + seconds, answer))
+        finally:
+            del self._under_way[host]
+            result.set(answer)
+
+
+def _look_up(host: str) -> Answer:
+    """On a thread of the pool: plain values, errors too."""
+    try:
+        found = _getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        return errors.OriginNotFound(f"{host}: {error.strerror}")
+    except UnicodeError:  # ".." and the like, which our own names exclude: the last net
+        return errors.OriginNotFound(f"{host} can't be looked up")
+    except OSError as error:
+        return errors.OutOfResources(f"{host} can't be looked up: {error.strerror}")
+    # Scoped addresses (of link-local ones) are left out: a name of the DNS has none.
+    ips = list(dict.fromkeys(str(ip) for entry in found if (ip := names.ip_of(str(entry[4][0]))) is not None))
+    if not ips:
+        return errors.OriginNotFound(f"{host} has no usable address")
+    first = [ip for ip in ips if (":" in ip) == (":" in ips[0])]
+    second = [ip for ip in ips if ip not in first]
+    return [ip for ip in chain.from_iterable(zip_longest(first, second)) if ip is not None]

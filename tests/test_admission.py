@@ -1,0 +1,75 @@
+import pytest
+
+from admission import QUEUE_SECONDS, Admission, Turnstile
+from errors import TooManyConnections, TooManyNames, TooManyOfClient
+from limits import Limits
+
+
+def test_connections_are_counted_in_all_and_by_client() -> None:
+    doors = Admission(Limits(connections=3, client_connections=2))
+    assert [doors.enter("a"), doors.enter("a"), doors.enter("b")] == [None] * 3
+    assert isinstance(doors.enter("b"), TooManyConnections)
+    doors.leave("b")
+    doors.leave("b")
+    assert isinstance(doors.enter("a"), TooManyOfClient)
+    for _ in range(3):
+        doors.leave("a")
+    assert doors.count == 0
+    assert doors._clients == {}
+    assert doors.enter("a") is None
+
+
+class Clock:
+    time = 1000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+def turnstile(monkeypatch: pytest.MonkeyPatch, **limits: int) -> tuple[Turnstile, Clock, list[float]]:
+    clock, slept = Clock(), list[float]()
+    monkeypatch.setattr("gevent.sleep", slept.append)
+    return Turnstile(Limits(**limits), clock), clock, slept
+
+
+def test_a_burst_passes_at_once_then_the_rate_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    stile, clock, _ = turnstile(monkeypatch, new_names=100, client_new_names=10)
+    passed = sum(stile.at_once("a") for _ in range(100))
+    assert passed in (20, 21)  # two seconds of its rate, and the one that is due
+    assert stile.at_once("b")  # another client is not held up by that
+    clock.time += 1
+    assert sum(stile.at_once("a") for _ in range(100)) in (10, 11)
+
+
+def test_who_comes_faster_waits_and_then_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    stile, _, slept = turnstile(monkeypatch, new_names=1000, client_new_names=10)
+    while stile.at_once("a"):
+        pass
+    for _ in range(49):
+        stile.wait("a")
+    assert slept == sorted(slept)
+    assert slept[0] == pytest.approx(0, abs=0.11)
+    assert slept[-1] <= QUEUE_SECONDS
+    while slept[-1] < QUEUE_SECONDS - 0.1:
+        stile.wait("a")
+    with pytest.raises(TooManyNames):
+        stile.wait("a")
+    stile.wait("b")
+    assert slept[-1] == 0
+
+
+def test_all_clients_together_are_held_to_a_rate_and_a_flood_takes_no_turn_that_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stile, _, _ = turnstile(monkeypatch, new_names=20, client_new_names=10)
+    for _ in range(1000):
+        stile.at_once("flood")
+    assert sum(stile.at_once("b") for _ in range(100)) >= 20
+    assert sum(stile.at_once("c") for _ in range(100)) <= 1
+
+
+def test_a_pass_that_was_not_needed_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    stile, _, _ = turnstile(monkeypatch, new_names=10, client_new_names=10)
+    for _ in range(1000):
+        assert stile.at_once("a")
+        stile.give_back("a")

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import pytest
+
+import sockets
+from errors import Misdirected, Refused, UsageError
+from names import Target
+from patterns import Patterns, networks
+from policy import Mismatch, Policy, Rules, is_private
+
+
+def patterns(*texts: str) -> Patterns:
+    return Patterns("--allow", texts)
+
+
+def policy(**rules: object) -> Policy:
+    return Policy(Rules(**rules), sockets.same_endpoint)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "inside", "outside"),
+    [
+        ("a.example", ["a.example:1"], ["b.a.example:1", "example:1", "xa.example:1"]),
+        ("A.Example.", ["a.example:1"], ["b.example:1"]),
+        ("*.example", ["a.example:1", "b.a.example:1"], ["example:1", "xexample:1", "10.0.0.1:1"]),
+        ("*", ["a:1", "10.0.0.1:1", "[::1]:1"], []),
+        ("*:443", ["a:443"], ["a:444"]),
+        ("a.example:443", ["a.example:443"], ["a.example:444"]),
+        ("*.example:443", ["a.example:443"], ["a.example:80", "example:443"]),
+        ("10.0.0.0/8", ["10.255.1.2:9"], ["11.0.0.1:9", "a10.example:9", "[::a]:1"]),
+        ("10.0.0.0/8:25", ["10.1.1.1:25"], ["10.1.1.1:26"]),
+        ("127.0.0.1", ["127.0.0.1:9", "[::ffff:127.0.0.1]:1"], ["127.0.0.2:9"]),
+        ("::1", ["[::1]:9"], ["[::2]:9", "0.0.0.1:9"]),
+        ("[2001:db8::/32]:443", ["[2001:db8::1]:443"], ["[2001:db8::1]:80", "[2001:db9::1]:443"]),
+    ],
+)
+def test_patterns(pattern: str, inside: list[str], outside: list[str]) -> None:
+    from names import target
+
+    found = patterns(pattern)
+    assert found
+    for text in inside:
+        assert found.host(target(text)), text
+    for text in outside:
+        assert not found.host(target(text)), text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a b", "*a.example", "a.*", "10.0.0.1/8", "x:0", "x:99999", "http://x", "*.", "[x]"]
+)
+def test_what_is_no_pattern(text: str) -> None:
+    with pytest.raises(UsageError, match="--allow"):
+        patterns(text)
+
+
+def test_lists_in_files(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_text("# hosts\n\na.example  # the first\n*.b.example:443\n")
+    found = patterns(f"@{path}", "c.example")
+    for target in (Target("a.example", 1), Target("x.b.example", 443), Target("c.example", 1)):
+        assert found.host(target)
+    assert not found.host(Target("d.example", 1))
+    assert not patterns()
+    path.write_text("no host\n")
+    with pytest.raises(UsageError, match="'no host' is no host"):
+        patterns(f"@{path}")
+    path.write_bytes(b"\xff")
+    for bad in (path, tmp_path / "none"):
+        with pytest.raises(UsageError, match="can't read"):
+            patterns(f"@{bad}")
+
+
+def test_clients_by_network() -> None:
+    rules = policy(clients=networks("--allow-from", ["10.0.0.0/8", "fe80::/10"]))
+    for ip in ("10.1.2.3", "::ffff:10.1.2.3", "fe80::1%eth0"):
+        rules.check_client(ip)
+    for ip in ("11.0.0.1", "::1"):
+        with pytest.raises(Refused):
+            rules.check_client(ip)
+    policy().check_client("anything")
+    with pytest.raises(UsageError, match="--allow-from=x: not a network"):
+        networks("--allow-from", ["x"])
+
+
+def test_ports() -> None:
+    rules = policy(ports=(range(80, 81), range(1024, 65536)))
+    rules.check_target(Target("a", 80))
+    rules.check_target(Target("a", 1024))
+    for port in (25, 443, 1023):
+        with pytest.raises(Refused, match="--ports"):
+            rules.check_target(Target("a", port))
+
+
+def test_deny_by_name_and_by_address() -> None:
+    rules = policy(deny=patterns("bad.example", "10.0.0.0/8"))
+    for target in (Target("bad.example", 1), Target("10.1.1.1", 1)):
+        with pytest.raises(Refused, match="denied"):
+            rules.check_target(target)
+    good = Target("good.example", 1)
+    rules.check_target(good)
+    assert rules.permitted(good, [("10.0.0.1", 1), ("192.0.2.1", 1)]) == [("192.0.2.1", 1)]  # the denied one goes
+    with pytest.raises(Refused):
+        rules.permitted(good, [("10.0.0.1", 1)])
+    with pytest.raises(Refused):
+        rules.check_name("bad.example", good, None)
+    rules.check_name("other.example", good, None)
+
+
+def test_allow_by_name_or_by_address() -> None:
+    rules = policy(allow=patterns("good.example", "192.0.2.0/24"))
+    assert rules.permitted(Target("good.example", 1), [("10.0.0.1", 1)]) == [("10.0.0.1", 1)]
+    addresses = [("10.0.0.1", 1), ("192.0.2.9", 1)]
+    assert rules.permitted(Target("other.example", 1), addresses) == [("192.0.2.9", 1)]
+    with pytest.raises(Refused):
+        rules.permitted(Target("other.example", 1), [("10.0.0.1", 1)])
+    rules.check_name("good.example", Target("192.0.2.1", 1), ("192.0.2.1", 1))
+    rules.check_name("other.example", Target("192.0.2.1", 1), ("192.0.2.1", 1))
+    with pytest.raises(Refused):
+        rules.check_name("other.example", Target("good.example", 1), ("10.0.0.1", 1))
+    rules.check_allowed_name(Target("good.example", 1))
+    with pytest.raises(Refused):
+        rules.check_allowed_name(Target("other.example", 1))
+
+
+def test_bypass_by_a_server_name_only_where_there_is_no_other() -> None:
+    rules = policy(bypass=patterns("bank.example", "192.0.2.0/24"))
+    assert rules.bypasses(Target("bank.example", 443), None)
+    assert rules.bypasses(Target("x.example", 443), ("192.0.2.1", 443))
+    assert rules.bypasses(Target("198.51.100.1", 443), None, "bank.example")
+    assert not rules.bypasses(Target("evil.example", 443), None, "bank.example")
+    assert not rules.bypasses(Target("198.51.100.1", 443), None, "x.example")
+    assert not policy().bypasses(Target("bank.example", 443), None)
+
+
+def test_mismatches() -> None:
+    assert policy().check_mismatch("server name", "a", "b") is None
+    assert policy(mismatch=Mismatch.LOG).check_mismatch("server name", "a", "b") == "server name a is not b"
+    with pytest.raises(Misdirected, match="server name a is not b"):
+        policy(mismatch=Mismatch.DENY).check_mismatch("server name", "a", "b")
+
+
+PRIVATE = [
+    "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.1.1", "100.100.100.200",
+    "192.0.0.192", "0.0.0.0", "255.255.255.255", "224.0.0.1", "::1", "::", "fe80::1", "fd00:ec2::254", "ff02::1",
+    "::ffff:10.0.0.1", "64:ff9b::a9fe:a9fe", "2002:a00:1::", "2001:0:4136:e378:8000:63bf:f5ff:fffe", "no address",
+]  # fmt: skip
+PUBLIC = ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"]
+
+
+def test_private_addresses() -> None:
+    assert [ip for ip in PRIVATE if not is_private(ip)] == []
+    assert [ip for ip in PUBLIC if is_private(ip)] == []
+    rules = policy(deny_private=True)
+    target = Target("a.example", 1)
+    assert rules.permitted(target, [("10.0.0.1", 1), ("8.8.8.8", 1)]) == [("8.8.8.8", 1)]
+    with pytest.raises(Refused):
+        rules.permitted(target, [("169.254.169.254", 1)])

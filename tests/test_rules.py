@@ -1,0 +1,362 @@
+"""Who may do what, where to, and how much: the options of the policy, seen from outside."""
+
+import base64
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import bcrypt
+import gevent
+import pytest
+from lab import (
+    WAIT,
+    Origin,
+    Program,
+    Reply,
+    exchange,
+    get,
+    http_origin,
+    run,
+    secure_tunnel,
+    strict_context,
+    tunnel,
+)
+from pki import TestCA
+from test_hello import message, records, server_name
+
+BASE = ("--store=certs", "--max=100", "--ca=ca")
+
+
+@contextmanager
+def running(folder: Path, roots: Path, *options: str) -> Iterator[Program]:
+    with Program(folder, *BASE, f"--upstream-ca={roots}", *options) as program:
+        yield program
+
+
+def connect(program: Program, target: str, *fields: str) -> Reply:
+    head = "".join(f"{field}\r\n" for field in fields)
+    return exchange(program.address, f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{head}\r\n".encode())
+
+
+def untouched(program: Program, target: str, name: str, origin_ca: TestCA, folder: Path) -> bool:
+    """Whether the client sees the origin's own certificate."""
+    (folder / "origins.pem").write_bytes(origin_ca.pem)
+    with tunnel(program.address, target) as sock:
+        try:
+            with strict_context(folder / "origins.pem").wrap_socket(sock, server_hostname=name) as secure:
+                assert get(secure).status == 200
+                return True
+        except ssl.SSLCertVerificationError:
+            return False
+
+
+# Who
+
+
+def test_a_listener_for_strangers_must_be_said_to_be_one(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [*Program.command(), *BASE, "--listen=0.0.0.0:0"], cwd=tmp_path, capture_output=True, text=True, timeout=WAIT
+    )
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("certifier: --listen=0.0.0.0:0: whoever reaches that address could use the proxy;")
+    for guard in ("--open", "--allow-from=127.0.0.0/8"):
+        with Program(tmp_path, *BASE, "--listen=0.0.0.0:0", guard, listen=False) as program:
+            assert run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{program.url}/").stdout == "200"
+
+
+def test_clients_of_other_networks_are_refused(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    with running(tmp_path, roots, "--allow-from=127.0.0.2/32", "--allow-from=10.0.0.0/8") as program:
+        reply = connect(program, f"localhost:{origin.port}")
+        assert (reply.status, reply.reason) == (403, "Refused by policy")
+        assert exchange(program.address, b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: a\r\n\r\n").status == 403
+        assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200  # to all
+        url = f"https://localhost:{origin.port}/"
+        words = ["curl", "-sS", "-x", program.url, "--cacert", str(program.ca)]
+        assert run(*words, "--interface", "127.0.0.2", url).stdout.startswith("GET / ")
+        direct = run("openssl", "s_client", "-connect", program.url[7:], "-servername", "a.example", input="")
+        assert "alert access denied" in direct.stderr
+
+
+def test_users(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    users = tmp_path / "users"
+    users.write_bytes(b"alice:" + bcrypt.hashpw(b"s:cret", bcrypt.gensalt(4)) + b"\n")
+    with running(tmp_path, roots, f"--auth={users}") as program:
+        target = f"localhost:{origin.port}"
+        for fields in ([], ["Proxy-Authorization: Bearer x"], ["Proxy-Authorization: Basic " + b64("alice:wrong")]):
+            reply = connect(program, target, *fields)
+            assert (reply.status, reply.reason) == (407, "Proxy authentication required")
+            assert reply.headers["proxy-authenticate"] == 'Basic realm="certifier", charset="UTF-8"'
+        words = ["curl", "-sS", "-x", program.url, "--cacert", str(program.ca), f"https://{target}/"]
+        refused = run(*words)
+        assert refused.returncode == 56
+        assert "407" in refused.stderr
+        assert run(*words, "-U", "alice:s:cret").stdout.startswith("GET / ")
+        assert run(*words, "-U", "alice:s:cret", "--proxy-anyauth").stdout.startswith("GET / ")
+        program.wait_for("tunnel .* user=alice")
+        plain = b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: a\r\n"
+        assert exchange(program.address, plain + b"\r\n").status == 407
+        good = f"Proxy-Authorization: Basic {b64('alice:s:cret')}\r\n\r\n".encode()
+        assert exchange(program.address, plain + good).status == 502
+        assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+        users.write_bytes(b"bob:" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)) + b"\n")
+        program.reload()
+        assert run(*words, "-U", "alice:s:cret").returncode == 56
+        assert run(*words, "-U", "bob:x").stdout.startswith("GET / ")
+
+
+def b64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+# Where
+
+
+def test_allow_and_deny(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    (tmp_path / "denied").write_text("example.com  # by name\n127.0.0.3\n")
+    options = ("--allow=localhost", "--allow=127.0.0.0/8", "--allow=*.example.com", "--deny=@denied")
+    with running(tmp_path, roots, *options) as program:
+        with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            assert get(secure).status == 200
+        for host in ("[::1]", "10.0.0.1", "127.0.0.3", "example.com"):
+            assert connect(program, f"{host}:{origin.port}").status == 403, host
+        assert exchange(program.address, b"GET http://127.0.0.3:1/ HTTP/1.1\r\nHost: a\r\n\r\n").status == 403
+        # The server name is checked as well: allowed by the dialled address, denied by name.
+        with secure_tunnel(program, f"127.0.0.1:{origin.port}", "www.example.com") as secure:
+            assert get(secure).status == 200
+        with pytest.raises(ssl.SSLError, match="access denied"):
+            with secure_tunnel(program, f"127.0.0.1:{origin.port}", "example.com"):
+                pass
+        (tmp_path / "denied").write_text("localhost\n")
+        program.reload()
+        assert connect(program, f"localhost:{origin.port}").status == 403
+        (tmp_path / "denied").write_text("no host\n")
+        program.process.send_signal(1)
+        program.wait_for("not reloaded, what was in force stays: --deny: 'no host' is no host")
+        assert connect(program, f"localhost:{origin.port}").status == 403
+
+
+def test_private_addresses_are_out_of_reach(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    with running(tmp_path, roots, "--deny-private") as program:
+        for host in ("localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "0.0.0.0"):
+            reply = connect(program, f"{host}:{origin.port}")
+            assert (reply.status, "error=http_request_denied" in reply.headers["proxy-status"]) == (403, True), host
+        assert exchange(program.address, b"GET http://127.0.0.1:1/ HTTP/1.1\r\nHost: a\r\n\r\n").status == 403
+    assert origin.connections == 0
+
+
+def test_ports(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    with running(tmp_path, roots) as program:
+        for port in (22, 25, 1023):
+            assert connect(program, f"127.0.0.1:{port}").status == 403
+            assert (
+                exchange(program.address, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % port).status == 403
+            )
+        for port in (80, 443):
+            assert connect(program, f"127.0.0.9:{port}").status == 502
+    with running(tmp_path, roots, f"--ports={origin.port}") as program:
+        assert connect(program, "127.0.0.1:443").status == 403
+        with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            assert get(secure).status == 200
+
+
+def test_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
+    with running(tmp_path, roots, "--bypass=localhost", "--bypass=example.com", "--bypass=127.0.0.5") as program:
+        port = origin.port
+        assert untouched(program, f"localhost:{port}", "localhost", origin_ca, tmp_path)
+        assert untouched(program, f"127.0.0.1:{port}", "example.com", origin_ca, tmp_path)
+        assert not untouched(program, f"127.0.0.1:{port}", "www.example.com", origin_ca, tmp_path)
+        lines = program.tunnels(3)
+        assert ["context=bypassed" in line for line in lines] == [True, True, False]
+
+
+def test_a_bypassed_tunnel_goes_to_its_own_target_past_a_redirect(
+    tmp_path: Path, origin: Origin, origin_ca: TestCA
+) -> None:
+    with (
+        Origin(http_origin) as plain,
+        Program(
+            tmp_path, *BASE, f"--redirect=127.0.0.1:{plain.port}", "--bypass=localhost", "--bypass=example.com"
+        ) as program,
+    ):
+        assert untouched(program, f"localhost:{origin.port}", "localhost", origin_ca, tmp_path)
+        assert untouched(program, f"127.0.0.1:{origin.port}", "example.com", origin_ca, tmp_path)
+        with secure_tunnel(program, f"127.0.0.1:{origin.port}", "www.example.com") as secure:
+            assert get(secure).status == 200
+        assert origin.connections == 2
+
+
+@pytest.mark.parametrize("first", ["client", "origin"])
+def test_what_is_not_tls_is_refused_and_not_a_byte_passes(tmp_path: Path, roots: Path, first: str) -> None:
+    got: list[bytes] = []
+
+    def banner(sock: gevent.socket.socket) -> None:
+        if first == "origin":
+            sock.sendall(b"220 ready\r\n")
+        while data := sock.recv(100):
+            got.append(data)
+
+    with running(tmp_path, roots, "--non-tls=refuse") as program, Origin(banner) as server:
+        with tunnel(program.address, f"localhost:{server.port}") as sock:
+            if first == "client":
+                sock.sendall(b"SSH-2.0-x\r\n")
+            assert sock.recv(100) == b""
+        assert "outcome=not-tls" in program.tunnels(1)[0]
+    assert got == []
+
+
+@pytest.mark.parametrize("what", ["allow", "log", "deny"])
+def test_a_server_name_other_than_the_connect_host(tmp_path: Path, roots: Path, origin: Origin, what: str) -> None:
+    with running(tmp_path, roots, f"--mismatch={what}") as program:
+        with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            assert get(secure).status == 200
+        assert "note=" not in program.tunnels(1)[0]
+        # localhost is where 127.0.0.1 is: the same, though the CONNECT says the address.
+        with secure_tunnel(program, f"127.0.0.1:{origin.port}", "localhost") as secure:
+            assert get(secure).status == 200
+        assert "note=" not in program.tunnels(2)[1]
+        expected = pytest.raises(ssl.SSLError, match="access denied") if what == "deny" else nullcontext()
+        with expected, secure_tunnel(program, f"localhost:{origin.port}", "example.com") as secure:
+            assert get(secure).status == 200
+        line = program.tunnels(3)[2]
+        assert ("server name example.com is not localhost" in line) == (what != "allow")
+        plain = exchange(program.address, b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: other\r\n\r\n")
+        assert plain.status == (421 if what == "deny" else 502)
+
+
+def test_an_outer_server_name_of_an_encrypted_hello_is_no_mismatch(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    ech = (0xFE0D).to_bytes(2, "big") + (4).to_bytes(2, "big") + bytes(4)
+    with running(tmp_path, roots, "--mismatch=deny") as program:
+        for extra in (b"", ech):
+            with tunnel(program.address, f"localhost:{origin.port}") as sock:
+                sock.sendall(records(message(server_name(b"example.com"), extra)))
+                assert sock.recv(1) in (b"\x15", b"\x16")
+        denied, passed = program.tunnels(2)
+        assert "is not localhost" in denied
+        assert "is not localhost" not in passed
+
+
+def test_a_loop_through_via(program: Program) -> None:
+    """Our own pseudonym in Via: the request has been here before."""
+    seen: list[bytes] = []
+
+    def keep(sock: gevent.socket.socket) -> None:
+        seen.append(sock.recv(65_536))
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with Origin(keep) as server:
+        head = f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n"
+        assert exchange(program.address, f"{head}Via: 1.1 other\r\n\r\n".encode()).status == 200
+        via = next(line for line in seen[0].decode().split("\r\n") if "certifier" in line)
+        reply = exchange(program.address, f"{head}{via}\r\n\r\n".encode())
+        assert (reply.status, "proxy_loop_detected" in reply.headers["proxy-status"]) == (508, True)
+        assert connect(program, f"localhost:{server.port}", via).status == 508
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]"])
+def test_a_tunnel_to_the_proxy_itself(program: Program, host: str) -> None:
+    reply = connect(program, f"{host}:{program.address[1]}")
+    assert reply.status == (508 if host != "[::]" else 502)
+
+
+# Clients that refuse
+
+
+def test_a_client_that_refuses_is_told_of_with_what_to_change(program: Program, origin: Origin, roots: Path) -> None:
+    seen = len(program.lines)
+    refused = run("curl", "-sS", "-x", program.url, "--cacert", roots, f"https://localhost:{origin.port}/")
+    assert refused.returncode == 60
+    line = program.wait_for("outcome=client-tls-failed", seen)
+    assert "the client refused our certificate: it does not trust the CA; curl: --cacert ca.crt" in line
+
+
+def test_learned_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
+    with running(tmp_path, roots, "--learn-bypass=2") as program:
+        target = f"localhost:{origin.port}"
+        assert not untouched(program, target, "localhost", origin_ca, tmp_path)
+        with secure_tunnel(program, target) as secure:  # went on: what was refused before does not count
+            assert get(secure).status == 200
+        program.tunnels(2)
+        for number in (3, 4):
+            assert not untouched(program, target, "localhost", origin_ca, tmp_path)
+            program.tunnels(number)
+        program.wait_for("127.0.0.1 refused certificates for localhost: tunnelled untouched for an hour")
+        assert untouched(program, target, "localhost", origin_ca, tmp_path)
+        assert not untouched(program, f"127.0.0.1:{origin.port}", "example.com", origin_ca, tmp_path)
+
+
+# How much
+
+
+def test_connections_past_the_limit_are_told_so(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
+    target = f"localhost:{echo_origin.port}"
+    with running(tmp_path, roots, "--max-connections=4", "--max-client-connections=3") as program:
+        with tunnel(program.address, target), tunnel(program.address, target), tunnel(program.address, target):
+            reply = connect(program, target)
+            assert (reply.status, reply.reason) == (429, "Too many connections of this client")
+            assert reply.headers["retry-after"] == "1"
+            words = ["curl", "-s", "-x", program.url, "-p", "--interface", "127.0.0.2", f"http://{target}/", "-m", "1"]
+            with subprocess.Popen(words):
+                deadline = time.monotonic() + WAIT
+                while (reply := connect(program, target)).status == 429:
+                    assert time.monotonic() < deadline
+                assert (reply.status, reply.reason) == (503, "Too many connections")
+                assert exchange(program.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+        deadline = time.monotonic() + WAIT
+        while connect(program, target).status != 200:
+            assert time.monotonic() < deadline
+
+
+def test_heads_and_hellos_past_their_size(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    with running(tmp_path, roots, "--max-head=2000", "--max-hello=1024", "--hello-timeout=1") as program:
+        assert connect(program, f"localhost:{origin.port}", "X: " + "x" * 2000).status == 431
+        with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            assert get(secure).status == 200
+        with tunnel(program.address, f"localhost:{origin.port}") as sock:
+            sock.sendall(b"\x16\x03\x01\x08\x00\x01\x00\x07\xfc" + bytes(0x7FC))
+            assert sock.recv(7) == b"\x15\x03\x03\x00\x02\x02\x32"  # decode_error
+        with tunnel(program.address, f"localhost:{origin.port}") as sock:
+            assert sock.recv(1) == b""
+        program.wait_for("outcome=hello-timeout")
+
+
+def test_too_many_new_names(tmp_path: Path, roots: Path) -> None:
+    """Who asks for more than his share waits, and past some seconds gets an alert; names in memory are not held up."""
+    with running(tmp_path, roots, "--client-new-names=1", "--redirect=127.0.0.1:1") as program:
+        took, alerts = [], []
+
+        def client(number: int) -> None:
+            start = time.monotonic()
+            words = ["openssl", "s_client", "-connect", program.url[7:], "-servername", f"{number}.example"]
+            result = run(*words, input="")
+            took.append(time.monotonic() - start)
+            alerts.append("alert internal error" in result.stderr)
+
+        gevent.joinall([gevent.spawn(client, number) for number in range(14)], timeout=WAIT)
+        assert len(took) == 14
+        assert 3 <= sum(alerts) <= 8
+        assert 3.5 < max(took) < 9
+        program.wait_for("outcome=too-many-new-names")
+        start = time.monotonic()
+        client(0)
+        again = run("openssl", "s_client", "-connect", program.url[7:], "-servername", "0.example", input="")
+        assert alerts[-1] or "CN = 0.example" in again.stdout
+        assert time.monotonic() - start < 8
+
+
+def test_an_idle_tunnel_is_closed(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
+    with running(tmp_path, roots, "--idle-timeout=1") as program:
+        with secure_tunnel(program, f"localhost:{echo_origin.port}") as secure:
+            secure.sendall(b"x")
+            assert secure.recv(1) == b"x"
+            with pytest.raises(ssl.SSLEOFError):
+                secure.recv(1)
+        program.wait_for("outcome=idle")
+
+
+def test_values_in_the_log_are_cut(tmp_path: Path, roots: Path) -> None:
+    with running(tmp_path, roots, "--max-log-value=20") as program:
+        assert connect(program, "x" * 60 + ".invalid:443").status == 502
+        assert f"target={'x' * 20}... " in program.tunnels(1)[0]

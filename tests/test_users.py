@@ -1,0 +1,98 @@
+import base64
+from pathlib import Path
+
+import bcrypt
+import pytest
+
+from errors import UsageError
+from users import REMEMBER_SECONDS, Users, credentials_in
+
+ALICE = (b"alice", b"open sesame")
+
+
+def line(name: bytes, password: bytes) -> bytes:
+    return name + b":" + bcrypt.hashpw(password, bcrypt.gensalt(4)) + b"\n"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "users"
+    path.write_bytes(b"# people\n\n" + line(*ALICE) + line(b"b\xc3\xb6b", b"\xff"))
+    return path
+
+
+def test_names_and_passwords(path: Path) -> None:
+    users = Users(path)
+    assert users.check(ALICE)
+    assert users.check((b"b\xc3\xb6b", b"\xff"))
+    for wrong in (
+        (b"alice", b"open sesame "),
+        (b"alice", b""),
+        (b"Alice", ALICE[1]),
+        (b"", b""),
+        (b"alice", b"x" * 100),
+    ):
+        assert not users.check(wrong)
+
+
+def test_a_password_longer_than_bcrypt_looks_at_is_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_bytes(line(b"a", b"x" * 72))
+    users = Users(path)
+    assert users.check((b"a", b"x" * 72))
+    assert not users.check((b"a", b"x" * 73))
+
+
+def test_verified_pairs_are_remembered_for_a_while(path: Path) -> None:
+    time = [0.0]
+    users = Users(path, lambda: time[0])
+    assert not users.remembered(ALICE)
+    users.remember(ALICE)
+    assert users.remembered(ALICE)
+    assert not users.remembered((b"alic", b"eopen sesame"))
+    time[0] = REMEMBER_SECONDS
+    assert not users.remembered(ALICE)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no user"),
+        (b"alice:secret\n", "line 1 is not name:bcrypt hash"),
+        (b"# x\nalice:$apr1$x$y\n", "line 2 is not"),
+        (b":" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)), "line 1 is not"),
+        (None, "can't read it"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = tmp_path / "users"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        Users(path)
+
+
+def test_what_htpasswd_makes(tmp_path: Path) -> None:
+    """Its own output, kept: `htpasswd -nbBC 5 carol secret`."""
+    path = tmp_path / "users"
+    path.write_text("carol:$2y$05$uf89VBYagpNiX.hHCCCA0ugUPAzBMD9mGFtXdWDtAsJa7TuzZ7xRe\n")
+    users = Users(path)
+    assert users.check((b"carol", b"secret"))
+    assert not users.check((b"carol", b"Secret"))
+
+
+@pytest.mark.parametrize(
+    ("field", "found"),
+    [
+        ("Basic YWxpY2U6b3BlbiBzZXNhbWU=", ALICE),
+        ("basic  YTpiOmM=", (b"a", b"b:c")),
+        ("Basic YQ==", None),
+        ("Basic ***", None),
+        ("Basic é", None),
+        ("Bearer YTpi", None),
+        ("", None),
+        ("Basic " + base64.b64encode(b"a:b\0c").decode(), None),
+    ],
+)
+def test_credentials(field: str, found: tuple[bytes, bytes] | None) -> None:
+    assert credentials_in(field) == found

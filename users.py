@@ -1,0 +1,86 @@
+"""``Users``: who may use the proxy, by a file as ``htpasswd -B`` makes it (``name:bcrypt hash``, one a line).
+
+``check`` may block for a tenth of a second and is for a pool thread; bcrypt lets the others go on meanwhile.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bcrypt
+
+from errors import UsageError
+from lru import LRU
+
+REMEMBER_SECONDS = 60.0  # how long a verified pair of name and password passes without bcrypt: it costs 0.1 s of CPU
+_REMEMBERED = 10_000
+_HASH = re.compile(rb"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{53}\Z")
+
+
+class Users:
+    """The users in a file. Raises ``UsageError`` if it can't be used. ``clock`` gives seconds."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._hashes = _read(path)
+        self._salt = secrets.token_bytes(16)
+        self._passed: LRU[bytes, float] = LRU(_REMEMBERED)
+        cost = max(int(hashed[4:6]) for hashed in self._hashes.values())
+        self._nobody = bcrypt.hashpw(secrets.token_bytes(16), bcrypt.gensalt(cost))
+
+    def remembered(self, credentials: tuple[bytes, bytes]) -> bool:
+        """Whether this name and password were verified just now: no wait."""
+        until = self._passed.get(self._digest(credentials))
+        return until is not None and self._clock() < until
+
+    def check(self, credentials: tuple[bytes, bytes]) -> bool:
+        """Whether this name has this password. As long for a name that does not exist as for a wrong password."""
+        name, password = credentials
+        hashed = self._hashes.get(name)
+        # More than bcrypt looks at is refused, not cut: two passwords must not be one.
+        good = bcrypt.checkpw(password[:72], hashed or self._nobody) and len(password) <= 72
+        return good and hashed is not None
+
+    def remember(self, credentials: tuple[bytes, bytes]) -> None:
+        """Let a pair that ``check`` found good pass for a while."""
+        self._passed.put(self._digest(credentials), self._clock() + REMEMBER_SECONDS)
+
+    def _digest(self, credentials: tuple[bytes, bytes]) -> bytes:
+        """What is remembered of a pair: no password, and nothing whose look-up time tells about one."""
+        name, password = credentials
+        return hmac.digest(self._salt, b"%d:%s%s" % (len(name), name, password), hashlib.sha256)
+
+
+def credentials_in(field: str) -> tuple[bytes, bytes] | None:
+    """Name and password of a ``Basic`` Proxy-Authorization field (RFC 7617 §2); None if it holds none."""
+    scheme, _, encoded = field.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        name, colon, password = base64.b64decode(encoded.strip().encode("ascii"), validate=True).partition(b":")
+    except (binascii.Error, UnicodeEncodeError):
+        return None
+    return (name, password) if colon and b"\0" not in password else None
+
+
+def _read(path: Path) -> dict[bytes, bytes]:
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UsageError(f"--auth={path}: can't read it: {error.strerror}") from error
+    users = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith(b"#"):
+            name, _, hashed = line.strip().partition(b":")
+            if not name or not _HASH.match(hashed):
+                raise UsageError(f"--auth={path}: line {number} is not name:bcrypt hash, as htpasswd -B makes them")
+            users[name] = hashed
+    if not users:
+        raise UsageError(f"--auth={path}: holds no user; make one: htpasswd -B -c {path} alice")
+    return users
