@@ -73,7 +73,7 @@ class Tunnel:
 
     def _move(self, source: Stream, sink: Stream) -> None:
         octets = records = 0
-        most = 0
+        most = _SMALL  # until it is known that records are large
         while True:
             try:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.

@@ -4,9 +4,15 @@ import hashlib
 import os
 import re
 import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import gevent.select
 import pytest
+from gevent.event import Event
 from lab import WAIT, Origin, Program, exchange, get, read_reply, run
 
 
@@ -195,3 +201,128 @@ def test_max_forwards(program: Program) -> None:
             assert exchange(program.address, head.encode()).status == status
     assert len(seen) == 1
     assert b"Max-Forwards: 0\r\n" in seen[0]
+
+
+# What hostile peers do
+
+
+@contextmanager
+def flood(piece: bytes, head: bytes = b"") -> Iterator[Origin]:
+    """An origin that answers with pieces without an end, many in each packet."""
+
+    def pour(sock: socket.socket) -> None:
+        sock.recv(65_536)
+        sock.sendall(head)
+        while True:
+            sock.sendall(piece * 1000)
+
+    with Origin(pour) as server:
+        yield server
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("piece", [b"1\r\nx\r\n", b"x" * 1000], ids=["tiny chunks", "bulk"])
+def test_an_endless_response_holds_nobody_else_up(program: Program, piece: bytes) -> None:
+    head = CHUNKED if piece.startswith(b"1") else b"HTTP/1.1 200 OK\r\n\r\n"
+    with flood(piece, head) as server:
+        words = ["curl", "-s", "-x", program.url, "-o", "/dev/null", f"http://localhost:{server.port}/"]
+        with subprocess.Popen(words) as reader:
+            try:
+                took = []
+                for _ in range(20):
+                    start = time.monotonic()
+                    assert exchange(program.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+                    took.append(time.monotonic() - start)
+            finally:
+                reader.kill()
+    assert sorted(took)[17] < 1  # where nothing gives way, each of them waits for the end of the flood
+
+
+def test_endless_interim_responses_are_the_origins_fault(program: Program) -> None:
+    with flood(b"HTTP/1.1 103 Early Hints\r\n\r\n") as server, socket.create_connection(program.address) as sock:
+        sock.settimeout(WAIT)
+        sock.sendall(f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        while (reply := read_reply(sock)).status == 103:
+            pass
+        assert reply.status == 502
+
+
+def test_connection_must_not_name_what_frames_the_message(program: Program) -> None:
+    with Origin(body_origin) as server:
+        reply = exchange(
+            program.address,
+            f"POST http://localhost:{server.port}/ HTTP/1.0\r\nConnection: Content-Length, Host\r\n"
+            "Content-Length: 5\r\n\r\nhello".encode(),
+        )
+    assert reply.status == 200
+
+
+@pytest.mark.parametrize("hops", ["9" * 5000, "-1", "x"])
+def test_a_max_forwards_that_is_no_number_is_passed_on(program: Program, hops: str) -> None:
+    seen: list[bytes] = []
+    with recorder(seen, OK) as server:
+        head = f"OPTIONS http://localhost:{server.port} HTTP/1.1\r\nHost: a\r\nMax-Forwards: {hops}\r\n\r\n"
+        assert exchange(program.address, head.encode()).status == 200
+    assert seen[0].startswith(b"OPTIONS * HTTP/1.1\r\n")
+    assert f"Max-Forwards: {hops}\r\n".encode() in seen[0]
+
+
+def test_an_http_1_0_client_sees_a_cut_off_response_as_one_and_no_trailers(program: Program) -> None:
+    request = b"GET http://localhost:%d/ HTTP/1.0\r\n\r\n"
+    with recorder([], CHUNKED + b"5\r\nhello\r\n") as server:
+        with socket.create_connection(program.address, timeout=WAIT) as sock:
+            sock.sendall(request % server.port)
+            assert read_reply(sock).status == 200
+            assert sock.recv(100) == b"hello"
+            with pytest.raises(ConnectionResetError):
+                sock.recv(100)
+    with recorder([], CHUNKED + b"5\r\nhello\r\n0\r\nX-Trailer: 1\r\n\r\n") as server:
+        with socket.create_connection(program.address, timeout=WAIT) as sock:
+            sock.sendall(request % server.port)
+            assert read_reply(sock).status == 200
+            assert sock.recv(100) == b"hello"
+            assert sock.recv(100) == b""
+
+
+def test_a_large_response_head_in_pieces(program: Program) -> None:
+    def slow(sock: socket.socket) -> None:
+        sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 20_000)
+        gone.wait(0.2)
+        sock.sendall(b"\r\nContent-Length: 2\r\n\r\nok")
+
+    gone = Event()
+    with Origin(slow) as server:
+        request = f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert exchange(program.address, request.encode()).body == b"ok"
+
+
+def test_a_refused_head_request_gets_no_body(program: Program) -> None:
+    with socket.create_connection(program.address, timeout=WAIT) as sock:
+        sock.sendall(b"HEAD http://localhost:1025/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        reply = read_reply(sock, body=False)
+        assert reply.status == 502
+        assert int(reply.headers["content-length"]) > 0
+        assert sock.recv(1) == b""
+
+
+def test_an_empty_port_is_the_default(program: Program) -> None:
+    assert exchange(program.address, b"GET http://127.0.0.9:/ HTTP/1.1\r\nHost: a\r\n\r\n").status == 502
+
+
+def test_empty_lines_between_requests_do_not_start_the_next_one(tmp_path: Path) -> None:
+    with (
+        Program(tmp_path, "--store=certs", "--max=1", "--head-timeout=1") as running,
+        recorder([], OK) as server,
+        socket.create_connection(running.address, timeout=WAIT) as sock,
+    ):
+        request = f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        sock.sendall(request + b"\r\n")
+        assert read_reply(sock).status == 200
+        assert not gevent.select.select([sock], [], [], 1.5)[0]
+        sock.sendall(b"\r\n" + request)
+        assert read_reply(sock).status == 200
+        sock.sendall(b"GET")
+        assert read_reply(sock).status == 408

@@ -7,12 +7,16 @@ import signal
 import socket
 import ssl
 import struct
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
 import gevent
 import pytest
-from gevent.event import Event
+from gevent.event import AsyncResult, Event
 from lab import (
     WAIT,
     BioClient,
@@ -594,6 +598,108 @@ def test_an_answer_before_the_upload_ends(program: Program, certificate: Path) -
         upload_greenlet = gevent.spawn(upload)
         assert read_reply(secure).status == 413
         upload_greenlet.join(WAIT)
+
+
+def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> None:
+    """The other side ends at once; the request that came in the segment of the handshake's end must not break that."""
+    got: AsyncResult[bytes] = AsyncResult()
+
+    def close(sock: socket.socket) -> None:
+        sock.shutdown(socket.SHUT_WR)
+        got.set(sock.recv(100))
+
+    with (
+        Origin(close) as server,
+        Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect=127.0.0.1:{server.port}") as running,
+        tunnel(running.address, "a.example:443") as sock,
+    ):
+        ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = strict_context(running.ca).wrap_bio(theirs, ours, server_hostname="a.example")
+        done = False
+        while not done:
+            try:
+                tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                sock.sendall(ours.read())
+                theirs.write(sock.recv(65_536))
+        tls.write(b"request")
+        sock.sendall(ours.read())  # Finished and the request in one
+        theirs.write(closed(sock))
+        theirs.write_eof()
+        assert tls.read(100) == b""  # close_notify: a truncation would raise
+        assert got.get(timeout=WAIT) == b"request"
+
+
+# Reads TLS and throws it away, in a process of its own: the test's own hub must not be what is slow.
+SINK = """
+import socket, ssl, sys, threading
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1])
+def drain(sock):
+    with context.wrap_socket(sock, server_side=True) as secure:
+        while secure.recv(65536):
+            pass
+with socket.create_server(("127.0.0.1", 0)) as server:
+    print(server.getsockname()[1], flush=True)
+    while True:
+        threading.Thread(target=drain, args=(server.accept()[0],), daemon=True).start()
+"""
+# Sends records of one octet, made before, at once.
+SENDER = """
+import socket, ssl, sys
+host, port, target, ca = sys.argv[1:]
+sock = socket.create_connection((host, int(port)))
+sock.sendall(f"CONNECT {target} HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n".encode())
+sock.recv(1000)
+ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+tls = ssl.create_default_context(cafile=ca).wrap_bio(theirs, ours, server_hostname="localhost")
+while True:
+    try:
+        tls.do_handshake()
+        break
+    except ssl.SSLWantReadError:
+        sock.sendall(ours.read())
+        theirs.write(sock.recv(65536))
+sock.sendall(ours.read())
+for _ in range(300_000):
+    tls.write(b"x")
+data = ours.read()
+print("ready", flush=True)
+sys.stdin.read(1)
+sock.sendall(data)
+"""
+
+
+def test_tiny_records_hold_nobody_else_up(program: Program, certificate: Path, origin: Origin) -> None:
+    """Each costs as much as a whole one: two clients that send nothing else."""
+    with ExitStack() as stack:
+
+        def start(script: str, *arguments: object) -> "subprocess.Popen[bytes]":
+            words = [sys.executable, "-c", script, *map(str, arguments)]
+            process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            return process
+
+        sink = start(SINK, certificate)
+        assert sink.stdout
+        target = f"localhost:{int(sink.stdout.readline())}"
+        senders = [start(SENDER, *program.address, target, program.ca) for _ in range(2)]
+        for sender in senders:
+            assert sender.stdout
+            assert sender.stdout.readline() == b"ready\n"
+        for sender in senders:
+            assert sender.stdin
+            sender.stdin.write(b"x")
+            sender.stdin.flush()
+        took = []
+        with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            for _ in range(30):
+                began = time.monotonic()
+                assert get(secure).status == 200
+                took.append(time.monotonic() - began)
+    assert sorted(took)[27] < 0.5
 
 
 # The end
