@@ -145,7 +145,9 @@ class Http2:
                 self._request(stream, special, fields)
             if frames.flags & END_STREAM:
                 self._end_stream(side, stream)
-        elif kind == PUSH_PROMISE and side is self._down:
+        elif kind == PUSH_PROMISE:
+            if side is self._up:
+                raise Unreadable("a promise")  # only servers push, RFC 9113 §8.4
             promised = _number(payload[:4])
             self._request(promised, *side.fields(payload[4:]), pushed=True)
             self._end_stream(self._up, promised)
@@ -166,6 +168,8 @@ class Http2:
                 self._end(unseen, f"the origin goes away: {error}")
 
     def _request(self, stream: int, special: dict[bytes, str], fields: Fields, pushed: bool = False) -> None:
+        if stream in self._streams:
+            raise Unreadable("a stream is opened twice")
         authority = special.get(b":authority") or next((v.decode("latin-1") for n, v in fields if n == b"host"), "")
         exchange = self._recorder.request(
             special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,

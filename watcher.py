@@ -6,6 +6,7 @@ HTTP, is malformed or goes on as another protocol is noted once and then costs n
 
 import logging
 import re
+from contextlib import suppress
 
 from exchange import Capture, Connection, Observer, Octets, Recorder
 from http1 import Http1
@@ -85,17 +86,16 @@ class Watcher:
     def _sniff(self, data: Octets) -> None:
         """Choose the decoder as soon as the client's first bytes tell it."""
         self._first += data
-        first = self._first.lstrip(b"\r\n")  # RFC 9112 §2.2
+        first = self._first[:MAX_SNIFFED].lstrip(b"\r\n")  # RFC 9112 §2.2
+        full = len(self._first) >= MAX_SNIFFED
         if first.startswith(PREFACE):
             decoder: Http1 | Http2 = Http2(self._recorder)
-        elif PREFACE.startswith(first):
-            return
         elif _LINE.match(first):
             decoder = Http1(self._recorder)
-        elif b"\n" in first or len(first) > MAX_SNIFFED or not _METHOD.match(first):
-            self._not_http()
+        elif not full and (PREFACE.startswith(first) or (b"\n" not in first and _METHOD.match(first))):
             return
         else:
+            self._not_http()
             return
         self._decoder = decoder
         decoder.sent(bytes(self._first))
@@ -113,3 +113,6 @@ class Watcher:
         """A bug, ours or an observer's, is told; the traffic goes on."""
         self.watching = False
         log.exception("a bug in watching connection %d, which is not looked at any more", self._recorder.connection.id)
+        if self._decoder is not None:
+            with suppress(Exception):
+                self._decoder.closed("no longer watched")
