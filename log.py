@@ -15,11 +15,11 @@ _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII but space, quote, e
 log = logging.getLogger("certifier")
 
 
-def escape(value: object) -> str:
+def escape(value: object, limit: int = MAX_VALUE) -> str:
     """A value as one word of a log line: quoted where it is not plain, control characters as ``\\xNN``, cut if long."""
     text = str(value)
-    if len(text) > MAX_VALUE:
-        text = text[:MAX_VALUE] + "..."
+    if len(text) > limit:
+        text = text[:limit] + "..."
     if _PLAIN.match(text):
         return text
     quoted = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
