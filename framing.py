@@ -130,13 +130,16 @@ class Chunked:
             return at, end, end, False
         assert isinstance(data, bytes)
         end = data.find(b"\n", at) + 1
-        self._line += data[at : end or len(data)]
-        if len(self._line) > MAX_HEAD or (len(self._line) > MAX_LINE and self._reads == self._size):
+        seen = len(self._line) + (end or len(data)) - at
+        if seen > (MAX_HEAD if self._reads == self._trailer else MAX_LINE):
             raise Unreadable("a chunk's size, or a trailer, is too long")
         if not end:
+            self._line += data[at:]
             return len(data), len(data), len(data), False
-        line = bytes(self._line)
-        self._line.clear()
+        line = data[at:end]
+        if self._line:
+            line = bytes(self._line) + line
+            self._line.clear()
         return end, end, end, self._reads(line)
 
     def covers(self, size: int) -> bool:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from exchange import Exchange
 from harentry import entry
+from rotation import make_room
 from store import write_new
 
 MAX_SIZE = 67_108_864  # octets of a file; the developer tools of browsers are slow to open larger ones
@@ -57,6 +58,8 @@ class HarFile:
 
     def append(self, *exchanges: Exchange) -> None:
         """Write exchanges that have ended: several at once cost less. If that fails, the file is as it was."""
+        if not exchanges:
+            return
         told = b"\n,".join(self._told(exchange) for exchange in exchanges)
         try:
             self._append(told)
@@ -74,7 +77,8 @@ class HarFile:
     def _append(self, told: bytes) -> None:
         live, spare = self._copies or self._open()
         if live.end + len(told) + len(_TAIL) > self._max_size and not self._empty:
-            self._rotate()
+            self._close()
+            make_room(self._path, self._keep)
             live, spare = self._open()
         new = (b"\n" if self._empty else b"\n,") + told
         data = self._missing + new + _TAIL
@@ -93,16 +97,6 @@ class HarFile:
             raise
         spare.end += len(data) - len(_TAIL)
         self._copies, self._missing, self._empty = (spare, live), new, False
-
-    def _rotate(self) -> None:
-        self._close()
-        for number in range(self._keep, 0, -1):
-            newer = self._numbered(number - 1) if number > 1 else self._path
-            with suppress(FileNotFoundError):
-                os.rename(newer, self._numbered(number))
-
-    def _numbered(self, number: int) -> Path:
-        return self._path.with_name(f"{self._path.stem}.{number}{self._path.suffix}")
 
     def _open(self) -> tuple[_Copy, _Copy]:
         with suppress(FileExistsError):
