@@ -23,10 +23,12 @@ from log import Record
 from names import Target
 from policy import Policy
 from refusals import Pair, Refusals
+from sight import Sight
 from tls import PlainStream, Stream, TlsStream
 from tunnel import Tunnel
 from upstream import Upstream
 from wire import HANDSHAKE
+from witness import Witness
 
 REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
 _RECV = 16_384
@@ -61,6 +63,7 @@ class Interception:
         refused: Refusals,
         redirect: Redirect | None,
         limits: Limits,
+        sight: Sight,
     ) -> None:
         self._contexts = contexts
         self._upstream = upstream
@@ -69,6 +72,7 @@ class Interception:
         self._refusals = refused
         self._redirect = redirect
         self._limits = limits
+        self._sight = sight
 
     def run(self, way: Way, origin: socket.socket, data: bytes) -> None:
         """A CONNECT tunnel whose origin was dialled; ``data`` came behind the CONNECT.
@@ -117,7 +121,7 @@ class Interception:
             context = retrieval.wait()
             assert context is not None  # there is a context for every name, or it was waited for above
             record.context = context.source
-        stream = TlsStream(way.client, context.ssl, _client_alpn(hello, upstream), received=data)
+        stream = TlsStream(way.client, context.ssl, self._client_alpn(hello, upstream), received=data)
         pair = Pair(way.ip, name)
         try:
             stream.handshake(time.monotonic() + self._limits.tls_timeout)
@@ -134,12 +138,21 @@ class Interception:
             return
         record.origin_tls, record.origin_alpn = upstream.version, upstream.alpn
         began = time.monotonic()
-        tunnel = self._relay(way, stream, upstream)
+        where = _peer(upstream.sock)
+        witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
+        tunnel = self._relay(way, stream, upstream, witness)
         if tunnel.alert is not None:
             failure = self._upstream.broke(name, tunnel.alert)
             record.fail(failure)
             record.status = failure.status
             _tell(stream, pages.for_error(failure) if stream.alpn != _H2 else _COME_BACK)
+        elif tunnel.refusal is not None:
+            record.fail(tunnel.refusal)
+            record.status = tunnel.refusal.status
+            if stream.alpn == _H2 or (witness is not None and not witness.quiet):
+                stream.abort()
+            else:
+                _tell(stream, pages.for_error(tunnel.refusal))
         elif tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
@@ -196,7 +209,20 @@ class Interception:
             return PlainStream(origin)
         verified = name if redirect is None else redirect.target.host
         deadline = time.monotonic() + self._limits.tls_timeout
-        return self._upstream.secure(origin, verified, hello.alpn_protocols, deadline)
+        offered = hello.alpn_protocols
+        if self._sight.rewrites:
+            offered = tuple(protocol for protocol in offered if protocol == _HTTP)
+        return self._upstream.secure(origin, verified, offered, deadline)
+
+    def _client_alpn(self, hello: ClientHello, upstream: Stream | OriginError) -> list[str]:
+        """The protocol to select for the client: what the origin selected; HTTP/1.1 where only that can be spoken."""
+        if isinstance(upstream, TlsStream) and not self._sight.rewrites:
+            return [upstream.alpn] if upstream.alpn is not None else []
+        if not hello.alpn_protocols:
+            return []
+        if _HTTP not in hello.alpn_protocols:
+            raise NoSharedProtocol("the client does not offer http/1.1, which alone can be spoken here")
+        return [_HTTP.decode("ascii")]
 
     def _bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
         """Relay to the tunnel's own target, which is not where a redirect was dialled."""
@@ -220,14 +246,18 @@ class Interception:
         way.record.context = how
         self._relay(way, PlainStream(way.client, data), PlainStream(origin))
 
-    def _relay(self, way: Way, client: Stream, origin: Stream) -> Tunnel:
+    def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
         record = way.record
-        tunnel = Tunnel(client, origin, self._limits.idle_timeout)
+        tunnel = Tunnel(client, origin, self._limits.idle_timeout, witness)
+        if witness is not None:
+            witness.opened()
         try:
             tunnel.run()
         finally:
             record.sent, record.received, record.outcome = tunnel.sent, tunnel.received, tunnel.outcome
+            if witness is not None:
+                witness.closed(tunnel.outcome)
         return tunnel
 
     def _refused(self, way: Way, pair: Pair, reason: str | None, closed: bool) -> None:
@@ -247,17 +277,6 @@ def _peer(origin: socket.socket | OriginError) -> tuple[str, int] | None:
         return None
     host, port, *_ = origin.getpeername()
     return host, port
-
-
-def _client_alpn(hello: ClientHello, upstream: Stream | OriginError) -> list[str]:
-    """The protocol to select for the client: what the origin selected; HTTP/1.1 where we or a plain redirect answer."""
-    if isinstance(upstream, TlsStream):
-        return [upstream.alpn] if upstream.alpn is not None else []
-    if not hello.alpn_protocols:
-        return []
-    if _HTTP not in hello.alpn_protocols:
-        raise NoSharedProtocol("the client does not offer http/1.1, which alone can be spoken here")
-    return [_HTTP.decode("ascii")]
 
 
 def _explain(stream: TlsStream, error: OriginError) -> None:

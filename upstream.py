@@ -8,6 +8,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import gevent
 from gevent.queue import Empty, Queue
@@ -38,15 +39,15 @@ class Upstream:
     Raises ``UsageError`` if that file can't be used. ``verify=False`` takes any certificate.
     """
 
-    def __init__(self, extra_roots: str | None = None, verify: bool = True) -> None:
-        self._roots = extra_roots, verify
-        self._context = client_context(extra_roots, verify)
+    def __init__(self, extra_roots: str | None = None, verify: bool = True, keylog: Path | None = None) -> None:
+        self._settings = extra_roots, verify, keylog
+        self._context = client_context(*self._settings)
         self._wanting: LRU[str, float] = LRU(_WANTING_NAMES)  # until when
         self._resolver = Resolver()
 
     def reload(self) -> None:
         """Read the roots anew; on a ``UsageError`` those in force stay."""
-        self._context = client_context(*self._roots)
+        self._context = client_context(*self._settings)
 
     def resolve(self, target: Target, deadline: float) -> list[Address]:
         """The target's addresses in the order to try them."""
