@@ -25,6 +25,8 @@ Connections:
                           one [default: 127.0.0.1:8080].
   --redirect=<host:port>  Send the decrypted bytes of every intercepted tunnel there instead
                           of to its own target; tls://<host:port> encrypts them again.
+  --proxy-protocol        Tell the redirect the client's address, server name, ALPN and TLS version, by a
+                          PROXY protocol header (version 2) in front of each stream.
   --upstream-ca=<file>    More roots (PEM) to verify origins with, added to the system's.
   --no-verify-upstream    Take any certificate from origins. For experiments only.
 
@@ -194,7 +196,9 @@ class Program:
         turnstile = Turnstile(limits)
         self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock, turnstile, keylog)
         self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
-        redirect = Redirect(chosen.redirect, chosen.redirect_tls) if chosen.redirect else None
+        redirect = None
+        if chosen.redirect is not None:
+            redirect = Redirect(chosen.redirect, chosen.redirect_tls, chosen.proxy_protocol)
         self._access = Access(self.policy, users(chosen.rules))
         dialer = Dialer(self._upstream, self.policy, redirect, limits)
         refused = Refusals(chosen.rules.learn_bypass)

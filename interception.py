@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import names
 import pages
+import preamble
 import refusals
 import sockets
 from contexts import ContextCache
@@ -34,6 +35,7 @@ REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
 _RECV = 16_384
 _HTTP = b"http/1.1"
 _H2 = "h2"
+_BYPASSED = "bypassed"
 # SETTINGS, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 §6.8 and §7): the client comes back, and can be told why.
 _COME_BACK = bytes.fromhex("000000040000000000000008070000000000000000000000000d")
 
@@ -80,7 +82,7 @@ class Interception:
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
         if self._policy.bypasses(way.target, _peer(origin)):
-            self._untouched(way, origin, data, "bypassed")
+            self._untouched(way, origin, data, _BYPASSED)
             return
         hello, data = self.read_hello(way.client, origin, data)
         if hello is not None:
@@ -113,7 +115,7 @@ class Interception:
                 return
         upstream: Stream | OriginError
         try:
-            upstream = origin if isinstance(origin, OriginError) else self._secure(origin, name, hello)
+            upstream = origin if isinstance(origin, OriginError) else self._secure(way, origin, name, hello)
         except OriginError as error:
             upstream = error
         if context is None:
@@ -131,6 +133,8 @@ class Interception:
             self._refused(way, pair, record.detail, isinstance(error, ConnectionError))
             return
         record.client_tls, record.client_alpn = stream.version, stream.alpn
+        if isinstance(upstream, PlainStream):
+            self._introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
         if isinstance(upstream, OriginError):
             record.fail(upstream)
             record.status = upstream.status
@@ -202,12 +206,13 @@ class Interception:
             return True  # saves the look-up
         return names.ip_of(target.host) is not None and self._dialer.is_at(name, target.host)
 
-    def _secure(self, origin: socket.socket, name: str, hello: ClientHello) -> Stream:
+    def _secure(self, way: Way, origin: socket.socket, name: str, hello: ClientHello) -> Stream:
         """Our own TLS to the origin, or to a redirect that wants it."""
         redirect = self._redirect
         if redirect is not None and not redirect.tls:
             return PlainStream(origin)
         verified = name if redirect is None else redirect.target.host
+        self._introduce(way, origin, hello.server_name)  # of the client's TLS nothing is known yet
         deadline = time.monotonic() + self._limits.tls_timeout
         offered = hello.alpn_protocols
         if self._sight.rewrites:
@@ -229,10 +234,10 @@ class Interception:
         if self._redirect is None:
             if isinstance(origin, OriginError):
                 raise origin
-            self._untouched(way, origin, data, "bypassed")
+            self._untouched(way, origin, data, _BYPASSED)
         else:
             with self._dialer.own(way.target) as own:
-                self._untouched(way, own, data, "bypassed")
+                self._untouched(way, own, data, _BYPASSED)
 
     def _leave(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
         """Relay what we have no certificate for."""
@@ -244,7 +249,17 @@ class Interception:
 
     def _untouched(self, way: Way, origin: socket.socket, data: bytes, how: str = "untouched") -> None:
         way.record.context = how
+        if how != _BYPASSED:
+            self._introduce(way, origin, None)
         self._relay(way, PlainStream(way.client, data), PlainStream(origin))
+
+    def _introduce(
+        self, way: Way, origin: socket.socket, name: str | None, version: str | None = None, alpn: str | None = None
+    ) -> None:
+        """Tell a redirect that wants it whose stream it gets. Raises ``OSError`` if one of the two is gone."""
+        if self._redirect is not None and self._redirect.preamble:
+            origin.settimeout(self._limits.dial_timeout)
+            origin.sendall(preamble.of_socket(way.client, name, version, alpn))
 
     def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""

@@ -80,6 +80,7 @@ class Options:
     open: bool
     redirect: Target | None
     redirect_tls: bool
+    proxy_protocol: bool
     upstream_ca: str | None
     verify_upstream: bool
 
@@ -93,6 +94,9 @@ def proxy_options(line: CommandLine) -> Options:
     if redirect is not None:
         redirect_tls = redirect.startswith("tls://")
         where = address("--redirect", redirect.removeprefix("tls://"), lowest_port=1)
+    proxy_protocol = line.flag("--proxy-protocol")
+    if proxy_protocol and where is None:
+        raise UsageError("--proxy-protocol is for the stream that --redirect sends on, which is missing")
     return Options(
         leaves=leaf_options(line),
         rules=_rule_options(line),
@@ -104,6 +108,7 @@ def proxy_options(line: CommandLine) -> Options:
         open=line.flag("--open"),
         redirect=where,
         redirect_tls=redirect_tls,
+        proxy_protocol=proxy_protocol,
         upstream_ca=line.text("--upstream-ca"),
         verify_upstream=not line.flag("--no-verify-upstream"),
     )

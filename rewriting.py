@@ -108,6 +108,8 @@ class Rewriter(Http1):
         except Exception as error:
             raise Refused("a request that can't be judged: it is not HTTP/1.1") from error
         exchange = self._asked[-1]
+        if exchange.version not in ("1.0", "1.1"):
+            raise Refused("a request that can't be judged: it is not HTTP/1.1")
         was = exchange.method, exchange.target, list(exchange.request_fields)
         answer = self._decide(exchange)
         if answer is not None:
