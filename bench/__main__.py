@@ -4,6 +4,7 @@ Prints what it finds and writes results.json, RESULTS.md, results.svg and growth
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 from dataclasses import replace
@@ -26,6 +27,7 @@ _DISK = "/var/tmp"  # a disk, where /tmp is often memory: fsync shall cost what 
 def main(argv: list[str]) -> int:
     """Run the parts that were chosen; 1 where a proxy failed."""
     chosen = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that proxies are ended and folders removed
     plan = _plan(chosen)
     where = cores.divide(chosen.cores)
     certifier = Certifier(tuple(chosen.option))

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, NoReturn, Self, TypeVar
 
 from bench import cores
 from bench.cores import Cores
@@ -31,10 +31,11 @@ class Gate:
         self._pipe.send("ready")
         self._pipe.recv()
 
-    def hold(self, result: object) -> None:
-        """Tell the result and stay as one is until the crew is dismissed: tunnels stay open."""
-        self._pipe.send((result, None))
-        self._pipe.recv()
+    def hold(self, tell: Callable[[], object]) -> NoReturn:
+        """Stay as one is until the crew is dismissed, and tell the result now and whenever the gate opens again."""
+        while True:
+            self._pipe.send((tell(), None))
+            self._pipe.recv()
 
 
 Job = Callable[[Gate], R]

@@ -78,7 +78,7 @@ def tunnels(peer: Certifier, lab: Lab) -> Curve:
     with lab.start(peer) as proxy:
         connections(proxy, plan.clients * 10, plan.clients, lambda _: warm_name(0))
         before = proxy.rss()
-        for count in opened(proxy, [step for step in plan.tunnel_steps if step <= most()]):
+        for count, _ in opened(proxy, [step for step in plan.tunnel_steps if step <= most()]):
             rss = proxy.rss()
             curve.add(count, rss / 1024, (rss - before) / count, idle_cpu(proxy, plan.idle_seconds))
     return curve

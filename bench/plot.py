@@ -47,9 +47,9 @@ def _table(part: Json) -> Drawing:
     drawing.text(440, 18, "dashed: the floor, what the cryptography alone costs.", RED)
     for row, (x, y) in zip(rows, _panels(len(rows), height, 30), strict=True):
         drawing.text(x, y + 12, f"{row['title']}{', ' + row['unit'] if row['unit'] else ''}", bold=True)
-        cells = [peer["figures"][row["key"]] for peer in peers]
+        cells = [peer["figures"].get(row["key"]) for peer in peers]
         floor = part["floor"].get(row["key"])
-        ends = [cell[key] for cell in cells for key in ("low", "high")] + ([floor] if floor else [])
+        ends = [cell[key] for cell in cells if cell for key in ("low", "high")] + ([floor] if floor else [])
         scale = _log(ends, x + _LABEL, x + _PANEL - _VALUE)
         if floor:
             drawing.line(scale(floor), y + 18, scale(floor), y + (len(peers) + 1.2) * _LINE, RED, dashed=True)
@@ -58,6 +58,8 @@ def _table(part: Json) -> Drawing:
             colour = BLUE if index == 0 else INK
             drawing.text(x + _LABEL - 8, middle + 4, peer["name"], colour, "end")
             drawing.line(x + _LABEL, middle, x + _PANEL - _VALUE, middle, "#eee")
+            if cell is None:
+                continue
             drawing.line(scale(cell["low"]), middle, scale(cell["high"]), middle, colour)
             drawing.dot(scale(cell["median"]), middle, colour)
             drawing.text(scale(cell["median"]) + 8, middle + 4, number(cell["median"]), colour)

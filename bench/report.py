@@ -22,6 +22,7 @@ Each cell: the median of the rounds, their range, and how many times its floor i
   both; *idle tunnel*: what the two ends hold. No sockets, no HTTP, no disk.
 * A *warm connection* is TCP, CONNECT, TLS 1.3 without resumption, one small request and its reply, close_notify both
   ways, its name in memory. Origins have P-256 certificates. CONNECT names an address: no look-ups.
+* Of *idle tunnels* there are no figures where the proxy had closed some before they were counted.
 * Every proxy runs on its defaults; what a run has to set is in `bench/peers/`.
 """
 
@@ -31,11 +32,11 @@ def table(part: Json) -> str:
     shown = [peer for peer in part["peers"] if peer["figures"]]
     lines = [["", "floor", *(peer["name"] for peer in shown)]]
     for row in part["rows"]:
-        cells = [peer["figures"][row["key"]] for peer in shown]
-        best = min((cell["median"] for cell in cells), default=0)
+        cells = [peer["figures"].get(row["key"]) for peer in shown]
+        best = min((cell["median"] for cell in cells if cell), default=0)
         floor = part["floor"].get(row["key"])
         unit = f", {row['unit']}" if row["unit"] else ""
-        told = [_cell(cell, bold=len(cells) > 1 and cell["median"] == best) for cell in cells]
+        told = [_cell(cell, bold=len(cells) > 1 and cell["median"] == best) if cell else "-" for cell in cells]
         lines.append([row["title"] + unit, "" if floor is None else number(floor), *told])
     return _aligned(lines)
 

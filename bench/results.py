@@ -69,7 +69,7 @@ class Table:
         peers = []
         for peer in self._peers:
             rounds = self._rounds[peer.name]
-            figures = {row.key: self._cell(row, rounds) for row in self._rows if rounds}
+            figures = {row.key: cell for row in self._rows if (cell := self._cell(row, rounds))}
             peers.append(
                 {"name": peer.name, "installed": peer.installed(), "install": peer.install, "note": peer.note}
                 | {"version": peer.version() if peer.installed() else None}
@@ -83,8 +83,10 @@ class Table:
         values = [value for floor in self._floors if (value := floor.row(row.key)) is not None]
         return round(median(values), 4) if values else None
 
-    def _cell(self, row: Row, rounds: list[Figures]) -> Json:
-        figures = [figures[row.key] for figures in rounds]
+    def _cell(self, row: Row, rounds: list[Figures]) -> Json | None:
+        figures = [figures[row.key] for figures in rounds if row.key in figures]
+        if not figures:
+            return None
         values = [round(figure.value, 4) for figure in figures]
         middle = median(values)
         floor = self._floor(row)

@@ -4,6 +4,7 @@ Two starts a round: one for memory, which earlier work would blur, and one for t
 """
 
 import hashlib
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -28,7 +29,7 @@ def measure(peer: Peer, lab: Lab) -> Figures:
         found["startup"] = Figure(proxy.startup * 1000)
         found["rss"] = Figure(proxy.rss_at_start / 1024)
         found |= warm(proxy, plan)
-        found |= latencies(proxy, "warm", [warm_name(0)] * plan.latencies)
+        found |= latencies(proxy, "warm", [warm_name(0)] * plan.latencies, plan.latency_seconds)
         found |= small(proxy, plan)
         found |= bulk(proxy, plan)
         found |= new(proxy, plan)
@@ -56,13 +57,14 @@ def warm(proxy: Running, plan: Plan) -> Figures:
     return {"warm": figure(window, window.cpu / count * 1000)}
 
 
-def latencies(proxy: Running, key: str, names: list[str]) -> Figures:
-    """From the client's connect() to the reply's last octet, one connection at a time."""
+def latencies(proxy: Running, key: str, names: list[str], seconds: float = math.inf) -> Figures:
+    """From the client's connect() to the reply's last octet, one connection at a time, for so many seconds at most."""
     client = proxy.client
 
     def run(gate: Gate) -> list[float]:
         gate.wait()
-        return [timed(client, name) for name in names]
+        end = time.monotonic() + seconds
+        return [timed(client, name) for name in names if time.monotonic() < end]
 
     with Crew(proxy.where, [run]) as crew:
         found = crew.go()[0]

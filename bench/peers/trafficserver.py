@@ -43,7 +43,7 @@ class TrafficServer(Peer):
     def __init__(self, reuse: bool = True) -> None:
         self._reuse = reuse
         self.name = "ATS" if reuse else "ATS, no reuse"
-        self.note = "no CONNECT: TLS at once, HTTP only, one fixed origin" + (
+        self.note = "no CONNECT: TLS at once, HTTP only, one fixed origin, none held for an idle client" + (
             "; clients share connections to it: one handshake each" if reuse else ""
         )
 
