@@ -21,15 +21,15 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def cpu_seconds(root: int) -> float:
-    """User and system time of the tree, that of children that have ended and were waited for included."""
-    total = 0.0
+def cpu_seconds(root: int) -> dict[int, float]:
+    """User and system time of each process of the tree, with that of its children that have ended."""
+    used = {}
     for pid in tree(root):
         with suppress(OSError):
+            ended = sum(map(int, _stat(pid)[13:15])) / _TICKS  # cutime, cstime
             # The clock of another process, as clock_getcpuclockid(3) makes it: nanoseconds, ended threads included.
-            total += time.clock_gettime((~pid << 3) | 2)
-            total += sum(map(int, _stat(pid)[13:15])) / _TICKS  # cutime, cstime
-    return total
+            used[pid] = time.clock_gettime((~pid << 3) | 2) + ended
+    return used
 
 
 def rss_kib(root: int) -> int:

@@ -40,6 +40,7 @@ def rows(plan: Plan) -> list[Row]:
     few, many = plan.tunnels
     return [
         Row("warm", "warm connection, CPU", "ms"),
+        Row("warm_busiest", "of that, the busiest of several processes", "%"),
         Row("new", "connection for a new name, CPU", "ms"),
         Row("bulk", "download, CPU a GB", "s"),
         Row("small", "small request on a kept tunnel, CPU", "µs"),

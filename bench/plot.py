@@ -7,7 +7,7 @@ from bench.report import number
 from bench.results import Json
 from bench.svg import BLUE, GREY, INK, RED, Drawing
 
-_LEFT_OUT = {"crowd_certificates", "idle_few", "warm_p90"}
+_LEFT_OUT = {"crowd_certificates", "idle_few", "warm_p90", "warm_busiest"}
 _COLUMNS = 2
 _PANEL = 460  # pixels wide
 _LABEL = 95  # of them for the proxies' names
@@ -40,7 +40,8 @@ def _sheet(count: int, height: float, top: float) -> Drawing:
 
 def _table(part: Json) -> Drawing:
     peers = [peer for peer in part["peers"] if peer["figures"]]
-    rows = [row for row in part["rows"] if row["key"] not in _LEFT_OUT]
+    measured = {key for peer in peers for key in peer["figures"]} - _LEFT_OUT
+    rows = [row for row in part["rows"] if row["key"] in measured]
     height = (len(peers) + 2.5) * _LINE
     drawing = _sheet(len(rows), height, 30)
     drawing.text(10, 18, "Less is better; each scale is logarithmic. Median and range of the rounds; ", INK)

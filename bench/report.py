@@ -33,7 +33,9 @@ def table(part: Json) -> str:
     lines = [["", "floor", *(peer["name"] for peer in shown)]]
     for row in part["rows"]:
         cells = [peer["figures"].get(row["key"]) for peer in shown]
-        best = min((cell["median"] for cell in cells if cell), default=0)
+        if not any(cells):
+            continue
+        best = min(cell["median"] for cell in cells if cell)
         floor = part["floor"].get(row["key"])
         unit = f", {row['unit']}" if row["unit"] else ""
         told = [_cell(cell, bold=len(cells) > 1 and cell["median"] == best) if cell else "-" for cell in cells]

@@ -18,6 +18,8 @@ from bench.plan import Plan, crowd_name, new_name, warm_name
 from bench.running import Running
 from bench.tunnels import idle
 
+_ALONE = 0.95  # share of the CPU with which a process is as good as the only one
+
 
 def measure(peer: Peer, lab: Lab) -> Figures:
     """One round of one proxy."""
@@ -54,7 +56,10 @@ def warm(proxy: Running, plan: Plan) -> Figures:
 
     with Crew(where, [job(warm_name(number)) for number in range(plan.clients)]) as crew, proxy.window() as window:
         count = sum(crew.go())
-    return {"warm": figure(window, window.cpu / count * 1000)}
+    found = {"warm": figure(window, window.cpu / count * 1000)}
+    if window.busiest < _ALONE:
+        found["warm_busiest"] = Figure(window.busiest * 100)
+    return found
 
 
 def latencies(proxy: Running, key: str, names: list[str], seconds: float = math.inf) -> Figures:
@@ -84,7 +89,7 @@ def timed(client: Client, name: str) -> float:
 
 def quantile(values: list[float], share: float) -> float:
     """The smallest value that so many are not above."""
-    return sorted(values)[max(0, -int(-len(values) * share // 1) - 1)]
+    return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]
 
 
 def small(proxy: Running, plan: Plan) -> Figures:

@@ -33,6 +33,7 @@ class Window:
     wall: float = 0.0
     proxy_busy: float = 0.0  # share of the time in which the proxy's cores were at work
     load_busy: float = 0.0
+    busiest: float = 1.0  # share of ``cpu`` that one process of the tree used
     foreign: float = 0.0  # share of the time in which others than the proxy were at work on its cores
 
     @property
@@ -81,7 +82,7 @@ class Running:
 
     def cpu(self) -> float:
         """Seconds that the process tree has used."""
-        return accounting.cpu_seconds(self._process.pid)
+        return sum(accounting.cpu_seconds(self._process.pid).values())
 
     def rss(self) -> int:
         """Resident KiB of the process tree, once it has come to rest."""
@@ -105,7 +106,8 @@ class Running:
         window = Window()
         if settled:
             self.settle()
-        cpu, began = self.cpu(), time.monotonic()
+        before, began = accounting.cpu_seconds(self._process.pid), time.monotonic()
+        cpu = sum(before.values())
         proxy, load = cores.busy_seconds(self.where.proxy), cores.busy_seconds(self.where.load)
         yield window
         window.wall = time.monotonic() - began
@@ -116,7 +118,9 @@ class Running:
         window.foreign = max(0.0, window.proxy_busy - used / available)
         if settled:
             self.settle()
-        window.cpu = self.cpu() - cpu
+        after = accounting.cpu_seconds(self._process.pid)
+        window.cpu = sum(after.values()) - cpu
+        window.busiest = max(used - before.get(pid, 0.0) for pid, used in after.items()) / max(window.cpu, 1e-9)
 
     def _await_first(self, started: float) -> None:
         while True:

@@ -25,7 +25,7 @@ def test_the_table(tmp_path: Path) -> None:
     (certifier,) = part["peers"]
     figures = {key: cell["median"] for key, cell in certifier["figures"].items()}
     assert certifier["problem"] is None
-    assert set(figures) == {row["key"] for row in part["rows"]}
+    assert set(figures) == {row["key"] for row in part["rows"]} - {"warm_busiest"}  # which one process alone has not
     assert all(value > 0 for key, value in figures.items() if key != "idle_cpu")
     assert 0 <= figures["idle_cpu"] < 1000
     assert figures["warm_p50"] <= figures["warm_p90"] <= figures["warm_p99"]
@@ -37,19 +37,24 @@ def test_the_table(tmp_path: Path) -> None:
     assert "certifier" in {text.text for text in plot.iter("{http://www.w3.org/2000/svg}text")}
 
 
-def test_growth_and_mixed_load(tmp_path: Path) -> None:
-    names = ("names", "store", "tunnels", "row", "flood", "bulk")
-    parts = bench(tmp_path, *(f"--part={name}" for name in names))
-    assert set(parts["growth"]) | set(parts["mixed"]) == set(names)
-    for curve in parts["growth"].values():
+def test_growth(tmp_path: Path) -> None:
+    names = ("names", "store", "tunnels", "row")
+    curves = bench(tmp_path, *(f"--part={name}" for name in names))["growth"]
+    assert set(curves) == set(names)
+    for curve in curves.values():
         across = [point[0] for point in curve["points"]]
         assert across == sorted(set(across))
         assert len(across) > 1
         assert all(len(point) == 1 + len(curve["columns"]) and min(point[1:]) >= 0 for point in curve["points"])
-    for mixed in parts["mixed"].values():
+    assert ElementTree.parse(tmp_path / "growth.svg").getroot().tag.endswith("svg")
+
+
+def test_mixed_load(tmp_path: Path) -> None:
+    parts = bench(tmp_path, "--part=flood", "--part=bulk")["mixed"]
+    assert set(parts) == {"flood", "bulk"}
+    for mixed in parts.values():
         assert 0 < mixed["quiet_p50"][0] <= mixed["quiet_p99"][0]
         assert 0 < mixed["loaded_p50"][0] <= mixed["loaded_p99"][0]
-    assert ElementTree.parse(tmp_path / "growth.svg").getroot().tag.endswith("svg")
 
 
 def test_a_proxy_that_does_not_start_is_told_and_fails_the_run(tmp_path: Path) -> None:
