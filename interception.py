@@ -32,6 +32,7 @@ from wire import HANDSHAKE
 from witness import Witness
 
 REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
+CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
 _RECV = 16_384
 _HTTP = b"http/1.1"
 _H2 = "h2"
@@ -81,7 +82,7 @@ class Interception:
 
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
-        if self._policy.bypasses(way.target, _peer(origin)):
+        if self._policy.bypasses_any and self._policy.bypasses(way.target, _peer(origin)):
             self._untouched(way, origin, data, _BYPASSED)
             return
         hello, data = self.read_hello(way.client, origin, data)
@@ -142,8 +143,10 @@ class Interception:
             return
         record.origin_tls, record.origin_alpn = upstream.version, upstream.alpn
         began = time.monotonic()
-        where = _peer(upstream.sock)
-        witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
+        witness = None
+        if self._sight.looks:
+            where = _peer(upstream.sock)
+            witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
         tunnel = self._relay(way, stream, upstream, witness)
         if tunnel.alert is not None:
             failure = self._upstream.broke(name, tunnel.alert)
@@ -171,27 +174,45 @@ class Interception:
         side has said enough in time.
         """
         deadline = time.monotonic() + self._limits.hello_timeout
-        reader = HelloReader(self._limits.hello)
+        pair = sockets.Pair(client, origin) if origin is not None else None
         try:
-            while True:
-                if data:
-                    if not reader.wire and data[0] != HANDSHAKE:
-                        return None, data
-                    hello = reader.receive(data)
-                    if hello is not None:
-                        return hello, bytes(reader.wire)
-                if origin is not None and sockets.first_readable(client, origin, deadline) is origin:
-                    return None, bytes(reader.wire)
-                sockets.arm(client, deadline)
-                data = client.recv(_RECV)
-                if not data:
-                    return None, bytes(reader.wire)
+            return self._read_hello(client, pair, data, deadline)
         except TimeoutError as error:
             raise HelloTimeout(f"no complete ClientHello within {self._limits.hello_timeout:.0f} s") from error
+        finally:
+            if pair is not None:
+                pair.close()
+
+    def _read_hello(
+        self, client: socket.socket, pair: sockets.Pair | None, data: bytes, deadline: float
+    ) -> tuple[ClientHello | None, bytes]:
+        reader = HelloReader(self._limits.hello)
+        watched = pair is not None
+        while True:
+            if data:
+                if not reader.wire and data[0] != HANDSHAKE:
+                    return None, data
+                hello = reader.receive(data)
+                if hello is not None:
+                    return hello, bytes(reader.wire)
+            if pair is not None and pair.wait(deadline):
+                if sockets.has_spoken(pair.other):
+                    return None, bytes(reader.wire)
+                # It closed: that is for a client that speaks TLS to be told inside it, if it speaks soon.
+                pair, deadline = None, min(deadline, time.monotonic() + CLOSED_SECONDS)
+            sockets.arm(client, deadline)
+            try:
+                data = client.recv(_RECV)
+            except TimeoutError:
+                if pair is None and watched and not reader.wire:
+                    return None, b""
+                raise
+            if not data:
+                return None, bytes(reader.wire)
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
-        if name != way.target.host:
+        if name != way.target.host and self._policy.minds_names:
             address = _peer(origin)
             self._policy.check_name(name, way.target, address)
             if not (hello.encrypted_client_hello or self._agree(name, way.target)):
@@ -259,7 +280,7 @@ class Interception:
         """Tell a redirect that wants it whose stream it gets. Raises ``OSError`` if one of the two is gone."""
         if self._redirect is not None and self._redirect.preamble:
             origin.settimeout(self._limits.dial_timeout)
-            origin.sendall(preamble.of_socket(way.client, name, version, alpn))
+            sockets.send(origin, preamble.of_socket(way.client, name, version, alpn))
 
     def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""

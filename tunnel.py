@@ -12,13 +12,12 @@ from gevent.lock import BoundedSemaphore
 
 import sockets
 from errors import CertifierError
-from tls import BROKEN, ORDERLY, RESET, Stream
+from tls import BROKEN, FULL, ORDERLY, RESET, Stream
 from witness import Witness
 
 BATCH = 262_144  # octets received after which a pump lets others run: gevent's calls switch only when they would block
-_RECORDS = (
-    256  # records after which it does so too, and before which a fill of tiny ones must end: they cost as much each
-)
+_RECORDS = 256  # records after which it does so too: tiny ones cost as much each as large ones
+_TINY = 512  # octets of a record below which it is tiny
 _SMALL = 8_192  # octets of a fill while records are tiny: of 23 octets each there are 350 in it
 IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more)
 _TICKS = 12  # how often in that time it is looked at; with one direction ended, one tick without a byte is enough
@@ -65,21 +64,68 @@ class Tunnel:
             self.refusal = refusal
             return
         watchdog = get_hub().loop.timer(self._tick, self._tick)
-        upward = gevent.spawn(self._pump, self._client, self._origin)
         try:
             watchdog.start(self._watch)
-            self._pump(self._origin, self._client)
-            if self.alert is not None or self.refusal is not None:
-                return
+            # A witness may wait in one direction for the other.
+            if self._witness is not None or not self._together():
+                self._apart()
             if self._over:
-                upward.join()
                 self._client.end(ORDERLY)
-            upward.get()
-            if self._unread:
+            if self._unread and self.refusal is None:
                 sockets.last_word(self._client.sock, b"")  # what the origin said at last must arrive
         finally:
             watchdog.stop()
             watchdog.close()
+
+    def _together(self) -> bool:
+        """Both directions in one greenlet, which is what an idle tunnel costs least in; whether that did to the end.
+
+        As soon as one side does not take at once what the other one sent, each direction needs its own.
+        """
+        client, origin = self._client, self._origin
+        if client.ended is not None or origin.ended is not None:
+            return False
+        most = [_SMALL, _SMALL]  # until it is known that records are large
+        try:
+            if not (client.flush_now() and origin.flush_now()):
+                return False
+        except OSError:
+            return False  # the pumps find out which
+        pair = sockets.Pair(client.sock, origin.sock)
+        try:
+            while True:
+                side = pair.wait()
+                source, sink = (origin, client) if side else (client, origin)
+                # No switch from here on until flush_now(): the buffers are shared, and unwrap() relies on it.
+                octets = source.fill_now(most[side])
+                if octets is None:
+                    continue
+                records = self._take(source, sink)
+                most[side] = _SMALL if records * _TINY > octets else FULL
+                try:
+                    if not sink.flush_now():
+                        return False
+                except OSError:
+                    # The sink is gone. What it said before may still be on its way: its own direction finds its end.
+                    self._unread = source is client
+                    break
+                if source.ended is not None:
+                    self._pass_on(source.ended, source, sink)
+                    break
+        finally:
+            pair.close()
+        if self.alert is None:
+            self._pump(sink, source)
+        return True
+
+    def _apart(self) -> None:
+        """Each direction in a greenlet of its own."""
+        upward = gevent.spawn(self._pump, self._client, self._origin)
+        try:
+            self._pump(self._origin, self._client)
+            if self.alert is None and self.refusal is None:
+                upward.get()
+        finally:
             upward.kill()
 
     def _pump(self, source: Stream, sink: Stream) -> None:
@@ -113,7 +159,7 @@ class Tunnel:
                 break
             records += taken
             if octets >= BATCH or records >= _RECORDS:
-                most = _SMALL if records >= _RECORDS and octets < BATCH else 0
+                most = _SMALL if records * _TINY > octets else FULL
                 octets = records = 0
                 gevent.sleep(0)
             octets += source.fill(most)
