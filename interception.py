@@ -10,13 +10,12 @@ import time
 from dataclasses import dataclass
 
 import names
-import pages
 import refusals
 import sockets
+from answering import explain
 from contexts import ContextCache
 from dialing import Dialer, Redirect
-from errors import CertifierError, HelloTimeout, NoSharedProtocol, NotTls, OriginError, Refused
-from head import HeadReader
+from errors import HelloTimeout, NoSharedProtocol, NotTls, OriginError, Refused
 from hello import ClientHello, HelloReader
 from limits import Limits
 from log import Record
@@ -25,15 +24,11 @@ from policy import Policy
 from refusals import Pair, Refusals
 from tls import PlainStream, Stream, TlsStream
 from tunnel import Tunnel
-from upstream import Upstream
+from upstream import Upstream, broke
 from wire import HANDSHAKE
 
-REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
 _RECV = 16_384
 _HTTP = b"http/1.1"
-_H2 = "h2"
-# SETTINGS, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 §6.8 and §7): the client comes back, and can be told why.
-_COME_BACK = bytes.fromhex("000000040000000000000008070000000000000000000000000d")
 
 log = logging.getLogger("certifier.interception")
 
@@ -130,16 +125,16 @@ class Interception:
         if isinstance(upstream, OriginError):
             record.fail(upstream)
             record.status = upstream.status
-            _explain(stream, upstream)
+            explain(stream, upstream)
             return
         record.origin_tls, record.origin_alpn = upstream.version, upstream.alpn
         began = time.monotonic()
         tunnel = self._relay(way, stream, upstream)
         if tunnel.alert is not None:
-            failure = self._upstream.broke(name, tunnel.alert)
+            failure = broke(self._verified(name), tunnel.alert)
             record.fail(failure)
             record.status = failure.status
-            _tell(stream, pages.for_error(failure) if stream.alpn != _H2 else _COME_BACK)
+            explain(stream, failure, bytes(tunnel.early))
         elif tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
@@ -194,9 +189,12 @@ class Interception:
         redirect = self._redirect
         if redirect is not None and not redirect.tls:
             return PlainStream(origin)
-        verified = name if redirect is None else redirect.target.host
         deadline = time.monotonic() + self._limits.tls_timeout
-        return self._upstream.secure(origin, verified, hello.alpn_protocols, deadline)
+        return self._upstream.secure(origin, self._verified(name), hello.alpn_protocols, deadline)
+
+    def _verified(self, name: str) -> str:
+        """Whom the other end must prove to be."""
+        return name if self._redirect is None else self._redirect.target.host
 
     def _bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
         """Relay to the tunnel's own target, which is not where a redirect was dialled."""
@@ -258,31 +256,3 @@ def _client_alpn(hello: ClientHello, upstream: Stream | OriginError) -> list[str
     if _HTTP not in hello.alpn_protocols:
         raise NoSharedProtocol("the client does not offer http/1.1, which alone can be spoken here")
     return [_HTTP.decode("ascii")]
-
-
-def _explain(stream: TlsStream, error: OriginError) -> None:
-    """Answer the client's request, inside TLS, with the reply that the error deserves."""
-    deadline = time.monotonic() + REQUEST_SECONDS
-    reader = HeadReader()
-    head = None
-    try:
-        while head is None and stream.ended is None:
-            while data := stream.decrypt():
-                head = head or reader.receive(bytes(data))
-            if head is None and stream.ended is None:
-                sockets.arm(stream.sock, deadline)
-                stream.fill()
-    except (CertifierError, TimeoutError) as problem:
-        log.debug("no request to answer: %s", problem)  # it is told all the same
-    _tell(stream, pages.for_error(error, head_only=head is not None and head.method == "HEAD"))
-
-
-def _tell(stream: TlsStream, reply: bytes) -> None:
-    """Send the reply that ends a client's TLS."""
-    try:
-        stream.sock.settimeout(sockets.LINGER_SECONDS)
-        stream.encrypt(reply)
-        stream.close_notify()
-    except OSError as gone:
-        log.debug("client left: %s", gone)
-    sockets.last_word(stream.sock, b"")

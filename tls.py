@@ -110,7 +110,7 @@ class TlsStream:
         self.sock = sock
         self.ended: str | None = None
         self.reason: str | None = None
-        self.flight = b""  # what was received in a handshake that failed
+        self.flight = bytearray()  # what was received in a handshake that has not succeeded
         self._context = context
         self._offer = alpn
         self._in = ssl.MemoryBIO()
@@ -134,7 +134,6 @@ class TlsStream:
     def handshake(self, deadline: float) -> None:
         """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``."""
         step = self._tls.do_handshake
-        flight: list[bytes] = []
         while True:
             try:
                 self._context.set_alpn_protocols(self._offer)
@@ -142,7 +141,6 @@ class TlsStream:
             except ssl.SSLWantReadError:
                 done = False
             except ssl.SSLError:
-                self.flight = b"".join(flight)
                 with suppress(OSError):
                     sockets.arm(self.sock, deadline)
                     self.flush()
@@ -153,13 +151,13 @@ class TlsStream:
             self.flush()
             if done:
                 self.sock.settimeout(None)
+                self.flight.clear()
                 return
             count = self.sock.recv_into(_CIPHER)
             if not count:
                 raise ConnectionAbortedError("closed in the TLS handshake")
-            data = bytes(_CIPHER_VIEW[:count])
-            flight.append(data)
-            self._in.write(data)
+            self.flight += _CIPHER_VIEW[:count]
+            self._in.write(_CIPHER_VIEW[:count])
 
     def fill(self, most: int = 0) -> int:
         """Wait for bytes of the peer, or for the end of TCP, which here is a truncation; how many octets came."""

@@ -17,6 +17,7 @@ _RECORDS = (
     256  # records after which it does so too, and before which a fill of tiny ones must end: they cost as much each
 )
 _SMALL = 8_192  # octets of a fill while records are tiny: of 23 octets each there are 350 in it
+_EARLY = 16_384  # octets of the client's that are kept until the origin says something: a request's head
 IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more)
 _TICKS = 12  # how often in that time it is looked at; with one direction ended, one tick without a byte is enough
 
@@ -26,7 +27,8 @@ class Tunnel:
 
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
     went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is how the origin
-    broke its TLS before it had sent a byte: then the client was told nothing, and can still be told why.
+    broke its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
+    what it had said until then, as far as it is kept.
     """
 
     def __init__(self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS) -> None:
@@ -34,6 +36,7 @@ class Tunnel:
         self.received = 0
         self.outcome = ORDERLY
         self.alert: str | None = None
+        self.early = bytearray()
         self.client_ended_first: bool | None = None
         self._client = client
         self._origin = origin
@@ -96,14 +99,19 @@ class Tunnel:
     def _take(self, source: Stream, sink: Stream) -> int:
         """Decrypt what was received, and encrypt it for the other side; how many records there were."""
         octets = records = 0
+        upward = source is self._client
+        keeps = upward and not self.received and len(self.early) < _EARLY
         while data := source.decrypt():
             octets += len(data)
             records += 1
             sink.encrypt(data)
-        if source is self._client:
+            if keeps:
+                self.early += data
+        if upward:
             self.sent += octets
-        else:
+        elif octets:
             self.received += octets
+            self.early.clear()
         return records
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:

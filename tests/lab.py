@@ -99,16 +99,22 @@ class Program:
 
 
 class Origin:
-    """A server on loopback: TLS with ``certificate``, plain TCP without."""
+    """A server on loopback: TLS with ``certificate`` or by a context of one's own, plain TCP without."""
 
     def __init__(
-        self, handler: Handler, certificate: Path | None = None, alpn: list[str] | None = None, host: str = "127.0.0.1"
+        self,
+        handler: Handler,
+        certificate: Path | ssl.SSLContext | None = None,
+        alpn: list[str] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self._handler = handler
         self.connections = 0
         self.errors: list[Exception] = []
-        self._context = None
-        if certificate is not None:
+        self._context: ssl.SSLContext | None = None
+        if isinstance(certificate, ssl.SSLContext):
+            self._context = certificate
+        elif certificate is not None:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(certificate)
             if alpn:

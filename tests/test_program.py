@@ -277,7 +277,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "leaf": "leaves",
         "tlsconfig": "proxy",
         "wire": "hello",
-        "flight": "origins",
+        "flight": "client_certificates",
         "patterns": "policy",
         "dialing": "rules",
         "ruling": "rules",

@@ -1,0 +1,250 @@
+"""Origins that want a client certificate, which certifier has not: a page that says so, with TLS 1.2 and 1.3.
+
+Those that only ask must work. OpenSSL and Go say different alerts; some servers say none, and close.
+"""
+
+import re
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import rawtls
+from lab import WAIT, BioClient, Origin, Program, Reply, get, http_origin, run, secure_tunnel, strict_context, tunnel
+from pki import TestCA, new_key
+
+from errors import OriginAlert, OriginTlsError, OriginWantsCertificate
+from flight import wants_certificate
+from upstream import broke
+
+Start = Callable[[Path, bool, str], AbstractContextManager[int]]
+
+
+@contextmanager
+def _process(*words: str | Path) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen(
+        [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def openssl(certificate: Path, required: bool, version: str) -> Iterator[int]:
+    """``openssl s_server``, which serves a page; its port."""
+    with _process(
+        "openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", certificate, "-key", certificate, "-www",
+        "-Verify" if required else "-verify", "1", "-tls1_2" if version == "1.2" else "-tls1_3",
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        found = next(match for line in process.stdout if (match := re.match(r"ACCEPT .*:(\d+)$", line)))
+        yield int(found[1])
+
+
+@pytest.fixture(scope="session")
+def go_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("go") is None:
+        pytest.skip("no Go here: its alert is told of by test_what_alerts_mean")
+    path = tmp_path_factory.mktemp("go") / "wants"
+    source = Path(__file__).with_name("wants.go")
+    built = run("go", "build", "-o", path, source, timeout=60, env={"PATH": "/usr/bin:/bin", "HOME": str(path.parent)})
+    assert built.returncode == 0, built.stderr
+    return path
+
+
+@pytest.fixture(params=["openssl", "go"])
+def start(request: pytest.FixtureRequest) -> Start:
+    if request.param == "openssl":
+        return openssl
+    program = request.getfixturevalue("go_server")
+
+    @contextmanager
+    def go(certificate: Path, required: bool, version: str) -> Iterator[int]:
+        need = "require" if required else "request"
+        with _process(program, certificate, need, version) as process:
+            assert process.stdout is not None
+            yield int(process.stdout.readline())
+
+    return go
+
+
+def get_directly(port: int, roots: Path) -> Reply:
+    with socket.create_connection(("127.0.0.1", port), timeout=WAIT) as sock:
+        with strict_context(roots).wrap_socket(sock, server_hostname="localhost") as secure:
+            return get(secure)
+
+
+def says_so(reply: Reply, status: str = "tls_alert_received") -> bool:
+    assert (reply.status, reply.reason) == (502, "Origin wants a client certificate")
+    assert reply.headers["proxy-status"].startswith(f"certifier; error={status}; details=")
+    assert reply.body == (
+        b"certifier: localhost wants a client certificate, which certifier does not have: "
+        b"exempt it with --bypass=localhost\n"
+    )
+    return True
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_required(program: Program, certificate: Path, roots: Path, start: Start, version: str) -> None:
+    with start(certificate, True, version) as port:
+        with pytest.raises(OSError, match=r"(?i)alert|reset"):
+            get_directly(port, roots)
+        with secure_tunnel(program, f"localhost:{port}") as secure:
+            assert says_so(get(secure))
+        with secure_tunnel(program, f"localhost:{port}") as secure:
+            reply = get(secure, method="HEAD")
+            assert (reply.status, secure.recv(1)) == (502, b"")
+        with tunnel(program.address, f"localhost:{port}") as sock:
+            client = BioClient(sock, strict_context(program.ca), "localhost")
+            client.close_notify()  # it asks nothing, and is told
+            assert client.read().startswith(b"HTTP/1.1 502 ")
+    program.wait_for(r"status=502 outcome=tls_alert_received detail=.localhost wants a client certificate")
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_asked_for_and_not_needed(program: Program, certificate: Path, start: Start, version: str) -> None:
+    with start(certificate, False, version) as port, secure_tunnel(program, f"localhost:{port}") as secure:
+        assert secure.version() == "TLSv1.3"
+        secure.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert re.match(rb"HTTP/1.0 200 ", secure.recv(65_536))
+    assert f"origin_tls=TLSv{version}" in program.wait_for(f"target=localhost:{port} .*outcome=")
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.parametrize("option", ["--http1.1", "--http2", "--head", "-dx"])
+def test_curl(program: Program, certificate: Path, go_server: Path, version: str, option: str) -> None:
+    words = ["curl", "-sS", "-i", option, "-x", program.url, "--cacert", str(program.ca), "-m", "15"]
+    with _process(go_server, certificate, "require", version) as process:
+        assert process.stdout is not None
+        result = run(*words, f"https://localhost:{int(process.stdout.readline())}/")
+    assert result.returncode == 0, result.stderr
+    over_2 = version == "1.3" and option != "--http1.1"  # with TLS 1.2 it is known before the client's handshake
+    assert ("HTTP/2 502" if over_2 else "HTTP/1.1 502 Origin wants a client certificate") in result.stdout
+    assert ("localhost wants a client certificate, which" in result.stdout.split("\n\n")[-1]) is (option != "--head")
+
+
+def wanting(certificate: Path, version: ssl.TLSVersion) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def test_many_requests_at_once(program: Program, certificate: Path) -> None:
+    """The first is answered, the others are told that they were not seen."""
+    context = wanting(certificate, ssl.TLSVersion.TLSv1_3)
+    context.set_alpn_protocols(["h2"])
+    with Origin(http_origin, context) as server:
+        with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2"]) as secure:
+            assert secure.selected_alpn_protocol() == "h2"
+            connection = h2.connection.H2Connection(h2.config.H2Configuration())
+            connection.initiate_connection()
+            for stream in (3, 5, 7):
+                fields = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/")]
+                connection.send_headers(stream, fields, end_stream=True)
+            secure.sendall(connection.data_to_send())
+            events = []
+            while data := secure.recv(65_536):
+                events += connection.receive_data(data)
+    responses = [event for event in events if isinstance(event, h2.events.ResponseReceived)]
+    assert [(event.stream_id, dict(event.headers)[b":status"]) for event in responses] == [(3, b"502")]
+    goaway = next(event for event in events if isinstance(event, h2.events.ConnectionTerminated))
+    assert goaway.last_stream_id == 3
+
+
+def test_an_origin_that_lets_in_again_is_let_in(program: Program, certificate: Path) -> None:
+    context = wanting(certificate, ssl.TLSVersion.TLSv1_3)
+    with Origin(http_origin, context) as server:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            assert says_so(get(secure))
+        context.verify_mode = ssl.CERT_NONE
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            assert get(secure).status == 200
+
+
+# An origin that says nothing, in TLS 1.2: CertificateRequest is what shows.
+
+REQUEST = rawtls.message(13, bytes((1, 64)) + rawtls.numbers(2, [0x0403]) + rawtls.vector(2, b""))
+
+
+def raw_flight(authority: TestCA, hello: rawtls.Hello, *, asks: bool) -> bytes:
+    key = new_key()
+    first = rawtls.server_hello(rawtls.ECDHE_ECDSA, {rawtls.RENEGOTIATION: b"\x00"})
+    flight = rawtls.flight(hello, first, authority.issue("localhost", key=key, with_key=False), key)
+    done = rawtls.message(rawtls.SERVER_HELLO_DONE, b"")
+    return rawtls.records(rawtls.HANDSHAKE, flight + (REQUEST if asks else b"") + done)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("how", ["reset", "close", "alert"])
+def test_an_origin_that_ends_it(program: Program, origin_ca: TestCA, asks: bool, how: str) -> None:
+    def end(sock: socket.socket) -> None:
+        hello = rawtls.read_hello(sock)
+        assert isinstance(hello, rawtls.Hello)
+        sock.sendall(raw_flight(origin_ca, hello, asks=asks))
+        kind, _ = rawtls.read_record(sock)  # the Certificate, which is empty, and the ClientKeyExchange
+        assert kind == rawtls.HANDSHAKE
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        elif how == "alert":
+            sock.sendall(rawtls.records(rawtls.ALERT, b"\x02\x28"))  # handshake_failure, as RFC 5246 §7.4.6 has it
+
+    with Origin(end) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+        reply = get(secure)
+    if asks:
+        assert says_so(reply, "tls_alert_received" if how == "alert" else "connection_terminated")
+    else:
+        assert reply.reason == "Origin TLS handshake failed"
+        text = b"ended TLS with the alert handshake_failure" if how == "alert" else b"closed the connection in the TLS"
+        assert text in reply.body
+
+
+def test_what_else_is_wrong_is_not_taken_for_it(program: Program, roots: Path, tmp_path: Path) -> None:
+    """It asks for one, and its own is not to be trusted."""
+    path = tmp_path / "stranger.pem"
+    path.write_bytes(TestCA("a stranger").issue("localhost"))
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        with Origin(http_origin, wanting(path, version)) as server:
+            with secure_tunnel(program, f"localhost:{server.port}") as secure:
+                assert get(secure).reason == "Origin certificate not trusted"
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("TLSV13_ALERT_CERTIFICATE_REQUIRED", OriginWantsCertificate),
+        ("SSLV3_ALERT_BAD_CERTIFICATE", OriginWantsCertificate),  # Go, Java
+        ("SSLV3_ALERT_CERTIFICATE_UNKNOWN", OriginWantsCertificate),
+        ("SSLV3_ALERT_HANDSHAKE_FAILURE", OriginAlert),
+        ("TLSV1_ALERT_ACCESS_DENIED", OriginAlert),
+        ("DH_KEY_TOO_SMALL", OriginTlsError),
+    ],
+)
+def test_what_alerts_mean(reason: str, kind: type[OriginTlsError]) -> None:
+    assert type(broke("a.example", reason)) is kind
+
+
+def test_flights(origin_ca: TestCA) -> None:
+    hello = rawtls.Hello(rawtls.TLS_1_2, bytes(32), (), (), {})
+    alert = rawtls.records(rawtls.ALERT, b"\x02\x28")
+    asking, other = raw_flight(origin_ca, hello, asks=True), raw_flight(origin_ca, hello, asks=False)
+    assert wants_certificate(asking + alert)
+    assert wants_certificate(asking, closed=True)
+    assert not wants_certificate(asking)  # it was we who did not go on
+    assert not wants_certificate(other + alert)
+    assert not wants_certificate(b"", closed=True)
+    whole = len(asking) - 4 - len(REQUEST)
+    assert not wants_certificate(asking[:whole], closed=True)
+    assert not wants_certificate(b"HTTP/1.1 400 Bad Request\r\n\r\n", closed=True)
