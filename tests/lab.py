@@ -206,9 +206,10 @@ def tunnel(proxy: tuple[str, int], target: str) -> Iterator[socket.socket]:
 
 
 def strict_context(ca: Path, alpn: list[str] | None = None) -> ssl.SSLContext:
-    """What a careful client has: only this CA, strict RFC 5280 rules."""
+    """What a careful client has: only this CA, strict RFC 5280 rules, no name but in the SAN (RFC 9525)."""
     context = ssl.create_default_context(cafile=str(ca))
     context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.hostname_checks_common_name = False
     if alpn:
         context.set_alpn_protocols(alpn)
     return context
@@ -221,13 +222,14 @@ def secure_tunnel(
     server_name: str | None = None,
     alpn: list[str] | None = None,
     context: ssl.SSLContext | None = None,
+    session: ssl.SSLSession | None = None,
 ) -> Iterator[ssl.SSLSocket]:
     """TLS through a CONNECT tunnel, verified for ``server_name``, else the target's host."""
     context = context or strict_context(program.ca, alpn)
     name = server_name or target.rpartition(":")[0].strip("[]")
     with (
         tunnel(program.address, target) as sock,
-        context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False) as secure,
+        context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False, session=session) as secure,
     ):
         yield secure
 
