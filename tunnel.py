@@ -71,7 +71,8 @@ class Tunnel:
         try:
             self._move(source, sink)
         except BaseException:  # a bug or a kill: the other pump must not wait for this one
-            self._give_up()
+            if self.alert is None:  # else the client is yet to be told
+                self._give_up()
             raise
 
     def _move(self, source: Stream, sink: Stream) -> None:

@@ -10,28 +10,45 @@ import ssl
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+import gevent
 import h2.config
 import h2.connection
 import h2.events
 import pytest
 import rawtls
-from lab import WAIT, BioClient, Origin, Program, Reply, get, http_origin, run, secure_tunnel, strict_context, tunnel
+from gevent.event import Event
+from lab import (
+    WAIT,
+    BioClient,
+    Origin,
+    Program,
+    Reply,
+    get,
+    http_origin,
+    read_reply,
+    run,
+    secure_tunnel,
+    strict_context,
+    tunnel,
+)
 from pki import TestCA, new_key
 
 from errors import OriginAlert, OriginTlsError, OriginWantsCertificate
 from flight import wants_certificate
 from upstream import broke
 
+ASK = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/")]
+
 Start = Callable[[Path, bool, str], AbstractContextManager[int]]
 
 
 @contextmanager
-def _process(*words: str | Path) -> Iterator["subprocess.Popen[str]"]:
+def _process(*words: str | Path, stdin: int | None = None) -> Iterator["subprocess.Popen[str]"]:
     process = subprocess.Popen(
-        [str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(word) for word in words], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     try:
         yield process
@@ -152,8 +169,7 @@ def test_many_requests_at_once(program: Program, certificate: Path) -> None:
             connection = h2.connection.H2Connection(h2.config.H2Configuration())
             connection.initiate_connection()
             for stream in (3, 5, 7):
-                fields = [(":method", "GET"), (":scheme", "https"), (":authority", "localhost"), (":path", "/")]
-                connection.send_headers(stream, fields, end_stream=True)
+                connection.send_headers(stream, ASK, end_stream=True)
             secure.sendall(connection.data_to_send())
             events = []
             while data := secure.recv(65_536):
@@ -248,3 +264,103 @@ def test_flights(origin_ca: TestCA) -> None:
     whole = len(asking) - 4 - len(REQUEST)
     assert not wants_certificate(asking[:whole], closed=True)
     assert not wants_certificate(b"HTTP/1.1 400 Bad Request\r\n\r\n", closed=True)
+
+
+@contextmanager
+def renegotiating(certificate: Path, roots: Path) -> Iterator["tuple[int, subprocess.Popen[str]]"]:
+    """``openssl s_server`` on TLS 1.2, which asks for a certificate when its standard input says ``R``."""
+    words: list[str | Path] = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-tls1_2", "-CAfile", roots]
+    with _process(*words, "-cert", certificate, "-key", certificate, stdin=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        found = next(match for line in process.stdout if (match := re.match(r"ACCEPT .*:(\d+)$", line)))
+        yield int(found[1]), process
+
+
+def say_when(process: "subprocess.Popen[str]", seen: str, word: str) -> None:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert any(line == seen for line in process.stdout)
+    process.stdin.write(word)
+    process.stdin.flush()
+
+
+def test_renegotiation(program: Program, certificate: Path, roots: Path) -> None:
+    """As Apache and IIS do for some of their pages: it is refused at once, though nothing else is to be sent."""
+    with renegotiating(certificate, roots) as (port, process):
+        with secure_tunnel(program, f"localhost:{port}") as secure:
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            say_when(process, "Host: localhost\n", "R\n")
+            reply = read_reply(secure)
+    assert (reply.status, reply.reason) == (502, "Origin wants to renegotiate TLS")
+    assert b"localhost wants to renegotiate TLS, most likely for a client certificate" in reply.body
+    assert "error=tls_protocol_error" in reply.headers["proxy-status"]
+
+
+def test_renegotiation_behind_a_response(program: Program, certificate: Path, roots: Path) -> None:
+    """What was said before arrives, and then the end, which is no orderly one."""
+    with renegotiating(certificate, roots) as (port, process):
+        with secure_tunnel(program, f"localhost:{port}") as secure:
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            say_when(process, "Host: localhost\n", "HTTP/1.1 200 OK\n")
+            assert rawtls.read(secure, 16) == b"HTTP/1.1 200 OK\n"
+            say_when(process, "\n", "R\n")
+            with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+                secure.recv(1)
+
+
+class Gate:
+    """A relay to an origin that holds back all that this says after its first flight."""
+
+    def __init__(self, port: int) -> None:
+        self.heard = Event()  # that the client has said more than handshakes have
+        self.open = Event()
+        self._port = port
+
+    def __call__(self, sock: socket.socket) -> None:
+        with socket.create_connection(("127.0.0.1", self._port), timeout=WAIT) as origin:
+            upward = gevent.spawn(self._upward, sock, origin)
+            sock.sendall(origin.recv(65_536))
+            assert self.open.wait(WAIT)
+            while data := origin.recv(65_536):
+                sock.sendall(data)
+            upward.kill()
+
+    def _upward(self, sock: socket.socket, origin: socket.socket) -> None:
+        octets = 0
+        while data := sock.recv(65_536):
+            octets += len(data)
+            if octets > MUCH:
+                self.heard.set()
+            with suppress(OSError):
+                origin.sendall(data)
+
+
+MUCH = 4096
+PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + b"8 octets"  # RFC 9113 §6.7
+
+
+@pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
+def test_an_origin_that_is_far_away(program: Program, certificate: Path, alpn: str) -> None:
+    """Its alert comes when the tunnel has been relaying, and waits for the client again."""
+    context = wanting(certificate, ssl.TLSVersion.TLSv1_3)
+    context.set_alpn_protocols([alpn])
+    connection = h2.connection.H2Connection(h2.config.H2Configuration())
+    connection.initiate_connection()
+    with Origin(http_origin, context) as server:
+        gate = Gate(server.port)
+        with Origin(gate) as relay, secure_tunnel(program, f"localhost:{relay.port}", alpn=[alpn]) as secure:
+            if alpn == "h2":
+                secure.sendall(connection.data_to_send() + MUCH // len(PING) * PING)
+            else:
+                secure.sendall(b"GET / HTTP/1.1\r\nX: " + MUCH * b"x")
+            assert gate.heard.wait(WAIT)
+            gate.open.set()
+            if alpn == "h2":
+                connection.send_headers(1, ASK, end_stream=True)
+                secure.sendall(connection.data_to_send())
+                events = connection.receive_data(secure.recv(65_536))
+                response = next(event for event in events if isinstance(event, h2.events.ResponseReceived))
+                assert dict(response.headers)[b":status"] == b"502"
+            else:
+                secure.sendall(b"\r\n\r\n")
+                assert says_so(read_reply(secure))
