@@ -240,6 +240,12 @@ class OriginLeftWithoutCertificate(OriginWantsCertificate):
     proxy_status = "connection_terminated"
 
 
+class OriginRenegotiates(OriginTlsError):
+    """It wanted to renegotiate, as servers of TLS 1.2 do for a client certificate, and ended the connection."""
+
+    reason = "Origin wants to renegotiate TLS"
+
+
 class OriginCertificateError(OriginError):
     """Its certificate does not verify."""
 

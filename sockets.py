@@ -3,6 +3,7 @@
 Deadlines are ``time.monotonic()`` seconds; one that passes raises ``TimeoutError``.
 """
 
+import select
 import socket
 import struct
 import time
@@ -10,6 +11,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 
 from gevent.hub import Waiter, get_hub
+from gevent.monkey import get_original
 
 READ = 1  # libev's event mask
 LINGER_SECONDS = 1.0  # how long, and how many octets, we read on after a reply that ends a connection:
@@ -47,6 +49,13 @@ def first_readable(one: socket.socket, other: socket.socket, deadline: float) ->
     if found is None:
         raise TimeoutError("deadline passed")
     return found
+
+
+def writable(sock: socket.socket) -> bool:
+    """Whether the kernel has room for some hundred octets, and more."""
+    poll = get_original("select", "poll")()
+    poll.register(sock.fileno(), select.POLLOUT)
+    return bool(poll.poll(0))
 
 
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:

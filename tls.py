@@ -6,8 +6,8 @@ Two rules that everything here rests on:
 
 * The read buffers are shared by all connections. **Nothing between filling one and its last use may switch
   greenlets**: no wait, no lock, no log call.
-* **One writer a socket.** Only the pump that writes to an end sends what its out-BIO holds. A reader never does, else
-  its records would land in the middle of a blocked ``sendall``.
+* **One writer a socket.** Only the pump that writes to an end sends what its out-BIO holds, else records would land in
+  the middle of a blocked ``sendall``. A reader does so only while nothing is being sent, and never waits: ``answer``.
 
 And one that makes ``unwrap()`` safe: when a switch can happen, the in-BIO has been decrypted to its last complete
 record. ``unwrap`` reads as well, and would destroy what it finds.
@@ -23,9 +23,11 @@ ORDERLY = "closed"  # the peer said that it has sent all: close_notify, or FIN w
 TRUNCATED = "truncated"  # TCP ended without a close_notify
 RESET = "reset"  # TCP was reset
 BROKEN = "tls-error"  # what came is not TLS, or the peer sent a fatal alert
+RENEGOTIATES = "NO_RENEGOTIATION"  # in the place of OpenSSL's reason: the peer wanted to, we did not, and it ended
 
 _CIPHER = bytearray(131_072)  # octets of one recv; shared, see above
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1
+_UNSAID = 65_536  # octets of answers to a peer that asks on and on, and does not read them
 _CIPHER_VIEW = memoryview(_CIPHER)
 _PLAIN_VIEW = memoryview(_PLAIN)
 _NOTHING = _PLAIN_VIEW[:0]
@@ -46,6 +48,7 @@ class PlainStream:
         self.sock = sock
         self.ended: str | None = None
         self.reason: str | None = None  # as OpenSSL names what broke it
+        self.renegotiates = False
         self._in = memoryview(received)
         self._out: list[bytes] = []
 
@@ -73,6 +76,9 @@ class PlainStream:
     def encrypt(self, data: memoryview | bytes) -> None:
         """Take plaintext to be sent by the next ``flush``."""
         self._out.append(bytes(data))
+
+    def answer(self) -> None:
+        """There is nothing to be said by ourselves without TLS."""
 
     def flush(self) -> None:
         """Send all that was taken; waits for a slow reader."""
@@ -111,6 +117,8 @@ class TlsStream:
         self.ended: str | None = None
         self.reason: str | None = None
         self.flight = bytearray()  # what was received in a handshake that has not succeeded
+        self.renegotiates = False  # the peer wanted to, and was told no
+        self._sending = False
         self._context = context
         self._offer = alpn
         self._in = ssl.MemoryBIO()
@@ -195,8 +203,27 @@ class TlsStream:
 
     def flush(self) -> None:
         """Send the records that were made; waits for a slow reader."""
-        if self._out.pending:
-            self.sock.sendall(self._out.read())
+        while self._out.pending:
+            self._sending = True
+            try:
+                self.sock.sendall(self._out.read())
+            finally:
+                self._sending = False
+
+    def answer(self) -> None:
+        """Send what OpenSSL says to the peer by itself, if that needs no wait: that it does not renegotiate.
+
+        For the reader, when it has decrypted all. The peer may wait for this answer, and the writer for the peer.
+        """
+        if not self._out.pending:
+            return
+        if self.ended is None and self.version == "TLSv1.2":  # 1.3 has key updates instead
+            self.renegotiates = True
+        if not self._sending and sockets.writable(self.sock):
+            with suppress(OSError):  # the next read finds out
+                self.flush()
+        elif self._out.pending > _UNSAID and self.ended is None:
+            self.ended, self.reason = BROKEN, RENEGOTIATES
 
     def end(self, how: str) -> None:
         """Tell the peer that no more comes: close_notify and FIN, or FIN alone for a truncation."""

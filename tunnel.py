@@ -10,7 +10,7 @@ import gevent
 from gevent.hub import get_hub
 
 import sockets
-from tls import BROKEN, ORDERLY, RESET, Stream
+from tls import BROKEN, ORDERLY, RENEGOTIATES, RESET, Stream
 
 BATCH = 262_144  # octets received after which a pump lets others run: gevent's calls switch only when they would block
 _RECORDS = (
@@ -26,8 +26,8 @@ class Tunnel:
     """Relays between two streams, whose sockets stay their owner's to close.
 
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
-    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is how the origin
-    broke its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
+    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is why the origin
+    ended its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
     what it had said until then, as far as it is kept.
     """
 
@@ -82,6 +82,7 @@ class Tunnel:
             try:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
                 taken = self._take(source, sink)
+                source.answer()
                 sink.flush()
             except OSError:
                 # The sink is gone. What it said before may still be on its way: the other pump finds its end.
@@ -120,9 +121,10 @@ class Tunnel:
             self.client_ended_first = source is self._client
         if how is not ORDERLY and self.outcome is ORDERLY:
             self.outcome = f"{'client' if source is self._client else 'origin'}-{how}"
-        if how is BROKEN and source is self._origin and not self.received and source.reason is not None:
-            self.alert = source.reason
-            return
+        if source is self._origin and not self.received:
+            self.alert = source.reason if not source.renegotiates else RENEGOTIATES
+            if self.alert is not None:
+                return
         if how is RESET or how is BROKEN:
             sink.abort()
             return

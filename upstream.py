@@ -16,7 +16,7 @@ import sockets
 from flight import wants_certificate
 from names import Target
 from resolver import Resolver
-from tls import TlsStream
+from tls import RENEGOTIATES, TlsStream
 from tlsconfig import client_context
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # no fault of the origin's
@@ -85,6 +85,11 @@ def broke(name: str, reason: str) -> errors.OriginError:
 
     In the handshake or, with TLS 1.3, after it: only then an origin says that it wants a client certificate.
     """
+    if reason == RENEGOTIATES:
+        return errors.OriginRenegotiates(
+            f"{name} wants to renegotiate TLS, most likely for a client certificate, which certifier does not have: "
+            f"exempt it with --bypass={name}"
+        )
     alert = reason.partition("_ALERT_")[2]
     if alert in _ABOUT_OURS:
         return errors.OriginWantsCertificate(_wanting(name))
