@@ -117,7 +117,7 @@ def version_1(subject: str, issuer: Made | None = None) -> Made:
         .not_valid_after(now() + 45 * DAY)
     ).sign(key, hashes.SHA256())
     fields = plain.tbs_certificate_bytes.partition(_VERSION_3)[2]
-    made = _seal(_der(0x30, fields), issuer.key if issuer else key, "sha256")
+    made = _seal(der(0x30, fields), issuer.key if issuer else key, "sha256")
     assert made.version is x509.Version.v1
     return Made(made, key)
 
@@ -136,7 +136,7 @@ def _algorithm(digest: Digest) -> bytes:
     return bytes.fromhex("300d06092a864886f70d0101") + bytes((_HASHES[digest][0], 5, 0))
 
 
-def _der(tag: int, content: bytes) -> bytes:
+def der(tag: int, content: bytes) -> bytes:
     count = len(content)
     length = bytes((count,)) if count < 128 else b"\x82" + count.to_bytes(2)
     return bytes((tag,)) + length + content
@@ -146,7 +146,7 @@ def _seal(tbs: bytes, key: Key, digest: Digest) -> x509.Certificate:
     """Sign what is to be signed with an RSA key."""
     assert isinstance(key, rsa.RSAPrivateKey)
     signature = key.sign(tbs, padding.PKCS1v15(), _HASHES[digest][1])
-    return x509.load_der_x509_certificate(_der(0x30, tbs + _algorithm(digest) + _der(3, b"\0" + signature)))
+    return x509.load_der_x509_certificate(der(0x30, tbs + _algorithm(digest) + der(3, b"\0" + signature)))
 
 
 def file(chain: Iterable[Made]) -> bytes:

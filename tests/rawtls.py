@@ -7,22 +7,23 @@ from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from pki import Key
 
 from wire import Reader
 
-ALERT, HANDSHAKE = 21, 22  # ContentType
+CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE = 20, 21, 22  # ContentType
 CLIENT_HELLO, SERVER_HELLO, CERTIFICATE, SERVER_KEY_EXCHANGE, SERVER_HELLO_DONE = 1, 2, 11, 12, 14  # HandshakeType
-SERVER_NAME, GROUPS, SCHEMES, ALPN, VERSIONS, KEY_SHARES, RENEGOTIATION = 0, 10, 13, 16, 43, 51, 0xFF01
+SERVER_NAME, GROUPS, SCHEMES, HEARTBEAT, ALPN, EXTENDED_MASTER_SECRET = 0, 10, 13, 15, 16, 23  # ExtensionType
+PRE_SHARED_KEY, EARLY_DATA, VERSIONS, KEY_SHARES, RENEGOTIATION = 41, 42, 43, 51, 0xFF01
 TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3 = 0x0301, 0x0302, 0x0303, 0x0304
 SSL_3 = 0x0300
 X25519, SECP256R1, SECP384R1, X25519_MLKEM768 = 29, 23, 24, 0x11EC
-ECDSA_SHA256, ECDSA_SHA1 = 0x0403, 0x0203
-ECDHE_ECDSA = 0xC02B  # TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-FALLBACK_SCSV = 0x5600  # RFC 7507
+ECDSA_SHA256, ECDSA_SHA1, PSS_SHA256 = 0x0403, 0x0203, 0x0804
+ECDHE_ECDSA, DHE_RSA = 0xC02B, 0x009E  # each TLS_…_WITH_AES_128_GCM_SHA256
+RENEGOTIATION_SCSV, FALLBACK_SCSV = 0x00FF, 0x5600  # RFC 5746 and 7507
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")  # RFC 8446 §4.1.3
 _MOST = 16_384  # octets of a record
 
@@ -32,6 +33,7 @@ class Hello(NamedTuple):
 
     version: int
     random: bytes
+    session: bytes
     suites: tuple[int, ...]
     compressions: tuple[int, ...]
     extensions: Mapping[int, bytes]
@@ -92,9 +94,10 @@ def server_hello(
     version: int = TLS_1_2,
     compression: int = 0,
     random: bytes | None = None,
+    session: bytes = b"",
 ) -> bytes:
     """The message, not yet in a record."""
-    body = version.to_bytes(2) + (random or os.urandom(32)) + vector(1, b"") + suite.to_bytes(2)
+    body = version.to_bytes(2) + (random or os.urandom(32)) + vector(1, session) + suite.to_bytes(2)
     return message(SERVER_HELLO, body + bytes((compression,)) + _extensions(extensions))
 
 
@@ -103,7 +106,7 @@ def parse(data: bytes) -> Hello:
     reader = Reader(data)
     kind = reader.number(1)
     hello = reader.vector(3)
-    version, random, _ = hello.number(2), hello.take(32), hello.vector(1)
+    version, random, session = hello.number(2), hello.take(32), hello.vector(1).rest()
     if kind == CLIENT_HELLO:
         offered = hello.vector(2)
         suites = []
@@ -118,7 +121,17 @@ def parse(data: bytes) -> Hello:
     while block:
         kind = block.number(2)
         extensions[kind] = block.vector(2).rest()
-    return Hello(version, random, tuple(suites), compressions, extensions)
+    return Hello(version, random, session, tuple(suites), compressions, extensions)
+
+
+def key_shares(hello: Hello) -> list[int]:
+    """The groups of a ClientHello's key shares."""
+    shares = Reader(hello.extensions[KEY_SHARES]).vector(2)
+    found = []
+    while shares:
+        found.append(shares.number(2))
+        shares.vector(2)
+    return found
 
 
 def read(sock: socket.socket, count: int) -> bytes:
@@ -147,17 +160,24 @@ def read_hello(sock: socket.socket) -> Hello | int:
     return parse(data)
 
 
-def flight(client: Hello, first: bytes, certificate: bytes, key: Key, scheme: int = ECDSA_SHA256) -> bytes:
-    """What a TLS 1.2 server with an EC key says after the ServerHello ``first``, and that: in X25519.
+def flight(
+    client: Hello, first: bytes, certificate: bytes, key: Key, scheme: int = 0, parameters: bytes | None = None
+) -> bytes:
+    """What a TLS 1.2 server says after the ServerHello ``first``, and that; ServerHelloDone is not in it.
 
-    The certificate as PEM, with its chain. ServerHelloDone is not in it.
+    The certificate as PEM, with its chain. ``parameters`` for the key exchange in place of those of X25519.
     """
-    assert isinstance(key, ec.EllipticCurvePrivateKey)
     chain = x509.load_pem_x509_certificates(certificate)
     ders = b"".join(vector(3, each.public_bytes(Encoding.DER)) for each in chain)
-    share = X25519PrivateKey.generate().public_key().public_bytes_raw()
-    parameters = b"\x03" + X25519.to_bytes(2) + vector(1, share)  # a named curve
+    if parameters is None:
+        share = X25519PrivateKey.generate().public_key().public_bytes_raw()
+        parameters = b"\x03" + X25519.to_bytes(2) + vector(1, share)  # a named curve
     signed = client.random + first[6:38] + parameters
-    signature = key.sign(signed, ec.ECDSA(hashes.SHA256() if scheme == ECDSA_SHA256 else hashes.SHA1()))
+    if isinstance(key, rsa.RSAPrivateKey):
+        scheme = scheme or PSS_SHA256
+        signature = key.sign(signed, padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
+    else:
+        scheme = scheme or ECDSA_SHA256
+        signature = key.sign(signed, ec.ECDSA(hashes.SHA1() if scheme == ECDSA_SHA1 else hashes.SHA256()))
     exchange = parameters + scheme.to_bytes(2) + vector(2, signature)
     return first + message(CERTIFICATE, vector(3, ders)) + message(SERVER_KEY_EXCHANGE, exchange)

@@ -253,7 +253,7 @@ def test_what_alerts_mean(reason: str, kind: type[OriginTlsError]) -> None:
 
 
 def test_flights(origin_ca: TestCA) -> None:
-    hello = rawtls.Hello(rawtls.TLS_1_2, bytes(32), (), (), {})
+    hello = rawtls.Hello(rawtls.TLS_1_2, bytes(32), b"", (), (), {})
     alert = rawtls.records(rawtls.ALERT, b"\x02\x28")
     asking, other = raw_flight(origin_ca, hello, asks=True), raw_flight(origin_ca, hello, asks=False)
     assert wants_certificate(asking + alert)
