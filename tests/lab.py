@@ -288,3 +288,16 @@ def serial_of(secure: ssl.SSLSocket) -> int:
 
 def run(*words: str | Path, timeout: float = WAIT, **options: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=timeout, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@contextmanager
+def talk(*words: str | Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process whose standard input stays open, and whose output is of one piece; killed at the end."""
+    process = subprocess.Popen(
+        [str(w) for w in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

@@ -16,8 +16,8 @@ from wire import Reader
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE = 20, 21, 22  # ContentType
 CLIENT_HELLO, SERVER_HELLO, CERTIFICATE, SERVER_KEY_EXCHANGE, SERVER_HELLO_DONE = 1, 2, 11, 12, 14  # HandshakeType
-SERVER_NAME, GROUPS, SCHEMES, HEARTBEAT, ALPN, EXTENDED_MASTER_SECRET = 0, 10, 13, 15, 16, 23  # ExtensionType
-PRE_SHARED_KEY, EARLY_DATA, VERSIONS, KEY_SHARES, RENEGOTIATION = 41, 42, 43, 51, 0xFF01
+SERVER_NAME, GROUPS, SCHEMES, HEARTBEAT, ALPN, ENCRYPT_THEN_MAC = 0, 10, 13, 15, 16, 22  # ExtensionType
+EXTENDED_MASTER_SECRET, PRE_SHARED_KEY, EARLY_DATA, VERSIONS, KEY_SHARES, RENEGOTIATION = 23, 41, 42, 43, 51, 0xFF01
 TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3 = 0x0301, 0x0302, 0x0303, 0x0304
 SSL_3 = 0x0300
 X25519, SECP256R1, SECP384R1, X25519_MLKEM768 = 29, 23, 24, 0x11EC
@@ -158,6 +158,20 @@ def read_hello(sock: socket.socket) -> Hello | int:
     while len(data) < 4 + int.from_bytes(data[1:4]):
         data += read_record(sock)[1]
     return parse(data)
+
+
+def read_flight(sock: socket.socket) -> dict[int, bytes]:
+    """A TLS 1.2 server's messages up to ServerHelloDone, by their type."""
+    data, found = b"", {}
+    while SERVER_HELLO_DONE not in found:
+        while len(data) < 4 or len(data) < 4 + int.from_bytes(data[1:4]):
+            kind, more = read_record(sock)
+            assert kind == HANDSHAKE, (kind, more)
+            data += more
+        end = 4 + int.from_bytes(data[1:4])
+        found[data[0]] = data[4:end]
+        data = data[end:]
+    return found
 
 
 def flight(

@@ -32,6 +32,7 @@ from lab import (
     run,
     secure_tunnel,
     strict_context,
+    talk,
     tunnel,
 )
 from pki import TestCA, new_key
@@ -46,21 +47,9 @@ Start = Callable[[Path, bool, str], AbstractContextManager[int]]
 
 
 @contextmanager
-def _process(*words: str | Path, stdin: int | None = None) -> Iterator["subprocess.Popen[str]"]:
-    process = subprocess.Popen(
-        [str(word) for word in words], stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-@contextmanager
 def openssl(certificate: Path, required: bool, version: str) -> Iterator[int]:
     """``openssl s_server``, which serves a page; its port."""
-    with _process(
+    with talk(
         "openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", certificate, "-key", certificate, "-www",
         "-Verify" if required else "-verify", "1", "-tls1_2" if version == "1.2" else "-tls1_3",
     ) as process:  # fmt: skip
@@ -89,7 +78,7 @@ def start(request: pytest.FixtureRequest) -> Start:
     @contextmanager
     def go(certificate: Path, required: bool, version: str) -> Iterator[int]:
         need = "require" if required else "request"
-        with _process(program, certificate, need, version) as process:
+        with talk(program, certificate, need, version) as process:
             assert process.stdout is not None
             yield int(process.stdout.readline())
 
@@ -142,7 +131,7 @@ def test_asked_for_and_not_needed(program: Program, certificate: Path, start: St
 @pytest.mark.parametrize("option", ["--http1.1", "--http2", "--head", "-dx"])
 def test_curl(program: Program, certificate: Path, go_server: Path, version: str, option: str) -> None:
     words = ["curl", "-sS", "-i", option, "-x", program.url, "--cacert", str(program.ca), "-m", "15"]
-    with _process(go_server, certificate, "require", version) as process:
+    with talk(go_server, certificate, "require", version) as process:
         assert process.stdout is not None
         result = run(*words, f"https://localhost:{int(process.stdout.readline())}/")
     assert result.returncode == 0, result.stderr
@@ -270,7 +259,7 @@ def test_flights(origin_ca: TestCA) -> None:
 def renegotiating(certificate: Path, roots: Path) -> Iterator["tuple[int, subprocess.Popen[str]]"]:
     """``openssl s_server`` on TLS 1.2, which asks for a certificate when its standard input says ``R``."""
     words: list[str | Path] = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-tls1_2", "-CAfile", roots]
-    with _process(*words, "-cert", certificate, "-key", certificate, stdin=subprocess.PIPE) as process:
+    with talk(*words, "-cert", certificate, "-key", certificate) as process:
         assert process.stdout is not None
         found = next(match for line in process.stdout if (match := re.match(r"ACCEPT .*:(\d+)$", line)))
         yield int(found[1]), process
