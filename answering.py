@@ -46,6 +46,11 @@ def explain(stream: TlsStream, error: OriginError, said: bytes = b"") -> None:
         reply = pages.for_error_2(error, number, head_only)
     else:
         reply = pages.for_error(error, head_only)
+    tell(stream, reply)
+
+
+def tell(stream: TlsStream, reply: bytes) -> None:
+    """Send the reply that ends a client's TLS."""
     try:
         stream.sock.settimeout(sockets.LINGER_SECONDS)
         stream.encrypt(reply)

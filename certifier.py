@@ -3,6 +3,7 @@
 Usage:
   certifier.py [options] [--listen=<host:port>]... [--allow-from=<cidr>]...
                [--allow=<pattern>]... [--deny=<pattern>]... [--bypass=<pattern>]...
+               [--tap=<file.py>]...
 
 Certificates:
   --store=<dir>           Where certificates are kept; made if missing. Required.
@@ -24,6 +25,8 @@ Connections:
                           one [default: 127.0.0.1:8080].
   --redirect=<host:port>  Send the decrypted bytes of every intercepted tunnel there instead
                           of to its own target; tls://<host:port> encrypts them again.
+  --proxy-protocol        Tell the redirect the client's address, server name, ALPN and TLS version, by a
+                          PROXY protocol header (version 2) in front of each stream.
   --upstream-ca=<file>    More roots (PEM) to verify origins with, added to the system's.
   --no-verify-upstream    Take any certificate from origins. For experiments only.
 
@@ -42,6 +45,18 @@ Who may use it, and where to:
                           disagree: allow, log or deny [default: allow].
   --learn-bypass=<n>      A client that refused the certificate of a name n times is tunnelled
                           untouched for that name, for an hour.
+
+What is seen (README, Seeing what passes):
+  --log-requests          A line for each HTTP request inside tunnels and beside them.
+  --log-format=<format>   Of the lines of tunnels and requests: text, json or combined [default: text].
+  --log-file=<file>       They go there instead of to stderr; SIGHUP and SIGUSR1 open it anew.
+  --har=<file>            Requests, responses and their bodies as HAR 1.2, for browsers' developer tools.
+  --har-body-max=<n>      Octets of each body in it [default: 1048576].
+  --har-max=<n>           Octets of the file, before the next one is begun [default: 67108864].
+  --pcap=<file>           The decrypted bytes as pcapng, for Wireshark.
+  --keylog=<file>         The keys of both sides' TLS, for Wireshark; SSLKEYLOGFILE does the same.
+  --tap=<file.py>         A Python file of yours that looks at the traffic, and may act on it;
+                          may be given several times.
 
 Limits (their reasons stand in limits.py):
   --max-connections=<n>         In all; never more than descriptors allow [default: 10000].
@@ -80,6 +95,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 import gevent
 from gevent.event import Event
@@ -105,6 +121,7 @@ from policy import Policy
 from proxy import Proxy
 from refusals import Refusals
 from ruling import rules, users
+from seeing import Seeing
 from upstream import Upstream
 from website import Website
 from workers import Workers
@@ -139,10 +156,12 @@ def _run(chosen: Options) -> int:
     program = Program(chosen, limits)
     listeners = [_listen(target) for target in chosen.listen]
     program.policy.listeners += [listener.getsockname()[:2] for listener in listeners]
-    _warn(chosen)
+    _warn(chosen, program.seeing.keylog)
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
+    gevent.signal_handler(signal.SIGUSR1, gevent.spawn, program.seeing.reopen)
     gevent.spawn(program.keep_house)
     _serve(program.proxy, listeners, chosen, limits)
+    program.seeing.close()
     return 0
 
 
@@ -171,21 +190,32 @@ class Program:
         self._reloading = BoundedSemaphore()
         self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
-        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock, Turnstile(limits))
-        self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
-        redirect = Redirect(chosen.redirect, chosen.redirect_tls) if chosen.redirect else None
         self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
+        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION)
+        keylog, sight = self.seeing.keylog, self.seeing.sight
+        turnstile = Turnstile(limits)
+        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock, turnstile, keylog)
+        self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
+        redirect = None
+        if chosen.redirect is not None:
+            redirect = Redirect(chosen.redirect, chosen.redirect_tls, chosen.proxy_protocol)
         self._access = Access(self.policy, users(chosen.rules))
         dialer = Dialer(self._upstream, self.policy, redirect, limits)
         refused = Refusals(chosen.rules.learn_bypass)
-        interception = Interception(self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits)
+        interception = Interception(
+            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight
+        )
         self._website = Website(self._workers, clock)
         admission = Admission(limits)
-        self.proxy = Proxy(interception, dialer, self.policy, self._access, admission, limits, self._website)
+        access_log = self.seeing.access_log
+        self.proxy = Proxy(
+            interception, dialer, self.policy, self._access, admission, limits, self._website, sight, access_log
+        )
         self._show_ca()
 
     def reload(self) -> None:
         """Read all files anew; tunnels go on. A bad new file leaves what was in force."""
+        self.seeing.reopen()
         with self._reloading:  # one after the other: the newest reading shall be the last to be applied
             self._reload()
 
@@ -242,12 +272,14 @@ def _listen(target: Target) -> socket.socket:
         raise UsageError(f"can't listen on {target}: {reason}; choose another with --listen=HOST:PORT") from error
 
 
-def _warn(chosen: Options) -> None:
+def _warn(chosen: Options, keylog: Path | None) -> None:
     ca = chosen.leaves.ca
     if ca.missing:
         log.warning("%s missing: nothing is signed", " and ".join(ca.missing))
     if ca.folder is None and ca.files is None:
         log.warning("no CA: only names in the store are intercepted; --ca=<dir> makes one and turns generation on")
+    if keylog is not None:
+        log.warning("the keys of all connections are written to %s: whoever reads it can decrypt them", keylog)
     if not chosen.verify_upstream:
         log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import gevent
 from gevent.event import Event
@@ -90,7 +91,9 @@ class ContextCache:
         workers: Workers,
         clock: Callable[[], float] = time.time,
         turnstile: Turnstile | None = None,
+        keylog: Path | None = None,
     ) -> None:
+        self._keylog = keylog
         self._turnstile = turnstile or Turnstile(Limits())
         self._contexts: LRU[str, Context] = LRU(capacity)
         self._wont_do: LRU[str, float] = LRU(_WONT_DO_NAMES)
@@ -198,7 +201,7 @@ class ContextCache:
             return None
         self._wont_do.pop(name)
         context = Context(
-            server_context(outcome.pem),
+            server_context(outcome.pem, self._keylog),
             outcome.serial,
             max(outcome.renew_at.timestamp(), now + _RETRY_SECONDS),  # it is as new as can be had: a CA that ends
             outcome.not_after.timestamp(),

@@ -17,6 +17,7 @@ class Redirect:
 
     target: Target
     tls: bool  # encrypted again, verified for the target's host
+    preamble: bool = False  # a PROXY protocol header goes first
 
 
 class Dialer:

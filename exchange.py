@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
+import bodies
+
 MAX_FIELDS = 256  # of a head that are kept; Apache stops at 100
+MAX_CONTENT = 67_108_864  # octets that a body's content coding may hide
 MAX_CAPTURED = 67_108_864  # octets of bodies of all exchanges under way; what comes beyond is counted, not kept
 
 Fields = list[tuple[bytes, bytes]]
@@ -75,6 +78,18 @@ class Exchange:
     def content_type(self) -> str:
         """Of the response; empty if it names none."""
         return header(self.response_fields, b"content-type")
+
+    @property
+    def request_content(self) -> bytes:
+        """What was kept of the request's body, its content coding undone where it can be."""
+        coding = header(self.request_fields, b"content-encoding")
+        return bodies.decode(self.request_body or b"", coding, MAX_CONTENT).octets
+
+    @property
+    def response_content(self) -> bytes:
+        """The same of the response's."""
+        coding = header(self.response_fields, b"content-encoding")
+        return bodies.decode(self.response_body or b"", coding, MAX_CONTENT).octets
 
     @property
     def captured(self) -> int:

@@ -4,13 +4,15 @@ Each exchange has a connection of its own to the origin, so that no request meet
 """
 
 import socket
+import time
 
 import gevent
 import h11
 
 import fields
 import sockets
-from errors import ClientError, OriginError, OriginGone, OriginProtocolError, OriginSilent
+from errors import CertifierError, ClientError, OriginError, OriginGone, OriginProtocolError, OriginSilent
+from exchange import Exchange, Recorder
 from head import MAX_HEAD, RequestHead
 from log import Record
 from names import Target
@@ -21,10 +23,20 @@ _EVENTS = 64  # after which others may run: gevent's calls switch only when they
 _INTERIM = 100  # interim responses to one request: an origin that sends more has no end
 
 
-class Exchange:
-    """One request from a client's socket to an origin's, and the response back."""
+class Forwarding:
+    """One request from a client's socket to an origin's, and the response back. A ``recorder`` is told of it."""
 
-    def __init__(self, client: socket.socket, origin: socket.socket, head: RequestHead, record: Record) -> None:
+    def __init__(
+        self,
+        client: socket.socket,
+        origin: socket.socket,
+        head: RequestHead,
+        record: Record,
+        recorder: Recorder | None = None,
+        exchange: Exchange | None = None,
+    ) -> None:
+        self._recorder = recorder
+        self._exchange = exchange
         self._client = client
         self._origin = origin
         self._head = head
@@ -42,6 +54,19 @@ class Exchange:
         What came behind the whole request, when the connection can serve another one, else None. Raises a
         ``CertifierError`` where the client can still be sent its reply, ``OSError`` where it is cut off instead.
         """
+        error: str | None = "cut off"
+        try:
+            following = self._run(target, path, rest)
+            error = None
+            return following
+        except (CertifierError, OSError) as failure:
+            error = str(failure)
+            raise
+        finally:
+            if self._recorder is not None and self._exchange is not None:
+                self._recorder.end(self._exchange, error)
+
+    def _run(self, target: Target, path: str, rest: bytes) -> bytes | None:
         for sock in (self._client, self._origin):
             sock.settimeout(QUIET_SECONDS)
         if rest:  # h11 takes b"" for the end
@@ -82,6 +107,8 @@ class Exchange:
                     continue
                 if isinstance(event, h11.Data):
                     self._record.sent += len(event.data)
+                    if self._recorder is not None and self._exchange is not None:
+                        self._recorder.upload(self._exchange, event.data, 0, len(event.data))
                     out = self._user_agent.send(event)
                 elif isinstance(event, h11.EndOfMessage):
                     self._uploaded = True
@@ -134,10 +161,15 @@ class Exchange:
             elif isinstance(event, h11.Response):
                 began = True
                 self._record.status = event.status_code
+                if self._recorder is not None and self._exchange is not None:
+                    reason, told = event.reason.decode("latin-1"), event.headers.raw_items()
+                    self._recorder.response(self._exchange, event.status_code, reason, told, time.monotonic())
                 headers = fields.for_client(event, closing=not self._uploaded)
                 self._send(h11.Response(status_code=event.status_code, reason=event.reason, headers=headers))
             elif isinstance(event, h11.Data):
                 self._record.received += len(event.data)
+                if self._recorder is not None and self._exchange is not None:
+                    self._recorder.download(self._exchange, event.data, 0, len(event.data))
                 self._send(event)
             elif isinstance(event, h11.EndOfMessage):
                 trailers = event.headers.raw_items() if self._head.http_version != "1.0" else []

@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import files
 from exchange import Exchange
 from harentry import entry
 from rotation import make_room
-from store import write_new
 
 MAX_SIZE = 67_108_864  # octets of a file; the developer tools of browsers are slow to open larger ones
 KEEP = 9  # files beside the present one
@@ -100,7 +100,7 @@ class HarFile:
 
     def _open(self) -> tuple[_Copy, _Copy]:
         with suppress(FileExistsError):
-            write_new(self._path, self._head + _TAIL)
+            files.write_new(self._path, self._head + _TAIL)
         live = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(live, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,9 +10,11 @@ import time
 from dataclasses import dataclass
 
 import names
+import pages
+import preamble
 import refusals
 import sockets
-from answering import explain
+from answering import explain, tell
 from contexts import ContextCache
 from dialing import Dialer, Redirect
 from errors import HelloTimeout, NoSharedProtocol, NotTls, OriginError, Refused
@@ -22,13 +24,17 @@ from log import Record
 from names import Target
 from policy import Policy
 from refusals import Pair, Refusals
+from sight import Sight
 from tls import PlainStream, Stream, TlsStream
 from tunnel import Tunnel
 from upstream import Upstream, broke
 from wire import HANDSHAKE
+from witness import Witness
 
 _RECV = 16_384
 _HTTP = b"http/1.1"
+_H2 = "h2"
+_BYPASSED = "bypassed"
 
 log = logging.getLogger("certifier.interception")
 
@@ -56,6 +62,7 @@ class Interception:
         refused: Refusals,
         redirect: Redirect | None,
         limits: Limits,
+        sight: Sight,
     ) -> None:
         self._contexts = contexts
         self._upstream = upstream
@@ -64,6 +71,7 @@ class Interception:
         self._refusals = refused
         self._redirect = redirect
         self._limits = limits
+        self._sight = sight
 
     def run(self, way: Way, origin: socket.socket, data: bytes) -> None:
         """A CONNECT tunnel whose origin was dialled; ``data`` came behind the CONNECT.
@@ -71,7 +79,7 @@ class Interception:
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
         if self._policy.bypasses(way.target, _peer(origin)):
-            self._untouched(way, origin, data, "bypassed")
+            self._untouched(way, origin, data, _BYPASSED)
             return
         hello, data = self.read_hello(way.client, origin, data)
         if hello is not None:
@@ -104,7 +112,7 @@ class Interception:
                 return
         upstream: Stream | OriginError
         try:
-            upstream = origin if isinstance(origin, OriginError) else self._secure(origin, name, hello)
+            upstream = origin if isinstance(origin, OriginError) else self._secure(way, origin, name, hello)
         except OriginError as error:
             upstream = error
         if context is None:
@@ -112,7 +120,7 @@ class Interception:
             context = retrieval.wait()
             assert context is not None  # there is a context for every name, or it was waited for above
             record.context = context.source
-        stream = TlsStream(way.client, context.ssl, _client_alpn(hello, upstream), received=data)
+        stream = TlsStream(way.client, context.ssl, self._client_alpn(hello, upstream), received=data)
         pair = Pair(way.ip, name)
         try:
             stream.handshake(time.monotonic() + self._limits.tls_timeout)
@@ -122,6 +130,8 @@ class Interception:
             self._refused(way, pair, record.detail, isinstance(error, ConnectionError))
             return
         record.client_tls, record.client_alpn = stream.version, stream.alpn
+        if isinstance(upstream, PlainStream):
+            self._introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
         if isinstance(upstream, OriginError):
             record.fail(upstream)
             record.status = upstream.status
@@ -129,12 +139,21 @@ class Interception:
             return
         record.origin_tls, record.origin_alpn = upstream.version, upstream.alpn
         began = time.monotonic()
-        tunnel = self._relay(way, stream, upstream)
+        where = _peer(upstream.sock)
+        witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
+        tunnel = self._relay(way, stream, upstream, witness)
         if tunnel.alert is not None:
             failure = broke(self._verified(name), tunnel.alert)
             record.fail(failure)
             record.status = failure.status
             explain(stream, failure, bytes(tunnel.early))
+        elif tunnel.refusal is not None:
+            record.fail(tunnel.refusal)
+            record.status = tunnel.refusal.status
+            if stream.alpn == _H2 or (witness is not None and not witness.quiet):
+                stream.abort()
+            else:
+                tell(stream, pages.for_error(tunnel.refusal))
         elif tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
@@ -184,27 +203,41 @@ class Interception:
             return True  # saves the look-up
         return names.ip_of(target.host) is not None and self._dialer.is_at(name, target.host)
 
-    def _secure(self, origin: socket.socket, name: str, hello: ClientHello) -> Stream:
+    def _secure(self, way: Way, origin: socket.socket, name: str, hello: ClientHello) -> Stream:
         """Our own TLS to the origin, or to a redirect that wants it."""
         redirect = self._redirect
         if redirect is not None and not redirect.tls:
             return PlainStream(origin)
+        self._introduce(way, origin, hello.server_name)  # of the client's TLS nothing is known yet
         deadline = time.monotonic() + self._limits.tls_timeout
-        return self._upstream.secure(origin, self._verified(name), hello.alpn_protocols, deadline)
+        offered = hello.alpn_protocols
+        if self._sight.rewrites:
+            offered = tuple(protocol for protocol in offered if protocol == _HTTP)
+        return self._upstream.secure(origin, self._verified(name), offered, deadline)
 
     def _verified(self, name: str) -> str:
         """Whom the other end must prove to be."""
         return name if self._redirect is None else self._redirect.target.host
+
+    def _client_alpn(self, hello: ClientHello, upstream: Stream | OriginError) -> list[str]:
+        """The protocol to select for the client: what the origin selected; HTTP/1.1 where only that can be spoken."""
+        if isinstance(upstream, TlsStream) and not self._sight.rewrites:
+            return [upstream.alpn] if upstream.alpn is not None else []
+        if not hello.alpn_protocols:
+            return []
+        if _HTTP not in hello.alpn_protocols:
+            raise NoSharedProtocol("the client does not offer http/1.1, which alone can be spoken here")
+        return [_HTTP.decode("ascii")]
 
     def _bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
         """Relay to the tunnel's own target, which is not where a redirect was dialled."""
         if self._redirect is None:
             if isinstance(origin, OriginError):
                 raise origin
-            self._untouched(way, origin, data, "bypassed")
+            self._untouched(way, origin, data, _BYPASSED)
         else:
             with self._dialer.own(way.target) as own:
-                self._untouched(way, own, data, "bypassed")
+                self._untouched(way, own, data, _BYPASSED)
 
     def _leave(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
         """Relay what we have no certificate for."""
@@ -216,16 +249,30 @@ class Interception:
 
     def _untouched(self, way: Way, origin: socket.socket, data: bytes, how: str = "untouched") -> None:
         way.record.context = how
+        if how != _BYPASSED:
+            self._introduce(way, origin, None)
         self._relay(way, PlainStream(way.client, data), PlainStream(origin))
 
-    def _relay(self, way: Way, client: Stream, origin: Stream) -> Tunnel:
+    def _introduce(
+        self, way: Way, origin: socket.socket, name: str | None, version: str | None = None, alpn: str | None = None
+    ) -> None:
+        """Tell a redirect that wants it whose stream it gets. Raises ``OSError`` if one of the two is gone."""
+        if self._redirect is not None and self._redirect.preamble:
+            origin.settimeout(self._limits.dial_timeout)
+            origin.sendall(preamble.of_socket(way.client, name, version, alpn))
+
+    def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
         record = way.record
-        tunnel = Tunnel(client, origin, self._limits.idle_timeout)
+        tunnel = Tunnel(client, origin, self._limits.idle_timeout, witness)
+        if witness is not None:
+            witness.opened()
         try:
             tunnel.run()
         finally:
             record.sent, record.received, record.outcome = tunnel.sent, tunnel.received, tunnel.outcome
+            if witness is not None:
+                witness.closed(tunnel.outcome)
         return tunnel
 
     def _refused(self, way: Way, pair: Pair, reason: str | None, closed: bool) -> None:
@@ -245,14 +292,3 @@ def _peer(origin: socket.socket | OriginError) -> tuple[str, int] | None:
         return None
     host, port, *_ = origin.getpeername()
     return host, port
-
-
-def _client_alpn(hello: ClientHello, upstream: Stream | OriginError) -> list[str]:
-    """The protocol to select for the client: what the origin selected; HTTP/1.1 where we or a plain redirect answer."""
-    if isinstance(upstream, TlsStream):
-        return [upstream.alpn] if upstream.alpn is not None else []
-    if not hello.alpn_protocols:
-        return []
-    if _HTTP not in hello.alpn_protocols:
-        raise NoSharedProtocol("the client does not offer http/1.1, which alone can be spoken here")
-    return [_HTTP.decode("ascii")]

@@ -1,16 +1,14 @@
-"""The log: one line a connection on stderr, ``key=value`` words, nothing from a peer unescaped."""
+"""The log: what one line tells of a connection, in which formats; nothing from a peer goes out unescaped."""
 
+import json
 import logging
 import re
-import select
-import sys
 import time
 from dataclasses import dataclass, field
-from typing import TextIO
-
-from gevent.monkey import get_original
+from functools import lru_cache
 
 from errors import CertifierError
+from linefile import LineFile
 
 MAX_VALUE = 300  # characters of a value, unless set_up is told another number
 
@@ -53,6 +51,7 @@ class Record:
     detail: str | None = None
     user: str | None = None  # who authenticated
     remark: str | None = None  # what the operator should know of it
+    told: bool = False  # by the line of an HTTP request
     started: float = field(default_factory=time.monotonic)
 
     def fail(self, error: CertifierError) -> None:
@@ -64,62 +63,112 @@ class Record:
         if remark is not None:
             self.remark = remark if self.remark is None else f"{self.remark}; {remark}"
 
-    def write(self) -> None:
-        """Log the line. ``sent`` and ``received`` are octets of plaintext, as the client sees them."""
-        words = [
-            f"{self.kind} client={self.client} target={escape(self.target or '-')} sni={escape(self.sni or '-')}"
-            f" context={self.context or '-'} client_tls={self.client_tls or '-'} origin_tls={self.origin_tls or '-'}"
-            f" client_alpn={escape(self.client_alpn or '-')} origin_alpn={escape(self.origin_alpn or '-')}"
-            f" sent={self.sent} received={self.received} ms={(time.monotonic() - self.started) * 1000:.1f}"
-        ]
+    @property
+    def seconds(self) -> float:
+        """How long it has taken until now."""
+        return time.monotonic() - self.started
+
+    def text(self) -> str:
+        """``key=value`` words. ``sent`` and ``received`` are octets of plaintext, as the client sees them."""
+        line = (
+            f"{utc(time.time())} {self.kind} client={self.client} target={escape(self.target or '-')}"
+            f" sni={escape(self.sni or '-')} context={self.context or '-'} client_tls={self.client_tls or '-'}"
+            f" origin_tls={self.origin_tls or '-'} client_alpn={escape(self.client_alpn or '-')}"
+            f" origin_alpn={escape(self.origin_alpn or '-')} sent={self.sent} received={self.received}"
+            f" ms={self.seconds * 1000:.1f}"
+        )
         if self.status is not None:
-            words.append(f"status={self.status}")
-        words.append(f"outcome={self.outcome}")
-        if self.detail is not None:
-            words.append(f"detail={escape(self.detail)}")
-        if self.user is not None:
-            words.append(f"user={escape(self.user)}")
-        if self.remark is not None:
-            words.append(f"note={escape(self.remark)}")
-        log.info("%s", " ".join(words))
+            line += f" status={self.status}"
+        line += f" outcome={self.outcome}"
+        for key, value in (("detail", self.detail), ("user", self.user), ("note", self.remark)):
+            if value is not None:
+                line += f" {key}={escape(value)}"
+        return line
+
+    def as_json(self) -> str:
+        """An object with the same keys, all of them always there."""
+        return json.dumps(
+            {
+                "time": utc(time.time()),
+                "kind": self.kind,
+                "client": self.client,
+                "target": self.target,
+                "sni": self.sni,
+                "context": self.context,
+                "client_tls": self.client_tls,
+                "origin_tls": self.origin_tls,
+                "client_alpn": self.client_alpn,
+                "origin_alpn": self.origin_alpn,
+                "sent": self.sent,
+                "received": self.received,
+                "ms": round(self.seconds * 1000, 1),
+                "status": self.status,
+                "outcome": self.outcome,
+                "detail": self.detail,
+                "user": self.user,
+                "note": self.remark,
+            }
+        )
+
+    def combined(self) -> str:
+        """A line of the combined log format, as other proxies write one for a CONNECT."""
+        ip = self.client.rpartition(":")[0].strip("[]")
+        began = int(time.time() - self.seconds)
+        user = quotable(self.user).replace(" ", "%20") if self.user else "-"
+        status = self.status or (200 if self.kind == "tunnel" else "000")
+        method = "CONNECT" if self.kind == "tunnel" else "-"
+        return (
+            f'{ip} - {user} [{clf(began)}] "{method} {quotable(self.target or "-")} HTTP/1.1" {status}'
+            f' {self.received or "-"} "-" "-"'
+        )
+
+
+def quotable(text: str) -> str:
+    """A peer's text for a place between quotes, cut if long."""
+    return text[:_most].encode("unicode_escape").decode("ascii").replace('"', '\\"')
+
+
+def utc(moment: float) -> str:
+    """Seconds since the epoch, as ISO 8601 in milliseconds."""
+    return f"{_second(int(moment))}.{int(moment % 1 * 1000):03d}Z"
+
+
+@lru_cache(maxsize=16)  # most lines fall into the same second, and strftime is a tenth of a line's cost
+def _second(moment: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
+
+
+@lru_cache(maxsize=16)
+def clf(moment: int) -> str:
+    """Seconds since the epoch, as the common log format has them."""
+    return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(moment))
 
 
 class _Formatter(logging.Formatter):
     """UTC, milliseconds, the level where it is not INFO; every line of a traceback belongs to its message."""
 
-    converter = time.gmtime  # type: ignore[assignment]  # as the standard library's own documentation has it
-
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}Z {level}{record.getMessage()}"
+        text = f"{utc(record.created)} {level}{record.getMessage()}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Drops lines while the other end of a pipe does not read them: its writer would stand still, and all with it."""
+class _Handler(logging.Handler):
+    """Writes to stderr as ``LineFile`` does."""
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
-        self._poll = get_original("select", "poll")()
-        self._poll.register(stream.fileno(), select.POLLOUT)
-        self._dropped = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self._file = LineFile(None)
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A pipe is writable while it takes PIPE_BUF octets at once: longer lines, of tracebacks, may still wait.
-        if not self._poll.poll(0):
-            self._dropped += 1
-            return
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            log.warning("%d log lines were lost: nobody read them", dropped)
-        super().emit(record)
+        self._file.write(self.format(record))
 
 
 def set_up(most: int = MAX_VALUE) -> None:
     """Log to stderr, values of at most so many characters. What is written was escaped, or is our own text."""
     global _most
     _most = most
-    handler = _Handler(sys.stderr)
+    handler = _Handler()
     handler.setFormatter(_Formatter())
     log.handlers = [handler]
     log.setLevel(logging.INFO)

@@ -52,18 +52,35 @@ class RuleOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SightOptions:
+    """What is seen of the traffic, and where it is told."""
+
+    log_requests: bool
+    log_format: str
+    log_file: Path | None
+    har: Path | None
+    har_body_max: int
+    har_max: int
+    pcap: Path | None
+    keylog: Path | None
+    taps: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """Of a running proxy."""
 
     leaves: LeafOptions
     rules: RuleOptions
     limits: Limits
+    sight: SightOptions
     capacity: int
     store_max: int | None
     listen: tuple[Target, ...]
     open: bool
     redirect: Target | None
     redirect_tls: bool
+    proxy_protocol: bool
     upstream_ca: str | None
     verify_upstream: bool
 
@@ -77,16 +94,21 @@ def proxy_options(line: CommandLine) -> Options:
     if redirect is not None:
         redirect_tls = redirect.startswith("tls://")
         where = address("--redirect", redirect.removeprefix("tls://"), lowest_port=1)
+    proxy_protocol = line.flag("--proxy-protocol")
+    if proxy_protocol and where is None:
+        raise UsageError("--proxy-protocol is for the stream that --redirect sends on, which is missing")
     return Options(
         leaves=leaf_options(line),
         rules=_rule_options(line),
         limits=_limits(line),
+        sight=_sight_options(line),
         capacity=line.number("--max", 1, what="names kept in memory"),
         store_max=line.number("--store-max", 1, what="certificates kept") if line.text("--store-max") else None,
         listen=tuple(address("--listen", text, lowest_port=0) for text in line.every("--listen")),
         open=line.flag("--open"),
         redirect=where,
         redirect_tls=redirect_tls,
+        proxy_protocol=proxy_protocol,
         upstream_ca=line.text("--upstream-ca"),
         verify_upstream=not line.flag("--no-verify-upstream"),
     )
@@ -149,6 +171,20 @@ def _limits(line: CommandLine) -> Limits:
         new_names=line.number("--new-names", 1),
         client_new_names=line.number("--client-new-names", 1),
         log_value=line.number("--max-log-value", 16),
+    )
+
+
+def _sight_options(line: CommandLine) -> SightOptions:
+    return SightOptions(
+        log_requests=line.flag("--log-requests"),
+        log_format=line.choice("--log-format", ("text", "json", "combined")),
+        log_file=line.path("--log-file"),
+        har=line.path("--har"),
+        har_body_max=line.number("--har-body-max", 0),
+        har_max=line.number("--har-max", 100_000),
+        pcap=line.path("--pcap"),
+        keylog=line.path("--keylog"),
+        taps=tuple(Path(text) for text in line.every("--tap")),
     )
 
 

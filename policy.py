@@ -133,6 +133,11 @@ class Policy:
         """Whether names that disagree are of interest at all."""
         return self.rules.mismatch is not Mismatch.ALLOW
 
+    @property
+    def denies_mismatch(self) -> bool:
+        """Whether they end the tunnel."""
+        return self.rules.mismatch is Mismatch.DENY
+
     def check_mismatch(self, what: str, said: str, meant: str) -> str | None:
         """What to log of two names that should be one; None if nothing. Raises ``Misdirected`` where that is denied."""
         if not self.minds_mismatch:

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gevent
 
@@ -18,6 +18,7 @@ import pages
 import sockets
 import tls
 from access import Access
+from accesslog import AccessLog
 from admission import Admission
 from dialing import Dialer
 from errors import (
@@ -29,7 +30,7 @@ from errors import (
     OriginError,
     RequestTimeout,
 )
-from forward import Exchange
+from forward import Forwarding
 from head import HeadReader, RequestHead, http_target
 from interception import Interception, Way
 from limits import Limits
@@ -37,6 +38,7 @@ from log import Record
 from names import Target
 from names import target as parse_target
 from policy import Policy
+from sight import Sight
 from website import Website
 from wire import HANDSHAKE
 
@@ -68,6 +70,8 @@ class Proxy:
         admission: Admission,
         limits: Limits,
         website: Website,
+        sight: Sight,
+        access_log: AccessLog,
     ) -> None:
         self._interception = interception
         self._dialer = dialer
@@ -76,6 +80,8 @@ class Proxy:
         self._admission = admission
         self._limits = limits
         self._website = website
+        self._sight = sight
+        self._access_log = access_log
 
     def handle(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """Serve one accepted connection until it ends."""
@@ -102,7 +108,7 @@ class Proxy:
         while data:
             rest: bytes | None = None
             record = Record(client.who, kind="request")
-            with _logged(record):
+            with self._logged(record):
                 head = None
                 try:
                     head, behind = self._read_head(client.sock, data, deadline)
@@ -142,9 +148,38 @@ class Proxy:
         if self._policy.minds_mismatch and said and parse_target(said, default_port=80) != target:
             record.note(self._policy.check_mismatch("Host", said, str(target)))
         with self._dialer.own(target) as origin:
-            rest = Exchange(client.sock, origin, head, record).run(target, path, behind)
+            rest = self._forward(client, origin, head, target, path, behind, record)
         record.outcome = "closed"
         return rest
+
+    def _forward(
+        self,
+        client: Client,
+        origin: socket.socket,
+        head: RequestHead,
+        target: Target,
+        path: str,
+        behind: bytes,
+        record: Record,
+    ) -> bytes | None:
+        """Forward a request before those who look, and act; what follows it, or None at the end."""
+        recorder = self._sight.recorder(record, str(Target(*origin.getpeername()[:2])))
+        if recorder is None:
+            return Forwarding(client.sock, origin, head, record).run(target, path, behind)
+        record.told = self._sight.logs
+        exchange = recorder.request(head.method, str(target), path, head.http_version, head.headers)
+        answer = self._sight.decide(exchange)
+        if answer is None:
+            head = replace(head, method=exchange.method, headers=exchange.request_fields)
+            return Forwarding(client.sock, origin, head, record, recorder, exchange).run(
+                target, exchange.target, behind
+            )
+        reply = answer.written(head.method)
+        recorder.response(exchange, answer.status, answer.reason, [], time.monotonic())
+        recorder.end(exchange)
+        record.status = answer.status
+        sockets.last_word(client.sock, reply)
+        return None
 
     def _own_page(self, client: Client, head: RequestHead, path: str, record: Record) -> None:
         try:  # what the client calls us, which may be another address than ours: a container's published port
@@ -169,7 +204,7 @@ class Proxy:
     def _direct(self, client: Client, data: bytes) -> None:
         """TLS without a CONNECT: the origin is the server_name's port 443."""
         record = Record(client.who)
-        with _logged(record), _refusing_by_alert(client.sock, record):
+        with self._logged(record), _refusing_by_alert(client.sock, record):
             hello, data = self._interception.read_hello(client.sock, None, data)
             if hello is None:
                 record.outcome = "client-closed"
@@ -196,6 +231,20 @@ class Proxy:
         if pages.VIA in head.header(b"via"):
             raise LoopDetected("the request has been here before, by its Via field")
 
+    @contextmanager
+    def _logged(self, record: Record) -> Iterator[None]:
+        """Log the record, whatever happens. A client that is gone is told there, and nowhere else."""
+        try:
+            yield
+        except OSError as error:
+            record.outcome, record.detail = "cut-off", str(error)
+        except gevent.GreenletExit:
+            record.outcome = "stopped"
+            raise
+        finally:
+            if not record.told:
+                self._access_log.connection(record)
+
     def _read_head(self, sock: socket.socket, data: bytes, deadline: float) -> tuple[RequestHead, bytes]:
         """A request head that begins with ``data``, and what came behind it."""
         reader = HeadReader(self._limits.head)
@@ -220,20 +269,6 @@ def _next_request(sock: socket.socket, data: bytes) -> bytes:
         if not data:
             break
     return data
-
-
-@contextmanager
-def _logged(record: Record) -> Iterator[None]:
-    """Write the record, whatever happens. A client that is gone is told there, and nowhere else."""
-    try:
-        yield
-    except OSError as error:
-        record.outcome, record.detail = "cut-off", str(error)
-    except gevent.GreenletExit:
-        record.outcome = "stopped"
-        raise
-    finally:
-        record.write()
 
 
 @contextmanager

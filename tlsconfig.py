@@ -5,6 +5,7 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from errors import RetrievalError, UsageError
 
@@ -17,7 +18,7 @@ _ORIGINS = (
 )
 
 
-def client_context(extra_roots: str | None, verify: bool) -> ssl.SSLContext:
+def client_context(extra_roots: str | None, verify: bool, keylog: Path | None = None) -> ssl.SSLContext:
     """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used."""
     context = ssl.create_default_context()  # 31 ms: once, not a connection
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -26,6 +27,8 @@ def client_context(extra_roots: str | None, verify: bool) -> ssl.SSLContext:
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # RFC 5280 to the letter, as Python 3.13 and newer do, and the same on every version.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
+    if keylog is not None:
+        context.keylog_filename = str(keylog)
     if extra_roots is not None:
         try:
             context.load_verify_locations(extra_roots)
@@ -39,13 +42,15 @@ def client_context(extra_roots: str | None, verify: bool) -> ssl.SSLContext:
     return context
 
 
-def server_context(pem: bytes) -> ssl.SSLContext:
+def server_context(pem: bytes, keylog: Path | None = None) -> ssl.SSLContext:
     """The context that serves one certificate; TLS 1.2 and 1.3. Raises ``RetrievalError`` if OpenSSL refuses it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CLIENTS)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.num_tickets = 1  # OpenSSL makes two: saves 0.03 ms a connection
+    if keylog is not None:
+        context.keylog_filename = str(keylog)
     try:
         with _as_file(pem) as path:
             context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one

@@ -8,9 +8,12 @@ from contextlib import suppress
 
 import gevent
 from gevent.hub import get_hub
+from gevent.lock import BoundedSemaphore
 
 import sockets
+from errors import CertifierError
 from tls import BROKEN, ORDERLY, RENEGOTIATES, RESET, Stream
+from witness import Witness
 
 BATCH = 262_144  # octets received after which a pump lets others run: gevent's calls switch only when they would block
 _RECORDS = (
@@ -28,21 +31,28 @@ class Tunnel:
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
     went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is why the origin
     ended its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
-    what it had said until then, as far as it is kept.
+    what it had said until then, as far as it is kept. ``refusal`` is why the witness let no more pass.
     """
 
-    def __init__(self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS, witness: Witness | None = None
+    ) -> None:
         self.sent = 0
         self.received = 0
         self.outcome = ORDERLY
         self.alert: str | None = None
         self.early = bytearray()
+        self.refusal: CertifierError | None = None
         self.client_ended_first: bool | None = None
         self._client = client
         self._origin = origin
         self._tick = idle / _TICKS
         self._quiet = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
+        self._witness = witness
+        # A witness that acts answers the client from the other pump: one writer at a time.
+        self._writing = BoundedSemaphore() if witness is not None and witness.acts else None
+        self._over = False  # after an answer of the witness's own
         self._unread = False  # the client still sends, and nobody takes it
 
     def run(self) -> None:
@@ -50,15 +60,22 @@ class Tunnel:
         self._client.sock.settimeout(None)
         self._origin.sock.settimeout(None)
         # What was received with the handshakes is taken before either pump can end the other side: see tls.py.
-        self._take(self._client, self._origin)
-        self._take(self._origin, self._client)
+        try:
+            self._take(self._client, self._origin)
+            self._take(self._origin, self._client)
+        except CertifierError as refusal:
+            self.refusal = refusal
+            return
         watchdog = get_hub().loop.timer(self._tick, self._tick)
         upward = gevent.spawn(self._pump, self._client, self._origin)
         try:
             watchdog.start(self._watch)
             self._pump(self._origin, self._client)
-            if self.alert is not None:
+            if self.alert is not None or self.refusal is not None:
                 return
+            if self._over:
+                upward.join()
+                self._client.end(ORDERLY)
             upward.get()
             if self._unread:
                 sockets.last_word(self._client.sock, b"")  # what the origin said at last must arrive
@@ -83,10 +100,18 @@ class Tunnel:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
                 taken = self._take(source, sink)
                 source.answer()
-                sink.flush()
+                self._flush(sink)
+            except CertifierError as refusal:
+                self.refusal = refusal
+                sockets.shut(self._origin.sock)  # wakes the other pump, if it is that which reads there
+                return
             except OSError:
                 # The sink is gone. What it said before may still be on its way: the other pump finds its end.
                 self._unread = source is self._client
+                return
+            if self._witness is not None and self._witness.ends:
+                self._over = self._unread = True
+                sockets.shut(self._origin.sock)  # wakes the other pump
                 return
             if source.ended is not None:
                 break
@@ -100,6 +125,8 @@ class Tunnel:
 
     def _take(self, source: Stream, sink: Stream) -> int:
         """Decrypt what was received, and encrypt it for the other side; how many records there were."""
+        if self._witness is not None:
+            return self._take_seen(self._witness, source, sink)
         octets = records = 0
         upward = source is self._client
         keeps = upward and not self.received and len(self.early) < _EARLY
@@ -116,7 +143,49 @@ class Tunnel:
             self.early.clear()
         return records
 
+    def _take_seen(self, witness: Witness, source: Stream, sink: Stream) -> int:
+        """The same before a witness. What it is told is a copy: it may wait, and the buffers are shared."""
+        pieces = []
+        while data := source.decrypt():
+            pieces.append(bytes(data))
+        if not pieces:
+            return 0
+        octets = b"".join(pieces)
+        if source is self._client:
+            self.sent += len(octets)
+            if not self.received and len(self.early) < _EARLY:
+                self.early += octets
+            for piece in witness.sent(octets):
+                self._answer(witness)
+                sink.encrypt(piece)
+                sink.flush()
+            self._answer(witness)
+        else:
+            self.received += len(octets)
+            self.early.clear()
+            witness.received(octets)
+            sink.encrypt(octets)
+        return len(pieces)
+
+    def _answer(self, witness: Witness) -> None:
+        """Send the client what a witness says in the origin's stead."""
+        if answer := witness.answer():
+            self.received += len(answer)
+            self._client.encrypt(answer)
+            self._flush(self._client)
+
+    def _flush(self, sink: Stream) -> None:
+        if self._writing is not None and sink is self._client:
+            with self._writing:
+                sink.flush()
+        else:
+            sink.flush()
+
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
+        if self.refusal is not None or self._over:
+            return
+        if self._witness is not None and source is self._origin:
+            self._witness.lost()
         if self.client_ended_first is None:
             self.client_ended_first = source is self._client
         if how is not ORDERLY and self.outcome is ORDERLY:

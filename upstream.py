@@ -7,6 +7,7 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterable
+from pathlib import Path
 
 import gevent
 from gevent.queue import Empty, Queue
@@ -35,14 +36,14 @@ class Upstream:
     Raises ``UsageError`` if that file can't be used. ``verify=False`` takes any certificate.
     """
 
-    def __init__(self, extra_roots: str | None = None, verify: bool = True) -> None:
-        self._roots = extra_roots, verify
-        self._context = client_context(extra_roots, verify)
+    def __init__(self, extra_roots: str | None = None, verify: bool = True, keylog: Path | None = None) -> None:
+        self._settings = extra_roots, verify, keylog
+        self._context = client_context(*self._settings)
         self._resolver = Resolver()
 
     def reload(self) -> None:
         """Read the roots anew; on a ``UsageError`` those in force stay."""
-        self._context = client_context(*self._roots)
+        self._context = client_context(*self._settings)
 
     def resolve(self, target: Target, deadline: float) -> list[Address]:
         """The target's addresses in the order to try them."""

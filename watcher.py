@@ -106,8 +106,9 @@ class Watcher:
 
     def _not_http(self) -> None:
         self.watching = False
+        meant = b" HTTP/" in self._first  # a lenient origin may read it as such
         self._first, self._early = bytearray(), bytearray()
-        self._recorder.note("not HTTP")
+        self._recorder.note("malformed request" if meant else "not HTTP")
 
     def _give_up(self) -> None:
         """A bug, ours or an observer's, is told; the traffic goes on."""

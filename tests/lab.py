@@ -275,8 +275,8 @@ class BioClient:
         self._sock.sendall(self._out.read())
 
 
-def get(sock: socket.socket, path: str = "/", method: str = "GET") -> Reply:
-    sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
+def get(sock: socket.socket, path: str = "/", method: str = "GET", host: str = "test") -> Reply:
+    sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     return read_reply(sock, body=method != "HEAD")
 
 

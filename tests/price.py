@@ -12,6 +12,7 @@ from test_http2 import Pair
 from watching import CLIENT, Conversation
 
 import har
+import linefile
 import requestlog
 from exchange import Capture, Connection, Exchange, Observer
 from pcap import Flow
@@ -90,7 +91,7 @@ def _play(said: Conversation, observer: Observer) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        file = requestlog.LineFile(folder / "log")
+        file = linefile.LineFile(folder / "log")
         nothing = Then(lambda _: None)
         print(f"HTTP/1.1 decoded: {http1(nothing):.1f}")
         for form, formatted in requestlog.FORMATS.items():

@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import os
 import re
 import resource
@@ -15,7 +16,8 @@ from watching import Seen
 
 import log
 from exchange import Exchange, Fields
-from requestlog import FORMATS, MAX_URL, LineFile, as_json, combined, text
+from linefile import LineFile
+from requestlog import FORMATS, MAX_URL, as_json, combined, text
 
 COMBINED = re.compile(  # as log analysers have it
     r'(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "(\S+) (\S+) HTTP/(\d\.\d)" (\d{3}) (\d+|-)'
@@ -152,7 +154,7 @@ def test_each_line_is_there_at_once(tmp_path: Path) -> None:
     file.close()
 
 
-def test_reopened_after_a_rename(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_reopened_after_a_rename(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log.set_up()
     path = tmp_path / "log"
     file = LineFile(path)
@@ -166,7 +168,7 @@ def test_reopened_after_a_rename(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path.mkdir()
     file.reopen()
     file.write("into the void")
-    assert "can't reopen" in capsys.readouterr().err
+    assert "can't reopen" in capfd.readouterr().err
     file.close()
 
 
@@ -175,19 +177,22 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
         LineFile(tmp_path / "none" / "log")
 
 
-def test_a_full_disk_is_told_once_and_never_raised(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_told_once_and_never_raised(capfd: pytest.CaptureFixture[str]) -> None:
     log.set_up()
     file = LineFile(Path("/dev/full"))
     for _ in range(3):
         file.write("x")
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert f"warning: can't write /dev/full: {os.strerror(errno.ENOSPC)}; lines are lost until it can be" in err
     file.close()
 
 
-def test_a_line_torn_by_a_full_disk_spoils_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    log.set_up()
+def test_a_line_torn_by_a_full_disk_spoils_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    handler = logging.Handler()  # stderr is a file here, and would be full as well
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    monkeypatch.setattr(log.log, "handlers", [handler])
     path = tmp_path / "log"
     file = LineFile(path)
     with largest_file(8):
@@ -196,7 +201,7 @@ def test_a_line_torn_by_a_full_disk_spoils_no_other(tmp_path: Path, capsys: pyte
     file.write("four")
     file.write("five")
     assert path.read_text() == "one\ntwo-\nfour\nfive\n"
-    lost, again = capsys.readouterr().err.splitlines()
+    lost, again = told
     assert "can't write" in lost
     assert again.endswith("can be written again; 2 lines were lost")
     file.close()

@@ -19,12 +19,14 @@ from lab import (
     exchange,
     get,
     http_origin,
+    read_reply,
     run,
     secure_tunnel,
     strict_context,
     tunnel,
 )
 from pki import TestCA
+from test_clients import h2_origin
 from test_hello import message, records, server_name
 
 BASE = ("--store=certs", "--max=100", "--ca=ca")
@@ -211,19 +213,65 @@ def test_what_is_not_tls_is_refused_and_not_a_byte_passes(tmp_path: Path, roots:
 def test_a_server_name_other_than_the_connect_host(tmp_path: Path, roots: Path, origin: Origin, what: str) -> None:
     with running(tmp_path, roots, f"--mismatch={what}") as program:
         with secure_tunnel(program, f"localhost:{origin.port}") as secure:
-            assert get(secure).status == 200
+            assert get(secure, host="localhost").status == 200
         assert "note=" not in program.tunnels(1)[0]
         # localhost is where 127.0.0.1 is: the same, though the CONNECT says the address.
         with secure_tunnel(program, f"127.0.0.1:{origin.port}", "localhost") as secure:
-            assert get(secure).status == 200
+            assert get(secure, host=f"localhost:{origin.port}").status == 200
         assert "note=" not in program.tunnels(2)[1]
         expected = pytest.raises(ssl.SSLError, match="access denied") if what == "deny" else nullcontext()
         with expected, secure_tunnel(program, f"localhost:{origin.port}", "example.com") as secure:
-            assert get(secure).status == 200
+            assert get(secure, host="example.com").status == 200
         line = program.tunnels(3)[2]
         assert ("server name example.com is not localhost" in line) == (what != "allow")
         plain = exchange(program.address, b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: other\r\n\r\n")
         assert plain.status == (421 if what == "deny" else 502)
+
+
+@pytest.mark.parametrize("what", ["allow", "log", "deny"])
+def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_ca: TestCA, what: str) -> None:
+    """What the origin must not get is held back before it has a whole request; and the client is told."""
+    got: list[bytes] = []
+
+    def keep(sock: gevent.socket.socket) -> None:
+        while data := sock.recv(65_536):
+            got.append(data)
+            sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    pem = tmp_path / "keep.pem"
+    pem.write_bytes(origin_ca.issue("localhost"))
+    with Origin(keep, pem) as server, running(tmp_path, roots, f"--mismatch={what}") as program:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            assert get(secure, host="localhost").status == 200
+            assert get(secure, host="other.example").status == (421 if what == "deny" else 200)
+        line = program.tunnels(1)[0]
+    assert ("Host other.example is not localhost" in line) == (what != "allow")
+    assert any(b"other.example" in data for data in got) == (what != "deny")
+
+
+@pytest.mark.parametrize("what", ["log", "deny"])
+def test_a_host_other_than_the_server_name_by_http_2(tmp_path: Path, roots: Path, certificate: Path, what: str) -> None:
+    with (
+        Origin(h2_origin, certificate, alpn=["h2"]) as server,
+        running(tmp_path, roots, f"--mismatch={what}") as program,
+    ):
+        words = ["curl", "-sS", "--http2", "-x", program.url, "--cacert", str(program.ca)]
+        url = f"https://localhost:{server.port}/"
+        assert run(*words, url).stdout == "h2 ok"
+        other = run(*words, "-H", "Host: other.example", url)
+        assert (other.returncode == 0) == (what == "log")
+        assert "Host other.example is not localhost" in program.tunnels(2)[1]
+
+
+@pytest.mark.parametrize("request_line", [b"GET  / HTTP/1.1", b"GET / HTTP/1.1\r\nHost: a\r\nbroken"])
+def test_a_host_that_cannot_be_told_is_refused_as_well(
+    tmp_path: Path, roots: Path, origin: Origin, request_line: bytes
+) -> None:
+    with running(tmp_path, roots, "--mismatch=deny") as program:
+        with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            secure.sendall(request_line + b"\r\nHost: localhost\r\n\r\n")
+            assert read_reply(secure).status == 403
+        assert "Host can't be told: malformed" in program.tunnels(1)[0]
 
 
 def test_an_outer_server_name_of_an_encrypted_hello_is_no_mismatch(tmp_path: Path, roots: Path, origin: Origin) -> None:

@@ -1,5 +1,6 @@
 """What is small enough to share a file: log, pages, policy, sockets, upstream, tunnel's deadline."""
 
+import json
 import re
 import socket
 import time
@@ -13,7 +14,6 @@ from hypothesis import strategies as st
 from lab import Origin, echo
 
 import errors
-import log
 import pages
 import resolver
 import sockets
@@ -54,13 +54,20 @@ def test_no_value_breaks_a_line(value: str) -> None:
     assert len(word) < 12 * MAX_VALUE
 
 
-def test_a_record_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    log.set_up()
-    Record("127.0.0.1:1", target="a:443", sni="a\r\nb", sent=1, outcome="closed", detail="x y").write()
-    stamp, _, line = capfd.readouterr().err.removesuffix("\n").partition(" ")
+def test_a_record_is_one_line() -> None:
+    record = Record("127.0.0.1:1", target="a:443", sni="a\r\nb", sent=1, outcome="closed", detail="x y")
+    stamp, _, line = record.text().partition(" ")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", stamp)
     assert line.startswith('tunnel client=127.0.0.1:1 target=a:443 sni="a\\r\\nb" context=- ')
     assert line.endswith('outcome=closed detail="x y"')
+    told = json.loads(record.as_json())
+    assert (told["sni"], told["sent"], told["status"], told["detail"]) == ("a\r\nb", 1, None, "x y")
+    record.user, record.target = 'a "b', "a\nb:443"
+    assert re.fullmatch(
+        r'127.0.0.1 - a%20\\"b \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000\]'
+        r' "CONNECT a\\nb:443 HTTP/1.1" 200 - "-" "-"',
+        record.combined(),
+    )
 
 
 # errors and pages

@@ -1,0 +1,23 @@
+"""Add a credential to requests to one host, which the client then never holds:
+
+    CREDENTIAL='Bearer …' python certifier.py … --tap=examples/taps/credential.py
+
+A sandboxed agent calls https://api.example.com/ without a token; the origin gets one. Whatever Authorization the client
+sends to that host itself is replaced. Set HOST to yours. The client can still see what the origin answers.
+"""
+
+import os
+
+REWRITE = True  # this tap changes requests
+
+HOST = os.environ.get("CREDENTIAL_HOST", "api.example.com")
+CREDENTIAL = os.environ["CREDENTIAL"].encode()
+
+
+def request(exchange):
+    """Called for each request before it goes on."""
+    # By the name that the origin was verified for, not by a Host field that the client chose.
+    if exchange.connection.scheme != "https" or exchange.connection.authority.partition(":")[0] != HOST:
+        return
+    kept = [(name, value) for name, value in exchange.request_fields if name.lower() != b"authorization"]
+    exchange.request_fields = [*kept, (b"Authorization", CREDENTIAL)]

@@ -1,0 +1,51 @@
+"""``Guard``: in one tunnel, whether its requests' Host is the name that was connected to, and what can't be decoded."""
+
+import names
+from errors import CertifierError, ClientError, Refused
+from exchange import Connection, Exchange
+from log import Record
+from policy import Policy
+
+_UNSEEN = "malformed"  # how a watcher's note begins that gives up on what is HTTP
+
+
+class Guard:
+    """Notes in a tunnel's record what its watcher gives up on, and whether Host is the name that was connected to."""
+
+    def __init__(self, policy: Policy, name: str, record: Record) -> None:
+        self.refusal: CertifierError | None = None
+        self.awaited = 0  # responses
+        self._policy = policy
+        self._name = name
+        self._record = record
+        self._told = False
+
+    def request(self, exchange: Exchange) -> None:
+        """Look at its Host."""
+        self.awaited += 1
+        if not self._policy.minds_mismatch or self.refusal is not None:
+            return
+        try:
+            host = names.target(exchange.authority, default_port=443).host
+        except ClientError:
+            host = exchange.authority
+        if host == self._name:
+            return
+        try:
+            remark = self._policy.check_mismatch("Host", host, self._name)
+        except Refused as refusal:
+            self.refusal = refusal
+            return
+        if not self._told:  # once a tunnel
+            self._told = True
+            self._record.note(remark)
+
+    def ended(self, exchange: Exchange) -> None:  # noqa: ARG002
+        """One less."""
+        self.awaited -= 1
+
+    def noted(self, connection: Connection, what: str) -> None:  # noqa: ARG002
+        """Told in the line of the tunnel."""
+        self._record.note(f"not decoded: {what}")
+        if self._policy.denies_mismatch and what.startswith(_UNSEEN):
+            self.refusal = Refused(f"Host can't be told: {what}")

@@ -1,0 +1,88 @@
+"""``LineFile``: where log lines go, a file or stderr: each by one write, and never at a connection's price."""
+
+import logging
+import os
+import select
+import stat
+from pathlib import Path
+
+from gevent.monkey import get_original
+
+log = logging.getLogger("certifier.linefile")
+
+
+class LineFile:
+    """A file (0600 if it is made), or stderr, to which lines are appended.
+
+    The constructor raises ``OSError``; later on a file that can't be written, or a pipe that nobody reads, loses lines,
+    with one warning.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._fd = 2 if path is None else _open(path)
+        self._poll = _poll(self._fd)
+        self._lost = 0  # lines since one could be written
+        self._torn = False  # the last one was written in part
+
+    def write(self, line: str) -> None:
+        """Append a line, or several, given without the last one's end, in ASCII."""
+        # A pipe is writable while it takes PIPE_BUF octets at once; a longer write would wait, and everyone with it.
+        if self._poll is not None and not self._poll.poll(0):
+            self._lost += 1  # told later: the warning would have to go the same way
+            return
+        data = f"{line}\n".encode("ascii", "backslashreplace")
+        if self._torn:
+            data = b"\n" + data
+        try:
+            written = os.write(self._fd, data)
+        except OSError as error:
+            self._lose(error.strerror)
+            return
+        if written < len(data):  # the disk is full now
+            self._torn = written > 0 or self._torn
+            self._lose("No space left on device")
+            return
+        self._torn = False
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            log.warning("%s can be written again; %d lines were lost", self._path or "stderr", lost)
+
+    def reopen(self) -> None:
+        """Go on in a new file, the present one being renamed (logrotate); if there can be none, in the present one."""
+        if self._path is None:
+            return
+        try:
+            fd = _open(self._path)
+        except OSError as error:
+            log.warning("can't reopen %s: %s; going on in the file that was open", self._path, error.strerror)
+            return
+        os.close(self._fd)
+        self._fd, self._torn = fd, False
+        self._poll = _poll(fd)
+
+    def close(self) -> None:
+        """No more lines come."""
+        if self._path is not None:
+            os.close(self._fd)
+
+    def _lose(self, reason: str | None) -> None:
+        self._lost += 1
+        if self._lost == 1 and self._path is not None:
+            log.warning("can't write %s: %s; lines are lost until it can be", self._path, reason)
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
+
+
+def _poll(fd: int) -> "select.poll | None":
+    """What tells whether a write would wait; None for a file, which never makes one wait."""
+    try:
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+    except OSError:  # closed: the write will tell
+        return None
+    found: select.poll = get_original("select", "poll")()
+    found.register(fd, select.POLLOUT)
+    return found

@@ -1,0 +1,149 @@
+"""``Rewriter``: HTTP/1.1 requests whose heads a tap may change, or answer in the origin's stead.
+
+Requests go on one at a time: a pipelined one waits until the one before it is answered, so that answers of our own
+stand in their order. Bodies pass as they are. What can't be judged does not pass: ``Refused`` is raised for a stream
+that is not HTTP/1.1, or is malformed. After an upgrade everything passes.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+
+import h11
+from gevent.event import Event
+
+from errors import Refused
+from exchange import Exchange, Fields, Recorder
+from http1 import Http1
+from taps import Answer
+
+WAIT_SECONDS = 300.0  # for the response before: as long as a long poll
+_FRAMING = {b"content-length", b"transfer-encoding"}
+
+Decide = Callable[[Exchange], Answer | None]
+
+
+class Rewriter(Http1):
+    """One connection's requests. ``decide`` may change an exchange's request head, or answer it; it may wait."""
+
+    __slots__ = ("_answer", "_decide", "_dropping", "_idle", "_switched_over", "closing")
+
+    def __init__(self, recorder: Recorder, decide: Decide) -> None:
+        super().__init__(recorder)
+        self._decide = decide
+        self._idle = Event()  # no response is awaited
+        self._idle.set()
+        self._dropping = False  # the body of a request that was answered
+        self._switched_over = False
+        self._answer = b""
+        self.closing = False  # after the answer
+
+    def forward(self, data: bytes) -> Iterator[bytes]:
+        """What goes on of what the client sent, piece by piece; each must be sent before the next is asked for."""
+        if self._switched_over:
+            yield data
+            return
+        at = 0
+        while at < len(data) and not self.closing:
+            if self._upload is None:
+                head, at = self._next_head(data, at)
+                if head is None:
+                    return
+                if not self._idle.wait(WAIT_SECONDS):
+                    raise Refused("the response to the request before did not come")
+                if self._switched_over:
+                    yield head + data[at:]
+                    return
+                passed = self._judge(head)
+            else:
+                assert self._uploading is not None
+                begin = at
+                start, end, at, done = self._span(data, at)
+                if end > start:
+                    self._recorder.upload(self._uploading, data, start, end)
+                passed = b"" if self._dropping else data[begin:at]
+                if done:
+                    self._request_ended()
+                    self._dropping = False
+            if passed:
+                yield passed
+
+    def take_answer(self) -> bytes:
+        """What the client is to be sent in the origin's stead, whole responses."""
+        answer, self._answer = self._answer, b""
+        return answer
+
+    def received(self, data: bytes | memoryview) -> None:
+        """What the origin sent next."""
+        super().received(data)
+        if not self._asked:
+            self._idle.set()
+
+    def closed(self, error: str | None = None) -> None:
+        """The connection is over."""
+        super().closed(error)
+        self._idle.set()
+
+    def _stop(self, what: str) -> None:
+        """The response switched protocols, or is malformed: the client may judge that."""
+        self._switched_over = True
+        super()._stop(what)
+
+    def _next_head(self, data: bytes, at: int) -> tuple[bytes | None, int]:
+        try:
+            return self._request_heads.take(data, at)
+        except Exception as error:
+            raise Refused(f"a request that can't be judged: {error}") from error
+
+    def _span(self, data: bytes, at: int) -> tuple[int, int, int, bool]:
+        assert self._upload is not None
+        try:
+            return self._upload.take(data, at)
+        except Exception as error:
+            raise Refused(f"a request body that can't be read: {error}") from error
+
+    def _judge(self, head: bytes) -> bytes:
+        """A request's head as it goes on; empty if it was answered."""
+        try:
+            self._request(head)
+        except Exception as error:
+            raise Refused("a request that can't be judged: it is not HTTP/1.1") from error
+        exchange = self._asked[-1]
+        if exchange.version not in ("1.0", "1.1"):
+            raise Refused("a request that can't be judged: it is not HTTP/1.1")
+        was = exchange.method, exchange.target, list(exchange.request_fields)
+        answer = self._decide(exchange)
+        if answer is not None:
+            self._reply(exchange, answer)
+            return b""
+        self._idle.clear()
+        if was == (exchange.method, exchange.target, exchange.request_fields):
+            return head
+        return _written(exchange, was[2])
+
+    def _reply(self, exchange: Exchange, answer: Answer) -> None:
+        self._asked.pop()
+        self._dropping = self._upload is not None
+        self.closing = self._dropping  # the client may wait for a 100 with the body, or send without an end
+        self._answer += answer.written(exchange.method, self.closing)
+        response = answer.head(self.closing)
+        fields = response.headers.raw_items()
+        body = b"" if exchange.method == "HEAD" else answer.body
+        self._recorder.response(exchange, answer.status, response.reason.decode("latin-1"), fields, time.monotonic())
+        self._recorder.download(exchange, body, 0, len(body))
+        self._recorder.end(exchange)
+
+
+def _written(exchange: Exchange, before: Fields) -> bytes:
+    """The head that a tap has changed. Raises ``Refused`` if it is none, or frames another body."""
+    if _framing(exchange.request_fields) != _framing(before):
+        raise Refused("a tap changed the framing of a request")
+    try:
+        request = h11.Request(method=exchange.method, target=exchange.target, headers=exchange.request_fields)
+    except (h11.LocalProtocolError, TypeError, ValueError) as error:
+        raise Refused(f"a tap made a request that is none: {error}") from error
+    lines = [b"%s: %s\r\n" % (name, value) for name, value in request.headers.raw_items()]
+    return b"%s %s HTTP/1.1\r\n%s\r\n" % (request.method, request.target, b"".join(lines))
+
+
+def _framing(fields: Fields) -> Fields:
+    return [(name.lower(), value) for name, value in fields if name.lower() in _FRAMING]

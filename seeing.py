@@ -1,0 +1,70 @@
+"""From the operator's words to what is seen: opens the files, loads the taps, and puts the ``Sight`` together.
+
+Raises ``UsageError`` for what can't be opened or loaded.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from accesslog import AccessLog
+from errors import UsageError
+from exchange import Capture, Observer
+from har import HarFile
+from harqueue import HarQueue
+from linefile import LineFile
+from options import SightOptions
+from pcap import PcapFile
+from policy import Policy
+from sight import Sight
+from taps import Tap, Taps
+from workers import Workers
+
+T = TypeVar("T")
+
+
+class Seeing:
+    """The sight of a proxy, and the files behind it."""
+
+    def __init__(self, chosen: SightOptions, policy: Policy, workers: Workers, version: str) -> None:
+        self.access_log = AccessLog(LineFile(None), chosen.log_format)
+        if chosen.log_file is not None:
+            file = _opened("--log-file", chosen.log_file, LineFile)
+            self.access_log = AccessLog(file, chosen.log_format)
+        observers: list[Observer] = [self.access_log] if chosen.log_requests else []
+        taps = Taps([Tap(path) for path in chosen.taps])
+        body_max = taps.body_max
+        self._har = None
+        if chosen.har is not None:
+            har = _opened("--har", chosen.har, lambda p: HarFile(p, version, chosen.har_body_max, chosen.har_max))
+            self._har = HarQueue(har, workers)
+            observers.append(self._har)
+            body_max = max(body_max, chosen.har_body_max)
+        pcap = _opened("--pcap", chosen.pcap, lambda p: PcapFile(p, version)) if chosen.pcap is not None else None
+        self.keylog = chosen.keylog or (Path(found) if (found := os.environ.get("SSLKEYLOGFILE")) else None)
+        if self.keylog is not None:
+            _opened("--keylog", self.keylog, _touch)
+        capture = Capture(body_max) if body_max else None
+        self.sight = Sight(policy, observers, taps, capture, pcap)
+
+    def reopen(self) -> None:
+        """Go on in new log files: the present ones were renamed."""
+        self.access_log.reopen()
+
+    def close(self) -> None:
+        """Write what is waiting."""
+        if self._har is not None:
+            self._har.close()
+
+
+def _opened(option: str, path: Path, make: Callable[[Path], T]) -> T:
+    try:
+        return make(path)
+    except OSError as error:
+        raise UsageError(f"{option}={path}: can't write it: {error.strerror}") from error
+
+
+def _touch(path: Path) -> None:
+    """OpenSSL would make it readable for others."""
+    os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))

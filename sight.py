@@ -1,0 +1,94 @@
+"""``Sight``: what is seen of the traffic, and by whom. For each tunnel a ``Witness``, or None where nobody looks."""
+
+from collections.abc import Sequence
+
+from accesslog import AccessLog
+from exchange import Capture, Connection, Exchange, Observer, Recorder
+from guard import Guard
+from log import Record
+from pcap import Flow, PcapFile
+from policy import Policy
+from rewriting import Rewriter
+from taps import Answer, Passage, Taps
+from watcher import Watcher
+from witness import Witness
+
+
+class Chorus:
+    """Several observers as one."""
+
+    def __init__(self, observers: Sequence[Observer]) -> None:
+        self._observers = observers
+
+    def request(self, exchange: Exchange) -> None:
+        """The request's head is known."""
+        for observer in self._observers:
+            observer.request(exchange)
+
+    def ended(self, exchange: Exchange) -> None:
+        """It is over."""
+        for observer in self._observers:
+            observer.ended(exchange)
+
+    def noted(self, connection: Connection, what: str) -> None:
+        """The connection is not looked at any more."""
+        for observer in self._observers:
+            observer.noted(connection, what)
+
+
+class Sight:
+    """Who looks, of one proxy: observers of exchanges, taps, a file of packets, the policy's guard."""
+
+    def __init__(
+        self, policy: Policy, observers: Sequence[Observer], taps: Taps, capture: Capture | None, pcap: PcapFile | None
+    ) -> None:
+        self._policy = policy
+        self._observers = observers
+        self._taps = taps
+        self._capture = capture
+        self._pcap = pcap
+
+    @property
+    def logs(self) -> bool:
+        """Whether each exchange has a line in the log."""
+        return any(isinstance(observer, AccessLog) for observer in self._observers)
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether a tap acts on requests, so that only HTTP/1.1 may be spoken."""
+        return self._taps.rewrites
+
+    def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness | None:
+        """For an intercepted tunnel, its plaintext between the client and ``origin``, an address:port."""
+        decodes = bool(self._observers) or self._policy.minds_mismatch or self._taps.wants("request", "response")
+        if not decodes and self._pcap is None and not self._taps.wants("opened", "data", "closed"):
+            return None
+        connection = Connection(record.client, origin, "https", _authority(name, record.target))
+        guard = Guard(self._policy, name, record)
+        chorus = Chorus([guard, *self._observers, self._taps])
+        rewriter = watcher = None
+        if self.rewrites:
+            rewriter = Rewriter(Recorder(connection, chorus, self._capture), self._taps.decide)
+        elif decodes:
+            watcher = Watcher(connection, chorus, alpn, self._capture)
+        target = record.target or ""
+        passage = Passage(connection.id, record.client, origin, target, name, record.user, alpn)
+        flow = Flow(record.client, origin) if self._pcap is not None else None
+        return Witness(guard, watcher, rewriter, passage, self._taps, flow, self._pcap)
+
+    def recorder(self, record: Record, origin: str) -> Recorder | None:
+        """For an exchange of plain HTTP, which is decoded where it is forwarded."""
+        if not self._observers and not self._taps.wants("request", "response"):
+            return None
+        connection = Connection(record.client, origin, "http", record.target or "")
+        return Recorder(connection, Chorus([*self._observers, self._taps]), self._capture)
+
+    def decide(self, exchange: Exchange) -> Answer | None:
+        """Let the taps that act change or answer a plain-HTTP request."""
+        return self._taps.decide(exchange)
+
+
+def _authority(name: str, target: str | None) -> str:
+    port = (target or "").rpartition(":")[2]
+    host = f"[{name}]" if ":" in name else name
+    return host if port in ("", "443") else f"{host}:{port}"

@@ -1,0 +1,158 @@
+"""``Taps``: users' own Python files that see the traffic, and may act on it. README, Taps, tells how to write one.
+
+A file defines what it wants of these; what it does not define costs nothing:
+
+``opened(tunnel)``, ``closed(tunnel)``    a ``Passage``, at its beginning and its end
+``data(tunnel, direction, octets)``       plaintext as it passes; ``"sent"`` by the client or ``"received"`` by it
+``request(exchange)``                     an ``Exchange`` whose request head is known
+``response(exchange)``                    the same when it has ended, its bodies up to ``BODY_MAX`` octets kept
+``REWRITE = True``                        ``request`` may change ``method``, ``target`` and ``request_fields`` before
+                                          they go on, or return an ``Answer``. Then clients get HTTP/1.1 only.
+
+They run in the tunnel's own greenlets: waiting (a file, another server) holds up this tunnel alone, computing all.
+One that raises is told with its traceback and taken out; the traffic goes on.
+"""
+
+import logging
+import runpy
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import h11
+
+from errors import UsageError
+from exchange import Connection, Exchange
+
+HOOKS = ("opened", "data", "request", "response", "closed")
+BODY_MAX = 1_048_576  # octets of each body that are kept for response(), unless the file says otherwise
+
+log = logging.getLogger("certifier.taps")
+
+
+@dataclass(slots=True)
+class Passage:
+    """A tunnel, as a tap sees it."""
+
+    id: int  # also that of its exchanges' connection
+    client: str  # address:port
+    origin: str  # address:port, as dialled
+    target: str  # host:port, as asked for
+    name: str  # that the certificate was for
+    user: str | None
+    alpn: str | None
+    outcome: str | None = None  # when it has ended
+    notes: dict[Any, Any] = field(default_factory=dict)  # the tap's own
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the client gets in the origin's stead. ``fields`` are further ones; the length is added."""
+
+    status: int
+    body: bytes = b""
+    fields: tuple[tuple[str, str], ...] = (("Content-Type", "text/plain; charset=utf-8"),)
+    reason: str = ""
+
+    def written(self, method: str, closing: bool = True) -> bytes:
+        """The response to a request with this method, as octets."""
+        server = h11.Connection(h11.SERVER)
+        server.receive_data(b"%s / HTTP/1.1\r\nHost: a\r\n\r\n" % method.encode("ascii"))
+        server.next_event()
+        return (server.send(self.head(closing)) or b"") + (b"" if method == "HEAD" else self.body)
+
+    def head(self, closing: bool) -> h11.Response:
+        """Its head. Raises ``h11.LocalProtocolError`` if it is none."""
+        fields = [*self.fields, ("Content-Length", str(len(self.body)))]
+        if closing:
+            fields.append(("Connection", "close"))
+        phrase = self.reason or (HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else "")
+        return h11.Response(status_code=self.status, reason=phrase.encode("latin-1", "replace"), headers=fields)
+
+
+class Tap:
+    """One user's file. Raises ``UsageError`` if it can't be loaded."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            names = runpy.run_path(str(path))
+        except Exception as error:  # whatever the file does
+            log.exception("%s can't be loaded", path)
+            raise UsageError(f"--tap={path}: {type(error).__name__}: {error}") from error
+        self.path = path
+        self.rewrites = bool(names.get("REWRITE", False))
+        self.body_max = int(names.get("BODY_MAX", BODY_MAX))
+        self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}
+        if not self._hooks:
+            raise UsageError(f"--tap={path}: it defines none of {', '.join(HOOKS)}")
+
+    def wants(self, *hooks: str) -> bool:
+        """Whether it has one of these hooks."""
+        return any(hook in self._hooks for hook in hooks)
+
+    def call(self, hook: str, *arguments: object) -> object:
+        """What the hook returns; None where there is none, or it failed, which is told and ends the tap."""
+        function = self._hooks.get(hook)
+        if function is None:
+            return None
+        try:
+            return function(*arguments)
+        except Exception:  # whatever the file does
+            log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
+            self._hooks.clear()
+            return None
+
+
+class Taps:
+    """All of them. As an ``Observer`` it tells them of exchanges."""
+
+    def __init__(self, taps: list[Tap]) -> None:
+        self._taps = taps
+        self.rewrites = any(tap.rewrites for tap in taps)
+        self.body_max = max((tap.body_max for tap in taps if tap.wants("response")), default=0)
+
+    def wants(self, *hooks: str) -> bool:
+        """Whether one of them has one of these hooks."""
+        return any(tap.wants(*hooks) for tap in self._taps)
+
+    def opened(self, passage: Passage) -> None:
+        """A tunnel begins."""
+        self._tell("opened", passage)
+
+    def data(self, passage: Passage, direction: str, octets: bytes) -> None:
+        """Plaintext passes."""
+        self._tell("data", passage, direction, octets)
+
+    def closed(self, passage: Passage) -> None:
+        """A tunnel has ended."""
+        self._tell("closed", passage)
+
+    def request(self, exchange: Exchange) -> None:
+        """To those that only look; those that act are asked by ``decide``."""
+        for tap in self._taps:
+            if not tap.rewrites:
+                tap.call("request", exchange)
+
+    def ended(self, exchange: Exchange) -> None:
+        """An exchange has ended."""
+        self._tell("response", exchange)
+
+    def noted(self, connection: Connection, what: str) -> None:
+        """That is told in the log."""
+
+    def decide(self, exchange: Exchange) -> Answer | None:
+        """Let those that act change the exchange's request head, or answer it: the first answer counts."""
+        for tap in self._taps:
+            if tap.rewrites:
+                answer = tap.call("request", exchange)
+                if isinstance(answer, Answer):
+                    return answer
+                if answer is not None:
+                    log.warning("request() of %s returned %r, which is no Answer", tap.path, answer)
+        return None
+
+    def _tell(self, hook: str, *arguments: object) -> None:
+        for tap in self._taps:
+            tap.call(hook, *arguments)

@@ -1,0 +1,248 @@
+"""What is seen of the traffic, from outside: the request log, HAR, pcapng, keys."""
+
+import json
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gevent
+import pytest
+from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel
+from test_clients import h2_origin, websocket_origin
+from test_rules import BASE
+
+JSON = b'{"a": [1, 2]}'
+
+
+def json_origin(sock: gevent.socket.socket) -> None:
+    """Answers each request with JSON, and says what it got in a field."""
+    data = b""
+    while True:
+        while b"\r\n\r\n" not in data:
+            more = sock.recv(65_536)
+            if not more:
+                return
+            data += more
+        head, _, data = data.partition(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", head)
+        while length and len(data) < int(length[1]):
+            data += sock.recv(65_536)
+        data = data[int(length[1]) if length else 0 :]
+        told = head.replace(b"\r\n", b" | ")
+        fields = b"Content-Type: application/json\r\nX-Got: %s\r\nContent-Length: %d\r\n" % (told, len(JSON))
+        sock.sendall(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n" + (b"" if head.startswith(b"HEAD") else JSON))
+
+
+@pytest.fixture
+def server(certificate: Path) -> Iterator[Origin]:
+    with Origin(json_origin, certificate) as running:
+        yield running
+
+
+@contextmanager
+def watched(folder: Path, roots: Path, *options: str) -> Iterator[Program]:
+    with Program(folder, *BASE, f"--upstream-ca={roots}", *options) as program:
+        yield program
+
+
+def curl(program: Program, url: str, *words: str) -> str:
+    result = run("curl", "-sS", "-x", program.url, "--cacert", program.ca, *words, url)
+    assert result.returncode == 0, result
+    return result.stdout
+
+
+def eventually(path: Path, pattern: str) -> str:
+    deadline = time.monotonic() + WAIT
+    while not (path.exists() and re.search(pattern, path.read_text())):
+        assert time.monotonic() < deadline, path.read_text() if path.exists() else "no file"
+        gevent.sleep(0.01)
+    return path.read_text()
+
+
+# The request log
+
+
+def test_a_line_for_each_request(tmp_path: Path, roots: Path, server: Origin, certificate: Path) -> None:
+    with watched(tmp_path, roots, "--log-requests") as program:
+        url = f"https://localhost:{server.port}/x?y=1"
+        secret = ("-H", "Authorization: Bearer s3cret", "-H", "Cookie: s3cret")
+        assert curl(program, url, "-d", "12345", *secret).encode() == JSON
+        line = program.wait_for("request .*method=POST")
+        assert re.search(
+            rf'client=127.0.0.1:\d+ method=POST url="https://localhost:{server.port}/x\?y=1" http=1.1 status=200'
+            r" sent=5 received=13 first_ms=[\d.]+ ms=[\d.]+ type=application/json",
+            line,
+        )
+        with Origin(h2_origin, certificate, alpn=["h2"]) as other:
+            assert curl(program, f"https://localhost:{other.port}/h2", "--http2") == "h2 ok"
+            assert "http=2 status=200 sent=0 received=5" in program.wait_for(f"url=https://localhost:{other.port}/h2")
+        with Origin(json_origin) as plain:
+            curl(program, f"http://localhost:{plain.port}/plain")
+            line = program.wait_for(f"url=http://localhost:{plain.port}/plain")
+            assert "method=GET" in line
+            assert "status=200 sent=0 received=13" in line
+        assert not any("s3cret" in told for told in program.lines)
+        assert len([told for told in program.lines if " request " in told]) == 3  # one for each
+
+
+def test_what_is_no_http_is_noted_and_goes_on(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    with watched(tmp_path, roots, "--log-requests") as program:
+        with Origin(websocket_origin, certificate) as server:
+            with secure_tunnel(program, f"localhost:{server.port}") as secure:
+                secure.sendall(
+                    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+                )
+                assert secure.recv(12) == b"HTTP/1.1 101"
+        assert "status=101" in program.wait_for("request .*upgrade=websocket")
+        assert 'note="not decoded: upgraded to websocket"' in program.tunnels(1)[0]
+
+        def shout(sock: gevent.socket.socket) -> None:
+            while data := sock.recv(100):
+                sock.sendall(data.upper())
+
+        with Origin(shout, certificate) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+            secure.sendall(b"\0\1hello\r\n")
+            assert secure.recv(100) == b"\0\1HELLO\r\n"
+        assert 'note="not decoded: not HTTP"' in program.tunnels(2)[1]
+
+
+@pytest.mark.parametrize("form", ["json", "combined"])
+def test_formats_and_a_file_that_is_rotated(tmp_path: Path, roots: Path, server: Origin, form: str) -> None:
+    path = tmp_path / "access.log"
+    options = ("--log-requests", f"--log-format={form}", f"--log-file={path}")
+    with watched(tmp_path, roots, *options) as program:
+        curl(program, f"https://localhost:{server.port}/one")
+        first = eventually(path, "(?s)/one.*(outcome|CONNECT)")
+        assert path.stat().st_mode & 0o777 == 0o600
+        path.rename(tmp_path / "access.log.1")
+        program.process.send_signal(signal.SIGUSR1)
+        deadline = time.monotonic() + WAIT
+        while not path.exists():
+            assert time.monotonic() < deadline
+            gevent.sleep(0.01)
+        curl(program, f"https://localhost:{server.port}/two")
+        second = eventually(path, "(?s)/two.*(outcome|CONNECT)")
+        assert "/one" not in second
+        assert not any(" tunnel " in line for line in program.lines)
+    request, tunnel = first.splitlines()
+    if form == "json":
+        assert json.loads(request)["url"].endswith("/one")
+        assert json.loads(request)["status"] == 200
+        told = json.loads(tunnel)
+        assert (told["kind"], told["target"], told["outcome"]) == ("tunnel", f"localhost:{server.port}", "closed")
+    else:
+        combined = r'127\.0\.0\.1 - - \[[^]]+\] "{} HTTP/1\.1" 200 \d+ "-" "[^"]+"'
+        assert re.fullmatch(combined.format(rf"GET https://localhost:{server.port}/one"), request)
+        assert re.fullmatch(combined.format(rf"CONNECT localhost:{server.port}"), tunnel)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--log-file=none/x", "--log-file=none/x: can't write it: No such file or directory"),
+        ("--har=none/x", "--har=none/x: can't write it"),
+        ("--pcap=none/x", "--pcap=none/x: can't write it"),
+        ("--keylog=none/x", "--keylog=none/x: can't write it"),
+        ("--log-format=xml", "--log-format=xml: not one of text, json, combined"),
+        ("--tap=none.py", "--tap=none.py: FileNotFoundError"),
+    ],
+)
+def test_what_cannot_be_opened_is_one_line(tmp_path: Path, option: str, message: str) -> None:
+    result = run(*Program.command(), *BASE, option, cwd=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr.splitlines()[-1]
+
+
+# Records
+
+
+def test_har(tmp_path: Path, roots: Path, server: Origin) -> None:
+    path = tmp_path / "all.har"
+    with watched(tmp_path, roots, f"--har={path}", "--har-body-max=100") as program:
+        curl(program, f"https://localhost:{server.port}/a", "-d", "x=1")
+        curl(program, f"https://localhost:{server.port}/b")
+        eventually(path, "/b")
+        json.loads(path.read_text())  # whole, while it is written
+        curl(program, f"https://localhost:{server.port}/c")
+    entries = json.loads(path.read_text())["log"]["entries"]
+    assert [entry["request"]["url"].rpartition("/")[2] for entry in entries] == ["a", "b", "c"]
+    assert entries[0]["request"]["postData"]["text"] == "x=1"
+    assert json.loads(entries[0]["response"]["content"]["text"]) == json.loads(JSON)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_pcap(tmp_path: Path, roots: Path, server: Origin, certificate: Path) -> None:
+    path = tmp_path / "all.pcapng"
+    with watched(tmp_path, roots, f"--pcap={path}") as program:
+        curl(program, f"https://localhost:{server.port}/a")
+        with Origin(h2_origin, certificate, alpn=["h2"]) as other:
+            curl(program, f"https://localhost:{other.port}/b", "--http2")
+        program.tunnels(2)
+        words: list[str | Path] = ["tshark", "-r", path, "-d", "tcp.port==1-65535,http", "-T", "fields"]
+        shown = run(*words, "-e", "http.request.uri", "-e", "http2.headers.path", "-e", "tcp.dstport", timeout=60)
+        assert shown.returncode == 0, shown.stderr
+        rows = [line.split("\t") for line in shown.stdout.splitlines()]
+        assert ["/a", "", str(server.port)] in rows
+        assert ["", "/b", str(other.port)] in rows
+
+
+def test_keys_decrypt_a_capture_of_both_sides(tmp_path: Path, roots: Path, server: Origin) -> None:
+    keys, wire = tmp_path / "keys", tmp_path / "wire.pcapng"
+    with watched(tmp_path, roots, f"--keylog={keys}") as program:
+        program.wait_for("the keys of all connections are written to")
+        ports = [program.address[1], server.port]
+        words = ["tshark", "-i", "lo", "-w", wire, "-f", " or ".join(f"tcp port {port}" for port in ports)]
+        with subprocess.Popen(list(map(str, words)), stderr=subprocess.PIPE, text=True) as capture:
+            assert capture.stderr
+            while "Capturing" not in (line := capture.stderr.readline()):
+                assert line, "tshark can't capture"
+            try:
+                deadline = time.monotonic() + WAIT
+                while not (wire.exists() and wire.stat().st_size):
+                    assert time.monotonic() < deadline
+                    gevent.sleep(0.01)
+                curl(program, f"https://localhost:{server.port}/secret")
+                program.tunnels(1)
+                size = -1
+                while size != (size := wire.stat().st_size) or size < 5000:
+                    assert time.monotonic() < deadline
+                    gevent.sleep(0.3)
+            finally:
+                capture.send_signal(signal.SIGINT)
+                capture.communicate(timeout=WAIT)
+        for port in ports:
+            shown = run(
+                "tshark", "-r", wire, "-o", f"tls.keylog_file:{keys}", "-Y", f"http.request and tcp.port=={port}",
+                "-d", f"tcp.port=={server.port},tls", "-T", "fields", "-e", "http.request.method",
+                "-e", "http.request.uri", timeout=60,
+            )  # fmt: skip
+            assert "GET\t/secret" in shown.stdout, (port, shown)
+        without = run("tshark", "-r", wire, "-Y", "http.request.method==GET", timeout=60)
+        assert "secret" not in without.stdout
+    assert keys.stat().st_mode & 0o777 == 0o600
+
+
+def test_sslkeylogfile_does_the_same(
+    tmp_path: Path, roots: Path, server: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = tmp_path / "keys"
+    monkeypatch.setenv("SSLKEYLOGFILE", str(keys))
+    with watched(tmp_path, roots) as program:
+        monkeypatch.delenv("SSLKEYLOGFILE")
+        curl(program, f"https://localhost:{server.port}/")
+    randoms = {line.split()[1] for line in keys.read_text().splitlines() if line.startswith("CLIENT_TRAFFIC_SECRET_0")}
+    assert len(randoms) == 2  # the client's connection, and the one to the origin
+
+
+def test_nothing_is_seen_unless_it_is_asked_for(program: Program, origin: Origin) -> None:
+    seen = len(program.lines)
+    with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+        assert get(secure).status == 200
+    program.wait_for("tunnel", seen)
+    assert not any(" request " in line for line in program.lines[seen:])
+    assert exchange(program.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200

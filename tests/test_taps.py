@@ -1,0 +1,240 @@
+"""Users' own files: what they are told, what they may do, and what becomes of those that fail."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+from lab import HERE, WAIT, Origin, exchange, get, read_reply, run, secure_tunnel
+from test_clients import h2_origin, websocket_origin
+from test_seeing import JSON, curl, json_origin, watched
+
+from errors import UsageError
+from taps import Answer, Tap
+
+LOGGING = """
+seen = open("seen", "a", buffering=1)
+def opened(tunnel):
+    tunnel.notes["octets"] = 0
+    print("opened", tunnel.target, tunnel.name, tunnel.alpn, file=seen)
+def data(tunnel, direction, octets):
+    tunnel.notes["octets"] += len(octets)
+    print(direction, type(octets).__name__, file=seen)
+def request(exchange):
+    print("request", exchange.method, exchange.url, exchange.status, file=seen)
+def response(exchange):
+    print("response", exchange.status, bytes(exchange.response_body), file=seen)
+def closed(tunnel):
+    print("closed", tunnel.outcome, tunnel.notes["octets"] > 100, file=seen)
+"""
+
+
+@pytest.fixture
+def server(certificate: Path) -> Iterator[Origin]:
+    with Origin(json_origin, certificate) as running:
+        yield running
+
+
+def tap(folder: Path, text: str) -> str:
+    (folder / "tap.py").write_text(text)
+    return f"--tap={folder / 'tap.py'}"
+
+
+def got(reply_head: str) -> str:
+    """What the origin says that it got."""
+    found = re.search(r"(?i)x-got: ([^\r\n]*)", reply_head)
+    assert found
+    return found[1]
+
+
+def test_all_that_is_told(tmp_path: Path, roots: Path, server: Origin) -> None:
+    with watched(tmp_path, roots, tap(tmp_path, LOGGING)) as program:
+        url = f"https://localhost:{server.port}/x"
+        curl(program, url)
+        program.tunnels(1)
+        lines = (tmp_path / "seen").read_text().splitlines()
+    assert lines[0].startswith(f"opened localhost:{server.port} localhost ")
+    assert f"request GET {url} None" in lines
+    assert f"response 200 {JSON!r}" in lines
+    assert lines[-1] == "closed closed True"
+    assert {"sent bytes", "received bytes"} <= set(lines)
+
+
+def test_http_2_is_seen_by_who_only_looks_and_not_spoken_before_who_acts(
+    tmp_path: Path, roots: Path, certificate: Path
+) -> None:
+    with Origin(h2_origin, certificate, alpn=["h2", "http/1.1"]) as server:
+        url = f"https://localhost:{server.port}/x"
+        with watched(tmp_path, roots, tap(tmp_path, LOGGING)) as program:
+            assert curl(program, url, "--http2", "-w", "%{http_version}") == "h2 ok2"
+        assert f"request GET {url} None" in (tmp_path / "seen").read_text()
+        with watched(tmp_path, roots, tap(tmp_path, "REWRITE = True\ndef request(exchange): pass")) as program:
+            with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2", "http/1.1"]) as secure:
+                assert secure.selected_alpn_protocol() == "http/1.1"
+
+
+@pytest.mark.parametrize("hook", ["opened(tunnel)", "data(a, b, c)", "request(exchange)", "response(e)", "closed(t)"])
+@pytest.mark.parametrize("acts", [True, False])
+def test_one_that_fails_is_taken_out_and_the_traffic_goes_on(
+    tmp_path: Path, roots: Path, server: Origin, hook: str, acts: bool
+) -> None:
+    text = f"REWRITE = {acts}\ndef {hook}:\n    1 / 0\n"
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program:
+        for _ in range(2):
+            assert curl(program, f"https://localhost:{server.port}/x").encode() == JSON
+        name = hook.partition("(")[0]
+        program.wait_for(rf"error: {name}\(\) of .*tap.py failed; the tap is taken out")
+        program.wait_for("ZeroDivisionError")
+        assert len([line for line in program.lines if "taken out" in line]) == 1
+        program.lines = [line for line in program.lines if "Traceback" not in line]  # that one is meant
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("def request(", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "it defines none of opened, data")],
+)
+def test_one_that_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "tap.py").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        Tap(tmp_path / "tap.py")
+
+
+CHANGING = """
+REWRITE = True
+from taps import Answer
+def request(exchange):
+    if exchange.target == "/answered":
+        return Answer(418, b"short and stout", (("X-Pot", "tea"),))
+    if exchange.target == "/strange":
+        return "no answer"
+    if exchange.target == "/bad":
+        exchange.request_fields = [(b"Content-Length", b"7")]
+    if exchange.target == "/split":
+        exchange.request_fields.append((b"X", b"a\\r\\nY: b"))
+    if exchange.target.startswith("/change"):
+        exchange.method, exchange.target = "PUT", "/changed"
+        exchange.request_fields.append((b"X-Added", b"1"))
+"""
+
+
+def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Origin) -> None:
+    with watched(tmp_path, roots, tap(tmp_path, CHANGING), "--log-requests") as program:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            for path in ("/a", "/answered", "/change", "/answered", "/b"):  # pipelined
+                secure.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            replies = [read_reply(secure) for _ in range(5)]
+            assert [reply.status for reply in replies] == [200, 418, 200, 418, 200]
+            assert (replies[1].body, replies[1].headers["x-pot"]) == (b"short and stout", "tea")
+            assert replies[0].headers["x-got"].startswith("GET /a HTTP/1.1")
+            assert replies[2].headers["x-got"].startswith("PUT /changed HTTP/1.1")
+            assert replies[2].headers["x-got"].endswith("X-Added: 1")
+            assert get(secure, "/answered", "HEAD").status == 418
+            assert get(secure, "/strange").status == 200
+            secure.sendall(
+                b"POST /change HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+            )
+        program.wait_for("returned 'no answer', which is no Answer")
+        program.wait_for("request .*url=https://localhost/answered .*status=418")
+        program.wait_for("request .*method=PUT url=https://localhost/changed .*status=200")
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:  # with a body that is not wanted
+            secure.sendall(b"POST /answered HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+            reply = read_reply(secure)
+            assert (reply.status, reply.headers["connection"]) == (418, "close")
+            assert secure.recv(1) == b""
+        for path in ("/bad", "/split"):
+            with secure_tunnel(program, f"localhost:{server.port}") as secure:
+                assert get(secure, path).status == 403
+        with Origin(json_origin) as plain:
+            where = f"http://localhost:{plain.port}"
+            assert exchange(program.address, f"GET {where}/answered HTTP/1.1\r\nHost: a\r\n\r\n".encode()).status == 418
+            reply = exchange(program.address, f"GET {where}/change HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert reply.headers["x-got"].startswith("PUT /changed HTTP/1.1")
+
+
+def test_bodies_pass_a_tap_that_acts_and_what_it_cannot_judge_does_not(
+    tmp_path: Path, roots: Path, certificate: Path, server: Origin
+) -> None:
+    with watched(tmp_path, roots, tap(tmp_path, "REWRITE = True\ndef request(exchange): pass")) as program:
+        (tmp_path / "big").write_bytes(b"x" * 3_000_000)
+        for words in (["-d", "a=1"], ["--data-binary", f"@{tmp_path / 'big'}"]):
+            assert curl(program, f"https://localhost:{server.port}/", *words).encode() == JSON
+        for rubbish in (b"GET  / HTTP/1.1\r\n\r\n", b"\0\1\2\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+            with secure_tunnel(program, f"localhost:{server.port}") as secure:
+                secure.sendall(rubbish)
+                assert read_reply(secure).status == 403
+        with Origin(websocket_origin, certificate) as other:
+            with secure_tunnel(program, f"localhost:{other.port}") as secure:
+                secure.sendall(
+                    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+                )
+                assert read_reply(secure, body=False).status == 101
+                secure.sendall(b"\x82\x83\0\0\0\0abc")  # a masked binary message
+                assert secure.recv(100) == b"\x82\x03abc"
+
+
+def test_a_tap_may_wait(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """Its tunnel waits, and no other."""
+    text = "import time\ndef request(exchange):\n    time.sleep(1.5 if exchange.target == '/slow' else 0)\n"
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program:
+        slow = gevent.spawn(curl, program, f"https://localhost:{server.port}/slow")
+        start = time.monotonic()
+        curl(program, f"https://localhost:{server.port}/fast")
+        assert time.monotonic() - start < 1.4
+        assert slow.get(timeout=WAIT).encode() == JSON
+
+
+def test_answers() -> None:
+    assert Answer(404).written("GET").startswith(b"HTTP/1.1 404 Not Found\r\n")
+    assert Answer(799, b"x", reason="Odd").written("GET").startswith(b"HTTP/1.1 799 Odd\r\n")
+    assert Answer(200, b"body").written("HEAD").endswith(b"\r\n\r\n")
+
+
+# The examples
+
+
+def example(name: str) -> str:
+    return f"--tap={HERE / 'examples' / 'taps' / name}"
+
+
+def test_the_example_that_blocks(tmp_path: Path, roots: Path, server: Origin) -> None:
+    with watched(tmp_path, roots, example("block.py")) as program:
+        words = ["curl", "-sS", "-w", "%{http_code}", "-x", program.url, "--cacert", str(program.ca)]
+        url = f"https://localhost:{server.port}"
+        connect = ["--connect-to", f"www.example.com:443:localhost:{server.port}"]
+        assert run(*words, f"{url}/setup.exe").stdout == "blocked: no programs from the Internet\n403"
+        assert run(*words, f"{url}/setup.txt").stdout.endswith("200")
+        blocked = run(*words, *connect, "https://www.example.com/admin/users")
+        assert blocked.stdout == "blocked: the admin pages are not for crawlers\n403"
+
+
+def test_the_example_that_adds_a_credential(
+    tmp_path: Path, roots: Path, server: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CREDENTIAL", "Bearer s3cret")
+    monkeypatch.setenv("CREDENTIAL_HOST", "localhost")
+    with watched(tmp_path, roots, example("credential.py"), "--log-requests") as program:
+        url = f"https://localhost:{server.port}/"
+        for words in ([], ["-H", "Authorization: Bearer mine"]):
+            assert got(curl(program, url, "-i", *words)).count("uthorization: Bearer s3cret") == 1
+            assert "mine" not in got(curl(program, url, "-i", *words))
+        connect = ("--connect-to", f"example.com:443:localhost:{server.port}")
+        other = got(curl(program, "https://example.com/", "-i", "-H", "Host: localhost", *connect))
+        assert "s3cret" not in other
+        assert not any("s3cret" in line for line in program.lines)
+
+
+def test_the_example_that_saves_json(
+    tmp_path: Path, roots: Path, server: Origin, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JSON_FOLDER", "saved")
+    with watched(tmp_path, roots, example("save_json.py")) as program:
+        curl(program, f"https://localhost:{server.port}/a/../../etc?x=%2f")
+        curl(program, f"https://localhost:{origin.port}/no-json")
+        program.tunnels(2)
+        (saved,) = (tmp_path / "saved").iterdir()
+    assert re.fullmatch(rf"\d{{6}}-localhost-{server.port}-etc-x-2f\.json", saved.name)
+    assert json.loads(saved.read_bytes()) == json.loads(JSON)

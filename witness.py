@@ -1,0 +1,120 @@
+"""``Witness``: those who look at one tunnel's plaintext as it passes, and those who act on it.
+
+It is told each piece before that goes on; what it gives back goes on. It never fails: who looks is never in the way.
+Only who acts, and the guard of ``--mismatch``, may raise ``Refused``.
+"""
+
+from collections.abc import Iterable
+
+from gevent.lock import RLock
+
+from guard import Guard
+from pcap import Flow, PcapFile
+from rewriting import Rewriter
+from taps import Passage, Taps
+from watcher import Watcher
+
+
+class Witness:
+    """Those who look at one tunnel."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        watcher: Watcher | None,
+        rewriter: Rewriter | None,
+        passage: Passage | None,
+        taps: Taps,
+        flow: Flow | None,
+        pcap: PcapFile | None,
+    ) -> None:
+        self._guard = guard
+        self._watcher = watcher
+        self._rewriter = rewriter
+        self._passage = passage
+        self._taps = taps
+        self._sees_data = taps.wants("data")
+        self._flow = flow
+        self._pcap = pcap
+        self._turn = RLock()  # a tap may wait: the other direction's bytes wait for it, to stay in their order
+
+    @property
+    def acts(self) -> bool:
+        """Whether there may be answers of its own."""
+        return self._rewriter is not None
+
+    @property
+    def ends(self) -> bool:
+        """Whether the tunnel is over after the answer."""
+        return self._rewriter is not None and self._rewriter.closing
+
+    @property
+    def quiet(self) -> bool:
+        """Whether the client awaits at most the response to what was refused: then it can be told in one."""
+        return self._guard.awaited <= 1
+
+    def opened(self) -> None:
+        """The tunnel begins."""
+        if self._pcap is not None and self._flow is not None:
+            self._pcap.write(self._flow.opened(self._passage.name if self._passage else ""))
+        if self._passage is not None:
+            self._taps.opened(self._passage)
+
+    def sent(self, data: bytes) -> Iterable[bytes]:
+        """What the client sent: what goes on of it, piece by piece. Raises ``Refused``."""
+        if self._rewriter is not None:
+            yield from self._seen(self._rewriter.forward(data))
+            return
+        with self._turn:
+            if self._watcher is not None:
+                self._watcher.sent(data)
+                if self._guard.refusal is not None:
+                    raise self._guard.refusal
+                if not self._watcher.watching:
+                    self._watcher = None
+            self._look("sent", data)
+        yield data
+
+    def received(self, data: bytes) -> None:
+        """What the origin sent."""
+        with self._turn:
+            if self._watcher is not None:
+                self._watcher.received(data)
+            elif self._rewriter is not None:
+                self._rewriter.received(data)
+            self._look("received", data)
+
+    def answer(self) -> bytes:
+        """What the client is to be sent in the origin's stead."""
+        return self._rewriter.take_answer() if self._rewriter is not None else b""
+
+    def lost(self) -> None:
+        """One direction has ended: nobody shall wait for it."""
+        if self._rewriter is not None:
+            self._rewriter.closed()
+
+    def closed(self, outcome: str) -> None:
+        """The tunnel has ended, ``closed`` or how it was not orderly."""
+        error = None if outcome == "closed" else outcome
+        for decoder in (self._watcher, self._rewriter):
+            if decoder is not None:
+                decoder.closed(error)
+        if self._pcap is not None and self._flow is not None:
+            self._pcap.write(self._flow.closed(cut=error is not None))
+        if self._passage is not None:
+            self._passage.outcome = outcome
+            self._taps.closed(self._passage)
+
+    def _seen(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
+        for piece in pieces:
+            if self._guard.refusal is not None:
+                raise self._guard.refusal
+            with self._turn:
+                self._look("sent", piece)
+            yield piece
+
+    def _look(self, direction: str, data: bytes) -> None:
+        if self._pcap is not None and self._flow is not None:
+            self._pcap.write(self._flow.sent(data) if direction == "sent" else self._flow.received(data))
+        if self._sees_data and self._passage is not None:
+            self._taps.data(self._passage, direction, data)
