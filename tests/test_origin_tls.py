@@ -15,7 +15,7 @@ import pytest
 import rawtls
 from chains import Made, der, file, make, rsa_key
 from gevent.queue import Queue
-from lab import WAIT, Origin, Program, Reply, get, http_origin, secure_tunnel, strict_context
+from lab import WAIT, Origin, Program, Reply, get, http_origin, secure_tunnel, strict_context, tunnel
 from old_tls import KINDS, TODAY, OldServer, lenient_get
 from pki import TestCA, new_key
 from rawtls import RENEGOTIATION, TLS_1_2, Hello, server_hello
@@ -241,6 +241,36 @@ def test_no_lie(program: Program, origin_ca: TestCA) -> None:
     assert liar.heard.get(timeout=WAIT) == rawtls.HANDSHAKE
 
 
+LENIENT = """
+openssl_conf = all
+[all]
+ssl_conf = ssl
+[ssl]
+system_default = lenient
+[lenient]
+MinProtocol = TLSv1
+CipherString = ALL:@SECLEVEL=0
+Options = UnsafeLegacyServerConnect,UnsafeLegacyRenegotiation,ServerPreference
+"""
+
+
+def test_a_lenient_system(origin_ca: TestCA, roots: Path, tmp_path: Path) -> None:
+    """What openssl.cnf allows to all programs, certifier does not take up, neither towards origins nor clients."""
+    (tmp_path / "openssl.cnf").write_text(LENIENT)
+    options = ["--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}"]
+    liar = Liar(origin_ca, server_hello(ALONE, {}))
+    with (
+        Program(tmp_path, *options, prefix=["env", f"OPENSSL_CONF={tmp_path}/openssl.cnf"]) as program,
+        Origin(liar) as origin,
+    ):
+        check_offer(offer(program, "localhost", ["h2", "http/1.1"]))
+        assert b"unsafe legacy renegotiation disabled" in refused(program, origin.port).body
+        with tunnel(program.address, f"localhost:{origin.port}") as sock:
+            every = [0xC02B, 0xC009, 0x002F, 0xC013]
+            sock.sendall(rawtls.client_hello(every, rawtls.usual("localhost"), rawtls.TLS_1_1))
+            assert rawtls.read_hello(sock) == 70  # protocol_version
+
+
 class Recorder:
     """A handler that keeps the ClientHello, and leaves."""
 
@@ -258,7 +288,10 @@ def offer(program: Program, host: str, alpn: list[str] | None) -> Hello:
 
 
 def test_what_is_offered(program: Program) -> None:
-    hello = offer(program, "localhost", ["h2", "http/1.1"])
+    check_offer(offer(program, "localhost", ["h2", "http/1.1"]))
+
+
+def check_offer(hello: Hello) -> None:
     assert hello.version == TLS_1_2  # RFC 8446 §4.1.2: the true ones stand in the extension
     assert set(hello.numbers(rawtls.VERSIONS, 1)) == {rawtls.TLS_1_3, TLS_1_2}
     assert set(hello.suites) - {rawtls.RENEGOTIATION_SCSV} == SUITES_1_3 | SUITES_1_2
