@@ -328,9 +328,20 @@ MUCH = 4096
 PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + b"8 octets"  # RFC 9113 §6.7
 
 
+@pytest.fixture(scope="module")
+def watching(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """One that decodes what passes."""
+    folder = tmp_path_factory.mktemp("watching")
+    options = ["--store=certs", "--max=9", "--ca=ca", "--log-requests", f"--upstream-ca={roots}"]
+    with Program(folder, *options) as running:
+        yield running
+
+
+@pytest.mark.parametrize("which", ["program", "watching"])
 @pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
-def test_an_origin_that_is_far_away(program: Program, certificate: Path, alpn: str) -> None:
+def test_an_origin_that_is_far_away(request: pytest.FixtureRequest, certificate: Path, alpn: str, which: str) -> None:
     """Its alert comes when the tunnel has been relaying, and waits for the client again."""
+    program: Program = request.getfixturevalue(which)
     context = wanting(certificate, ssl.TLSVersion.TLSv1_3)
     context.set_alpn_protocols([alpn])
     connection = h2.connection.H2Connection(h2.config.H2Configuration())
