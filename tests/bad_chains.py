@@ -114,6 +114,9 @@ def _unknown(critical: bool) -> list[tuple[x509.ExtensionType, bool]]:
     return [(x509.UnrecognizedExtension(PRIVATE, b"\x05\x00"), critical)]
 
 
+_GARBLED: list[tuple[x509.ExtensionType, bool]] = [
+    (x509.UnrecognizedExtension(x509.NameConstraints.oid, b"\x30\x7f\xa0"), True)
+]
 _WRONG = "certificate is not valid for|[Mm]ismatch"
 _UNKNOWN = "unable to get local issuer|unable to get issuer|unable to verify the first"
 _NO_CA = "invalid CA|not a CA"
@@ -153,6 +156,7 @@ BAD: dict[str, tuple[Chain, str]] = {
     "root for code": (_by("code"), "purpose"),
     "unknown critical extension": (_leaf(more=_unknown(True)), "critical extension"),
     "unknown critical extension of an intermediate": (_below(more=_unknown(True)), "critical extension"),
+    "malformed extension of an intermediate": (_below(more=_GARBLED), _UNKNOWN),
     "SHA-1": (_leaf(digest="sha1"), "too weak"),
     "MD5": (_leaf(digest="md5"), "too weak"),
     "intermediate with SHA-1": (_below(digest="sha1"), "too weak"),
