@@ -21,6 +21,7 @@ Certificates:
                           an empty CRL at its own /ca.crl: http://127.0.0.1:8080/ca.crl
 
 Connections:
+  --workers=<n>           Processes that share the listeners, or auto: as many as processors [default: 1].
   --listen=<host:port>    Where to accept clients; may be given several times; port 0 picks
                           one [default: 127.0.0.1:8080].
   --redirect=<host:port>  Send the decrypted bytes of every intercepted tunnel there instead
@@ -89,49 +90,27 @@ monkey.patch_all()
 import importlib
 import logging
 import os
-import signal
 import socket
 import sys
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from pathlib import Path
 
 import gevent
 from gevent.event import Event
-from gevent.lock import BoundedSemaphore
-from gevent.pool import Pool
-from gevent.server import StreamServer
 
+import listening
 import log as logs
 import options
-import sockets
-from access import Access
-from admission import Admission, Turnstile
 from commandline import CommandLine
-from contexts import ContextCache
-from dialing import Dialer, Redirect
 from errors import UsageError
-from interception import Interception
-from issuance import Issuance
 from limits import Limits
-from names import Target, ip_of
+from names import Target
 from options import Options
-from policy import Policy
-from proxy import Proxy
-from refusals import Refusals
-from ruling import rules, users
-from seeing import Seeing
-from upstream import Upstream
-from website import Website
-from workers import Workers
+from program import Program
+from serving import serve
+from supervisor import Supervisor
+from version import VERSION
 
-VERSION = "0.1.0"
 COMMANDS = {"check": "check", "list": "listing", "prune": "prune", "warm": "warm"}  # the module of each
-HOUR_SECONDS = 3600.0
-DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
-_BACKLOG = 1024
-_ONLY_TOLD = 100  # connections past the limit that are let in to be told so, and for the pages of our own
 
 log = logging.getLogger("certifier")
 
@@ -145,167 +124,62 @@ def main(argv: list[str]) -> int:
             return command(argv[1:], version)
         return _run(options.proxy_options(CommandLine(__doc__, argv, version)))
     except UsageError as error:
-        print(f"certifier: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error)
 
 
 def _run(chosen: Options) -> int:
-    limits = chosen.limits.within_descriptors()
+    limits = chosen.limits.within_descriptors(chosen.workers)
     logs.set_up(limits.log_value)
-    _check_openness(chosen)
-    program = Program(chosen, limits)
-    listeners = [_listen(target) for target in chosen.listen]
-    program.policy.listeners += [listener.getsockname()[:2] for listener in listeners]
-    _warn(chosen, program.seeing.keylog)
-    gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
-    gevent.signal_handler(signal.SIGUSR1, gevent.spawn, program.seeing.reopen)
-    gevent.spawn(program.keep_house)
-    _serve(program.proxy, listeners, chosen, limits)
-    program.seeing.close()
+    listening.check_openness(chosen)
+    if chosen.workers == 1:
+        program = Program(chosen, limits)
+        (listeners,) = listening.bind(chosen.listen, 1)
+        program.warn()
+        serve(program, listeners, limits, lambda: _announce(chosen, listeners), Event())
+        return 0
+    bound = listening.bind(chosen.listen, chosen.workers)
+
+    def work(number: int, tells: int, lifeline: int) -> int:
+        try:
+            return _work(chosen, limits, number, bound[number], tells, lifeline)
+        except UsageError as error:
+            return _refuse(error)
+        except Exception:  # the top of a worker
+            log.exception("worker %d can't go on", number)
+            return 1
+
+    return Supervisor(chosen.workers, work).run(lambda: _announce(chosen, bound[0]))
+
+
+def _work(
+    chosen: Options, limits: Limits, number: int, listeners: list[socket.socket], tells: int, lifeline: int
+) -> int:
+    """One of several workers. It ends when the supervisor does."""
+    gevent.reinit()  # the listeners were made before the fork
+    program = Program(chosen, limits, worker=number)
+    if number == 0:
+        program.warn()
+    stop = Event()
+    orphaned = gevent.get_hub().loop.io(lifeline, 1)
+    orphaned.start(stop.set)
+    serve(program, listeners, limits, lambda: os.close(tells) if os.write(tells, b".") else None, stop)
     return 0
 
 
-def _check_openness(chosen: Options) -> None:
-    """Raise ``UsageError`` for a proxy that strangers could use unasked."""
-    guarded = chosen.open or chosen.rules.auth is not None or chosen.rules.allow_from
-    for target in chosen.listen:
-        ip = ip_of(target.host)
-        loopback = ip.is_loopback if ip is not None else target.host == "localhost"
-        if not loopback and not guarded:
-            raise UsageError(
-                f"--listen={target}: whoever reaches that address could use the proxy; say who may with"
-                " --auth=<file> or --allow-from=<cidr>, or --open for everyone"
-            )
-
-
-class Program:
-    """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong.
-
-    ``clock`` gives seconds since the epoch, to all of them.
-    """
-
-    def __init__(self, chosen: Options, limits: Limits, clock: Callable[[], float] = time.time) -> None:
-        self._chosen = chosen
-        self._clock = clock
-        self._reloading = BoundedSemaphore()
-        self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
-        self._workers = Workers()
-        self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
-        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION)
-        keylog, sight = self.seeing.keylog, self.seeing.sight
-        turnstile = Turnstile(limits)
-        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock, turnstile, keylog)
-        self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
-        redirect = None
-        if chosen.redirect is not None:
-            redirect = Redirect(chosen.redirect, chosen.redirect_tls, chosen.proxy_protocol)
-        self._access = Access(self.policy, users(chosen.rules))
-        dialer = Dialer(self._upstream, self.policy, redirect, limits)
-        refused = Refusals(chosen.rules.learn_bypass)
-        interception = Interception(
-            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight
-        )
-        self._website = Website(self._workers, clock)
-        admission = Admission(limits)
-        access_log = self.seeing.access_log
-        self.proxy = Proxy(
-            interception, dialer, self.policy, self._access, admission, limits, self._website, sight, access_log
-        )
-        self._show_ca()
-
-    def reload(self) -> None:
-        """Read all files anew; tunnels go on. A bad new file leaves what was in force."""
-        self.seeing.reopen()
-        with self._reloading:  # one after the other: the newest reading shall be the last to be applied
-            self._reload()
-
-    def _reload(self) -> None:
-        try:
-            new_rules, new_users = rules(self._chosen.rules), users(self._chosen.rules)
-            self._workers.run(self._upstream.reload)
-            self._workers.run(self._issuance.reload, self._now())
-        except UsageError as error:
-            log.error("not reloaded, what was in force stays: %s", error)
-            return
-        self._contexts.clear()
-        self.policy.rules, self._access.users = new_rules, new_users
-        log.info("reloaded: CA, stored certificates, roots of origins, lists and users")
-        self._show_ca()
-
-    def keep_house(self) -> None:
-        """What is done at start and then again and again: clear a crash's leftovers, renew, prune, look at the CA."""
-        hours = 0
-        while True:
-            if hours % 24 == 0:
-                if stale := self._workers.run(self._issuance.clear_stale):
-                    log.warning("removed %d temporary files that a crash had left", stale)
-                if hours:
-                    self._tell_expiry()
-            self._contexts.tidy()
-            gevent.sleep(HOUR_SECONDS)
-            self._contexts.renew()
-            hours += 1
-
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
-
-    def _show_ca(self) -> None:
-        files = self._issuance.files
-        self._website.use(files.pem if files else None, self._issuance.authority)
-        for warning in files.warnings if files else ():
-            log.warning("%s", warning)
-        self._tell_expiry()
-
-    def _tell_expiry(self) -> None:
-        files = self._issuance.files
-        warning = files.expiry_warning(self._now()) if files else None
-        if warning:
-            log.warning("%s", warning)
-
-
-def _listen(target: Target) -> socket.socket:
-    family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
-    try:
-        return socket.create_server(tuple(target), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        raise UsageError(f"can't listen on {target}: {reason}; choose another with --listen=HOST:PORT") from error
-
-
-def _warn(chosen: Options, keylog: Path | None) -> None:
-    ca = chosen.leaves.ca
-    if ca.missing:
-        log.warning("%s missing: nothing is signed", " and ".join(ca.missing))
-    if ca.folder is None and ca.files is None:
-        log.warning("no CA: only names in the store are intercepted; --ca=<dir> makes one and turns generation on")
-    if keylog is not None:
-        log.warning("the keys of all connections are written to %s: whoever reads it can decrypt them", keylog)
-    if not chosen.verify_upstream:
-        log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
-
-
-def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options, limits: Limits) -> None:
-    """Accept until a signal comes, then let tunnels finish."""
-    pool = Pool(limits.connections + _ONLY_TOLD)
-    servers = [StreamServer(listener, proxy.handle, spawn=pool) for listener in listeners]
-    stop = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, stop.set)
-    for server, listener in zip(servers, listeners, strict=True):
-        server.start()
+def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
+    """Say where it listens, where the CA certificate is, and what to try."""
+    for listener in listeners:
         print(f"listening on {Target(*listener.getsockname()[:2])}", file=sys.stderr, flush=True)
     if chosen.leaves.ca.folder is not None:
         where = Target(*listeners[0].getsockname()[:2])
         path = chosen.leaves.ca.folder / "ca.crt"
         print(f"CA certificate: {path}", file=sys.stderr)
         print(f"try: curl -x http://{where} --cacert {path} https://www.example.com/", file=sys.stderr, flush=True)
-    stop.wait()
-    for server in servers:
-        server.close()
-    if len(pool):
-        log.info("stopping: %d connections have %.0f s to finish", len(pool), DRAIN_SECONDS)
-    pool.join(timeout=DRAIN_SECONDS)
-    pool.kill(timeout=1)
+
+
+def _refuse(error: UsageError) -> int:
+    print(f"certifier: {error}", file=sys.stderr, flush=True)
+    return 2
 
 
 if __name__ == "__main__":

@@ -38,16 +38,22 @@ class Limits:
     client_new_names: int = 50
     log_value: int = 300
 
-    def within_descriptors(self) -> "Limits":
-        """The same, with no more connections than the system's limit of descriptors allows: two a tunnel.
+    def within_descriptors(self, workers: int = 1) -> "Limits":
+        """Those of one of so many worker processes, with no more connections than descriptors allow: two a tunnel.
 
         The soft limit, made for ``select``, is raised to the hard one.
         """
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        most = self.connections
+        most = -(-self.connections // workers)
         if hard != resource.RLIM_INFINITY:
             most = max(1, min(most, (hard - _SPARE_DESCRIPTORS) // 2))
-        own = self.client_connections or max(1, int(most * _SHARE))
-        return replace(self, connections=most, client_connections=own)
+        own = -(-self.client_connections // workers) or max(1, int(most * _SHARE))
+        return replace(
+            self,
+            connections=most,
+            client_connections=own,
+            new_names=-(-self.new_names // workers),
+            client_new_names=-(-self.client_new_names // workers),
+        )

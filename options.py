@@ -1,5 +1,6 @@
 """What the operator wants, checked as far as it can be without touching a file."""
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from limits import Limits
 from names import Target
 
 MAX_DAYS = 397  # Apple refuses leaves of more than 398 days
+MAX_WORKERS = 256
 _SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
 
 
@@ -74,6 +76,7 @@ class Options:
     rules: RuleOptions
     limits: Limits
     sight: SightOptions
+    workers: int
     capacity: int
     store_max: int | None
     listen: tuple[Target, ...]
@@ -102,6 +105,7 @@ def proxy_options(line: CommandLine) -> Options:
         rules=_rule_options(line),
         limits=_limits(line),
         sight=_sight_options(line),
+        workers=_workers(line),
         capacity=line.number("--max", 1, what="names kept in memory"),
         store_max=line.number("--store-max", 1, what="certificates kept") if line.text("--store-max") else None,
         listen=tuple(address("--listen", text, lowest_port=0) for text in line.every("--listen")),
@@ -154,6 +158,12 @@ def _rule_options(line: CommandLine) -> RuleOptions:
         non_tls=line.choice("--non-tls", ("relay", "refuse")),
         learn_bypass=line.number("--learn-bypass", 1) if line.text("--learn-bypass") else 0,
     )
+
+
+def _workers(line: CommandLine) -> int:
+    if line.text("--workers") == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return line.number("--workers", 1, MAX_WORKERS, what="or auto")
 
 
 def _limits(line: CommandLine) -> Limits:

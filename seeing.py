@@ -27,7 +27,9 @@ T = TypeVar("T")
 class Seeing:
     """The sight of a proxy, and the files behind it."""
 
-    def __init__(self, chosen: SightOptions, policy: Policy, workers: Workers, version: str) -> None:
+    def __init__(
+        self, chosen: SightOptions, policy: Policy, workers: Workers, version: str, worker: int | None
+    ) -> None:
         self.access_log = AccessLog(LineFile(None), chosen.log_format)
         if chosen.log_file is not None:
             file = _opened("--log-file", chosen.log_file, LineFile)
@@ -37,11 +39,17 @@ class Seeing:
         body_max = taps.body_max
         self._har = None
         if chosen.har is not None:
-            har = _opened("--har", chosen.har, lambda p: HarFile(p, version, chosen.har_body_max, chosen.har_max))
+            har = _opened(
+                "--har", _own(chosen.har, worker), lambda p: HarFile(p, version, chosen.har_body_max, chosen.har_max)
+            )
             self._har = HarQueue(har, workers)
             observers.append(self._har)
             body_max = max(body_max, chosen.har_body_max)
-        pcap = _opened("--pcap", chosen.pcap, lambda p: PcapFile(p, version)) if chosen.pcap is not None else None
+        pcap = (
+            _opened("--pcap", _own(chosen.pcap, worker), lambda p: PcapFile(p, version))
+            if chosen.pcap is not None
+            else None
+        )
         self.keylog = chosen.keylog or (Path(found) if (found := os.environ.get("SSLKEYLOGFILE")) else None)
         if self.keylog is not None:
             _opened("--keylog", self.keylog, _touch)
@@ -56,6 +64,11 @@ class Seeing:
         """Write what is waiting."""
         if self._har is not None:
             self._har.close()
+
+
+def _own(path: Path, worker: int | None) -> Path:
+    """A file that only one process may write."""
+    return path if worker is None else path.with_name(f"{path.stem}-w{worker}{path.suffix}")
 
 
 def _opened(option: str, path: Path, make: Callable[[Path], T]) -> T:

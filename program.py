@@ -1,0 +1,133 @@
+"""``Program``: all the parts of a running proxy, put together by the operator's options."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import gevent
+from gevent.lock import BoundedSemaphore
+
+import sockets
+from access import Access
+from admission import Admission, Turnstile
+from contexts import ContextCache
+from dialing import Dialer, Redirect
+from errors import UsageError
+from interception import Interception
+from issuance import Issuance
+from limits import Limits
+from options import Options
+from policy import Policy
+from proxy import Proxy
+from refusals import Refusals
+from ruling import rules, users
+from seeing import Seeing
+from upstream import Upstream
+from version import VERSION
+from website import Website
+from workers import Workers
+
+HOUR_SECONDS = 3600.0
+
+log = logging.getLogger("certifier.program")
+
+
+class Program:
+    """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong.
+
+    ``clock`` gives seconds since the epoch, to all of them. ``worker`` is its number where there are several.
+    """
+
+    def __init__(
+        self, chosen: Options, limits: Limits, clock: Callable[[], float] = time.time, worker: int | None = None
+    ) -> None:
+        self._chosen = chosen
+        self._clock = clock
+        self._reloading = BoundedSemaphore()
+        self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
+        self._workers = Workers()
+        self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
+        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, worker)
+        keylog, sight = self.seeing.keylog, self.seeing.sight
+        turnstile = Turnstile(limits)
+        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock, turnstile, keylog)
+        self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
+        redirect = None
+        if chosen.redirect is not None:
+            redirect = Redirect(chosen.redirect, chosen.redirect_tls, chosen.proxy_protocol)
+        self._access = Access(self.policy, users(chosen.rules))
+        dialer = Dialer(self._upstream, self.policy, redirect, limits)
+        refused = Refusals(chosen.rules.learn_bypass)
+        interception = Interception(
+            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight
+        )
+        self._website = Website(self._workers, clock)
+        admission = Admission(limits)
+        access_log = self.seeing.access_log
+        self.proxy = Proxy(
+            interception, dialer, self.policy, self._access, admission, limits, self._website, sight, access_log
+        )
+        self._show_ca()
+
+    def reload(self) -> None:
+        """Read all files anew; tunnels go on. A bad new file leaves what was in force."""
+        self.seeing.reopen()
+        with self._reloading:  # one after the other: the newest reading shall be the last to be applied
+            self._reload()
+
+    def _reload(self) -> None:
+        try:
+            new_rules, new_users = rules(self._chosen.rules), users(self._chosen.rules)
+            self._workers.run(self._upstream.reload)
+            self._workers.run(self._issuance.reload, self._now())
+        except UsageError as error:
+            log.error("not reloaded, what was in force stays: %s", error)
+            return
+        self._contexts.clear()
+        self.policy.rules, self._access.users = new_rules, new_users
+        log.info("reloaded: CA, stored certificates, roots of origins, lists and users")
+        self._show_ca()
+
+    def keep_house(self) -> None:
+        """What is done at start and then again and again: clear a crash's leftovers, renew, prune, look at the CA."""
+        hours = 0
+        while True:
+            if hours % 24 == 0:
+                if stale := self._workers.run(self._issuance.clear_stale):
+                    log.warning("removed %d temporary files that a crash had left", stale)
+                if hours:
+                    self._tell_expiry()
+            self._contexts.tidy()
+            gevent.sleep(HOUR_SECONDS)
+            self._contexts.renew()
+            hours += 1
+
+    def warn(self) -> None:
+        """Tell the operator what he may not have meant."""
+        chosen, keylog = self._chosen, self.seeing.keylog
+        ca = chosen.leaves.ca
+        if ca.missing:
+            log.warning("%s missing: nothing is signed", " and ".join(ca.missing))
+        if ca.folder is None and ca.files is None:
+            log.warning("no CA: only names in the store are intercepted; --ca=<dir> makes one and turns generation on")
+        if keylog is not None:
+            log.warning("the keys of all connections are written to %s: whoever reads it can decrypt them", keylog)
+        if not chosen.verify_upstream:
+            log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _show_ca(self) -> None:
+        files = self._issuance.files
+        self._website.use(files.pem if files else None, self._issuance.authority)
+        for warning in files.warnings if files else ():
+            log.warning("%s", warning)
+        self._tell_expiry()
+
+    def _tell_expiry(self) -> None:
+        files = self._issuance.files
+        warning = files.expiry_warning(self._now()) if files else None
+        if warning:
+            log.warning("%s", warning)

@@ -1,0 +1,44 @@
+"""Serving: accept connections until a signal comes, then let tunnels finish."""
+
+import logging
+import signal
+import socket
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event
+from gevent.pool import Pool
+from gevent.server import StreamServer
+
+from limits import Limits
+from program import Program
+
+DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
+_ONLY_TOLD = 100  # connections past the limit that are let in to be told so, and for the pages of our own
+
+log = logging.getLogger("certifier")
+
+
+def serve(
+    program: Program, listeners: list[socket.socket], limits: Limits, ready: Callable[[], None], stop: Event
+) -> None:
+    """Serve until ``stop`` is set or SIGTERM or SIGINT comes. ``ready`` is called when connections are accepted."""
+    program.policy.listeners += [listener.getsockname()[:2] for listener in listeners]
+    pool = Pool(limits.connections + _ONLY_TOLD)
+    servers = [StreamServer(listener, program.proxy.handle, spawn=pool) for listener in listeners]
+    gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
+    gevent.signal_handler(signal.SIGUSR1, gevent.spawn, program.seeing.reopen)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, stop.set)
+    gevent.spawn(program.keep_house)
+    for server in servers:
+        server.start()
+    ready()
+    stop.wait()
+    for server in servers:
+        server.close()
+    if len(pool):
+        log.info("stopping: %d connections have %.0f s to finish", len(pool), DRAIN_SECONDS)
+    pool.join(timeout=DRAIN_SECONDS)
+    pool.kill(timeout=1)
+    program.seeing.close()

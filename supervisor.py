@@ -1,0 +1,139 @@
+"""``Supervisor``: several worker processes on the same listeners; one that dies is replaced, signals are passed on.
+
+The supervisor does nothing but wait: no greenlets, no threads, so that a worker forked from it starts clean. It holds
+all listeners, so connections that wait for a worker that died wait for the next one.
+"""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from gevent.monkey import get_original
+
+from serving import DRAIN_SECONDS
+
+GRACE_SECONDS = 5.0  # beyond what tunnels have to finish in, before a worker is killed
+_PASSED_ON = (signal.SIGHUP, signal.SIGUSR1)
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (*_PASSED_ON, *_ENDING, signal.SIGCHLD)
+_SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
+_MAX_PAUSE = 30.0
+
+_fork: Callable[[], int] = get_original("os", "fork")  # there is no hub yet that could be carried over
+_close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
+_waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
+log = logging.getLogger("certifier.supervisor")
+
+# What a worker does: number, the pipe on which it says that it accepts, and the one that ends with the supervisor.
+Work = Callable[[int, int, int], int]
+
+
+class Supervisor:
+    """Runs ``work`` in so many processes."""
+
+    def __init__(self, count: int, work: Work) -> None:
+        self._count = count
+        self._work = work
+        self._numbers: dict[int, int] = {}  # of each process
+        self._started: dict[int, float] = {}
+        self._due: list[tuple[float, int]] = []  # when to replace whom
+        self._pause = 1.0
+        self._lifeline = os.pipe()
+
+    def run(self, ready: Callable[[], None]) -> int:
+        """Until a signal comes; the exit status. ``ready`` is called when all accept.
+
+        A first worker that can't start has said why, and its status is ours.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        for number in range(self._count):
+            if not self._start(number, wait=True):
+                status = self._reap_all(signal.SIGTERM)
+                return status or 1
+        ready()
+        while True:
+            found = self._wait()
+            if found in _ENDING:
+                self._reap_all(signal.SIGTERM)
+                return 0
+            if found in _PASSED_ON:
+                self._signal(found)
+            self._replace()
+
+    def _start(self, number: int, wait: bool = False) -> bool:
+        """Fork a worker; with ``wait``, whether it came to accept connections."""
+        told, tells = os.pipe()
+        process = _fork()
+        if process == 0:
+            _close(told)
+            _close(self._lifeline[1])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            try:
+                os._exit(self._work(number, tells, self._lifeline[0]))
+            finally:
+                os._exit(70)  # an exception has been told by then, or never will be
+        _close(tells)
+        self._numbers[process] = number
+        self._started[number] = time.monotonic()
+        try:
+            return not wait or os.read(told, 1) == b"."
+        finally:
+            _close(told)
+
+    def _wait(self) -> int | None:
+        """The next signal; None when a worker is due to be replaced."""
+        left = min((when for when, _ in self._due), default=None)
+        if left is None:
+            return signal.sigwait(_SIGNALS)
+        found = signal.sigtimedwait(_SIGNALS, max(0.0, left - time.monotonic()))
+        return None if found is None else found.si_signo
+
+    def _replace(self) -> None:
+        """See who has died, and start those that are due."""
+        for process, status in self._dead():
+            number = self._numbers.pop(process)
+            lived = time.monotonic() - self._started[number]
+            how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+            self._pause = min(2 * self._pause, _MAX_PAUSE) if lived < _SHORT_LIFE else 1.0
+            pause = 0.0 if lived >= _SHORT_LIFE else self._pause
+            log.error("worker %d (process %d) died: %s; it is replaced%s", number, process, how, _in(pause))
+            self._due.append((time.monotonic() + pause, number))
+        now = time.monotonic()
+        due = [number for when, number in self._due if when <= now]
+        self._due = [(when, number) for when, number in self._due if when > now]
+        for number in due:
+            self._start(number)
+
+    def _dead(self) -> list[tuple[int, int]]:
+        found = []
+        with suppress(ChildProcessError):  # there are none any more
+            while (ended := _waitpid(-1, os.WNOHANG))[0]:
+                found.append((ended[0], os.waitstatus_to_exitcode(ended[1])))
+        return found
+
+    def _signal(self, number: int) -> None:
+        for process in self._numbers:
+            os.kill(process, number)
+
+    def _reap_all(self, number: int) -> int:
+        """Let the workers finish, then end those that don't; the first status that is not 0."""
+        self._signal(number)
+        first = 0
+        deadline = time.monotonic() + DRAIN_SECONDS + GRACE_SECONDS
+        while self._numbers:
+            for process, status in self._dead():
+                del self._numbers[process]
+                first = first or status
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._signal(signal.SIGKILL)
+            if self._numbers:
+                signal.sigtimedwait((signal.SIGCHLD,), max(0.1, left))
+        return first
+
+
+def _in(pause: float) -> str:
+    return f" in {pause:.0f} s" if pause else ""

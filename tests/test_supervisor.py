@@ -1,0 +1,166 @@
+"""Several worker processes: one port, one store, one serial file; what becomes of them, and of their connections."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import gevent
+import pytest
+from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel, serial_of
+from test_rules import BASE
+
+
+def children(program: Program) -> list[int]:
+    listed = Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children").read_text()
+    return [int(process) for process in listed.split()]
+
+
+def established(process: int) -> int:
+    """How many connections a process holds, its listeners not counted."""
+    sockets = set()
+    for fd in Path(f"/proc/{process}/fd").iterdir():
+        try:
+            found = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(fd))
+        except OSError:
+            continue
+        if found:
+            sockets.add(found[1])
+    rows = [line.split() for line in Path(f"/proc/{process}/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[3] == "01" and row[9] in sockets for row in rows)
+
+
+@pytest.fixture
+def two(tmp_path: Path, roots: Path) -> Iterator[Program]:
+    with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--workers=2") as running:
+        yield running
+
+
+def test_connections_are_spread_and_certificates_are_one(two: Program, origin: Origin) -> None:
+    workers = children(two)
+    assert len(workers) == 2
+    with ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(two.address, timeout=WAIT))
+        deadline = time.monotonic() + WAIT
+        while sum(held := [established(worker) for worker in workers]) < 100:
+            assert time.monotonic() < deadline
+            gevent.sleep(0.01)
+    assert min(held) >= 25  # of 100, by chance: less than that once in a million runs
+    serials = set()
+    for _ in range(20):
+        with secure_tunnel(two, f"localhost:{origin.port}") as secure:
+            assert get(secure).status == 200
+            serials.add(serial_of(secure))
+    assert len(serials) == 1
+
+
+def test_a_worker_that_dies_takes_only_its_own_tunnels_and_is_replaced(two: Program, echo_origin: Origin) -> None:
+    victim, survivor = children(two)
+    with ExitStack() as stack:
+        tunnels = []
+        while not (established(victim) and established(survivor)):
+            tunnels.append(stack.enter_context(secure_tunnel(two, f"localhost:{echo_origin.port}")))
+        for secure in tunnels:
+            secure.sendall(b"x")
+            assert secure.recv(1) == b"x"
+        mine = established(victim) // 2
+        os.kill(victim, signal.SIGKILL)
+        two.wait_for(r"worker 0 \(process \d+\) died: SIGKILL; it is replaced")
+        alive = 0
+        for secure in tunnels:
+            try:
+                secure.sendall(b"y")
+                alive += secure.recv(1) == b"y"
+            except OSError:
+                pass
+        assert alive == len(tunnels) - mine
+    for _ in range(20):  # none of them is refused, nor waits for ever: the supervisor holds the queue
+        with secure_tunnel(two, f"localhost:{echo_origin.port}") as secure:
+            secure.sendall(b"z")
+            assert secure.recv(1) == b"z"
+    now = children(two)
+    assert len(now) == 2
+    assert survivor in now
+    assert victim not in now
+
+
+def test_signals_are_passed_on(tmp_path: Path, roots: Path, origin: Origin, echo_origin: Origin) -> None:
+    (tmp_path / "denied").write_text("none.example\n")
+    log = tmp_path / "access.log"
+    options = ("--workers=2", "--deny=@denied", f"--log-file={log}", f"--upstream-ca={roots}")
+    with Program(tmp_path, *BASE, *options) as running:
+        with secure_tunnel(running, f"localhost:{echo_origin.port}") as secure:
+            (tmp_path / "denied").write_text("localhost\n")
+            running.reload()
+            deadline = time.monotonic() + WAIT
+            while len([line for line in running.lines if "reloaded: " in line]) < 2:
+                assert time.monotonic() < deadline
+                gevent.sleep(0.01)
+            head = f"CONNECT localhost:{origin.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+            assert {exchange(running.address, head).status for _ in range(20)} == {403}
+            running.process.send_signal(signal.SIGTERM)
+            running.wait_for("stopping: 1 connections have 10 s to finish")
+            secure.sendall(b"last")
+            assert secure.recv(4) == b"last"
+        assert running.process.wait(WAIT) == 0
+        assert children_of_dead(running) == []
+
+
+def children_of_dead(program: Program) -> list[str]:
+    """Processes of this program that are still there."""
+    found = run("pgrep", "-f", f"store=certs.*{program.folder.name}").stdout.split()
+    return [process for process in found if int(process) != os.getpid()]
+
+
+def test_workers_end_with_a_supervisor_that_is_killed(two: Program) -> None:
+    workers = children(two)
+    two.process.kill()
+    two.process.wait(WAIT)
+    deadline = time.monotonic() + WAIT
+    while any(Path(f"/proc/{worker}").exists() and "Z" not in state(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        gevent.sleep(0.01)
+    two.lines.clear()
+
+
+def state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+def test_what_is_wrong_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    (tmp_path / "serial.txt").write_text("x")
+    for words in (["--workers=0"], ["--workers=2", "--bypass=a b"], ["--workers=2", "--upstream-ca=none"]):
+        bad = run(*Program.command(), *BASE, *words, cwd=tmp_path)
+        assert bad.returncode == 2, bad
+        assert bad.stderr.count("\n") == 1
+        assert bad.stderr.startswith("certifier: ")
+
+
+def test_auto(tmp_path: Path) -> None:
+    with Program(tmp_path, *BASE, "--workers=auto") as running:
+        count = len(os.sched_getaffinity(0))
+        assert len(children(running)) == (count if count > 1 else 0)
+
+
+def test_no_serial_twice_and_no_update_lost_over_workers(tmp_path: Path) -> None:
+    with Program(tmp_path, *BASE, "--workers=3", "--redirect=127.0.0.1:1", "--client-new-names=1000") as running:
+        first = int((tmp_path / "ca" / "serial.txt").read_text())
+        words = ["openssl", "s_client", "-connect", running.url[7:], "-servername"]
+        clients = [
+            subprocess.Popen([*words, f"{n % 20}.example"], stdin=subprocess.DEVNULL, stdout=-1, stderr=-1, text=True)
+            for n in range(60)
+        ]
+        assert all("-----BEGIN CERTIFICATE" in client.communicate(timeout=WAIT)[0] for client in clients)
+    listed = run(*Program.command(), "list", "--store=certs", cwd=tmp_path).stdout.splitlines()[1:]
+    serials = [line.split()[1] for line in listed]
+    assert len(serials) == len(set(serials)) == 20
+    assert int((tmp_path / "ca" / "serial.txt").read_text()) > first + 19

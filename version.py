@@ -1,0 +1,3 @@
+"""The version of certifier."""
+
+VERSION = "0.1.0"
