@@ -25,14 +25,17 @@ _HTTP_2 = "h2"
 log = logging.getLogger("certifier.answering")
 
 
-def explain(stream: TlsStream, error: OriginError, said: bytes = b"") -> None:
-    """Answer the client's request with the reply that the error deserves. ``said`` is what was read of it before."""
+def explain(stream: TlsStream, error: OriginError, said: bytes = b"", follows: bool = True) -> None:
+    """Answer the client's request with the reply that the error deserves.
+
+    ``said`` is what was read of it before, and ``follows`` whether what is read now goes on from there.
+    """
     reader = Http2Reader() if stream.alpn == _HTTP_2 else HeadReader()
     deadline = time.monotonic() + REQUEST_SECONDS
     request: RequestHead | Http2Request | None = None
     try:
         request = reader.receive(said)
-        while request is None and stream.ended is None:
+        while follows and request is None and stream.ended is None:
             while data := stream.decrypt():
                 request = request or reader.receive(bytes(data))
             if request is None and stream.ended is None:

@@ -146,7 +146,7 @@ class Interception:
             failure = broke(self._verified(name), tunnel.alert)
             record.fail(failure)
             record.status = failure.status
-            explain(stream, failure, bytes(tunnel.early))
+            explain(stream, failure, bytes(tunnel.early), tunnel.sent == len(tunnel.early))
         elif tunnel.refusal is not None:
             record.fail(tunnel.refusal)
             record.status = tunnel.refusal.status

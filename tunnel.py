@@ -31,7 +31,7 @@ class Tunnel:
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
     went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is why the origin
     ended its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
-    what it had said until then, as far as it is kept. ``refusal`` is why the witness let no more pass.
+    what it had said until then, all of it where ``sent`` is as long. ``refusal`` is why the witness let no more pass.
     """
 
     def __init__(
@@ -99,7 +99,8 @@ class Tunnel:
             try:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
                 taken = self._take(source, sink)
-                source.answer()
+                if self._writing is None or source is not self._client:  # else the other pump may be about to write
+                    source.answer()
                 self._flush(sink)
             except CertifierError as refusal:
                 self.refusal = refusal

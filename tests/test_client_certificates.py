@@ -297,13 +297,18 @@ def test_renegotiation_behind_a_response(program: Program, certificate: Path, ro
                 secure.recv(1)
 
 
+MUCH = 4096
+PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + b"8 octets"  # RFC 9113 §6.7
+
+
 class Gate:
     """A relay to an origin that holds back all that this says after its first flight."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, much: int = MUCH) -> None:
         self.heard = Event()  # that the client has said more than handshakes have
         self.open = Event()
         self._port = port
+        self._much = much
 
     def __call__(self, sock: socket.socket) -> None:
         with socket.create_connection(("127.0.0.1", self._port), timeout=WAIT) as origin:
@@ -318,14 +323,10 @@ class Gate:
         octets = 0
         while data := sock.recv(65_536):
             octets += len(data)
-            if octets > MUCH:
+            if octets > self._much:
                 self.heard.set()
             with suppress(OSError):
                 origin.sendall(data)
-
-
-MUCH = 4096
-PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + b"8 octets"  # RFC 9113 §6.7
 
 
 @pytest.fixture(scope="module")
@@ -364,3 +365,22 @@ def test_an_origin_that_is_far_away(request: pytest.FixtureRequest, certificate:
             else:
                 secure.sendall(b"\r\n\r\n")
                 assert says_so(read_reply(secure))
+
+
+def test_a_client_that_says_too_much_for_one_who_listens_late(program: Program, certificate: Path) -> None:
+    """Where its request begins is not known any more: it is told that none was seen, and not left waiting."""
+    context = wanting(certificate, ssl.TLSVersion.TLSv1_3)
+    context.set_alpn_protocols(["h2"])
+    connection = h2.connection.H2Connection(h2.config.H2Configuration())
+    connection.initiate_connection()
+    with Origin(http_origin, context) as server:
+        gate = Gate(server.port, 10 * MUCH)
+        with Origin(gate) as relay, secure_tunnel(program, f"localhost:{relay.port}", alpn=["h2"]) as secure:
+            secure.sendall(connection.data_to_send() + 10 * MUCH // len(PING) * PING)
+            assert gate.heard.wait(WAIT)
+            gate.open.set()
+            connection.send_headers(1, ASK, end_stream=True)
+            secure.sendall(connection.data_to_send())
+            events = connection.receive_data(secure.recv(65_536))
+    assert any(isinstance(event, h2.events.ConnectionTerminated) for event in events)
+    assert not any(isinstance(event, h2.events.ResponseReceived) for event in events)
