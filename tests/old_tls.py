@@ -55,8 +55,9 @@ class OldServer:
             connection.handshakeServer(certChain=self._chain, privateKey=self._key, settings=_settings(self._what))
             request = b""
             while not request.endswith(b"\r\n\r\n"):  # TLS 1.0 sends it in two records, against BEAST
-                request += connection.read(max=4096, min=1)
-                self.heard += request
+                piece = connection.read(max=4096, min=1)
+                request += piece
+                self.heard += piece
             connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
             connection.close()
         except TLSError:
