@@ -2,13 +2,15 @@
 # make test   sets up and passes everything that must pass
 # make lint-certs  pkilint over the made CA and one leaf of each kind (part of make test)
 # make image-test  builds the container image and puts a request through it (needs root)
+# make bench  measures certifier beside those of its peers that are installed, ten minutes; results in bench/
+#             (bench-growth: how cost grows, half an hour; bench-mixed: latency under mixed load, two minutes)
 # make check  the same without the set-up: linter, types, tests
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lint-certs image-test clean
+.PHONY: run test check lint-certs image-test bench bench-growth bench-mixed clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
@@ -28,6 +30,15 @@ lint-certs: $(VENV)/dev.stamp
 
 image-test:
 	sh tests/image.sh
+
+bench: $(VENV)/run.stamp
+	$(BIN)/python -m bench --out=bench
+
+bench-growth: $(VENV)/run.stamp
+	$(BIN)/python -m bench --out=bench --part=names --part=store --part=tunnels --part=row
+
+bench-mixed: $(VENV)/run.stamp
+	$(BIN)/python -m bench --out=bench --part=flood --part=bulk
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("certifier needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'

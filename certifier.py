@@ -93,6 +93,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import gevent
 from gevent.event import Event
@@ -162,7 +163,12 @@ def _work(
     stop = Event()
     orphaned = gevent.get_hub().loop.io(lifeline, 1)
     orphaned.start(stop.set)
-    serve(program, listeners, limits, lambda: os.close(tells) if os.write(tells, b".") else None, stop)
+
+    def ready() -> None:
+        with suppress(BrokenPipeError):  # only those of the first hour are waited for
+            os.write(tells, b".")
+
+    serve(program, listeners, limits, ready, stop)
     return 0
 
 

@@ -1,0 +1,188 @@
+"""The floor: what the cryptography alone costs in memory, with the ``ssl`` and ``cryptography`` of this Python.
+
+An intercepting proxy is the server of one TLS connection and the client of another. Each floor is the CPU that these
+two ends take, and only they: what the client's and the origin's ends do in the same loop is not counted. No sockets,
+no relay, no waiting. TLS 1.3, P-256 leaves, the origin's chain and name verified strictly (RFC 5280), one ticket sent.
+"""
+
+import os
+import ssl
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from bench import accounting, pki
+from bench.cores import Cores
+from bench.crew import Crew, Gate
+from bench.origin import ZONE
+
+_NAME = f"floor.{ZONE}"
+_RECORD = 16_384  # octets of plaintext in a full record
+_BATCH = 16  # records between two looks at the clock, a quarter of a megabyte as a relay moves them
+_SMALL = (110, 150)  # octets of the benchmark's small request, and of its reply
+GB = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """In the units of the rows that they are the floor of."""
+
+    warm: float  # ms: both handshakes
+    new: float  # ms: both handshakes, a key, a signed leaf, its context; no disk
+    bulk: float  # s: decrypt and encrypt a GB
+    small: float  # µs: decrypt and encrypt a request and its reply
+    idle: float  # KiB: the two ends after their handshakes
+
+    def row(self, key: str) -> float | None:
+        """The floor of a row, None where there is none."""
+        found: float | None = asdict(self).get(key)
+        return found
+
+
+def measure(where: Cores, scale: float = 1.0) -> Floor:
+    """All of them, on the proxy's core, in a process of its own. ``scale`` below 1 for a shorter, rougher run."""
+    with Crew(Cores(where.proxy, where.proxy), [lambda gate: _measure(gate, scale)]) as crew:
+        return crew.go()[0]
+
+
+def _measure(gate: Gate, scale: float) -> Floor:
+    authority = pki.authority("floor")
+    server = _server_context(authority)
+    client = ssl.create_default_context()  # system roots too: what certifier verifies with
+    client.load_verify_locations(cadata=authority.pem.decode("ascii"))
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    gate.wait()
+    handshakes = max(20, int(1000 * scale))
+    _handshakes(server, client, handshakes // 10)
+    warm = _handshakes(server, client, handshakes) / handshakes * 1000
+    leaves = max(10, int(200 * scale))
+    leaf = _cpu(lambda: [_server_context(authority) for _ in range(leaves)]) / leaves * 1000
+    relay = Relay(server, client)
+    bulk = relay.bulk(max(64, int(256 * scale))) * GB
+    small = relay.small(max(100, int(20_000 * scale))) * 1_000_000
+    return Floor(warm, warm + leaf, bulk, small, _idle(server, client, max(100, int(1000 * scale))))
+
+
+class End:
+    """One end of a TLS connection, with the CPU seconds that it has used."""
+
+    def __init__(self, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
+        self.cpu = 0.0
+        began = time.thread_time()
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        server_side = server_hostname is None
+        self.tls = context.wrap_bio(
+            self.incoming, self.outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        self.cpu += time.thread_time() - began
+
+    def step(self, received: bytes) -> tuple[bool, bytes]:
+        """Take what the peer sent, go on with the handshake: whether it is done, and what to send."""
+        began = time.thread_time()
+        self.incoming.write(received)
+        try:
+            self.tls.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            done = False
+        sent = self.outgoing.read()
+        self.cpu += time.thread_time() - began
+        return done, sent
+
+
+def _connect(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[End, End]:
+    """A connection after its handshake: its server and its client."""
+    a, b = End(server), End(client, _NAME)
+    done, flight = False, b""
+    while not done:
+        finished, flight = b.step(flight)
+        done, flight = a.step(flight)
+        done = done and finished
+    b.incoming.write(flight)  # the ticket
+    return a, b
+
+
+def _handshakes(server: ssl.SSLContext, client: ssl.SSLContext, count: int) -> float:
+    """CPU seconds of a proxy's two ends in so many connections.
+
+    One connection's server and client are as good as one's server and another's client.
+    """
+    total = 0.0
+    for _ in range(count):
+        a, b = _connect(server, client)
+        total += a.cpu + b.cpu
+    return total
+
+
+class Relay:
+    """A client, the proxy's two ends, an origin; what the two in the middle use."""
+
+    def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+        self._down, self._client = _connect(server, client)
+        self._origin, self._up = _connect(server, client)
+        self._plain = bytearray(_RECORD)
+        self._up.tls.write(b"x")  # the first read takes in the ticket, once a connection
+        self._origin.incoming.write(self._up.outgoing.read())
+        self._origin.tls.read(1)
+
+    def bulk(self, batches: int) -> float:
+        """CPU seconds an octet from the origin to the client."""
+        data = bytes(_RECORD)
+        used = 0.0
+        for _ in range(batches):
+            for _ in range(_BATCH):
+                self._origin.tls.write(data)
+            used += self._move(self._origin, self._up, self._down, _BATCH)
+        return used / (batches * _BATCH * _RECORD)
+
+    def small(self, count: int) -> float:
+        """CPU seconds a small request and its reply."""
+        request, reply = map(bytes, _SMALL)
+        used = 0.0
+        for _ in range(count):
+            self._client.tls.write(request)
+            used += self._move(self._client, self._down, self._up, 1)
+            self._origin.tls.write(reply)
+            used += self._move(self._origin, self._up, self._down, 1)
+        return used / count
+
+    def _move(self, source: End, taken: End, given: End, records: int) -> float:
+        flight = source.outgoing.read()
+        plain = memoryview(self._plain)
+        began = time.thread_time()
+        taken.incoming.write(flight)
+        for _ in range(records):
+            count: int = taken.tls.read(_RECORD, self._plain)  # type: ignore[assignment]  # an int, when a buffer is given
+            given.tls.write(plain[:count])
+        given.outgoing.read()
+        return time.thread_time() - began
+
+
+def _idle(server: ssl.SSLContext, client: ssl.SSLContext, count: int) -> float:
+    """KiB of the two ends of a proxy, their peers gone."""
+    held = []
+    before = accounting.rss_kib(os.getpid())
+    for _ in range(count):
+        down, _ = _connect(server, client)
+        _, up = _connect(server, client)
+        held.append((down, up))
+    return (accounting.rss_kib(os.getpid()) - before) / count
+
+
+def _cpu(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def _server_context(authority: pki.Authority) -> ssl.SSLContext:
+    """A fresh key, a leaf for it, and the context that serves them."""
+    key = pki.new_key()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 1
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(pki.leaf(authority, key, _NAME) + pki.key_pem(key))
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context

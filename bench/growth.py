@@ -1,0 +1,129 @@
+"""How cost grows: with names in memory, names in the store, open tunnels, connections served. Of certifier alone."""
+
+import hashlib
+import os
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench import pki
+from bench.client import Client
+from bench.crew import Crew, Gate
+from bench.lab import Lab, connections
+from bench.origin import ZONE
+from bench.peers.certifier import Certifier
+from bench.plan import warm_name
+from bench.rows import latencies, repeat
+from bench.tunnels import idle_cpu, most, opened
+
+_LINKS = 30_000  # names of one file: ext4 allows 65,000
+
+
+@dataclass(slots=True)
+class Curve:
+    """Points of several columns over x."""
+
+    title: str
+    x: str
+    columns: list[str]
+    points: list[list[float]] = field(default_factory=list)  # x, then a value a column
+
+    def add(self, *point: float) -> None:
+        """A further point; told at once, since the next takes its time."""
+        self.points.append([round(value, 3) for value in point])
+        told = ", ".join(f"{column} {value:.3g}" for column, value in zip(self.columns, point[1:], strict=True))
+        print(f"  {point[0]:>10,.0f} {self.x}: {told}", file=sys.stderr, flush=True)
+
+
+def names(peer: Certifier, lab: Lab) -> Curve:
+    """Names in memory: CPU of a warm connection to any of them, memory a name."""
+    plan = lab.plan
+    curve = Curve("Names in memory", "names", ["warm connection, CPU ms", "memory a name, KiB"])
+    with lab.start(replace(peer, capacity=plan.memory_names[-1] + 100)) as proxy:
+        connections(proxy, plan.clients * 10, plan.clients, lambda _: warm_name(0))
+        before, there = proxy.rss(), 0
+        for count in plan.memory_names:
+            connections(proxy, count - there, plan.clients, lambda number, start=there: _name(start + number))  # type: ignore[misc]
+            there = count
+            rss = proxy.rss()
+            job = _any_of(proxy.client, count, plan.warm_seconds)
+            with Crew(lab.where, [job] * plan.clients) as crew, proxy.window() as window:
+                done = sum(crew.go())
+            curve.add(count, window.cpu / done * 1000, (rss - before) / count)
+    return curve
+
+
+def store(peer: Certifier, lab: Lab) -> Curve:
+    """Names in the store: start-up, and first connections to names that it does not hold."""
+    columns = ["new name, median ms", "new name, p99 ms", "start to first connection served, ms"]
+    curve = Curve("Names in the store", "files", columns)
+    folder = lab.folder / "stored"
+    there = 0
+    for step, count in enumerate(lab.plan.store_names):
+        _fill(folder, there, count)
+        there = count
+        with lab.start(replace(peer, store=folder)) as proxy:
+            asked = [f"first{step}-{number}.{ZONE}" for number in range(lab.plan.new_latencies)]
+            found = latencies(proxy, "new", asked)
+            curve.add(count, found["new_p50"].value, found["new_p99"].value, proxy.startup * 1000)
+    return curve
+
+
+def tunnels(peer: Certifier, lab: Lab) -> Curve:
+    """Idle tunnels in one process: memory, CPU."""
+    plan = lab.plan
+    curve = Curve("Idle tunnels", "tunnels", ["RSS, MiB", "memory a tunnel, KiB", "CPU a second, ms"])
+    with lab.start(peer) as proxy:
+        connections(proxy, plan.clients * 10, plan.clients, lambda _: warm_name(0))
+        before = proxy.rss()
+        for count, _ in opened(proxy, [step for step in plan.tunnel_steps if step <= most()]):
+            rss = proxy.rss()
+            curve.add(count, rss / 1024, (rss - before) / count, idle_cpu(proxy, plan.idle_seconds))
+    return curve
+
+
+def row(peer: Certifier, lab: Lab) -> Curve:
+    """Connections in a row, to a few names: memory."""
+    plan = lab.plan
+    curve = Curve("Connections in a row", "connections", ["RSS, MiB"])
+    with lab.start(peer) as proxy:
+        curve.add(0, proxy.rss() / 1024)
+        for done in range(plan.row_step, plan.row + 1, plan.row_step):
+            connections(proxy, plan.row_step, plan.clients, lambda number: warm_name(number % 8))
+            curve.add(done, proxy.rss() / 1024)
+    return curve
+
+
+def _name(number: int) -> str:
+    return f"grown{number}.{ZONE}"
+
+
+def _any_of(client: Client, count: int, seconds: float) -> Callable[[Gate], int]:
+    """Connections to names chosen at random; how many."""
+
+    def run(gate: Gate) -> int:
+        choice = random.Random(os.getpid())
+        gate.wait()
+        return repeat(lambda: client.exchange(_name(choice.randrange(count))), seconds)
+
+    return run
+
+
+def _fill(store: Path, start: int, end: int) -> None:
+    """Stored certificates under names that nobody asks for, as the README lays them out; many are links to one file."""
+    authority, key = pki.authority("nobody"), pki.new_key()
+    content = pki.leaf(authority, key, f"nobody.{ZONE}") + pki.key_pem(key)
+    source = store
+    for number in range(start, end):
+        name = f"stored{number}.{ZONE}"
+        folder = store / hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:3]
+        path = folder / f"{name}.crt"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (number - start) % _LINKS == 0:
+            source = path
+            path.write_bytes(content)
+            path.chmod(0o600)
+        else:
+            os.link(source, path)

@@ -1,0 +1,31 @@
+"""mitmproxy, as ``mitmdump``. It makes a CA of its own (RSA)."""
+
+from pathlib import Path
+
+from bench.peers import Peer, Setting, first_line
+
+
+class Mitmproxy(Peer):
+    """Buffers a whole body before it passes it on, unless told otherwise."""
+
+    name = "mitmproxy"
+    program = "mitmdump"
+    install = "pip install mitmproxy (into a venv whose bin/ is in PATH)"
+
+    def version(self) -> str:
+        """As ``mitmdump --version`` says."""
+        return first_line(self._program(), "--version").removeprefix("Mitmproxy: ")
+
+    def command(self, setting: Setting) -> list[str]:
+        """Its certificates are kept in memory only."""
+        return [
+            self._program(),
+            f"--listen-host={setting.listen[0]}",
+            f"--listen-port={setting.listen[1]}",
+            f"--set=confdir={setting.folder}",
+            f"--set=ssl_verify_upstream_trusted_ca={setting.roots}",
+        ]
+
+    def ca(self, setting: Setting) -> Path:
+        """Made by itself."""
+        return setting.folder / "mitmproxy-ca-cert.pem"

@@ -1,0 +1,138 @@
+"""The results for a reader: the table as Markdown, which a terminal shows as well, and RESULTS.md."""
+
+from bench.results import Json
+
+_INTRO = """\
+# Benchmark
+
+Made by `make bench` (the table), `make bench-growth` (how cost grows) and `make bench-mixed` (latency under mixed
+load); figures are in [results.json](results.json). Less is better everywhere.
+
+"""
+
+_MEANING = """\
+Each cell: the median of the rounds, their range, and how many times its floor it is. The best of a row is bold.
+
+* CPU is user and system time of the proxy and all its children, on a core of its own; the origin and the clients are on
+  others. `*`: the load side, not the proxy, set the pace, so the proxy had time to wait. `~`: something else on the
+  machine took more than 5 % of the proxy's core meanwhile.
+* The **floor** is what the proxy's own two ends of TLS take in memory, with the `ssl` and `cryptography` modules of the
+  same Python in the same run: *warm*: one handshake as a server and one as a client that verifies; *new name*: these, a
+  P-256 key, a signature, the name's context; *download*: decrypt and encrypt a GB; *small request*: decrypt and encrypt
+  both; *idle tunnel*: what the two ends hold. No sockets, no HTTP, no disk.
+* A *warm connection* is TCP, CONNECT, TLS 1.3 without resumption, one small request and its reply, close_notify both
+  ways, its name in memory. Origins have P-256 certificates. CONNECT names an address: no look-ups.
+* Of *idle tunnels* there are no figures where the proxy had closed some before they were counted.
+* Every proxy runs on its defaults; what a run has to set is in `bench/peers/`.
+"""
+
+
+def table(part: Json) -> str:
+    """The table as aligned Markdown."""
+    shown = [peer for peer in part["peers"] if peer["figures"]]
+    lines = [["", "floor", *(peer["name"] for peer in shown)]]
+    for row in part["rows"]:
+        cells = [peer["figures"].get(row["key"]) for peer in shown]
+        if not any(cells):
+            continue
+        best = min(cell["median"] for cell in cells if cell)
+        floor = part["floor"].get(row["key"])
+        unit = f", {row['unit']}" if row["unit"] else ""
+        told = [_cell(cell, bold=len(cells) > 1 and cell["median"] == best) if cell else "-" for cell in cells]
+        lines.append([row["title"] + unit, "" if floor is None else number(floor), *told])
+    return _aligned(lines)
+
+
+def _cell(cell: Json, bold: bool) -> str:
+    value = number(cell["median"])
+    words = [f"**{value}**" if bold else value]
+    if cell["low"] != cell["high"]:
+        words.append(f"({number(cell['low'])}–{number(cell['high'])})")
+    if cell["times_floor"]:
+        words.append(f"{cell['times_floor']:.2g}×" if cell["times_floor"] < 10 else f"{cell['times_floor']:.0f}×")
+    marks = "*" * cell["load_limited"] + "~" * cell["disturbed"]
+    return " ".join(words) + (f" {marks}".replace("*", "\\*") if marks else "")
+
+
+def number(value: float) -> str:
+    """Three digits that count."""
+    if value in (0, 1) or value >= 99.95:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}"
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    told = [
+        "| " + " | ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    told.insert(
+        1, "|" + "|".join("-" * (width + 1) + ":" if n else "-" * (width + 2) for n, width in enumerate(widths)) + "|"
+    )
+    return "\n".join(told)
+
+
+def notes(part: Json) -> str:
+    """Versions, differences, what failed, and what to install."""
+    lines = []
+    for peer in part["peers"]:
+        if peer["problem"]:
+            lines.append(f"* {peer['name']} failed: {peer['problem']}")
+        elif not peer["installed"]:
+            lines.append(f"* {peer['name']} is not installed: {peer['install']}")
+        else:
+            lines.append(f"* {peer['name']}: {peer['version']}" + (f"; {peer['note']}" if peer["note"] else ""))
+    return "\n".join(lines)
+
+
+def machine(told: dict[str, str]) -> str:
+    """One line."""
+    return f"{told['date']}; {told['cpu']}; {told['system']}; Python {told['python']}."
+
+
+def curve(part: Json) -> str:
+    """A curve's points as a table."""
+    lines = [[part["x"], *part["columns"]]]
+    lines += [[f"{point[0]:,.0f}", *map(number, point[1:])] for point in part["points"]]
+    return _aligned(lines)
+
+
+def mixed(parts: Json) -> str:
+    """Latencies beside other loads."""
+    lines = [
+        [
+            "warm connections, one at a time",
+            "quiet p50 / p99, ms",
+            "beside it p50 / p99, ms",
+            "p99, times",
+            "the other load",
+        ]
+    ]
+    for part in parts.values():
+        quiet, loaded = ([_median(part[f"{kind}_{share}"]) for share in ("p50", "p99")] for kind in ("quiet", "loaded"))
+        lines.append([part["title"], " / ".join(quiet), " / ".join(loaded), f"{part['times']:.1f}", part["facts"][-1]])
+    return _aligned(lines)
+
+
+def _median(values: list[float]) -> str:
+    return number(sorted(values)[len(values) // 2])
+
+
+def document(parts: Json) -> str:
+    """RESULTS.md."""
+    text = _INTRO
+    if "table" in parts:
+        part = parts["table"]
+        text += f"![The table as a plot](results.svg)\n\n{machine(part['machine'])}\n\n{table(part)}\n\n"
+        text += f"{_MEANING}\n{notes(part)}\n"
+    if "growth" in parts:
+        text += "\n## How cost grows\n\n![How cost grows](growth.svg)\n"
+        for part in parts["growth"].values():
+            text += (
+                f"\n### {part['title']}\n\ncertifier {part['version']}. {machine(part['machine'])}\n\n{curve(part)}\n"
+            )
+    if "mixed" in parts:
+        told = next(iter(parts["mixed"].values()))
+        text += f"\n## Latency under mixed load\n\ncertifier {told['version']}. {machine(told['machine'])}\n\n"
+        text += f"{mixed(parts['mixed'])}\n"
+    return text

@@ -1,0 +1,101 @@
+"""``Results``: what was measured, as results.json holds it: ``table``, and curves and mixed loads by part.
+
+A run replaces the parts that it measured and leaves the others; each part tells its date and machine itself.
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.figures import Figures, Row
+from bench.floor import Floor
+from bench.growth import Curve
+from bench.mixed import Mixed
+from bench.peers import Peer
+
+Json = dict[str, Any]
+FOREIGN = 0.05  # share of the proxy's cores that others may take before it is told
+
+
+class Results:
+    """``parts`` is plain JSON."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.parts: Json = {}
+        path = folder / "results.json"
+        if path.exists():
+            self.parts = json.loads(path.read_text())
+
+    def save(self) -> None:
+        """Write results.json."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "results.json").write_text(json.dumps(self.parts, indent=1, ensure_ascii=False) + "\n")
+
+    def put_curve(self, part: str, machine: dict[str, str], version: str, curve: Curve) -> None:
+        """A part of how cost grows."""
+        self.parts.setdefault("growth", {})[part] = {"machine": machine, "version": version, **asdict(curve)}
+
+    def put_mixed(self, part: str, machine: dict[str, str], version: str, mixed: Mixed) -> None:
+        """A part of mixed load."""
+        self.parts.setdefault("mixed", {})[part] = {
+            "machine": machine, "version": version, "times": mixed.times, **asdict(mixed)
+        }  # fmt: skip
+
+
+class Table:
+    """Collects the rounds of all proxies."""
+
+    def __init__(self, rows: list[Row], peers: list[Peer], machine: dict[str, str]) -> None:
+        self._rows = rows
+        self._machine = machine
+        self._floors: list[Floor] = []
+        self._peers = peers
+        self._rounds: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
+        self.problems: dict[str, str] = {}
+
+    def add_floor(self, floor: Floor) -> None:
+        """A round's floor."""
+        self._floors.append(floor)
+
+    def add(self, peer: Peer, figures: Figures) -> None:
+        """A round of a proxy."""
+        self._rounds[peer.name].append(figures)
+
+    def as_json(self) -> Json:
+        """All rounds, and of each row the median, the range, and the ratio to its floor."""
+        peers = []
+        for peer in self._peers:
+            rounds = self._rounds[peer.name]
+            figures = {row.key: cell for row in self._rows if (cell := self._cell(row, rounds))}
+            peers.append(
+                {"name": peer.name, "installed": peer.installed(), "install": peer.install, "note": peer.note}
+                | {"version": peer.version() if peer.installed() else None}
+                | {"problem": self.problems.get(peer.name), "figures": figures}
+            )
+        floors = {row.key: self._floor(row) for row in self._rows if self._floor(row) is not None}
+        rows = [asdict(row) for row in self._rows]
+        return {"machine": self._machine, "rows": rows, "floor": floors, "peers": peers}
+
+    def _floor(self, row: Row) -> float | None:
+        values = [value for floor in self._floors if (value := floor.row(row.key)) is not None]
+        return round(median(values), 4) if values else None
+
+    def _cell(self, row: Row, rounds: list[Figures]) -> Json | None:
+        figures = [figures[row.key] for figures in rounds if row.key in figures]
+        if not figures:
+            return None
+        values = [round(figure.value, 4) for figure in figures]
+        middle = median(values)
+        floor = self._floor(row)
+        return {
+            "median": middle,
+            "low": min(values),
+            "high": max(values),
+            "rounds": values,
+            "times_floor": round(middle / floor, 2) if floor else None,
+            "load_limited": any(figure.load_limited for figure in figures),
+            "disturbed": any(figure.foreign > FOREIGN for figure in figures),
+        }

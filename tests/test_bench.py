@@ -1,0 +1,64 @@
+"""The benchmark's quick form against the real program: every row, curve and mixed load has values that can be."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from lab import HERE, run
+
+
+def bench(folder: Path, *words: str) -> dict[str, Any]:
+    done = run(
+        sys.executable, "-m", "bench", "--quick", f"--out={folder}", f"--work={folder}", *words, timeout=50, cwd=HERE
+    )
+    assert done.returncode == 0, done.stderr
+    parts: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    assert (folder / "RESULTS.md").read_text().startswith("# Benchmark\n")
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == []  # nothing is left of the run
+    return parts
+
+
+def test_the_table(tmp_path: Path) -> None:
+    part = bench(tmp_path, "--only=certifier")["table"]
+    (certifier,) = part["peers"]
+    figures = {key: cell["median"] for key, cell in certifier["figures"].items()}
+    assert certifier["problem"] is None
+    assert set(figures) == {row["key"] for row in part["rows"]} - {"warm_busiest"}  # which one process alone has not
+    assert all(value > 0 for key, value in figures.items() if key != "idle_cpu")
+    assert 0 <= figures["idle_cpu"] < 1000
+    assert figures["warm_p50"] <= figures["warm_p90"] <= figures["warm_p99"]
+    assert figures["crowd_certificates"] == 1
+    assert set(part["floor"]) == {"warm", "new", "bulk", "small", "idle"}
+    # The proxy does what the floor does, and more; memory aside, which is rough in a run as short as this.
+    assert all(certifier["figures"][key]["times_floor"] > 1 for key in ("warm", "new", "small"))
+    plot = ElementTree.parse(tmp_path / "results.svg")
+    assert "certifier" in {text.text for text in plot.iter("{http://www.w3.org/2000/svg}text")}
+
+
+def test_growth(tmp_path: Path) -> None:
+    names = ("names", "store", "tunnels", "row")
+    curves = bench(tmp_path, *(f"--part={name}" for name in names))["growth"]
+    assert set(curves) == set(names)
+    for curve in curves.values():
+        across = [point[0] for point in curve["points"]]
+        assert across == sorted(set(across))
+        assert len(across) > 1
+        assert all(len(point) == 1 + len(curve["columns"]) and min(point[1:]) >= 0 for point in curve["points"])
+    assert ElementTree.parse(tmp_path / "growth.svg").getroot().tag.endswith("svg")
+
+
+def test_mixed_load(tmp_path: Path) -> None:
+    parts = bench(tmp_path, "--part=flood", "--part=bulk")["mixed"]
+    assert set(parts) == {"flood", "bulk"}
+    for mixed in parts.values():
+        assert 0 < mixed["quiet_p50"][0] <= mixed["quiet_p99"][0]
+        assert 0 < mixed["loaded_p50"][0] <= mixed["loaded_p99"][0]
+
+
+def test_a_proxy_that_does_not_start_is_told_and_fails_the_run(tmp_path: Path) -> None:
+    words = ("--quick", "--only=certifier", "--option=--days=0", f"--out={tmp_path}", f"--work={tmp_path}")
+    done = run(sys.executable, "-m", "bench", *words, cwd=HERE)
+    assert done.returncode == 1
+    assert "certifier failed: certifier: --days=0: not a whole number from 1 to 397" in done.stdout
