@@ -6,8 +6,8 @@ Two rules that everything here rests on:
 
 * The read buffers are shared by all connections. **Nothing between filling one and its last use may switch
   greenlets**: no wait, no lock, no log call.
-* **One writer a socket.** Only the pump that writes to an end sends what its out-BIO holds. A reader never does, else
-  its records would land in the middle of a blocked ``sendall``.
+* **One writer a socket.** Only the pump that writes to an end sends what its out-BIO holds, else records would land in
+  the middle of a blocked ``sendall``. A reader does so only while nothing is being sent, and never waits: ``answer``.
 
 And one that makes ``unwrap()`` safe: when a switch can happen, the in-BIO has been decrypted to its last complete
 record. ``unwrap`` reads as well, and would destroy what it finds.
@@ -25,10 +25,12 @@ ORDERLY = "closed"  # the peer said that it has sent all: close_notify, or FIN w
 TRUNCATED = "truncated"  # TCP ended without a close_notify
 RESET = "reset"  # TCP was reset
 BROKEN = "tls-error"  # what came is not TLS, or the peer sent a fatal alert
+RENEGOTIATES = "NO_RENEGOTIATION"  # in the place of OpenSSL's reason: the peer wanted to, we did not, and it ended
 
 _CIPHER = bytearray(131_072)  # octets of one recv; shared, see above
 FULL = len(_CIPHER)
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1
+_UNSAID = 65_536  # octets of answers to a peer that asks on and on, and does not read them
 _CIPHER_VIEW = memoryview(_CIPHER)
 _PLAIN_VIEW = memoryview(_PLAIN)
 _NOTHING = _PLAIN_VIEW[:0]
@@ -42,7 +44,7 @@ def alert(description: int) -> bytes:
 class Stream(ABC):
     """One end of a tunnel. ``ended`` is None until its peer ended: then it says how."""
 
-    __slots__ = ("_unsent", "ended", "reason", "sock")
+    __slots__ = ("_sending", "_unsent", "ended", "reason", "renegotiates", "sock")
 
     version: str | None = None  # of TLS, such as ``TLSv1.3``
     alpn: str | None = None  # the application protocol that was selected
@@ -51,6 +53,8 @@ class Stream(ABC):
         self.sock = sock
         self.ended: str | None = None
         self.reason: str | None = None  # as OpenSSL names what broke it
+        self.renegotiates = False  # the peer wanted to, and was told no
+        self._sending = False
         self._unsent = b""
 
     def fill(self, most: int = FULL) -> int:
@@ -80,9 +84,13 @@ class Stream(ABC):
 
     def flush(self) -> None:
         """Send all that was encrypted; waits for a slow reader."""
-        if data := self._waiting():
+        while data := self._waiting():
             self._unsent = b""
-            sockets.send(self.sock, data)
+            self._sending = True
+            try:
+                sockets.send(self.sock, data)
+            finally:
+                self._sending = False
 
     def flush_now(self) -> bool:
         """Send what the peer takes at once; whether that was all."""
@@ -93,6 +101,10 @@ class Stream(ABC):
                 self._unsent = data[sent:]
                 return False
         return True
+
+    @abstractmethod
+    def answer(self) -> None:
+        """Send what the protocol says to the peer by itself, for the reader when it has decrypted all; never waits."""
 
     @abstractmethod
     def decrypt(self) -> memoryview:
@@ -138,6 +150,9 @@ class PlainStream(Stream):
         """As it is."""
         self._out.append(bytes(data))
 
+    def answer(self) -> None:
+        """Nothing."""
+
     def end(self, how: str) -> None:  # noqa: ARG002
         """A FIN is all that there is without TLS, for a truncation or not."""
         self.sock.shutdown(socket.SHUT_WR)
@@ -179,7 +194,7 @@ class TlsStream(Stream):
     ) -> None:
         """A client if ``server_hostname`` is given, else a server. ``received``: what was read from ``sock`` before."""
         super().__init__(sock)
-        self.flight = b""  # what was received in a handshake that failed
+        self.flight = bytearray()  # what was received in a handshake that has not succeeded
         self._context = context
         self._offer = alpn
         self._in = ssl.MemoryBIO()
@@ -203,7 +218,6 @@ class TlsStream(Stream):
     def handshake(self, deadline: float) -> None:
         """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``."""
         step = self._tls.do_handshake
-        flight: list[bytes] = []
         while True:
             try:
                 self._context.set_alpn_protocols(self._offer)
@@ -211,7 +225,6 @@ class TlsStream(Stream):
             except ssl.SSLWantReadError:
                 done = False
             except ssl.SSLError:
-                self.flight = b"".join(flight)
                 with suppress(OSError):
                     sockets.arm(self.sock, deadline)
                     self.flush()
@@ -222,13 +235,13 @@ class TlsStream(Stream):
             self.flush()
             if done:
                 self.sock.settimeout(None)
+                self.flight.clear()
                 return
             count = self.sock.recv_into(_CIPHER)
             if not count:
                 raise ConnectionAbortedError("closed in the TLS handshake")
-            data = bytes(_CIPHER_VIEW[:count])
-            flight.append(data)
-            self._in.write(data)
+            self.flight += _CIPHER_VIEW[:count]
+            self._in.write(_CIPHER_VIEW[:count])
 
     def decrypt(self) -> memoryview:
         """The next record's plaintext."""
@@ -250,6 +263,18 @@ class TlsStream(Stream):
     def encrypt(self, data: memoryview | bytes) -> None:
         """As records."""
         self._tls.write(data)
+
+    def answer(self) -> None:
+        """That we do not renegotiate. The peer may wait for this answer, and the writer for the peer."""
+        if not self._out.pending:
+            return
+        if self.ended is None and self.version == "TLSv1.2":  # 1.3 has key updates instead
+            self.renegotiates = True
+        if not self._sending:
+            with suppress(OSError):  # the next read finds out
+                self.flush_now()
+        elif self._out.pending > _UNSAID and self.ended is None:
+            self.ended, self.reason = BROKEN, RENEGOTIATES
 
     def end(self, how: str) -> None:
         """Close_notify and FIN, or FIN alone for a truncation."""
