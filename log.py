@@ -21,11 +21,12 @@ log = logging.getLogger("certifier")
 _most = MAX_VALUE
 
 
-def escape(value: object) -> str:
+def escape(value: object, limit: int | None = None) -> str:
     """A value as one word of a log line: quoted where it is not plain, control characters as ``\\xNN``, cut if long."""
     text = str(value)
-    if len(text) > _most:
-        text = text[:_most] + "..."
+    most = _most if limit is None else limit
+    if len(text) > most:
+        text = text[:most] + "..."
     if _PLAIN.match(text):
         return text
     quoted = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')

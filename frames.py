@@ -1,0 +1,123 @@
+"""HTTP/2 frames (RFC 9113 §4 and §6) of one direction, without copying the content of DATA frames.
+
+The 9 octets of a frame's header are read here: hyperframe would build objects, and copy each DATA frame.
+"""
+
+import struct
+
+from exchange import Octets, Unreadable
+
+DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY, CONTINUATION = 0, 1, 3, 4, 5, 7, 9
+END_STREAM = ACK = 0x1
+END_HEADERS, PADDED, PRIORITY = 0x4, 0x8, 0x20
+MAX_PAYLOAD = 65_536  # octets of a frame that is kept whole; endpoints take 16,384 unless they ask for more
+MAX_BLOCK = 65_536  # octets of a header block on the wire
+
+_BLOCKS = {HEADERS, PUSH_PROMISE}
+_KEPT = {HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY}  # of the others, nothing is of interest
+_HEADER = struct.Struct(">HBBBL")
+
+
+class Frames:
+    """Takes octets; stands at one frame, which the attributes tell. A CONTINUATION is part of what it continues.
+
+    ``Unreadable`` is raised for what is malformed or too large.
+    """
+
+    __slots__ = ("_block", "_buffer", "_padding", "content", "continued", "flags", "inside", "kind", "left", "stream")
+
+    def __init__(self) -> None:
+        self.inside = False  # the header is known, and the frame has not ended
+        self.continued = False  # by the next frame, which must be a CONTINUATION
+        self.kind = self.flags = self.stream = 0
+        self.left = 0  # octets of the payload yet to come
+        self.content = 0  # those of a DATA frame without padding
+        self._padding = False  # its length is the next octet
+        self._buffer = bytearray()  # what is here of a header, or of a payload that is kept
+        self._block = bytearray()  # the payloads before it that it continues
+
+    @property
+    def kept(self) -> bool:
+        """Whether this frame is wanted whole."""
+        return self.kind in _KEPT
+
+    def enter(self, data: Octets, at: int) -> int:
+        """Read a frame's header from ``data[at:]`` on; where to go on. ``inside`` says whether all of it was there."""
+        if self._buffer or len(data) - at < 9:
+            piece = data[at : at + 9 - len(self._buffer)]
+            self._buffer += piece
+            at += len(piece)
+            if len(self._buffer) < 9:
+                return at
+            high, low, kind, flags, stream = _HEADER.unpack(self._buffer)
+            self._buffer.clear()
+        else:
+            high, low, kind, flags, stream = _HEADER.unpack_from(data, at)
+            at += 9
+        stream &= 0x7FFFFFFF
+        if self.continued:  # nothing else may come in between, RFC 9113 §4.3
+            if kind != CONTINUATION or stream != self.stream:
+                raise Unreadable("a header block is not continued")
+            self.flags |= flags & END_HEADERS
+        elif kind == CONTINUATION:
+            raise Unreadable("a continuation of nothing")
+        else:
+            self.kind, self.flags, self.stream = kind, flags, stream
+        self.inside = True
+        self.left = self.content = (high << 8) + low
+        self._padding = kind == DATA and bool(flags & PADDED)
+        if self.left > MAX_PAYLOAD and self.kind in _KEPT:
+            raise Unreadable(f"a frame of more than {MAX_PAYLOAD} octets")
+        return at
+
+    def skip(self, data: Octets, at: int) -> tuple[int, int, int]:
+        """Pass over what is there of a frame: ``(start, end, next)``; of DATA, ``data[start:end]`` is content."""
+        if self._padding and self.left and at < len(data):
+            self._padding = False
+            self.left -= 1
+            self.content = self.left - data[at]
+            at += 1
+            if self.content < 0:
+                raise Unreadable("more padding than payload")
+        start = at
+        at = min(len(data), at + self.left)
+        self.left -= at - start
+        end = min(at, start + self.content)
+        self.content -= end - start
+        return start, end, at
+
+    def keep(self, data: Octets, at: int) -> int:
+        """Take what is there of a frame that is wanted whole; where to go on."""
+        piece = data[at : at + self.left]
+        self._buffer += piece
+        self.left -= len(piece)
+        return at + len(piece)
+
+    def payload(self) -> bytes | None:
+        """That of the kept frame, which has ended, without padding and priority; None while it is to be continued."""
+        payload = bytes(self._buffer)
+        self._buffer.clear()
+        if self.kind not in _BLOCKS:
+            return payload
+        if not self.continued:
+            payload = self._bare(payload)
+        self.continued = not self.flags & END_HEADERS
+        if self.continued or self._block:
+            self._block += payload
+            if len(self._block) > MAX_BLOCK:
+                raise Unreadable(f"a header block of more than {MAX_BLOCK} octets")
+            if self.continued:
+                return None
+            payload = bytes(self._block)
+            self._block.clear()
+        return payload
+
+    def _bare(self, payload: bytes) -> bytes:
+        start, end = 0, len(payload)
+        if self.flags & PADDED:
+            start, end = 1, end - (payload[0] if payload else 0)
+        if self.flags & PRIORITY and self.kind == HEADERS:
+            start += 5
+        if start > end:
+            raise Unreadable("more padding than payload")
+        return payload[start:end]

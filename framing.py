@@ -1,0 +1,173 @@
+"""How a direction of an HTTP/1 connection is cut into heads and bodies (RFC 9112 §6), without copying bodies.
+
+Each reader is handed what came, and where to go on in it. A body's ``take(data, at)`` returns ``(start, end, next,
+done)``: ``data[start:end]`` is content, reading goes on at ``next``, and ``done`` says that the body ends there.
+Whatever the segments, each octet is looked at once. ``Unreadable`` is raised for what is malformed or too large.
+"""
+
+import re
+from typing import Protocol
+
+from exchange import Fields, Octets, Unreadable
+
+MAX_HEAD = 65_536  # octets of a head, or of trailers; browsers and servers stop at 8 to 64 KiB
+MAX_LINE = 4096  # octets of a chunk's size and its extensions
+
+_END = re.compile(rb"\n\r?\n")  # a recipient may take a bare LF for a line's end, RFC 9112 §2.2
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
+_EMPTY = (b"\r\n", b"\n")
+
+Span = tuple[int, int, int, bool]
+
+
+class Heads:
+    """Collects one head after another. Empty lines before a head are skipped (RFC 9112 §2.2)."""
+
+    __slots__ = ("_buffer",)
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def __bool__(self) -> bool:
+        """Whether part of a head is here."""
+        return bool(self._buffer)
+
+    def take(self, data: bytes, at: int) -> tuple[bytes | None, int]:
+        """The next head, if it is complete, and where to go on."""
+        buffer = self._buffer
+        while True:
+            if buffer:
+                seen = len(buffer)
+                buffer += data[at : at + MAX_HEAD + 1 - seen]
+                found = _END.search(buffer, max(0, seen - 2), MAX_HEAD)
+                if found is None:
+                    if len(buffer) > MAX_HEAD:
+                        raise Unreadable(f"a head larger than {MAX_HEAD} octets")
+                    return None, len(data)
+                head = bytes(buffer[: found.end()])
+                at += found.end() - seen
+                buffer.clear()
+            else:
+                found = _END.search(data, at, at + MAX_HEAD)
+                if found is None:
+                    if len(data) - at > MAX_HEAD:
+                        raise Unreadable(f"a head larger than {MAX_HEAD} octets")
+                    buffer += data[at:]
+                    return None, len(data)
+                head = data[at : found.end()]
+                at = found.end()
+            head = head.lstrip(b"\r\n")
+            if head:
+                return head, at
+
+
+class Body(Protocol):
+    """A body of some framing."""
+
+    trailers: Fields
+
+    def take(self, data: Octets, at: int) -> Span:
+        """The next span; ``data`` is ``bytes`` unless all of it is content."""
+
+    def covers(self, size: int) -> bool:
+        """Whether so many octets more are all content."""
+
+
+class Counted:
+    """A body of a known length, more than 0."""
+
+    __slots__ = ("left", "trailers")
+
+    def __init__(self, length: int) -> None:
+        self.left = length
+        self.trailers: Fields = []
+
+    def take(self, data: Octets, at: int) -> Span:
+        """All that is left of it, or all that is there."""
+        end = min(len(data), at + self.left)
+        self.left -= end - at
+        return at, end, end, not self.left
+
+    def covers(self, size: int) -> bool:
+        """Up to its length."""
+        return size <= self.left
+
+
+class UntilClose:
+    """A response's body that ends with the connection."""
+
+    __slots__ = ("trailers",)
+
+    def __init__(self) -> None:
+        self.trailers: Fields = []
+
+    def take(self, data: Octets, at: int) -> Span:
+        """Everything."""
+        return at, len(data), len(data), False
+
+    def covers(self, _: int) -> bool:
+        """Always."""
+        return True
+
+
+class Chunked:
+    """A chunked body (RFC 9112 §7.1), its trailers kept in ``trailers``."""
+
+    __slots__ = ("_left", "_line", "_reads", "_room", "trailers")
+
+    def __init__(self) -> None:
+        self.trailers: Fields = []
+        self._left = 0  # octets of the present chunk
+        self._line = bytearray()  # what is here of a line
+        self._reads = self._size
+        self._room = MAX_HEAD  # for trailers
+
+    def take(self, data: Octets, at: int) -> Span:
+        """What is there of a chunk; or an empty span, for a line of the framing."""
+        if self._left:
+            end = min(len(data), at + self._left)
+            self._left -= end - at
+            return at, end, end, False
+        assert isinstance(data, bytes)
+        end = data.find(b"\n", at) + 1
+        seen = len(self._line) + (end or len(data)) - at
+        if seen > (MAX_HEAD if self._reads == self._trailer else MAX_LINE):
+            raise Unreadable("a chunk's size, or a trailer, is too long")
+        if not end:
+            self._line += data[at:]
+            return len(data), len(data), len(data), False
+        line = data[at:end]
+        if self._line:
+            line = bytes(self._line) + line
+            self._line.clear()
+        return end, end, end, self._reads(line)
+
+    def covers(self, size: int) -> bool:
+        """Up to the chunk's end."""
+        return size <= self._left
+
+    # What the next line is. Each says whether the body ends with it.
+
+    def _size(self, line: bytes) -> bool:
+        found = _CHUNK.match(line)
+        if found is None:
+            raise Unreadable("a malformed chunk size")
+        self._left = int(found[1], 16)
+        self._reads = self._end_of_chunk if self._left else self._trailer
+        return False
+
+    def _end_of_chunk(self, line: bytes) -> bool:
+        if line not in _EMPTY:
+            raise Unreadable("a chunk longer than its size")
+        self._reads = self._size
+        return False
+
+    def _trailer(self, line: bytes) -> bool:
+        if line in _EMPTY:
+            return True
+        self._room -= len(line)
+        name, colon, content = line.partition(b":")
+        if not colon or self._room < 0:
+            raise Unreadable("malformed or too many trailers")
+        self.trailers.append((name, content.strip()))
+        return False

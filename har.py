@@ -1,0 +1,136 @@
+"""``HarFile``: exchanges as HAR 1.2, which browsers' developer tools open. It holds all, secrets too: mode 0600.
+
+The file is whole at any time, whenever certifier is killed. One write is not, as Linux ends it between two pages (of
+writers without a pause, one in six left part of a megabyte's entry). So there are two copies that take turns: an entry
+goes over the closing brackets of the hidden one (``.file.har.spare``) and brings them anew, then the two change names;
+the other copy catches up with the next entry. Nothing is read again. A kill leaves the spare behind; the next start
+takes it away.
+
+A file that would grow past its size is renamed to ``file.1.har``, that to ``file.2.har`` and so on; the oldest goes.
+"""
+
+import errno
+import fcntl
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from exchange import Exchange
+from harentry import entry
+from rotation import make_room
+from store import write_new
+
+MAX_SIZE = 67_108_864  # octets of a file; the developer tools of browsers are slow to open larger ones
+KEEP = 9  # files beside the present one
+
+_HEAD = b'{"log":{"version":"1.2","creator":{"name":"certifier","version":'
+_TAIL = b"\n]}}\n"
+_CHUNK = 1 << 20
+
+
+@dataclass(slots=True)
+class _Copy:
+    fd: int
+    end: int  # where its closing brackets begin
+
+
+class HarFile:
+    """Appends exchanges to a file, made (0600) if missing. Each method may block on the disk, and raise ``OSError``.
+
+    A file of ours is continued; any other one is a ``FileExistsError``, one that another process writes a
+    ``BlockingIOError``. The disk must know hard links. For one thread at a time.
+    """
+
+    def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE, keep: int = KEEP) -> None:
+        self._path = path
+        self._hidden = path.with_name(f".{path.name}.spare")
+        self._between = path.with_name(f".{path.name}.swap")
+        self._head = _HEAD + json.dumps(version).encode() + b'},"pages":[],"entries":['
+        self._body_max = body_max
+        self._max_size = max_size
+        self._keep = keep
+        self._copies: tuple[_Copy, _Copy] | None = None  # the file, and the spare
+        self._missing = b""  # in the spare
+        self._empty = True
+        self._open()
+
+    def append(self, *exchanges: Exchange) -> None:
+        """Write exchanges that have ended: several at once cost less. If that fails, the file is as it was."""
+        if not exchanges:
+            return
+        told = b"\n,".join(self._told(exchange) for exchange in exchanges)
+        try:
+            self._append(told)
+        except FileNotFoundError:  # someone has renamed or removed it: a new one
+            self._append(told)
+
+    def close(self) -> None:
+        """No more exchanges come."""
+        self._close()
+        self._hidden.unlink(missing_ok=True)
+
+    def _told(self, exchange: Exchange) -> bytes:
+        return json.dumps(entry(exchange, self._body_max), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+    def _append(self, told: bytes) -> None:
+        live, spare = self._copies or self._open()
+        if live.end + len(told) + len(_TAIL) > self._max_size and not self._empty:
+            self._close()
+            make_room(self._path, self._keep)
+            live, spare = self._open()
+        new = (b"\n" if self._empty else b"\n,") + told
+        data = self._missing + new + _TAIL
+        try:
+            if os.pwrite(spare.fd, data, spare.end) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(spare.fd, spare.end)
+            raise
+        try:
+            os.link(self._path, self._between)
+            os.rename(self._hidden, self._path)
+            os.rename(self._between, self._hidden)
+        except OSError:
+            self._close()  # what is what is found out at the next one
+            raise
+        spare.end += len(data) - len(_TAIL)
+        self._copies, self._missing, self._empty = (spare, live), new, False
+
+    def _open(self) -> tuple[_Copy, _Copy]:
+        with suppress(FileExistsError):
+            write_new(self._path, self._head + _TAIL)
+        live = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(live, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            end = os.fstat(live).st_size - len(_TAIL)
+            if end < 0 or os.pread(live, len(_HEAD), 0) != _HEAD or os.pread(live, len(_TAIL), end) != _TAIL:
+                raise FileExistsError(errno.EEXIST, "it exists, and is no whole HAR file of certifier's")
+            self._empty = os.pread(live, 4096, 0).find(b"\n") == end
+            spare = self._copy(live)
+        except BaseException:
+            os.close(live)
+            raise
+        self._missing = b""
+        self._copies = _Copy(live, end), _Copy(spare, end)
+        return self._copies
+
+    def _copy(self, live: int) -> int:
+        self._between.unlink(missing_ok=True)
+        self._hidden.unlink(missing_ok=True)
+        spare = os.open(self._hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(spare, fcntl.LOCK_EX)
+            at = 0
+            while chunk := os.pread(live, _CHUNK, at):
+                at += os.write(spare, chunk)
+        except BaseException:
+            os.close(spare)
+            raise
+        return spare
+
+    def _close(self) -> None:
+        for copy in self._copies or ():
+            os.close(copy.fd)
+        self._copies = None

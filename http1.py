@@ -1,0 +1,222 @@
+"""HTTP/1.1 as it passes by: both directions of a connection, decoded without taking part in it.
+
+h11 parses the heads, each by a connection of its own, since what we see are two halves of a conversation in which we
+have no side. Bodies are cut by ``framing.py``: h11 would copy them. Requests and responses are matched by their order.
+"""
+
+import time
+from collections import deque
+
+import h11
+
+from exchange import Exchange, Octets, Recorder, Unreadable, header
+from framing import Body, Chunked, Counted, Heads, UntilClose
+
+MAX_WAITING = 100  # requests of a connection without a response: pipelining clients stop at about 10
+
+# h11 takes interim responses only after a request, and 101 only after one that asks for it.
+_ASKING = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connection", "upgrade"), ("Upgrade", "a")])
+
+
+class Http1:
+    """Decodes one connection. After an upgrade, a CONNECT or anything malformed it has noted so, and ignores the rest.
+
+    Bytes go in, in any segments; a request's must not come later than those of the response to it.
+    """
+
+    __slots__ = (
+        "_answered", "_asked", "_download", "_downloading", "_first_byte", "_recorder", "_request_heads",
+        "_response_heads", "_upload", "_uploading", "watching",
+    )  # fmt: skip
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.watching = True
+        self._recorder = recorder
+        self._request_heads = Heads()
+        self._response_heads = Heads()
+        self._asked: deque[Exchange] = deque()  # the first one's response is the next, or under way
+        self._uploading: Exchange | None = None  # whose request is under way
+        self._answered = False  # its response is complete all the same
+        self._upload: Body | None = None
+        self._download: Body | None = None
+        self._downloading = False
+        self._first_byte = 0.0
+
+    def sent(self, data: Octets) -> None:
+        """What the client sent next."""
+        if not self.watching:
+            return
+        try:
+            self._sent(data)
+        except h11.RemoteProtocolError:  # its text quotes the line, which may hold a secret
+            self._stop("malformed request head")
+        except Unreadable as error:
+            self._stop(f"malformed request: {error}")
+
+    def received(self, data: Octets) -> None:
+        """What the origin sent next."""
+        if not self.watching:
+            return
+        try:
+            self._received(data)
+        except h11.RemoteProtocolError:
+            self._stop("malformed response head")
+        except Unreadable as error:
+            self._stop(f"malformed response: {error}")
+
+    def closed(self, error: str | None = None) -> None:
+        """The connection is over; how, where it was not orderly."""
+        if not self.watching:
+            return
+        self.watching = False
+        if isinstance(self._download, UntilClose) and error is None:
+            self._response_ended()
+        if self._answered and self._uploading is not None:
+            self._recorder.end(self._uploading, error or "the request was cut off")
+        for exchange in self._asked:
+            cut = "no response" if exchange.status is None else "the response was cut off"
+            self._recorder.end(exchange, error or cut)
+        self._asked.clear()
+
+    def _stop(self, what: str) -> None:
+        if self.watching:
+            self._recorder.note(what)
+            self.closed(what)
+
+    # The client's direction
+
+    def _sent(self, data: Octets) -> None:
+        at, size = 0, len(data)
+        if type(data) is not bytes and (self._upload is None or not self._upload.covers(size)):
+            data = bytes(data)
+        while at < size:
+            if self._upload is None:
+                assert isinstance(data, bytes)
+                head, at = self._request_heads.take(data, at)
+                if head is None:
+                    return
+                self._request(head)
+                continue
+            assert self._uploading is not None
+            start, end, at, done = self._upload.take(data, at)
+            if end > start:
+                self._recorder.upload(self._uploading, data, start, end)
+            if done:
+                self._request_ended()
+
+    def _request(self, head: bytes) -> None:
+        connection = h11.Connection(h11.SERVER)
+        connection.receive_data(head)
+        event = connection.next_event()
+        if not isinstance(event, h11.Request):
+            raise Unreadable("not a request head")
+        if len(self._asked) >= MAX_WAITING:
+            raise Unreadable(f"more than {MAX_WAITING} requests without a response")
+        fields = event.headers.raw_items()
+        host = b""
+        for name, content in fields:
+            key = name.lower()
+            if key == b"host":
+                host = content
+            elif key == b"transfer-encoding":
+                self._upload = Chunked()  # also beside Content-Length, RFC 9112 §6.3
+            elif key == b"content-length" and self._upload is None and int(content):
+                self._upload = Counted(int(content))
+        exchange = self._recorder.request(
+            event.method.decode("ascii"),
+            host.decode("latin-1"),
+            event.target.decode("ascii"),
+            event.http_version.decode("ascii"),
+            fields,
+        )
+        self._asked.append(exchange)
+        self._uploading = exchange
+        if self._upload is None:
+            self._request_ended()
+
+    def _request_ended(self) -> None:
+        exchange = self._uploading
+        assert exchange is not None
+        exchange.request_ended = time.monotonic()
+        self._uploading = self._upload = None
+        if self._answered:
+            self._answered = False
+            self._recorder.end(exchange)
+
+    # The origin's direction
+
+    def _received(self, data: Octets) -> None:
+        at, size = 0, len(data)
+        if type(data) is not bytes and (self._download is None or not self._download.covers(size)):
+            data = bytes(data)
+        while at < size and self.watching:
+            if self._download is None:
+                assert isinstance(data, bytes)
+                if not self._response_heads:
+                    self._first_byte = time.monotonic()
+                head, at = self._response_heads.take(data, at)
+                if head is None:
+                    return
+                self._response(head)
+                continue
+            start, end, at, done = self._download.take(data, at)
+            if end > start:
+                self._recorder.download(self._asked[0], data, start, end)
+            if done:
+                self._response_ended()
+
+    def _response(self, head: bytes) -> None:
+        if not self._asked:
+            raise Unreadable("a response without a request")
+        connection = h11.Connection(h11.CLIENT)
+        if head[9:10] == b"1":
+            connection.send(_ASKING)
+        connection.receive_data(head)
+        event = connection.next_event()
+        if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
+            return
+        if not isinstance(event, h11.Response | h11.InformationalResponse):
+            raise Unreadable("not a response head")
+        exchange = self._asked[0]
+        fields = event.headers.raw_items()
+        status = event.status_code
+        self._recorder.response(exchange, status, event.reason.decode("latin-1"), fields, self._first_byte)
+        if status == 101:
+            exchange.upgrade = header(fields, b"upgrade") or "another protocol"
+            self._switched(f"upgraded to {exchange.upgrade}")
+        elif exchange.method == "CONNECT" and status < 300:
+            self._switched("a CONNECT inside the tunnel")
+        elif exchange.method == "HEAD" or status in (204, 304):
+            self._response_ended()
+        else:
+            self._download = _body(fields)
+            if self._download is None:
+                self._response_ended()
+
+    def _response_ended(self) -> None:
+        exchange = self._asked.popleft()
+        if self._download is not None:
+            exchange.trailers = self._download.trailers
+            self._download = None
+        if exchange is self._uploading:
+            self._answered = True  # early: the client may still send all of its request
+        else:
+            self._recorder.end(exchange)
+
+    def _switched(self, what: str) -> None:
+        self._recorder.end(self._asked.popleft())
+        self._stop(what)
+
+
+def _body(fields: list[tuple[bytes, bytes]]) -> Body | None:
+    """The body of a response that may have one (RFC 9112 §6.3); None if it is empty."""
+    length = None
+    for name, content in fields:
+        key = name.lower()
+        if key == b"transfer-encoding":
+            return Chunked()
+        if key == b"content-length":
+            length = int(content)
+    if length is None:
+        return UntilClose()
+    return Counted(length) if length else None

@@ -1,0 +1,231 @@
+"""HTTP/2 as it passes by (RFC 9113): both directions of a connection, decoded without taking part in it.
+
+hpack decodes the header blocks, each of them, since one that is left out would spoil all later ones. h2's connections
+are endpoints: they answer, and refuse what was not said to them.
+
+A decoder's table changes only when the encoder says so inside a block; what the other side's SETTINGS_HEADER_TABLE_SIZE
+allows is a bound to that (RFC 7541 §4.2). It is raised as soon as it is seen, and never lowered: a block that was
+encoded before the encoder knew is still good, and whether it breaks the rule is for the real endpoint to say.
+"""
+
+import struct
+import time
+
+import hpack
+
+from exchange import Exchange, Fields, Octets, Recorder, Unreadable
+from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
+MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
+MAX_LIST = 65_536  # octets of a decoded header block, as RFC 9113 §6.5.2 counts them
+MAX_TABLE = 65_536  # of an HPACK table, which is what Chromium allows; Go and nghttp2 use 4096
+
+_TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
+_ERRORS = (
+    "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
+)  # fmt: skip
+
+
+class _Side:
+    """One direction: its frames, and what decodes its header blocks."""
+
+    __slots__ = ("decoder", "frames", "name", "time")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.frames = Frames()
+        self.decoder = hpack.Decoder(MAX_LIST)
+        self.time = 0.0  # when the present frame began
+
+    def fields(self, block: bytes) -> tuple[dict[bytes, str], Fields]:
+        """The pseudo-fields and the fields of a block."""
+        try:
+            fields: Fields = [*self.decoder.decode(block, raw=True)]
+        except hpack.HPACKError as error:
+            raise Unreadable("a header block that can't be decoded") from error
+        first = next((index for index, field in enumerate(fields) if not field[0].startswith(b":")), len(fields))
+        return {name: value.decode("latin-1") for name, value in fields[:first]}, fields[first:]
+
+
+class Http2:
+    """Decodes one connection. After anything malformed it has noted so, and ignores the rest.
+
+    Bytes go in, in any segments, the client's with its preface; a request's must not come later than those of the
+    response to it. A stream that becomes a tunnel (RFC 8441, RFC 9113 §8.5) ends its exchange there.
+    """
+
+    __slots__ = ("_answered", "_down", "_last", "_preface", "_recorder", "_streams", "_up", "watching")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.watching = True
+        self._recorder = recorder
+        self._up = _Side("client")
+        self._down = _Side("origin")
+        self._preface = PREFACE  # what is missing of it
+        self._streams: dict[int, Exchange] = {}
+        self._answered: set[int] = set()  # whose response is complete and request is not
+        self._last = 0  # stream that the client opened
+
+    def sent(self, data: Octets) -> None:
+        """What the client sent next."""
+        if not self.watching:
+            return
+        try:
+            at = 0
+            if self._preface:
+                at = min(len(data), len(self._preface))
+                if data[:at] != self._preface[:at]:
+                    raise Unreadable("no HTTP/2 preface")
+                self._preface = self._preface[at:]
+            self._take(self._up, data, at)
+        except Unreadable as error:
+            self._stop(f"malformed HTTP/2 from the client: {error}")
+
+    def received(self, data: Octets) -> None:
+        """What the origin sent next."""
+        if not self.watching:
+            return
+        try:
+            self._take(self._down, data, 0)
+        except Unreadable as error:
+            self._stop(f"malformed HTTP/2 from the origin: {error}")
+
+    def closed(self, error: str | None = None) -> None:
+        """The connection is over; how, where it was not orderly."""
+        if not self.watching:
+            return
+        self.watching = False
+        for stream in list(self._streams):
+            exchange = self._streams[stream]
+            cut = "the request" if stream in self._answered else "the response"
+            self._end(stream, error or ("no response" if exchange.status is None else f"{cut} was cut off"))
+
+    def _stop(self, what: str) -> None:
+        self._recorder.note(what)
+        self.closed(what)
+
+    def _take(self, side: _Side, data: Octets, at: int) -> None:
+        frames = side.frames
+        while True:
+            if not frames.inside:
+                at = frames.enter(data, at)
+                if not frames.inside:
+                    return
+                if frames.kind == HEADERS and not frames.continued:
+                    side.time = time.monotonic()
+            if frames.kept:
+                at = frames.keep(data, at)
+            else:
+                start, end, at = frames.skip(data, at)
+                if end > start and frames.kind == DATA and (exchange := self._streams.get(frames.stream)):
+                    count = self._recorder.upload if side is self._up else self._recorder.download
+                    count(exchange, data, start, end)
+            if frames.left:
+                return
+            frames.inside = False
+            if frames.kept:
+                payload = frames.payload()
+                if payload is not None:
+                    self._frame(side, frames, payload)
+            elif frames.kind == DATA and frames.flags & END_STREAM:
+                self._end_stream(side, frames.stream)
+
+    def _frame(self, side: _Side, frames: Frames, payload: bytes) -> None:
+        """A frame that was kept, header blocks as a whole."""
+        kind, stream = frames.kind, frames.stream
+        if kind == HEADERS:
+            special, fields = side.fields(payload)
+            if side is self._down:
+                self._response(stream, special, fields, side.time)
+            elif stream > self._last:
+                self._last = stream
+                self._request(stream, special, fields)
+            if frames.flags & END_STREAM:
+                self._end_stream(side, stream)
+        elif kind == PUSH_PROMISE:
+            if side is self._up:
+                raise Unreadable("a promise")  # only servers push, RFC 9113 §8.4
+            promised = _number(payload[:4])
+            self._request(promised, *side.fields(payload[4:]), pushed=True)
+            self._end_stream(self._up, promised)
+        elif kind == SETTINGS and not frames.flags & ACK:
+            if len(payload) % 6:
+                raise Unreadable("malformed SETTINGS")
+            other = (self._down if side is self._up else self._up).decoder  # decodes what this side is sent
+            for name, size in struct.iter_unpack(">HL", payload):
+                if name == _TABLE_SIZE:
+                    other.max_allowed_table_size = max(other.max_allowed_table_size, min(size, MAX_TABLE))
+        elif kind == RST_STREAM:
+            code = _number(payload[:4])
+            done = code == 0 and stream in self._answered  # RFC 9113 §8.1: no need of the rest of the request
+            self._end(stream, None if done else f"reset by the {side.name}: {_error(code)}")
+        elif kind == GOAWAY and side is self._down:
+            last, error = _number(payload[:4]), _error(_number(payload[4:8]))
+            for unseen in [number for number in self._streams if number > last and number % 2]:
+                self._end(unseen, f"the origin goes away: {error}")
+
+    def _request(self, stream: int, special: dict[bytes, str], fields: Fields, pushed: bool = False) -> None:
+        if stream in self._streams:
+            raise Unreadable("a stream is opened twice")
+        authority = special.get(b":authority") or next((v.decode("latin-1") for n, v in fields if n == b"host"), "")
+        exchange = self._recorder.request(
+            special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
+            special.get(b":protocol"), pushed,
+        )  # fmt: skip
+        if len(self._streams) >= MAX_STREAMS:
+            self._recorder.end(exchange, f"not watched: more than {MAX_STREAMS} streams at once")
+        else:
+            self._streams[stream] = exchange
+
+    def _response(self, stream: int, special: dict[bytes, str], fields: Fields, began: float) -> None:
+        exchange = self._streams.get(stream)
+        if exchange is None:
+            return
+        if exchange.status is not None:
+            exchange.trailers = fields
+            return
+        text = special.get(b":status", "")
+        if len(text) != 3 or not (text.isascii() and text.isdigit()):
+            self._end(stream, "a response without a status")
+            return
+        status = int(text)
+        if status < 200:
+            return
+        self._recorder.response(exchange, status, "", fields, began)
+        if exchange.method == "CONNECT" and status < 300:
+            exchange.upgrade = exchange.upgrade or "a tunnel"
+            self._end(stream)
+        else:
+            exchange.upgrade = None
+
+    def _end_stream(self, side: _Side, stream: int) -> None:
+        exchange = self._streams.get(stream)
+        if exchange is None:
+            return
+        if side is self._up:
+            exchange.request_ended = time.monotonic()
+            if stream in self._answered:
+                self._end(stream)
+        elif exchange.status is None:
+            self._end(stream, "no response")
+        elif exchange.request_ended is None:
+            self._answered.add(stream)
+        else:
+            self._end(stream)
+
+    def _end(self, stream: int, error: str | None = None) -> None:
+        exchange = self._streams.pop(stream, None)
+        self._answered.discard(stream)
+        if exchange is not None:
+            self._recorder.end(exchange, error)
+
+
+def _number(octets: bytes) -> int:
+    return int.from_bytes(octets) & 0x7FFFFFFF  # the first bit is reserved
+
+
+def _error(code: int) -> str:
+    return _ERRORS[code] if code < len(_ERRORS) else str(code)

@@ -1,0 +1,223 @@
+"""Decrypted tunnels as a pcapng file (https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html) of TCP that
+might have been: the real addresses and ports, and a handshake, segments and ends made around the decrypted bytes.
+
+``Flow`` makes the packets of one tunnel, sans-IO; ``PcapFile`` appends them. Wireshark finds HTTP/1 on any port by
+itself, but HTTP/2 only where it expects HTTP, which for all ports (in its window: Analyze, Decode As) is
+
+    tshark -d tcp.port==1-65535,http -r file.pcapng
+"""
+
+import errno
+import fcntl
+import ipaddress
+import logging
+import os
+import struct
+import time
+from pathlib import Path
+
+from exchange import Octets
+from rotation import make_room
+
+KEEP = 9  # files of earlier runs
+ACK_AFTER = 1 << 20  # octets in one direction after which the other one acknowledges; the window is 1 GiB
+
+_SYN, _RST, _ACK, _FIN, _PSH = 0x02, 0x04, 0x10, 0x01, 0x08
+_MSS = {4: 65_495, 6: 65_475}  # as on a loopback interface: as few packets as can be
+_WINDOW, _SCALE = 65_535, 14
+
+_TCP = struct.Struct(">HHLLBBHHH")
+_IPV4 = struct.Struct(">BBHHHBBH4s4s")
+_IPV6 = struct.Struct(">LHBB16s16s")
+_PACKET = struct.Struct("<LLLLLLL")  # Enhanced Packet Block, §4.3
+_COMMENT = 1
+
+log = logging.getLogger("certifier.pcap")
+
+
+class _End:
+    """One end of a flow: its address, and what it has sent."""
+
+    __slots__ = ("acknowledged", "address", "port", "sequence")
+
+    def __init__(self, address: bytes, port: int) -> None:
+        self.address = address
+        self.port = port
+        self.sequence = int.from_bytes(os.urandom(4))  # a later flow on the same ports is another one
+        self.acknowledged = self.sequence  # by the other end
+
+
+class Flow:
+    """The packets of one tunnel, as blocks of a pcapng file. ``client`` and ``origin`` are address:port.
+
+    Where one has an IPv4 and the other an IPv6 address, the former is mapped (``::ffff:192.0.2.1``).
+    """
+
+    __slots__ = ("_client", "_number", "_origin", "_version")
+
+    def __init__(self, client: str, origin: str) -> None:
+        ends = [_parse(client), _parse(origin)]
+        if {address.version for address, _ in ends} == {4, 6}:
+            ends = [(ipaddress.IPv6Address(f"::ffff:{a}") if a.version == 4 else a, port) for a, port in ends]
+        self._version = ends[0][0].version
+        self._client, self._origin = [_End(address.packed, port) for address, port in ends]
+        self._number = 0  # of an IPv4 packet
+
+    def opened(self, comment: str = "") -> bytes:
+        """The handshake. The comment, say the server's name, is shown with its first packet."""
+        first = self._packet(self._client, self._origin, _SYN, comment=comment)
+        self._client.sequence += 1
+        second = self._packet(self._origin, self._client, _SYN | _ACK)
+        self._origin.sequence += 1
+        return first + second + self._packet(self._client, self._origin, _ACK)
+
+    def sent(self, data: Octets) -> bytes:
+        """What the client sent."""
+        return self._segments(self._client, self._origin, data)
+
+    def received(self, data: Octets) -> bytes:
+        """What the origin sent."""
+        return self._segments(self._origin, self._client, data)
+
+    def closed(self, cut: bool = False) -> bytes:
+        """The end: FINs, or where it was not orderly, a reset."""
+        if cut:
+            return self._packet(self._origin, self._client, _RST | _ACK)
+        first = self._packet(self._client, self._origin, _FIN | _ACK)
+        self._client.sequence += 1
+        second = self._packet(self._origin, self._client, _FIN | _ACK)
+        self._origin.sequence += 1
+        return first + second + self._packet(self._client, self._origin, _ACK)
+
+    def _segments(self, source: _End, sink: _End, data: Octets) -> bytes:
+        size = _MSS[self._version]
+        packets = []
+        for start in range(0, len(data), size):
+            payload = bytes(data[start : start + size])
+            packets.append(self._packet(source, sink, _PSH | _ACK, payload))
+            source.sequence += len(payload)
+            if source.sequence - source.acknowledged >= ACK_AFTER:
+                packets.append(self._packet(sink, source, _ACK))
+        return b"".join(packets)
+
+    def _packet(self, source: _End, sink: _End, flags: int, payload: bytes = b"", comment: str = "") -> bytes:
+        options = b""
+        if flags & _SYN:
+            options = struct.pack(">BBHBBBB", 2, 4, _MSS[self._version], 3, 3, _SCALE, 1)
+        acknowledges = 0
+        if flags & _ACK:
+            sink.acknowledged = sink.sequence
+            acknowledges = sink.sequence & 0xFFFFFFFF
+        length = 20 + len(options) + len(payload)
+        offset = (20 + len(options)) << 2
+        fields = (source.port, sink.port, source.sequence & 0xFFFFFFFF, acknowledges, offset, flags, _WINDOW)
+        pseudo = source.address + sink.address + struct.pack(">LL", length, 6)  # RFC 9293 §3.1; IPv4's sums up the same
+        checksum = _checksum(pseudo + _TCP.pack(*fields, 0, 0) + options + payload)
+        segment = _TCP.pack(*fields, checksum, 0) + options + payload
+        return _block(self._ip(source, sink, length) + segment, comment)
+
+    def _ip(self, source: _End, sink: _End, length: int) -> bytes:
+        if self._version == 6:
+            return _IPV6.pack(6 << 28, length, 6, 64, source.address, sink.address)
+        self._number = (self._number + 1) & 0xFFFF
+        fields = [0x45, 0, 20 + length, self._number, 0x4000, 64, 6, 0, source.address, sink.address]
+        fields[7] = _checksum(_IPV4.pack(*fields))
+        return _IPV4.pack(*fields)
+
+
+class PcapFile:
+    """A file for flows (0600), which is readable whenever certifier is killed: only a packet that was under way is cut.
+
+    What is at ``path`` from an earlier run is renamed to ``file.1.pcapng`` and so on; the file grows without bound. The
+    constructor raises ``OSError``, a ``BlockingIOError`` where another process writes the file; later on, a file that
+    can't be written loses packets, with one warning.
+    """
+
+    def __init__(self, path: Path, version: str, keep: int = KEEP) -> None:
+        self._path = path
+        self._losing = False
+        self._fd = _open(path, keep)
+        self._end = 0
+        try:
+            self._append(_section(version))
+        except OSError:
+            os.close(self._fd)
+            raise
+
+    def write(self, packets: bytes) -> None:
+        """Append packets of a flow, by one write."""
+        try:
+            self._append(packets)
+        except OSError as error:
+            if not self._losing:
+                log.warning("can't write %s: %s; packets are lost until it can be", self._path, error.strerror)
+            self._losing = True
+            return
+        if self._losing:
+            log.warning("%s can be written again", self._path)
+            self._losing = False
+
+    def close(self) -> None:
+        """No more packets come."""
+        os.close(self._fd)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            if os.pwrite(self._fd, data, self._end) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            os.ftruncate(self._fd, self._end)
+            raise
+        self._end += len(data)
+
+
+def _open(path: Path, keep: int) -> int:
+    """An empty file that is ours alone."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(fd).st_size:
+                return fd
+            make_room(path, keep)
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)
+
+
+def _parse(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
+    address, _, port = text.rpartition(":")
+    return ipaddress.ip_address(address.strip("[]").partition("%")[0]), int(port)
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071. A number modulo 65,535 is the one's complement sum of its 16-bit digits, and C does that."""
+    return -int.from_bytes(data if len(data) % 2 == 0 else data + b"\0") % 0xFFFF
+
+
+def _option(code: int, value: bytes) -> bytes:
+    return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
+
+
+def _block(packet: bytes, comment: str) -> bytes:
+    """An Enhanced Packet Block of now."""
+    options = _option(_COMMENT, comment.encode("utf-8", "replace")[:1000]) + _option(0, b"") if comment else b""
+    padding = bytes(-len(packet) % 4)
+    length = 32 + len(packet) + len(padding) + len(options)
+    now = int(time.time() * 1_000_000)
+    head = _PACKET.pack(6, length, 0, now >> 32, now & 0xFFFFFFFF, len(packet), len(packet))
+    return b"".join((head, packet, padding, options, length.to_bytes(4, "little")))
+
+
+def _section(version: str) -> bytes:
+    """Section Header (§4.1) and Interface Description (§4.2): raw IP, microseconds."""
+    blocks = b""
+    for kind, body in (
+        (0x0A0D0D0A, struct.pack("<LHHq", 0x1A2B3C4D, 1, 0, -1) + _option(4, f"certifier {version}".encode())),
+        (1, struct.pack("<HHL", 101, 0, 0) + _option(2, b"certifier") + _option(3, b"decrypted tunnels")),
+    ):
+        body += _option(0, b"")
+        length = 12 + len(body)
+        blocks += struct.pack("<LL", kind, length) + body + struct.pack("<L", length)
+    return blocks

@@ -1,0 +1,114 @@
+import gzip
+import time
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bodies import MAX_MEMBERS, Content, decode, text
+
+PLAIN = b"some text, " * 50
+
+
+def bare(data: bytes) -> bytes:
+    deflator = zlib.compressobj(wbits=-15)
+    return deflator.compress(data) + deflator.flush()
+
+
+@pytest.mark.parametrize(
+    ("body", "coding"),
+    [
+        (PLAIN, ""),
+        (PLAIN, "Identity"),
+        (gzip.compress(PLAIN), "gzip"),
+        (gzip.compress(PLAIN), " X-GZIP "),
+        (gzip.compress(PLAIN[:9]) + gzip.compress(PLAIN[9:]), "gzip"),
+        (zlib.compress(PLAIN), "deflate"),
+        (bare(PLAIN), "deflate"),
+    ],
+)
+def test_codings_are_undone_up_to_the_limit(body: bytes, coding: str) -> None:
+    assert decode(body, coding, len(PLAIN)) == Content(PLAIN)
+    assert decode(bytearray(body), coding, len(PLAIN) - 1) == Content(PLAIN[:-1], cut=True)
+    assert decode(b"", coding, 10) == Content(b"")
+
+
+def test_a_body_that_ends_too_early_gives_its_beginning() -> None:
+    noise = bytes(range(256)) * 20
+    found = decode(gzip.compress(noise)[:-30], "gzip", 10_000)
+    assert noise.startswith(found.octets)
+    assert len(found.octets) > 100
+
+
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "gzip"])
+def test_what_cannot_be_undone_is_left_as_it_is(coding: str) -> None:
+    assert decode(b"\xff\xfenot it", coding, 4) == Content(b"\xff\xfeno", True, coding)
+    broken = bytearray(gzip.compress(PLAIN))
+    broken[-5] ^= 1  # in its checksum
+    assert decode(broken, "gzip", 1000) == Content(bytes(broken), coding="gzip")
+
+
+def test_a_bomb_costs_no_more_than_the_limit() -> None:
+    deflator = zlib.compressobj(9, wbits=31)
+    bomb = b"".join(deflator.compress(bytes(1 << 20)) for _ in range(100)) + deflator.flush()
+    began = time.process_time()
+    assert decode(bomb, "gzip", 1000) == Content(bytes(1000), cut=True)
+    many = gzip.compress(b"") * 50_000
+    assert decode(many, "gzip", 1000).octets == b""
+    assert time.process_time() - began < 0.5
+    assert decode(gzip.compress(b"a") * MAX_MEMBERS, "gzip", 1000) == Content(b"a" * MAX_MEMBERS)
+
+
+@pytest.mark.parametrize(
+    ("octets", "kind", "expected"),
+    [
+        ("é".encode(), "text/html", "é"),
+        (b"{}", "application/json; charset=utf-8", "{}"),
+        (b"{}", "application/problem+json", "{}"),
+        (b"<a/>", "image/svg+xml", "<a/>"),
+        (b"\xe9", 'Text/Plain; Charset="ISO-8859-1"', "é"),
+        ("\ufeffé".encode("utf-16-le"), "text/plain;charset=utf-16", "é"),
+        ("あ".encode("shift_jis"), "text/plain; charset=Shift_JIS", "あ"),
+        (b"\xe9", "text/html", None),
+        (b"\x89PNG", "image/png", None),
+        (b"abc", "", None),
+        (b"abc", "application/octet-stream", None),
+        (b"abc", "text/plain; charset=idna", None),
+        (b"abc", "text/plain; charset=zip", None),
+        (b"abc", "text/plain; charset=iso-8859-99", None),
+    ],
+)
+def test_text(octets: bytes, kind: str, expected: str | None) -> None:
+    assert text(octets, kind) == expected
+
+
+def test_a_character_that_was_cut_is_left_out() -> None:
+    cut = "aé".encode()[:-1]
+    assert text(cut, "text/plain", whole=False) == "a"
+    assert text(cut, "text/plain", whole=True) is None
+
+
+CHARSETS = st.sampled_from(
+    [
+        "utf-8",
+        "utf-16",
+        "utf-32le",
+        "windows-1252",
+        "iso-2022-jp",
+        "gb18030",
+        "big5-hkscs",
+        "euc-kr",
+        "koi8-r",
+        "macintosh",
+    ]
+)
+
+
+@given(st.binary(max_size=300), st.sampled_from(["", "gzip", "deflate", "br"]), CHARSETS)
+def test_garbage_never_raises(body: bytes, coding: str, charset: str) -> None:
+    for octets in (body, gzip.compress(body), gzip.compress(body)[:-5] + b"x"):
+        found = decode(octets, coding, 100)
+        assert len(found.octets) <= 100
+        for whole in (True, False):
+            (text(found.octets, f"text/plain; charset={charset}", whole) or "").encode()

@@ -1,0 +1,94 @@
+import pytest
+
+from exchange import Unreadable
+from framing import MAX_HEAD, MAX_LINE, Body, Chunked, Counted, Heads, UntilClose
+
+HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def heads(data: bytes, size: int) -> list[bytes]:
+    reader, found = Heads(), []
+    for start in range(0, len(data), size):
+        piece, at = data[start : start + size], 0
+        while at < len(piece):
+            head, at = reader.take(piece, at)
+            if head is not None:
+                found.append(head)
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1 << 20])
+@pytest.mark.parametrize("between", [b"", b"\r\n", b"\n", b"\r\n\r\n", b"\r\n\r\n\r\n\n"])
+def test_heads_however_they_are_cut(size: int, between: bytes) -> None:
+    bare = HEAD.replace(b"\r", b"")
+    assert heads(between + HEAD + between + bare + HEAD, size) == [HEAD, bare, HEAD]
+
+
+def test_a_head_is_not_given_before_it_ends() -> None:
+    for end in range(len(HEAD)):
+        reader = Heads()
+        assert reader.take(HEAD[:end], 0) == (None, end)
+        assert bool(reader) == (end > 0)
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 20])
+def test_the_limit_of_a_head(size: int) -> None:
+    fits = b"x" * (MAX_HEAD - 4) + b"\r\n\r\n"
+    assert heads(fits, size) == [fits]
+    for data in (b"x" + fits, b"x" * (MAX_HEAD + 1)):
+        with pytest.raises(Unreadable):
+            heads(data, size)
+
+
+def content(body: Body, data: bytes, size: int) -> tuple[bytes, bytes, bool]:
+    """The content, what is left behind the body, and whether it ended."""
+    found, done = b"", False
+    for start in range(0, len(data), size):
+        piece, at = data[start : start + size], 0
+        while at < len(piece):
+            if done:
+                return found, data[start + at :], True
+            first, end, at, done = body.take(piece, at)
+            found += piece[first:end]
+    return found, b"", done
+
+
+CHUNKED = b'3\r\nabc\r\nA ;x="y"\r\n0123456789\r\n0\r\nA-B:  c \r\nD:\r\n\r\n'
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
+def test_bodies_however_they_are_cut(size: int) -> None:
+    assert content(Counted(5), b"abcdefg", size) == (b"abcde", b"fg", True)
+    assert content(Counted(8), b"abcdefg", size) == (b"abcdefg", b"", False)
+    assert content(UntilClose(), b"abcdefg", size) == (b"abcdefg", b"", False)
+    chunked = Chunked()
+    assert content(chunked, CHUNKED + b"rest", size) == (b"abc0123456789", b"rest", True)
+    assert chunked.trailers == [(b"A-B", b"c"), (b"D", b"")]
+    assert content(Chunked(), CHUNKED[:-1], size) == (b"abc0123456789", b"", False)
+    assert content(Chunked(), CHUNKED.replace(b"\r", b""), size)[0] == b"abc0123456789"
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"x\r\n", b"\r\n", b"-1\r\n", b"0x1\r\n", b"1 1\r\n", b"12345678901234567\r\n", b"1\r\nab\r\n",
+        b"0\r\nno colon\r\n\r\n", b"1" + b" " * MAX_LINE + b"\r\n", b"0\r\na:" + b"b" * MAX_HEAD + b"\r\n\r\n",
+        b"0\r\n" + b"a:b\r\n" * (MAX_HEAD // 5 + 1) + b"\r\n",
+    ],
+)  # fmt: skip
+def test_malformed_chunks(data: bytes, size: int) -> None:
+    with pytest.raises(Unreadable):
+        content(Chunked(), data, size)
+
+
+def test_what_is_content_whatever_it_says() -> None:
+    counted, chunked = Counted(5), Chunked()
+    assert counted.covers(5)
+    assert not counted.covers(6)
+    assert not chunked.covers(1)
+    chunked.take(b"5\r\n", 0)
+    assert chunked.covers(5)
+    assert not chunked.covers(6)
+    assert chunked.take(memoryview(b"abcde"), 0) == (0, 5, 5, False)
+    assert UntilClose().covers(1 << 40)

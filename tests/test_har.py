@@ -1,0 +1,171 @@
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lab import HERE
+from test_harentry import SCHEMA, exchange
+from test_requestlog import largest_file
+
+from har import HarFile
+
+TYPE = [(b"Content-Type", b"text/plain")]
+
+
+def entries(path: Path) -> list[str]:
+    """The targets in a file that is valid as it is."""
+    told = json.loads(path.read_text())
+    SCHEMA.validate(told)
+    return [entry["request"]["url"].removeprefix("https://a.example") for entry in told["log"]["entries"]]
+
+
+def open_(path: Path, **limits: int) -> HarFile:
+    return HarFile(path, "1.0", 1000, **limits)
+
+
+def test_it_is_valid_after_each_entry(tmp_path: Path) -> None:
+    path = tmp_path / "a.har"
+    file = open_(path)
+    assert entries(path) == []
+    for n in range(3):
+        file.append(exchange(target=f"/{n}", received="é\n\u2028".encode(), answer=TYPE))
+        assert entries(path) == [f"/{m}" for m in range(n + 1)]
+    file.append(exchange(target="/3"), exchange(target="/4"))
+    assert entries(path) == ["/0", "/1", "/2", "/3", "/4"]
+    file.close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert json.loads(path.read_text())["log"]["creator"] == {"name": "certifier", "version": "1.0"}
+
+
+def test_a_file_of_ours_is_continued(tmp_path: Path) -> None:
+    path = tmp_path / "a.har"
+    for n in range(3):
+        for _ in range(2):  # once without an entry
+            file = open_(path)
+            if _:
+                file.append(exchange(target=f"/{n}"))
+            file.close()
+    assert entries(path) == ["/0", "/1", "/2"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b'{"log":{"version":"1.2","creator":{"name":"Firefox"}}}', b"\n" * 100, b"x" * 9999]
+)
+def test_any_other_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.har"
+    path.write_bytes(content)
+    with pytest.raises(FileExistsError):
+        open_(path)
+    assert path.read_bytes() == content
+
+
+def test_one_writer_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.har"
+    first = open_(path)
+    with pytest.raises(BlockingIOError):
+        open_(path)
+    first.append(exchange())
+    first.close()
+    open_(path).close()
+    assert entries(path) == ["/x"]
+
+
+def test_rotation_keeps_so_many_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.b.har"
+    one = open_(tmp_path / "one.har")
+    one.append(exchange(target="/0"))
+    one.close()
+    file = open_(path, max_size=(tmp_path / "one.har").stat().st_size, keep=2)
+    for n in range(5):
+        file.append(exchange(target=f"/{n}"))
+    file.append(exchange(target="/large", received=bytes(900)))
+    file.close()
+    (tmp_path / "one.har").unlink()
+    assert {path.name: entries(path) for path in tmp_path.iterdir()} == {
+        "a.b.har": ["/large"], "a.b.1.har": ["/4"], "a.b.2.har": ["/3"]
+    }  # fmt: skip
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "a.har"
+    file = open_(path)
+    file.append(exchange(target="/1"))
+    before = path.read_bytes()
+    for room in (0, 3, 200):
+        with largest_file(len(before) + room), pytest.raises(OSError, match=r"File too large|No space left") as raised:
+            file.append(exchange(target="/2"))
+        assert raised.value.errno in (errno.EFBIG, errno.ENOSPC)
+        assert path.read_bytes() == before
+    file.append(exchange(target="/3"))
+    assert entries(path) == ["/1", "/3"]
+    file.close()
+
+
+def test_renamed_or_removed_by_someone_else(tmp_path: Path) -> None:
+    path = tmp_path / "a.har"
+    file = open_(path)
+    file.append(exchange(target="/1"))
+    path.rename(tmp_path / "moved.har")
+    file.append(exchange(target="/2"))
+    path.unlink()
+    file.append(exchange(target="/3"))
+    file.append(exchange(target="/4"))
+    file.close()
+    assert entries(tmp_path / "moved.har") == ["/1"]
+    assert entries(path) == ["/3", "/4"]
+
+
+def test_a_folder_that_is_gone_and_comes_back(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    file = open_(folder / "a.har")
+    folder.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            file.append(exchange(target="/1"))
+    folder.mkdir()
+    file.append(exchange(target="/2"))
+    file.close()
+    assert entries(folder / "a.har") == ["/2"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[3:]
+from har import HarFile
+from watching import Seen
+octets = int(sys.argv[2])
+file = HarFile(Path(sys.argv[1]), "1.0", octets)
+recorder = Seen().recorder(octets)
+made = recorder.request("GET", "a.example", "/x", "1.1", [])
+recorder.download(made, bytes(octets), 0, octets)
+print("ready", flush=True)
+while True:
+    file.append(made)
+"""
+
+
+@pytest.mark.parametrize("octets", [100, 300_000])
+def test_killed_while_it_writes_the_file_is_valid_as_it_is(tmp_path: Path, octets: int) -> None:
+    path = tmp_path / "a.har"
+    for _ in range(6):
+        words = [sys.executable, "-c", WRITER, str(path), str(octets), str(HERE), str(HERE / "tests")]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            assert process.stdout.readline() == b"ready\n"
+            seen = {path.stat().st_ino}
+            while len(seen) < 2 or path.stat().st_size < 20 * octets:  # both copies have had their turn
+                seen.add(path.stat().st_ino)
+            process.send_signal(signal.SIGKILL)
+        found = entries(path)
+        assert len(found) > 2
+        assert set(found) == {"/x"}
+    open_(path).close()
+    assert entries(path) == found
+    assert os.listdir(tmp_path) == ["a.har"]

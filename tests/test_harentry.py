@@ -1,0 +1,193 @@
+import gzip
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from watching import Seen
+
+from exchange import Connection, Exchange, Fields, Recorder
+from harentry import MAX_PARAMETERS, Value, entry
+
+SCHEMA = jsonschema.Draft202012Validator(json.loads((Path(__file__).parent / "har-1.2.schema.json").read_text()))
+
+TEXT = (b"Content-Type", b"text/plain")
+
+
+def valid(told: object) -> dict:  # type: ignore[type-arg]
+    """An entry as its reader has it, checked against the schema of HAR 1.2."""
+    read = json.loads(json.dumps(told))
+    program = {"name": "x", "version": "1"}
+    SCHEMA.validate({"log": {"version": "1.2", "creator": program, "entries": [read]}})
+    assert isinstance(read, dict)
+    return read
+
+
+def exchange(
+    sent: bytes = b"", received: bytes = b"", ask: Fields | None = None, answer: Fields | None = None,
+    target: str = "/x", method: str = "GET", limit: int = 1000,
+) -> Exchange:  # fmt: skip
+    recorder = Seen().recorder(limit)
+    made = recorder.request(method, "a.example", target, "1.1", ask or [])
+    recorder.upload(made, sent, 0, len(sent))
+    recorder.response(made, 200, "OK", answer or [], made.began + 0.020)
+    recorder.download(made, received, 0, len(received))
+    made.started, made.request_ended, made.ended = 1795497163.953, made.began + 0.005, made.began + 0.0505
+    return made
+
+
+def test_an_entry() -> None:
+    made = exchange(
+        b"a=b", b"hello",
+        [(b"Content-Type", b"application/x-www-form-urlencoded"), (b"Cookie", b"a=b; c=d=e;x"), (b"cookie", b"f=g")],
+        [TEXT, (b"Location", b"/y"), (b"Set-Cookie", b"s=1; Path=/; Secure; HttpOnly; Domain=a")],
+        "/x?q=1&r=%C3%A9+z&s", "POST",
+    )  # fmt: skip
+    told = valid(entry(made, 1000))
+    assert told["startedDateTime"] == "2026-11-24T05:12:43.953+00:00"
+    assert told["timings"] == {"send": 5.0, "wait": 15.0, "receive": 30.5}
+    assert told["time"] == 50.5
+    assert (told["serverIPAddress"], told["connection"]) == ("192.0.2.1", str(made.connection.id))
+    ask, answer = told["request"], told["response"]
+    assert (ask["method"], ask["url"], ask["httpVersion"]) == (
+        "POST", "https://a.example/x?q=1&r=%C3%A9+z&s", "HTTP/1.1",
+    )  # fmt: skip
+    assert [(c["name"], c["value"]) for c in ask["cookies"]] == [("a", "b"), ("c", "d=e"), ("f", "g")]
+    assert [(q["name"], q["value"]) for q in ask["queryString"]] == [("q", "1"), ("r", "é z"), ("s", "")]
+    assert ask["headers"][0] == {"name": "Content-Type", "value": "application/x-www-form-urlencoded"}
+    assert (ask["bodySize"], ask["postData"]) == (
+        3, {"mimeType": "application/x-www-form-urlencoded", "text": "a=b"},
+    )  # fmt: skip
+    assert (answer["status"], answer["statusText"], answer["redirectURL"]) == (200, "OK", "/y")
+    assert answer["cookies"] == [
+        {"name": "s", "value": "1", "path": "/", "domain": "a", "httpOnly": True, "secure": True}
+    ]
+    assert (answer["bodySize"], answer["content"]) == (5, {"mimeType": "text/plain", "text": "hello", "size": 5})
+    assert "comment" not in told
+
+
+def content(told: Value) -> dict:  # type: ignore[type-arg]
+    found = valid(told)["response"]["content"]
+    assert isinstance(found, dict)
+    return found
+
+
+def test_bodies() -> None:
+    plain = b"some text " * 20
+    packed = gzip.compress(plain)
+    gzipped = exchange(received=packed, answer=[TEXT, (b"Content-Encoding", b"gzip")])
+    assert content(entry(gzipped, 1000)) == {
+        "mimeType": "text/plain", "text": plain.decode(), "size": 200, "compression": 200 - len(packed),
+    }  # fmt: skip
+    assert content(entry(gzipped, 50)) == {
+        "mimeType": "text/plain", "text": plain[:50].decode(), "size": 50,
+        "comment": f"cut at 50 octets; {len(packed)} were transferred",
+    }  # fmt: skip
+    binary = exchange(received=b"\x89PNG", answer=[(b"Content-Type", b"image/png")])
+    assert content(entry(binary, 1000)) == {
+        "mimeType": "image/png", "text": "iVBORw==", "encoding": "base64", "size": 4
+    }  # fmt: skip
+    brotli = exchange(received=b"abc", answer=[TEXT, (b"Content-Encoding", b"br")])
+    assert content(entry(brotli, 1000)) == {
+        "mimeType": "text/plain", "text": "YWJj", "encoding": "base64", "size": 3,
+        "comment": "the content coding br is still on it",
+    }  # fmt: skip
+    cut = exchange(received="aé".encode() * 10, answer=[TEXT], limit=2)
+    assert content(entry(cut, 1000)) == {
+        "mimeType": "text/plain", "text": "a", "size": 30, "comment": "cut at 2 octets; 30 were transferred"
+    }  # fmt: skip
+    assert content(entry(exchange(), 1000)) == {"mimeType": "x-unknown", "size": 0}
+
+
+def test_a_request_body_that_is_not_text() -> None:
+    told = valid(entry(exchange(b"\xff\xfe", ask=[(b"Content-Type", b"image/png")]), 1000))
+    assert told["request"]["postData"] == {"mimeType": "image/png", "text": "//4=", "_encoding": "base64"}
+
+
+def test_bodies_that_were_not_captured() -> None:
+    made = exchange(b"abc", b"abc", limit=0)
+    made.request_body = made.response_body = None
+    told = valid(entry(made, 1000))
+    assert told["request"]["postData"] == {
+        "mimeType": "", "text": "", "comment": "cut at 0 octets; 3 were transferred"
+    }  # fmt: skip
+    assert told["response"]["content"]["size"] == 3
+    assert "text" not in told["response"]["content"]
+
+
+def test_what_did_not_come() -> None:
+    recorder = Seen().recorder(10)
+    made = recorder.request("CONNECT", "", "b.example:1", "2", [])
+    recorder.end(made, "no response")
+    told = valid(entry(made, 1000))
+    assert (told["response"]["status"], told["comment"]) == (0, "no response")
+    assert told["request"]["url"] == "https://b.example:1"
+    assert told["timings"]["wait"] == 0
+    assert told["timings"]["receive"] == 0
+
+
+@pytest.mark.parametrize(
+    ("request_ended", "first_byte", "ended", "expected"),
+    [
+        (1.0, 2.0, 4.0, (1000, 1000, 2000)),
+        (3.0, 2.0, 4.0, (2000, 0, 2000)),  # the response began before the request was complete
+        (None, 2.0, 4.0, (2000, 0, 2000)),
+        (1.0, None, 4.0, (1000, 3000, 0)),
+        (None, None, 4.0, (4000, 0, 0)),
+        (None, None, None, (0, 0, 0)),
+    ],
+)
+def test_times_are_never_negative_and_add_up(
+    request_ended: float | None, first_byte: float | None, ended: float | None, expected: tuple[float, ...]
+) -> None:
+    made = exchange()
+    made.began, made.request_ended, made.first_byte, made.ended = 0.0, request_ended, first_byte, ended
+    told = valid(entry(made, 0))
+    assert tuple(told["timings"].values()) == expected
+    assert told["time"] == sum(expected)
+
+
+def test_trailers_upgrades_and_pushes() -> None:
+    made = exchange()
+    made.trailers, made.upgrade, made.pushed, made.error = [(b"grpc-status", b"0")], "websocket", True, "cut"
+    told = valid(entry(made, 0))
+    assert told["response"]["_trailers"] == [{"name": "grpc-status", "value": "0"}]
+    assert told["comment"] == "cut; goes on as websocket, which is not recorded; pushed by the origin"
+
+
+@pytest.mark.parametrize(("origin", "address"), [("[2001:db8::1]:443", "2001:db8::1"), ("a.example:443", None)])
+def test_the_address_of_the_server(origin: str, address: str | None) -> None:
+    made = Recorder(Connection("127.0.0.1:1", origin, "https", "a"), Seen()).request("GET", "a", "/", "1.1", [])
+    assert valid(entry(made, 0)).get("serverIPAddress") == address
+
+
+@pytest.mark.parametrize(
+    ("target", "url"),
+    [("/a%20b%2", "/a%20b%252"), ("/%", "/%25"), ('/ é"<', "/%20%E9%22%3C"), ("/%zz%41", "/%25zz%41")],
+)
+def test_what_a_uri_cannot_hold_is_escaped(target: str, url: str) -> None:
+    assert valid(entry(exchange(target=target), 0))["request"]["url"] == "https://a.example" + url
+
+
+def test_a_query_of_too_many_parameters_is_not_told_one_by_one() -> None:
+    assert (
+        len(valid(entry(exchange(target="/?" + "a&" * (MAX_PARAMETERS - 1) + "a"), 0))["request"]["queryString"])
+        == 1000
+    )
+    assert valid(entry(exchange(target="/?" + "a&" * MAX_PARAMETERS + "a"), 0))["request"]["queryString"] == []
+
+
+PEERS = st.text(st.characters(max_codepoint=255), max_size=40)
+
+
+@given(PEERS, PEERS, PEERS, st.binary(max_size=40))
+@settings(deadline=None)
+def test_whatever_a_peer_says_the_entry_is_valid(method: str, authority: str, target: str, value: bytes) -> None:
+    names = (b"Content-Type", b"Cookie", b"Set-Cookie", b"Location", b"Content-Encoding")
+    fields = [(name, value) for name in names]
+    for path in ("/" + target, target, "//[" + target, "http://[" + target):
+        made = exchange(value, value, fields, fields, path, method)
+        made.authority = authority
+        valid(entry(made, 30))

@@ -1,0 +1,317 @@
+import time
+from itertools import pairwise
+
+import h11
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary
+
+from framing import MAX_HEAD
+from http1 import MAX_WAITING, Http1
+
+GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+def watch(conversation: Conversation, size: int = 1 << 20, limit: int | None = 100, error: str | None = None) -> Seen:
+    """What is seen of it up to its end."""
+    seen = Seen()
+    decoder = Http1(seen.recorder(limit))
+    play(decoder, conversation, size)
+    decoder.closed(error)
+    assert not decoder.watching
+    assert len(seen.done) == len(seen.begun)
+    assert len(seen.notes) <= 1
+    return seen
+
+
+def whole_and_in_pieces(conversation: Conversation, limit: int | None = 100, error: str | None = None) -> Seen:
+    seen = watch(conversation, limit=limit, error=error)
+    for size in (1, 2, 3, 17):
+        again = watch(conversation, size, limit, error)
+        assert summary(again) == summary(seen)
+        assert again.notes == seen.notes
+    return seen
+
+
+def test_one_exchange() -> None:
+    request = b"GET /x?y HTTP/1.1\r\nHost: a.example\r\nX-Y: Z\r\n\r\n"
+    response = b"HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno"
+    [exchange] = whole_and_in_pieces([(CLIENT, request), (ORIGIN, response)]).done
+    assert (exchange.method, exchange.url, exchange.version) == ("GET", "https://a.example/x?y", "1.1")
+    assert exchange.request_fields == [(b"Host", b"a.example"), (b"X-Y", b"Z")]
+    assert (exchange.status, exchange.reason, exchange.content_type) == (404, "Not Found", "text/plain")
+    assert (exchange.request_octets, exchange.response_octets, kept(exchange.response_body)) == (0, 2, b"no")
+    assert exchange.error is None
+
+
+def test_the_request_is_told_before_the_response_and_the_end_at_once() -> None:
+    seen = Seen()
+    decoder = Http1(seen.recorder())
+    decoder.sent(GET)
+    assert [exchange.url for exchange in seen.begun] == ["https://a.example/x"]
+    decoder.received(OK[:-1])
+    assert (seen.begun[0].status, seen.done) == (200, [])
+    decoder.received(OK[-1:])
+    assert seen.done == seen.begun
+
+
+def test_pipelining() -> None:
+    two, three = GET.replace(b"/x", b"/2"), GET.replace(b"/x", b"/3")
+    seen = whole_and_in_pieces([(CLIENT, GET + two + three), (ORIGIN, OK * 2 + OK.replace(b"200", b"404"))])
+    assert [(e.target, e.status) for e in seen.done] == [("/x", 200), ("/2", 200), ("/3", 404)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "response", "octets"),
+    [
+        (GET.replace(b"GET", b"HEAD"), b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n", 0),
+        (GET, b"HTTP/1.1 204 No Content\r\n\r\n", 0),
+        (GET, b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n", 0),
+        (GET, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", 0),
+        (GET, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nA: b\r\n\r\n", 3),
+        (GET, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", 1),
+        (GET, b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\na", 1),
+        (GET, b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK, 2),
+        (GET, OK.replace(b"\r\n", b"\n"), 2),
+    ],
+)
+def test_where_a_response_ends(request_: bytes, response: bytes, octets: int) -> None:
+    seen = whole_and_in_pieces([(CLIENT, request_), (ORIGIN, response), (CLIENT, GET), (ORIGIN, OK)])
+    assert [(e.response_octets, e.error) for e in seen.done] == [(octets, None), (2, None)]
+    assert not seen.notes
+
+
+def test_trailers() -> None:
+    response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n\r\n"
+    [exchange] = whole_and_in_pieces([(CLIENT, GET), (ORIGIN, response)]).done
+    assert exchange.trailers == [(b"A", b"b")]
+
+
+def test_until_close() -> None:
+    conversation = [(CLIENT, GET), (ORIGIN, b"HTTP/1.0 200 OK\r\n\r\nsome"), (ORIGIN, b" text")]
+    [exchange] = whole_and_in_pieces(conversation).done
+    assert (kept(exchange.response_body), exchange.error) == (b"some text", None)
+    [exchange] = whole_and_in_pieces(conversation, error="origin-truncated").done
+    assert (kept(exchange.response_body), exchange.error) == (b"some text", "origin-truncated")
+
+
+@pytest.mark.parametrize(
+    ("conversation", "error"),
+    [
+        ([(CLIENT, GET)], "no response"),
+        ([(CLIENT, GET), (ORIGIN, OK[:20])], "no response"),
+        ([(CLIENT, GET), (ORIGIN, OK[:-1])], "the response was cut off"),
+        (
+            [(CLIENT, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab"), (ORIGIN, OK)],
+            "the request was cut off",
+        ),
+    ],
+)
+def test_cut_off(conversation: Conversation, error: str) -> None:
+    assert [exchange.error for exchange in whole_and_in_pieces(conversation).done] == [error]
+    assert [exchange.error for exchange in whole_and_in_pieces(conversation, error="reset").done] == ["reset"]
+
+
+def test_a_response_before_the_request_is_complete() -> None:
+    put = b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+    early = [(CLIENT, put + b"ab"), (ORIGIN, OK), (CLIENT, b"cd" + GET), (ORIGIN, OK)]
+    seen = whole_and_in_pieces(early)
+    assert [(e.method, e.request_octets, e.status, e.error) for e in seen.done] == [
+        ("PUT", 4, 200, None),
+        ("GET", 0, 200, None),
+    ]
+
+
+def test_expect_100_continue() -> None:
+    put = b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+    seen = whole_and_in_pieces(
+        [(CLIENT, put), (ORIGIN, b"HTTP/1.1 100 Continue\r\n\r\n"), (CLIENT, b"abcd"), (ORIGIN, OK)]
+    )
+    assert [(kept(e.request_body), e.status) for e in seen.done] == [(b"abcd", 200)]
+
+
+UPGRADE = b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+def test_an_upgrade_is_noted_once_and_then_ignored() -> None:
+    seen = whole_and_in_pieces(
+        [(CLIENT, GET), (ORIGIN, OK), (CLIENT, UPGRADE), (ORIGIN, SWITCH + b"\x81\0"), (CLIENT, b"\x81\0")]
+    )
+    assert [(e.status, e.upgrade, e.error) for e in seen.done] == [(200, None, None), (101, "websocket", None)]
+    assert seen.notes == ["upgraded to websocket"]
+
+
+def test_an_upgrade_that_is_refused() -> None:
+    seen = whole_and_in_pieces([(CLIENT, UPGRADE), (ORIGIN, OK), (CLIENT, GET), (ORIGIN, OK)])
+    assert [(e.status, e.upgrade) for e in seen.done] == [(200, None), (200, None)]
+    assert not seen.notes
+
+
+def test_a_connect_inside() -> None:
+    connect = b"CONNECT b:1 HTTP/1.1\r\nHost: b:1\r\n\r\n"
+    seen = whole_and_in_pieces([(CLIENT, connect), (ORIGIN, b"HTTP/1.1 200 OK\r\n\r\n\x16\3\1"), (CLIENT, b"\x16\3")])
+    assert [(e.url, e.status, e.error) for e in seen.done] == [("b:1", 200, None)]
+    assert seen.notes == ["a CONNECT inside the tunnel"]
+    refused = OK.replace(b"200 OK", b"403 No")
+    assert not whole_and_in_pieces([(CLIENT, connect), (ORIGIN, refused), (CLIENT, GET), (ORIGIN, OK)]).notes
+
+
+@pytest.mark.parametrize(
+    ("conversation", "note"),
+    [
+        ([(CLIENT, b"\x16\3\1\2\0\r\n\r\n")], "malformed request head"),
+        ([(CLIENT, b"GET / HTTP/1.1\r\n\r\n")], "malformed request head"),
+        ([(CLIENT, b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n")], "malformed request head"),
+        ([(CLIENT, b"GET / HTTP/1.1\r\nHost: a\r\nPassword : secret\r\n\r\n")], "malformed request head"),
+        ([(CLIENT, b"x" * (MAX_HEAD + 1))], f"malformed request: a head larger than {MAX_HEAD} octets"),
+        ([(CLIENT, b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n")],
+         "malformed request: a malformed chunk size"),
+        ([(CLIENT, GET * (MAX_WAITING + 1))],
+         f"malformed request: more than {MAX_WAITING} requests without a response"),
+        ([(ORIGIN, OK)], "malformed response: a response without a request"),
+        ([(CLIENT, GET), (ORIGIN, OK * 2)], "malformed response: a response without a request"),
+        ([(CLIENT, GET), (ORIGIN, b"ICY 200 OK\r\n\r\n")], "malformed response head"),
+        ([(CLIENT, GET), (ORIGIN, b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n")],
+         "malformed response head"),
+    ],
+)  # fmt: skip
+def test_malformed_is_noted_once_and_then_ignored(conversation: Conversation, note: str) -> None:
+    seen = whole_and_in_pieces([*conversation, (CLIENT, GET), (ORIGIN, OK)])
+    assert seen.notes == [note]
+    assert all(exchange.error == note for exchange in seen.done if exchange.status is None)
+
+
+def test_bodies_are_not_kept_unless_asked_for() -> None:
+    [exchange] = watch([(CLIENT, GET), (ORIGIN, OK)], limit=None).done
+    assert (kept(exchange.request_body), kept(exchange.response_body), exchange.response_octets) == (None, None, 2)
+    [exchange] = watch([(CLIENT, GET), (ORIGIN, OK)], limit=1).done
+    assert (kept(exchange.response_body), exchange.response_octets) == (b"h", 2)
+
+
+def test_views_of_a_shared_buffer_are_read_during_the_call_only() -> None:
+    seen = Seen()
+    decoder = Http1(seen.recorder(100))
+    shared = bytearray(1000)
+    for who, data in [(CLIENT, GET[:9]), (CLIENT, GET[9:]), (ORIGIN, OK[:-2]), (ORIGIN, b"h"), (ORIGIN, b"i")]:
+        shared[: len(data)] = data
+        (decoder.sent if who == CLIENT else decoder.received)(memoryview(shared)[: len(data)])
+    shared[:] = bytes(1000)
+    assert [(e.url, kept(e.response_body)) for e in seen.done] == [("https://a.example/x", b"hi")]
+
+
+def test_a_large_body_costs_next_to_nothing() -> None:
+    seen = Seen()
+    decoder = Http1(seen.recorder())
+    decoder.sent(GET)
+    decoder.received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (16_384 * 50_000))
+    piece = memoryview(bytes(16_384))
+    began = time.process_time()
+    for _ in range(50_000):
+        decoder.received(piece)
+    assert time.process_time() - began < 1.0  # for 800 MB: copying alone would take longer
+    assert [e.response_octets for e in seen.done] == [16_384 * 50_000]
+
+
+# Against h11's own two ends
+
+
+TEXT = st.text("abcXYZ09-_", min_size=1, max_size=10)
+BODY = st.one_of(st.none(), st.tuples(st.booleans(), st.lists(st.binary(min_size=1, max_size=40), max_size=4)))
+EXCHANGES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "method": st.sampled_from(["GET", "HEAD", "POST", "DELETE"]),
+            "path": TEXT,
+            "upload": BODY,
+            "interim": st.lists(st.sampled_from([100, 102, 103]), max_size=2),
+            "status": st.sampled_from([200, 204, 304, 404]),
+            "download": BODY,
+            "field": TEXT,
+        }
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def framing(body: tuple[bool, list[bytes]] | None) -> list[tuple[str, str]]:
+    if body is None:
+        return [("Content-Length", "0")]
+    chunked, pieces = body
+    return [("Transfer-Encoding", "chunked")] if chunked else [("Content-Length", str(sum(map(len, pieces))))]
+
+
+def say(end: h11.Connection, *events: h11.Event) -> bytes:
+    return b"".join(end.send(event) or b"" for event in events)
+
+
+def converse(plan: list[dict]) -> tuple[Conversation, list[tuple]]:  # type: ignore[type-arg]
+    """What two real ends say for it, and what should be seen."""
+    client, server = h11.Connection(h11.CLIENT), h11.Connection(h11.SERVER)
+    said, expected = [], []
+    for turn in plan:
+        bodies = [b"".join(turn[way][1]) if turn[way] else b"" for way in ("upload", "download")]
+        request = h11.Request(
+            method=turn["method"], target="/" + turn["path"], headers=[("Host", "a.example"), *framing(turn["upload"])]
+        )
+        pieces = [h11.Data(data=piece) for piece in (turn["upload"] or (0, []))[1]]
+        data = say(client, request, *pieces, h11.EndOfMessage())
+        said.append((CLIENT, data))
+        server.receive_data(data)
+        while type(server.next_event()) is not h11.EndOfMessage:
+            pass
+        interim = [h11.InformationalResponse(status_code=code, headers=[]) for code in turn["interim"]]
+        head = h11.Response(
+            status_code=turn["status"], headers=[("X-Field", turn["field"]), *framing(turn["download"])]
+        )
+        empty = turn["method"] == "HEAD" or turn["status"] in (204, 304)
+        pieces = [] if empty else [h11.Data(data=piece) for piece in (turn["download"] or (0, []))[1]]
+        data = say(server, *interim, head, *pieces, h11.EndOfMessage())
+        said.append((ORIGIN, data))
+        client.receive_data(data)
+        while type(client.next_event()) is not h11.EndOfMessage:
+            pass
+        client.start_next_cycle()
+        server.start_next_cycle()
+        expected.append((turn["method"], "/" + turn["path"], bodies[0], turn["status"], b"" if empty else bodies[1]))
+    return said, expected
+
+
+@given(EXCHANGES, st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_two_real_ends_say_is_seen_whatever_the_segments(plan: list[dict], data: st.DataObject) -> None:  # type: ignore[type-arg]
+    said, expected = converse(plan)
+    seen = watch(said, limit=1000)
+    found = [(e.method, e.target, kept(e.request_body), e.status, kept(e.response_body)) for e in seen.done]
+    assert found == expected
+    assert not seen.notes
+    assert all(exchange.error is None for exchange in seen.done)
+    cut = [
+        (who, piece)
+        for who, octets in said
+        for piece in pieces_of(octets, data.draw(st.lists(st.integers(0, len(octets)), max_size=6)))
+    ]
+    assert summary(watch(cut, limit=1000)) == summary(seen)
+    assert summary(watch(said, 1, limit=1000)) == summary(seen)
+
+
+def pieces_of(octets: bytes, cuts: list[int]) -> list[bytes]:
+    edges = sorted({0, len(octets), *cuts})
+    return [octets[a:b] for a, b in pairwise(edges)]
+
+
+@given(st.lists(st.tuples(st.sampled_from([CLIENT, ORIGIN]), st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from([GET, OK, UPGRADE, SWITCH, b"\r\n\r\n", b"HTTP/1.1 ", b"Content-Length: 5\r\n", b"5\r\n",
+                     b"0\r\n\r\n",
+                     b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 100 x\r\n\r\n"]),
+)), max_size=12))  # fmt: skip
+@settings(max_examples=300, deadline=None)
+def test_garbage_never_raises_and_is_the_same_whatever_the_segments(said: Conversation) -> None:
+    seen = watch(said)
+    again = watch(said, 1)
+    assert summary(again) == summary(seen)
+    assert again.notes == seen.notes

@@ -1,0 +1,392 @@
+from itertools import pairwise
+
+import hpack
+import pytest
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.settings import SettingCodes
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PriorityFrame,
+    PushPromiseFrame,
+    RstStreamFrame,
+    SettingsFrame,
+)  # fmt: skip
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary
+
+from http2 import MAX_LIST, MAX_STREAMS, MAX_TABLE, PREFACE, Http2
+
+Pairs = list[tuple[str, str]]
+
+ASK: Pairs = [(":method", "GET"), (":scheme", "https"), (":authority", "a.example"), (":path", "/x"), ("accept", "*/*")]
+ANSWER: Pairs = [(":status", "200"), ("content-type", "text/plain")]
+
+
+class Pair:
+    """Two real ends, and all that they say to each other."""
+
+    def __init__(self) -> None:
+        self.said: Conversation = []
+        self.client = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+        self.server = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        self.client.initiate_connection()
+        self.server.initiate_connection()
+        self.settle()
+
+    def settle(self) -> None:
+        while True:
+            for who, end, other in ((CLIENT, self.client, self.server), (ORIGIN, self.server, self.client)):
+                if data := end.data_to_send():
+                    self.said.append((who, data))
+                    other.receive_data(data)
+                    break
+            else:
+                return
+
+    def ask(self, headers: Pairs = ASK, body: bytes | None = None, trailers: Pairs | None = None) -> int:
+        stream = self.client.get_next_available_stream_id()
+        self._say(self.client, stream, headers, body, trailers)
+        return stream
+
+    def answer(
+        self, stream: int, headers: Pairs = ANSWER, body: bytes | None = b"", trailers: Pairs | None = None
+    ) -> None:
+        self._say(self.server, stream, headers, body, trailers)
+
+    def _say(self, end: H2Connection, stream: int, headers: Pairs, body: bytes | None, trailers: Pairs | None) -> None:
+        end.send_headers(stream, headers, end_stream=body is None)
+        if body is not None:
+            for start in range(0, len(body), 10):
+                end.send_data(stream, body[start : start + 10], pad_length=start % 3 or None)
+            if trailers is None:
+                end.end_stream(stream)
+            else:
+                end.send_headers(stream, trailers, end_stream=True)
+        self.settle()
+
+
+def watch(conversation: Conversation, size: int = 1 << 20, limit: int | None = 100, error: str | None = None) -> Seen:
+    seen = Seen()
+    decoder = Http2(seen.recorder(limit))
+    play(decoder, conversation, size)
+    decoder.closed(error)
+    assert not decoder.watching
+    assert len(seen.done) == len(seen.begun)
+    assert len(seen.notes) <= 1
+    return seen
+
+
+def whole_and_in_pieces(conversation: Conversation, error: str | None = None) -> Seen:
+    seen = watch(conversation, error=error)
+    for size in (1, 2, 9, 17):
+        again = watch(conversation, size, error=error)
+        assert summary(again) == summary(seen)
+        assert again.notes == seen.notes
+    return seen
+
+
+def test_one_exchange() -> None:
+    pair = Pair()
+    pair.answer(pair.ask(), [*ANSWER, ("x", "y")], b"hello")
+    seen = whole_and_in_pieces(pair.said)
+    [exchange] = seen.done
+    assert (exchange.method, exchange.url, exchange.version) == ("GET", "https://a.example/x", "2")
+    assert exchange.request_fields == [(b"accept", b"*/*")]
+    assert (exchange.status, exchange.reason, exchange.content_type) == (200, "", "text/plain")
+    assert exchange.response_fields == [(b"content-type", b"text/plain"), (b"x", b"y")]
+    assert (exchange.request_octets, exchange.response_octets, kept(exchange.response_body)) == (0, 5, b"hello")
+    assert exchange.error is None
+    assert not seen.notes
+
+
+def test_streams_side_by_side_and_bodies_both_ways() -> None:
+    pair = Pair()
+    streams = [pair.ask([*ASK[:3], (":path", f"/{n}")], b"u" * n) for n in range(5)]
+    for n, stream in reversed(list(enumerate(streams))):
+        pair.answer(stream, body=b"d" * n * 30)
+    seen = whole_and_in_pieces(pair.said)
+    assert [(e.target, e.request_octets, e.response_octets) for e in seen.done] == [
+        (f"/{n}", n, n * 30) for n in (4, 3, 2, 1, 0)
+    ]
+
+
+def test_interim_responses_and_no_body() -> None:
+    pair = Pair()
+    stream = pair.ask()
+    for status in ("100", "103"):
+        pair.server.send_headers(stream, [(":status", status)])
+    pair.answer(stream, [(":status", "204")], None)
+    [exchange] = whole_and_in_pieces(pair.said).done
+    assert (exchange.status, exchange.response_octets) == (204, 0)
+
+
+def test_grpc_with_trailers_both_ways() -> None:
+    pair = Pair()
+    ask = [*ASK[1:], ("content-type", "application/grpc"), ("te", "trailers")]
+    stream = pair.ask([(":method", "POST"), *ask], b"\0\0\0\0\2ab", [("x-up", "1")])
+    pair.answer(
+        stream, [(":status", "200"), ("content-type", "application/grpc")], b"\0\0\0\0\1c", [("grpc-status", "0")]
+    )
+    only_trailers = pair.ask([(":method", "POST"), *ask], b"")
+    pair.answer(only_trailers, [(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "5")], None)
+    first, second = whole_and_in_pieces(pair.said).done
+    assert (first.request_octets, first.response_octets) == (7, 6)
+    assert first.trailers == [(b"grpc-status", b"0")]
+    assert (second.trailers, second.response_fields[1]) == ([], (b"grpc-status", b"5"))
+
+
+def test_a_response_before_the_request_is_complete() -> None:
+    pair = Pair()
+    stream = pair.client.get_next_available_stream_id()
+    pair.client.send_headers(stream, ASK)
+    pair.settle()
+    pair.answer(stream)
+    seen = Seen()
+    decoder = Http2(seen.recorder())
+    play(decoder, pair.said)
+    assert seen.done == []
+    reset = RstStreamFrame(stream, error_code=0).serialize()
+    decoder.received(reset)
+    assert [(e.status, e.error) for e in seen.done] == [(200, None)]
+    assert whole_and_in_pieces(pair.said).done[0].error == "the request was cut off"
+    cancelled = whole_and_in_pieces([*pair.said, (CLIENT, RstStreamFrame(stream, error_code=8).serialize())])
+    assert cancelled.done[0].error == "reset by the client: CANCEL"
+
+
+def test_resets_and_what_is_cut_off() -> None:
+    pair = Pair()
+    streams = [pair.ask() for _ in range(4)]
+    pair.client.reset_stream(streams[0], 8)
+    pair.server.reset_stream(streams[1], 7)
+    pair.server.send_headers(streams[2], ANSWER)
+    pair.settle()
+    pair.server.reset_stream(streams[2], 99)
+    pair.server.send_headers(streams[3], ANSWER)
+    pair.settle()
+    seen = whole_and_in_pieces(pair.said)
+    assert [exchange.error for exchange in seen.done] == [
+        "reset by the client: CANCEL",
+        "reset by the origin: REFUSED_STREAM",
+        "reset by the origin: 99",
+        "the response was cut off",
+    ]
+    assert whole_and_in_pieces(pair.said, "origin-reset").done[3].error == "origin-reset"
+
+
+def test_goaway_ends_what_the_origin_will_not_do() -> None:
+    pair = Pair()
+    first, second = pair.ask(), pair.ask()
+    goaway = (ORIGIN, GoAwayFrame(0, last_stream_id=first, error_code=0, additional_data=b"bye").serialize())
+    pair.said.append(goaway)
+    pair.answer(first)
+    seen = whole_and_in_pieces(pair.said)
+    assert second > first
+    assert [exchange.error for exchange in seen.done] == ["the origin goes away: NO_ERROR", None]
+
+
+def test_push() -> None:
+    pair = Pair()
+    stream = pair.ask()
+    pair.server.push_stream(stream, 2, [*ASK[:3], (":path", "/pushed")])
+    pair.answer(stream)
+    pair.answer(2, body=b"pushed")
+    seen = whole_and_in_pieces(pair.said)
+    assert [(e.target, e.pushed, e.response_octets) for e in seen.done] == [("/x", False, 0), ("/pushed", True, 6)]
+
+
+def test_websocket_by_extended_connect() -> None:
+    pair = Pair()
+    pair.server.update_settings({SettingCodes.ENABLE_CONNECT_PROTOCOL: 1})
+    pair.settle()
+    connect = [(":method", "CONNECT"), (":protocol", "websocket"), *ASK[1:4]]
+    refused = pair.ask(connect, b"")
+    pair.answer(refused, [(":status", "403")])
+    stream = pair.client.get_next_available_stream_id()
+    pair.client.send_headers(stream, connect)
+    pair.settle()
+    pair.server.send_headers(stream, ANSWER)
+    pair.settle()
+    pair.client.send_data(stream, b"\x81\0")
+    pair.settle()
+    seen = Seen()
+    decoder = Http2(seen.recorder())
+    play(decoder, pair.said)
+    assert [(e.url, e.status, e.upgrade, e.request_octets) for e in seen.done] == [
+        ("https://a.example/x", 403, None, 0),
+        ("https://a.example/x", 200, "websocket", 0),
+    ]
+    assert decoder.watching
+
+
+@pytest.mark.parametrize("sizes", [[0], [100], [0, 4096], [65_536], [65_536, 0, 200]])
+def test_header_tables_follow_the_settings_of_the_other_side(sizes: list[int]) -> None:
+    pair = Pair()
+    for count, size in enumerate([4096, *sizes]):
+        for end in (pair.client, pair.server):
+            if count:
+                end.update_settings({SettingCodes.HEADER_TABLE_SIZE: size})
+        for n in range(8):  # in flight together with the SETTINGS, then after their ACK
+            stream = pair.ask([*ASK, (f"x-{n}", "v" * 60), ("y", str(size))])
+            pair.answer(stream, [*ANSWER, (f"z-{n}", "w" * 60)])
+    seen = whole_and_in_pieces(pair.said)
+    assert not seen.notes
+    assert [e.request_fields[-1] for e in seen.done] == [
+        (b"y", str(size).encode()) for size in [4096, *sizes] for _ in range(8)
+    ]
+
+
+def block(pairs: Pairs, encoder: hpack.Encoder | None = None) -> bytes:
+    return (encoder or hpack.Encoder()).encode(pairs)
+
+
+def wire(*frames: Frame) -> bytes:
+    return b"".join(frame.serialize() for frame in frames)
+
+
+def asked(stream: int = 1, pairs: Pairs = ASK) -> HeadersFrame:
+    return HeadersFrame(stream, block(pairs), flags=["END_HEADERS", "END_STREAM"])
+
+
+@pytest.mark.parametrize("size", [8192, MAX_TABLE, MAX_TABLE + 1])
+def test_a_larger_table_is_used_only_if_it_was_allowed_and_not_too_large(size: int) -> None:
+    encoder = hpack.Encoder()
+    encoder.header_table_size = size
+    headers = wire(HeadersFrame(1, block(ASK, encoder), flags=["END_HEADERS", "END_STREAM"]))
+    assert watch([(CLIENT, PREFACE + headers)]).notes == [
+        "malformed HTTP/2 from the client: a header block that can't be decoded"
+    ]
+    allowed = wire(SettingsFrame(0, {1: size}))
+    assert bool(watch([(CLIENT, PREFACE), (ORIGIN, allowed), (CLIENT, headers)]).notes) == (size > MAX_TABLE)
+    assert watch([(CLIENT, PREFACE + allowed + headers)]).notes  # that is for the other side
+
+
+def test_padding_priority_and_continuations() -> None:
+    data = block(ASK)
+    ask = wire(
+        SettingsFrame(0), PriorityFrame(1, depends_on=3),
+        HeadersFrame(1, data[:3], flags=["PADDED", "PRIORITY", "END_STREAM"], pad_length=7, stream_weight=9),
+        ContinuationFrame(1, data[3:5]), ContinuationFrame(1, data[5:], flags=["END_HEADERS"]),
+    )  # fmt: skip
+    answer = wire(
+        HeadersFrame(1, block(ANSWER), flags=["END_HEADERS"]),
+        DataFrame(1, b"ab", flags=["PADDED"], pad_length=200),
+        DataFrame(1, b"c", flags=["PADDED", "END_STREAM"]),
+    )
+    [exchange] = whole_and_in_pieces([(CLIENT, PREFACE + ask), (ORIGIN, answer)]).done
+    assert (exchange.url, kept(exchange.response_body), exchange.error) == ("https://a.example/x", b"abc", None)
+
+
+@pytest.mark.parametrize(
+    ("client", "origin", "note"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"", "the client: no HTTP/2 preface"),
+        (PREFACE + wire(HeadersFrame(1, b"\xff\xff\xff\xff\xff\xff\xff", flags=["END_HEADERS"])), b"",
+         "the client: a header block that can't be decoded"),
+        (PREFACE + wire(HeadersFrame(1, b"\x82" * (MAX_LIST // 30), flags=["END_HEADERS"])), b"",
+         "the client: a header block that can't be decoded"),
+        (PREFACE, wire(ContinuationFrame(1, b"")), "the origin: a continuation of nothing"),
+        (PREFACE + wire(PushPromiseFrame(1, 2, block(ASK), flags=["END_HEADERS"])), b"", "the client: a promise"),
+        (PREFACE, wire(*[PushPromiseFrame(1, 2, b"\x82", flags=["END_HEADERS"])] * 2),
+         "the origin: a stream is opened twice"),
+        (PREFACE, b"\0\0\5\4\0\0\0\0\0abcde", "the origin: malformed SETTINGS"),
+    ],
+)  # fmt: skip
+def test_malformed_is_noted_once_and_then_ignored(client: bytes, origin: bytes, note: str) -> None:
+    seen = whole_and_in_pieces([(CLIENT, client), (ORIGIN, origin), (CLIENT, wire(asked(9)))])
+    assert seen.notes == [f"malformed HTTP/2 from {note}"]
+    assert all(exchange.error == seen.notes[0] for exchange in seen.done)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (wire(HeadersFrame(1, block([("a", "b")]), flags=["END_HEADERS"])), "a response without a status"),
+        (wire(HeadersFrame(1, block([(":status", "2OO")]), flags=["END_HEADERS"])), "a response without a status"),
+        (wire(DataFrame(1, b"x", flags=["END_STREAM"])), "no response"),
+    ],
+)
+def test_what_is_wrong_with_one_stream_spares_the_others(answer: bytes, error: str) -> None:
+    good = wire(HeadersFrame(3, block(ANSWER), flags=["END_HEADERS", "END_STREAM"]))
+    seen = whole_and_in_pieces([(CLIENT, PREFACE + wire(asked(1), asked(3))), (ORIGIN, answer + good)])
+    assert [e.error for e in seen.done] == [error, None]
+    assert not seen.notes
+
+
+def test_streams_beyond_the_limit_are_told_and_not_watched() -> None:
+    ask = wire(*[asked(2 * n + 1) for n in range(MAX_STREAMS + 1)])
+    answer = wire(HeadersFrame(2 * MAX_STREAMS + 1, block(ANSWER), flags=["END_HEADERS", "END_STREAM"]))
+    seen = watch([(CLIENT, PREFACE + ask), (ORIGIN, answer)])
+    assert seen.done[0] is seen.begun[-1]
+    assert seen.done[0].error == f"not watched: more than {MAX_STREAMS} streams at once"
+    assert not seen.notes
+
+
+TURNS = st.lists(
+    st.tuples(
+        st.text("abc", max_size=5),
+        st.none() | st.binary(max_size=60),
+        st.none() | st.binary(max_size=60),
+        st.booleans(),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+@given(TURNS, st.data())
+@settings(max_examples=100, deadline=None)
+def test_what_two_real_ends_say_is_seen_whatever_the_segments(
+    turns: list[tuple[str, bytes | None, bytes | None, bool]], data: st.DataObject
+) -> None:
+    pair = Pair()
+    for word, upload, download, ends in turns:
+        trailers = [("t", word)] if ends and download is not None else None
+        pair.answer(pair.ask([*ASK, ("word", word)], upload), [*ANSWER, ("word", word)], download, trailers)
+    seen = watch(pair.said)
+    assert not seen.notes
+    assert [
+        (e.request_fields[-1][1], kept(e.request_body), kept(e.response_body), e.error, bool(e.trailers))
+        for e in seen.done
+    ] == [(word.encode(), up or b"", down or b"", None, ends and down is not None) for word, up, down, ends in turns]
+    cut = []
+    for who, octets in pair.said:
+        edges = sorted({0, len(octets), *data.draw(st.lists(st.integers(0, len(octets)), max_size=4))})
+        cut += [(who, octets[a:b]) for a, b in pairwise(edges)]
+    assert summary(watch(cut)) == summary(seen)
+
+
+FRAMES = st.sampled_from(
+    [
+        wire(asked(1)), wire(asked(3)), wire(HeadersFrame(1, block(ANSWER), flags=["END_HEADERS"])),
+        wire(HeadersFrame(5, b"\x82", flags=["PADDED"], pad_length=2)), wire(ContinuationFrame(5, b"\x84")),
+        wire(ContinuationFrame(5, b"", flags=["END_HEADERS"])),
+        wire(DataFrame(1, b"abc", flags=["PADDED"], pad_length=2)),
+        wire(DataFrame(3, b"", flags=["END_STREAM"])), wire(SettingsFrame(0, {1: 0})), wire(RstStreamFrame(1, 0)),
+        wire(PushPromiseFrame(1, 2, block(ASK), flags=["END_HEADERS"])), wire(GoAwayFrame(0, 1, 0, b"x")), PREFACE,
+        b"\0\0\0\3\0\0\0\0\1", b"\0\0\0\7\0\0\0\0\0", b"\0\0\0\5\4\0\0\0\1", b"\0\0\2\1\4\0\0\0\7\x3f\xe1",
+    ]
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(st.sampled_from([CLIENT, ORIGIN]), st.one_of(FRAMES, st.binary(max_size=40))), max_size=14))
+@settings(max_examples=400, deadline=None)
+def test_garbage_never_raises_and_is_the_same_whatever_the_segments(said: Conversation) -> None:
+    for conversation in (said, [(CLIENT, PREFACE), *said]):
+        seen = watch(conversation)
+        again = watch(conversation, 1)
+        assert summary(again) == summary(seen)
+        assert again.notes == seen.notes
+
+
+@given(st.binary(max_size=80))
+@settings(max_examples=400, deadline=None)
+def test_garbage_as_a_header_block_never_raises(octets: bytes) -> None:
+    headers = HeadersFrame(1, octets, flags=["END_HEADERS"])
+    again = HeadersFrame(3, octets, flags=["END_HEADERS", "END_STREAM"])
+    watch([(CLIENT, PREFACE + wire(headers, again)), (ORIGIN, wire(headers, again))])

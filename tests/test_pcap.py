@@ -1,0 +1,183 @@
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lab import HERE
+from shark import fields
+from test_http1 import GET, OK
+from test_http2 import Pair
+from test_requestlog import largest_file
+from watching import CLIENT
+
+import log
+from pcap import ACK_AFTER, Flow, PcapFile
+
+V4 = ("127.0.0.1:50818", "192.0.2.1:443")
+V6 = ("[::1]:50818", "[2001:db8::1]:8443")
+MIXED = ("127.0.0.1:50818", "[2001:db8::1]:443")
+STRICT = ("-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE")
+
+
+def write(path: Path, *packets: bytes) -> None:
+    file = PcapFile(path, "1.0")
+    for batch in packets:
+        file.write(batch)
+    file.close()
+
+
+@pytest.mark.parametrize("ends", [V4, V6, ("127.0.0.1:50818", "192.0.2.1:8080")])
+def test_http1_is_dissected_without_any_option(tmp_path: Path, ends: tuple[str, str]) -> None:
+    flow = Flow(*ends)
+    path = tmp_path / "a.pcapng"
+    write(path, flow.opened("a.example"), flow.sent(GET), flow.received(OK), flow.closed())
+    found = fields(path, "http.request.full_uri", "http.response.code", "http.file_data", options=(), only="http")
+    assert [row[:2] for row in found] == [("http://a.example/x", ""), ("", "200")]
+    assert found[1][2] in ("hi", "6869")  # text or hex, as tshark's version has it
+    assert fields(path, "frame.comment", only="frame.comment") == [("a.example",)]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("ends", [V4, V6])
+def test_http2_is_dissected_as_documented(tmp_path: Path, ends: tuple[str, str]) -> None:
+    pair = Pair()
+    pair.answer(pair.ask(), body=b"hello")
+    flow = Flow(*ends)
+    path = tmp_path / "a.pcapng"
+    write(path, flow.opened(), *[(flow.sent if who == CLIENT else flow.received)(data) for who, data in pair.said])
+    found = fields(path, "http2.headers.path", "http2.headers.status", only="http2.headers")
+    assert found == [("/x", ""), ("", "200")]
+    assert fields(path, "http2.type", only="http2.magic")
+
+
+def test_a_body_of_many_segments_is_put_together(tmp_path: Path) -> None:
+    body = os.urandom(300_000)
+    flow = Flow(*V4)
+    path = tmp_path / "a.pcapng"
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nContent-Length: 300000\r\n\r\n"
+    write(path, flow.opened(), flow.sent(GET), flow.received(head + body), flow.closed())
+    assert fields(path, "http.content_length", "http.response.code", only="http.response") == [("300000", "200")]
+    result = fields(path, "tcp.len", "tcp.options.mss_val")
+    assert max(int(length) for length, _ in result) <= int(result[0][1])
+    assert sum(int(length) for length, _ in result) == len(GET + head + body)
+
+
+@pytest.mark.parametrize(
+    ("ends", "addresses"),
+    [
+        (V4, ("127.0.0.1", "192.0.2.1")),
+        (V6, ("::1", "2001:db8::1")),
+        (MIXED, ("::ffff:127.0.0.1", "2001:db8::1")),
+        (("192.0.2.7:1", "[fe80::1%eth0]:2"), ("::ffff:192.0.2.7", "fe80::1")),
+    ],
+)
+def test_the_tcp_is_without_a_fault(tmp_path: Path, ends: tuple[str, str], addresses: tuple[str, str]) -> None:
+    path = tmp_path / "a.pcapng"
+    batches = []
+    for cut in (False, True):  # the same ports again, as a flow of its own
+        flow = Flow(*ends)
+        batches += [
+            flow.opened(),
+            flow.sent(b"a"),
+            flow.received(bytes(99)),
+            flow.sent(memoryview(b"bcd")),
+            flow.sent(b""),
+        ]
+        batches += [flow.received(bytes(2 * ACK_AFTER)), flow.sent(b"e"), flow.closed(cut)]
+    write(path, *batches)
+    kind = "ipv6" if ":" in addresses[0] else "ip"
+    rows = fields(path, "tcp.stream", f"{kind}.src", "tcp.srcport", "tcp.flags.str", options=STRICT)
+    assert {row[0] for row in rows} == {"0", "1"}
+    assert {row[1:3] for row in rows} == {
+        (addresses[0], ends[0].rpartition(":")[2]), (addresses[1], ends[1].rpartition(":")[2])
+    }  # fmt: skip
+    marks = [row[3].strip("·") for row in rows if row[0] == "0"]
+    assert [mark for mark in marks if "S" in mark or "F" in mark or "R" in mark] == ["S", "A··S", "A···F", "A···F"]
+    assert [row[3].strip("·") for row in rows if row[0] == "1"][-1] == "A·R"
+    wrong = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0"
+    wrong += " || (tcp.analysis.flags && !tcp.analysis.reused_ports)"
+    assert fields(path, "frame.number", "_ws.expert.message", options=STRICT, only=wrong) == []
+    checked = fields(path, "tcp.checksum.status", options=STRICT, only="tcp.checksum.status == 1")
+    assert len(checked) == len(rows)
+
+
+def test_a_wrong_checksum_would_be_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    packets = bytearray(Flow(*V4).opened())
+    packets[28 + 20 + 14] ^= 1  # the window of the first packet
+    write(path, bytes(packets))
+    assert fields(path, "frame.number", options=STRICT, only="tcp.checksum.status == 0") == [("1",)]
+
+
+def test_sequence_numbers_go_around(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    flow = Flow(*V4)
+    for end in (flow._client, flow._origin):
+        end.sequence = end.acknowledged = 0xFFFFFFFF - 10
+    write(path, flow.opened(), flow.sent(GET), flow.received(OK), flow.closed())
+    assert fields(path, "http.response.code", only="http.response") == [("200",)]
+    assert fields(path, "frame.number", only="tcp.analysis.flags") == []
+
+
+def test_an_earlier_file_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    for _ in range(3):
+        write(path, Flow(*V4).opened())
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.1.pcapng", "a.2.pcapng", "a.pcapng"]
+    assert len(fields(tmp_path / "a.2.pcapng", "frame.number")) == 3
+
+
+def test_one_writer_a_file(tmp_path: Path) -> None:
+    file = PcapFile(tmp_path / "a.pcapng", "1.0")
+    with pytest.raises(BlockingIOError):
+        PcapFile(tmp_path / "a.pcapng", "1.0")
+    file.close()
+    assert os.listdir(tmp_path) == ["a.pcapng"]
+
+
+def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up()
+    path = tmp_path / "a.pcapng"
+    with largest_file(50), pytest.raises(OSError, match=r"File too large|No space left"):
+        PcapFile(path, "1.0")
+    file = PcapFile(path, "1.0")
+    flow = Flow(*V4)
+    file.write(flow.opened())
+    with largest_file(path.stat().st_size + 50):
+        for _ in range(2):
+            file.write(flow.sent(bytes(1000)))
+    file.write(flow.sent(GET))
+    file.close()
+    assert [number for (number,) in fields(path, "frame.number")] == ["1", "2", "3", "4"]
+    lost, again = capsys.readouterr().err.splitlines()
+    assert "packets are lost until it can be" in lost
+    assert again.endswith("can be written again")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:]
+from pcap import Flow, PcapFile
+file, flow = PcapFile(Path(sys.argv[1]), "1.0"), Flow("127.0.0.1:50818", "192.0.2.1:443")
+file.write(flow.opened())
+print("ready", flush=True)
+while True:
+    file.write(flow.received(bytes(100_000)))
+"""
+
+
+def test_killed_while_it_writes_the_file_is_readable(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(HERE)], stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+        while path.stat().st_size < 1_000_000:
+            os.sched_yield()
+        process.send_signal(signal.SIGKILL)
+    result = subprocess.run(["tshark", "-n", "-r", str(path)], capture_output=True, text=True, check=False)
+    assert len(result.stdout.splitlines()) >= 10
+    assert result.returncode == 0 or "cut short in the middle of a packet" in result.stderr

@@ -1,0 +1,211 @@
+import errno
+import json
+import os
+import re
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from watching import Seen
+
+import log
+from exchange import Exchange, Fields
+from requestlog import FORMATS, MAX_URL, LineFile, as_json, combined, text
+
+COMBINED = re.compile(  # as log analysers have it
+    r'(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "(\S+) (\S+) HTTP/(\d\.\d)" (\d{3}) (\d+|-)'
+    r' "((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)"'
+)
+
+
+def exchange(
+    method: str = "GET", authority: str = "a.example", target: str = "/x", fields: Fields | None = None,
+    status: int = 200, kind: bytes = b"text/html; charset=utf-8",
+) -> Exchange:  # fmt: skip
+    """One that has ended, with times that are known."""
+    recorder = Seen().recorder()
+    made = recorder.request(method, authority, target, "1.1", fields or [])
+    recorder.response(made, status, "OK", [(b"Content-Type", kind), (b"Set-Cookie", b"secret")], made.began + 0.0123)
+    made.started, made.ended = 1795497163.953, made.began + 1.5
+    made.request_octets, made.response_octets = 12, 3456
+    return made
+
+
+def test_text() -> None:
+    assert text(exchange()) == (
+        "2026-11-24T05:12:43.953Z request client=127.0.0.1:50818 method=GET url=https://a.example/x http=1.1 status=200"
+        " sent=12 received=3456 first_ms=12.3 ms=1500.0 type=text/html"
+    )
+
+
+def test_json() -> None:
+    assert json.loads(as_json(exchange())) == {
+        "time": "2026-11-24T05:12:43.953Z", "client": "127.0.0.1:50818", "method": "GET", "url": "https://a.example/x",
+        "http": "1.1", "status": 200, "sent": 12, "received": 3456, "first_ms": 12.3, "ms": 1500.0, "type": "text/html",
+        "upgrade": None, "pushed": False, "error": None,
+    }  # fmt: skip
+
+
+def test_combined() -> None:
+    fields = [(b"Referer", b"https://b.example/"), (b"User-Agent", b'a "quoted" agent')]
+    assert combined(exchange(fields=fields)) == (
+        '127.0.0.1 - - [24/Nov/2026:05:12:43 +0000] "GET https://a.example/x HTTP/1.1" 200 3456'
+        ' "https://b.example/" "a \\"quoted\\" agent"'
+    )
+
+
+def test_what_did_not_come() -> None:
+    made = Seen().recorder().request("GET", "a", "/", "2", [])
+    made.error = "no response"
+    assert text(made).endswith(' http=2 status=- sent=0 received=0 first_ms=- ms=- type=- error="no response"')
+    told = json.loads(as_json(made))
+    assert (told["status"], told["first_ms"], told["ms"], told["type"], told["error"]) == (None,) * 4 + ("no response",)
+    assert combined(made).endswith('"GET https://a/ HTTP/2.0" 000 - "-" "-"')
+
+
+def test_upgrade_and_push() -> None:
+    made = exchange(status=101)
+    made.upgrade, made.pushed = "web socket", True
+    assert text(made).endswith(' type=text/html upgrade="web socket" pushed=yes')
+    assert (json.loads(as_json(made))["upgrade"], json.loads(as_json(made))["pushed"]) == ("web socket", True)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_no_secret_is_logged(form: str) -> None:
+    fields = [
+        (b"Authorization", b"Basic secret"), (b"Cookie", b"secret"), (b"Referer", b"https://u:secret@b.example/@x"),
+        (b"Proxy-Authorization", b"secret"),
+    ]  # fmt: skip
+    for made in (
+        exchange(authority="user:secret@a.example", target="/@path", fields=fields),
+        exchange(target="https://user:secret@a.example/@path", fields=fields),
+        exchange(target="HTTP://:secret@@a.example/@path", fields=fields),
+    ):
+        line = FORMATS[form](made)
+        assert "secret" not in line
+        assert "a.example/@path" in line
+    assert "a.example:443" in FORMATS[form](exchange("CONNECT", target="secret@a.example:443"))
+    assert "secret" not in FORMATS[form](exchange("CONNECT", target="secret@a.example:443"))
+
+
+PEERS = st.text(st.characters(max_codepoint=255), max_size=60)
+
+
+@given(PEERS, PEERS, PEERS, PEERS)
+def test_nothing_from_a_peer_breaks_a_line_or_a_value(method: str, authority: str, target: str, value: str) -> None:
+    content = value.encode("latin-1")
+    made = exchange(method, authority, "/" + target, [(b"Referer", content), (b"User-Agent", content)], kind=content)
+    made.upgrade = made.error = value
+    for form in FORMATS.values():
+        assert re.fullmatch(r"[ -~]+", form(made))
+    words = re.findall(r'(?:\A| )([a-z_]+)=((?:[^" =\\]+|"(?:[^"\\]|\\.)*"))(?= |\Z)', text(made))
+    assert [key for key, _ in words] == [
+        "client", "method", "url", "http", "status", "sent", "received", "first_ms", "ms", "type", "upgrade", "error",
+    ]  # fmt: skip
+    assert json.loads(as_json(made))["method"] == method
+    if method and " " not in method:
+        found = COMBINED.fullmatch(combined(made))
+        assert found
+        assert (found[5], found[6], found[7]) == ("1.1", "200", "3456")
+
+
+def test_long_values_are_cut() -> None:
+    for form in FORMATS.values():
+        assert (
+            len(form(exchange(target="/" + "\xff" * 10 * MAX_URL, fields=[(b"Referer", b"x" * 10**6)]))) < 10 * MAX_URL
+        )
+
+
+# The file
+
+
+@contextmanager
+def largest_file(octets: int) -> Iterator[None]:
+    """As if the disk were full behind that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (octets, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_lines_are_appended_and_the_file_is_ours_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for word in ("one", "two"):
+        file = LineFile(path)
+        file.write(word)
+        file.close()
+    assert path.read_text() == "one\ntwo\n"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_each_line_is_there_at_once(tmp_path: Path) -> None:
+    file = LineFile(tmp_path / "log")
+    file.write("one")
+    assert (tmp_path / "log").read_text() == "one\n"
+    file.close()
+
+
+def test_reopened_after_a_rename(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up()
+    path = tmp_path / "log"
+    file = LineFile(path)
+    file.write("old")
+    path.rename(tmp_path / "log.1")
+    file.write("still old")
+    file.reopen()
+    file.write("new")
+    assert ((tmp_path / "log.1").read_text(), path.read_text()) == ("old\nstill old\n", "new\n")
+    path.unlink()
+    path.mkdir()
+    file.reopen()
+    file.write("into the void")
+    assert "can't reopen" in capsys.readouterr().err
+    file.close()
+
+
+def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        LineFile(tmp_path / "none" / "log")
+
+
+def test_a_full_disk_is_told_once_and_never_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up()
+    file = LineFile(Path("/dev/full"))
+    for _ in range(3):
+        file.write("x")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"warning: can't write /dev/full: {os.strerror(errno.ENOSPC)}; lines are lost until it can be" in err
+    file.close()
+
+
+def test_a_line_torn_by_a_full_disk_spoils_no_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up()
+    path = tmp_path / "log"
+    file = LineFile(path)
+    with largest_file(8):
+        for word in ("one", "two-two", "three"):
+            file.write(word)
+    file.write("four")
+    file.write("five")
+    assert path.read_text() == "one\ntwo-\nfour\nfive\n"
+    lost, again = capsys.readouterr().err.splitlines()
+    assert "can't write" in lost
+    assert again.endswith("can be written again; 2 lines were lost")
+    file.close()
+
+
+def test_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    file = LineFile(None)
+    file.write("one")
+    file.reopen()
+    file.close()
+    os.write(2, b"open still\n")
+    assert capfd.readouterr().err == "one\nopen still\n"

@@ -1,0 +1,130 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_http1 import GET, OK, SWITCH, UPGRADE
+from test_http2 import Pair
+from watching import CLIENT, ORIGIN, Conversation, Seen, connection, kept, play, summary
+
+import log
+from exchange import Capture, Exchange
+from http2 import PREFACE
+from watcher import MAX_EARLY, MAX_SNIFFED, Watcher
+
+
+def watch(conversation: Conversation, alpn: str | None = None, size: int = 1 << 20) -> Seen:
+    seen = Seen()
+    watcher = Watcher(connection(), seen, alpn, Capture(1000))
+    play(watcher, conversation, size)
+    watcher.closed()
+    assert not watcher.watching
+    assert len(seen.done) == len(seen.begun)
+    return seen
+
+
+def http2() -> Conversation:
+    pair = Pair()
+    pair.answer(pair.ask(), body=b"hello")
+    return pair.said
+
+
+@pytest.mark.parametrize("size", [1, 5, 24, 1 << 20])
+@pytest.mark.parametrize("alpn", [None, "http/1.1"])
+@pytest.mark.parametrize("before", [b"", b"\r\n"])
+def test_http1(alpn: str | None, size: int, before: bytes) -> None:
+    seen = watch([(CLIENT, before + GET), (ORIGIN, OK), (CLIENT, GET), (ORIGIN, OK)], alpn, size)
+    assert [(e.version, e.url, kept(e.response_body)) for e in seen.done] == [("1.1", "https://a.example/x", b"hi")] * 2
+    assert not seen.notes
+
+
+@pytest.mark.parametrize("size", [1, 5, 24, 1 << 20])
+@pytest.mark.parametrize("alpn", [None, "h2"])
+@pytest.mark.parametrize("origin_first", [False, True])
+def test_http2_by_alpn_and_by_its_preface(alpn: str | None, size: int, origin_first: bool) -> None:
+    said = http2()
+    if origin_first:  # its SETTINGS may come before the client's preface
+        first = next(part for part in said if part[0] == ORIGIN)
+        said = [first, *[part for part in said if part is not first]]
+    seen = watch(said, alpn, size)
+    assert [(e.version, e.url, kept(e.response_body)) for e in seen.done] == [("2", "https://a.example/x", b"hello")]
+    assert not seen.notes
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        [(CLIENT, b"\x16\3\1\2\0\1")],
+        [(CLIENT, b"SSH-2.0-OpenSSH_9.2\r\n")],
+        [(ORIGIN, b"220 mail.example ESMTP\r\n"), (CLIENT, b"EHLO a.example\r\n")],
+        [(ORIGIN, b"220 mail.example ESMTP\r\n")],
+        [(CLIENT, b"GET /\r\n")],
+        [(CLIENT, b"GET / HTTP/3.0\r\n")],
+        [(CLIENT, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n")],
+        [(CLIENT, b"G" * 40)],
+        [(CLIENT, b"GET /" + b"a" * MAX_SNIFFED + b" HTTP/1.1\r\n")],
+        [(CLIENT, b"\r\n" * MAX_SNIFFED)],
+        [(ORIGIN, bytes(MAX_EARLY + 1))],
+        [(CLIENT, PREFACE[:5])],
+    ],
+)
+def test_what_is_not_http_is_noted_once(conversation: Conversation, size: int) -> None:
+    seen = watch([*conversation], None, size)
+    assert seen.notes == ["not HTTP"]
+    assert not seen.begun
+
+
+def test_another_protocol_by_alpn() -> None:
+    assert watch([(CLIENT, GET), (ORIGIN, OK)], "acme-tls/1").notes == ["not HTTP"]
+
+
+def test_nothing_at_all_is_nothing_to_note() -> None:
+    assert watch([]).notes == []
+
+
+def test_it_says_when_nothing_more_is_of_interest() -> None:
+    seen = Seen()
+    watcher = Watcher(connection(), seen)
+    for who, data, watching in [
+        (CLIENT, GET, True),
+        (ORIGIN, OK, True),
+        (CLIENT, UPGRADE, True),
+        (ORIGIN, SWITCH, False),
+    ]:
+        play(watcher, [(who, data)])
+        assert watcher.watching == watching
+    assert seen.notes == ["upgraded to websocket"]
+    watcher.sent(GET)
+    watcher.closed()
+    assert (len(seen.begun), len(seen.notes)) == (2, 1)
+
+
+class Faulty(Seen):
+    """An observer with a bug."""
+
+    def request(self, exchange: Exchange) -> None:
+        super().request(exchange)
+        if exchange.target == "/bug":
+            raise ZeroDivisionError
+
+
+def test_a_bug_is_told_once_and_never_raised(capsys: pytest.CaptureFixture[str]) -> None:
+    log.set_up()
+    seen, capture = Faulty(), Capture(10)
+    room = capture.left
+    watcher = Watcher(connection(), seen, None, capture)
+    bug = GET.replace(b"/x", b"/bug")
+    play(watcher, [(CLIENT, GET + GET), (ORIGIN, OK[:-1]), (CLIENT, bug), (ORIGIN, b"i"), (CLIENT, GET)])
+    watcher.closed()
+    err = capsys.readouterr().err
+    assert err.count("a bug in watching connection") == err.count("Traceback") == 1
+    assert [e.error for e in seen.done] == ["no longer watched"] * 2
+    assert capture.left == room
+    assert not watcher.watching
+
+
+@given(st.lists(st.tuples(st.sampled_from([CLIENT, ORIGIN]), st.binary(max_size=50)), max_size=8), st.integers(1, 60))
+@settings(max_examples=200, deadline=None)
+def test_garbage_is_the_same_whatever_the_segments(said: Conversation, size: int) -> None:
+    for start in ([], [(CLIENT, GET[:20])], [(CLIENT, PREFACE[:20])]):
+        whole, cut = watch([*start, *said]), watch([*start, *said], None, size)
+        assert (summary(whole), whole.notes) == (summary(cut), cut.notes)

@@ -1,0 +1,74 @@
+"""An observer that remembers, and how a conversation is played to a decoder."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from exchange import Capture, Connection, Exchange, Octets, Recorder
+
+CLIENT, ORIGIN = 0, 1
+
+Conversation = list[tuple[int, bytes]]  # who says what
+
+
+class Seen:
+    """Remembers everything that it is told."""
+
+    def __init__(self) -> None:
+        self.begun: list[Exchange] = []
+        self.done: list[Exchange] = []
+        self.notes: list[str] = []
+
+    def request(self, exchange: Exchange) -> None:
+        assert exchange.status is None
+        self.begun.append(exchange)
+
+    def ended(self, exchange: Exchange) -> None:
+        assert exchange in self.begun
+        assert exchange not in self.done
+        self.done.append(exchange)
+
+    def noted(self, connection: Connection, what: str) -> None:
+        self.notes.append(what)
+
+    def recorder(self, limit: int | None = None) -> Recorder:
+        capture = None if limit is None else Capture(limit)
+        return Recorder(connection(), self, capture)
+
+
+class Decoder(Protocol):
+    watching: bool
+
+    def sent(self, data: Octets) -> None: ...
+    def received(self, data: Octets) -> None: ...
+    def closed(self, error: str | None = None) -> None: ...
+
+
+def connection() -> Connection:
+    return Connection("127.0.0.1:50818", "192.0.2.1:443", "https", "fallback.example")
+
+
+def play(decoder: Decoder, conversation: Iterable[tuple[int, bytes]], size: int = 1 << 20) -> None:
+    """Say it all, in segments of at most ``size`` octets."""
+    for who, data in conversation:
+        say = decoder.sent if who == CLIENT else decoder.received
+        for start in range(0, len(data), size):
+            say(data[start : start + size])
+
+
+def kept(body: bytearray | None) -> bytes | None:
+    return None if body is None else bytes(body)
+
+
+def facts(exchange: Exchange) -> tuple[object, ...]:
+    """All that is known of an exchange but its times and numbers."""
+    times = (exchange.first_byte, exchange.request_ended, exchange.ended)
+    return (
+        exchange.method, exchange.url, exchange.target, exchange.version, exchange.request_fields, exchange.status,
+        exchange.reason, exchange.response_fields, exchange.trailers, exchange.request_octets, exchange.response_octets,
+        exchange.request_body, exchange.response_body, exchange.upgrade, exchange.pushed, exchange.error,
+        [moment is None for moment in times],
+    )  # fmt: skip
+
+
+def summary(seen: Seen) -> list[tuple[object, ...]]:
+    return [facts(exchange) for exchange in seen.done]

@@ -1,0 +1,118 @@
+"""``Watcher``: looks at the decrypted bytes of one connection, and tells of the HTTP exchanges in them.
+
+Looking never breaks or alters the traffic: nothing is raised, nothing is written, memory is bounded, and what is not
+HTTP, is malformed or goes on as another protocol is noted once and then costs nothing.
+"""
+
+import logging
+import re
+from contextlib import suppress
+
+from exchange import Capture, Connection, Observer, Octets, Recorder
+from http1 import Http1
+from http2 import PREFACE, Http2
+
+MAX_SNIFFED = 16_384  # octets in which the request line must end
+MAX_EARLY = 16_384  # octets that an origin may send before: in HTTP/2, its SETTINGS
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # RFC 9110 §5.6.2
+_METHOD = re.compile(_TOKEN + rb"{1,32}(?: |\Z)")
+_LINE = re.compile(_TOKEN + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
+
+log = logging.getLogger("certifier.watcher")
+
+
+class Watcher:
+    """Give it each piece of both directions as it passes, a request's not later than those of its response.
+
+    ``alpn`` is what was negotiated: ``h2``, ``http/1.1`` or, for the first bytes to tell, None. Once ``watching`` is
+    False, nothing more is of interest and calls are wasted. A memoryview is read during the call only.
+    """
+
+    __slots__ = ("_decoder", "_early", "_first", "_recorder", "watching")
+
+    def __init__(
+        self, connection: Connection, observer: Observer, alpn: str | None = None, capture: Capture | None = None
+    ) -> None:
+        self.watching = True
+        self._recorder = Recorder(connection, observer, capture)
+        self._decoder: Http1 | Http2 | None = Http2(self._recorder) if alpn == "h2" else None
+        self._first = bytearray()  # what came while that was not known
+        self._early = bytearray()
+        if alpn not in (None, "h2", "http/1.1", "http/1.0"):
+            self._not_http()
+
+    def sent(self, data: Octets) -> None:
+        """What the client sent next."""
+        if not self.watching:
+            return
+        try:
+            if self._decoder is None:
+                self._sniff(data)
+            else:
+                self._decoder.sent(data)
+                self.watching = self._decoder.watching
+        except Exception:
+            self._give_up()
+
+    def received(self, data: Octets) -> None:
+        """What the origin sent next."""
+        if not self.watching:
+            return
+        try:
+            if self._decoder is None:
+                self._early += data
+                if len(self._early) > MAX_EARLY:
+                    self._not_http()
+            else:
+                self._decoder.received(data)
+                self.watching = self._decoder.watching
+        except Exception:
+            self._give_up()
+
+    def closed(self, error: str | None = None) -> None:
+        """The connection is over; how, where it was not orderly."""
+        if not self.watching:
+            return
+        try:
+            if self._decoder is not None:
+                self._decoder.closed(error)
+            elif self._first or self._early:
+                self._not_http()
+        except Exception:
+            self._give_up()
+        self.watching = False
+
+    def _sniff(self, data: Octets) -> None:
+        """Choose the decoder as soon as the client's first bytes tell it."""
+        self._first += data
+        first = self._first[:MAX_SNIFFED].lstrip(b"\r\n")  # RFC 9112 §2.2
+        full = len(self._first) >= MAX_SNIFFED
+        if first.startswith(PREFACE):
+            decoder: Http1 | Http2 = Http2(self._recorder)
+        elif _LINE.match(first):
+            decoder = Http1(self._recorder)
+        elif not full and (PREFACE.startswith(first) or (b"\n" not in first and _METHOD.match(first))):
+            return
+        else:
+            self._not_http()
+            return
+        self._decoder = decoder
+        decoder.sent(bytes(self._first))
+        if self._early:
+            decoder.received(bytes(self._early))
+        self._first, self._early = bytearray(), bytearray()
+        self.watching = decoder.watching
+
+    def _not_http(self) -> None:
+        self.watching = False
+        self._first, self._early = bytearray(), bytearray()
+        self._recorder.note("not HTTP")
+
+    def _give_up(self) -> None:
+        """A bug, ours or an observer's, is told; the traffic goes on."""
+        self.watching = False
+        log.exception("a bug in watching connection %d, which is not looked at any more", self._recorder.connection.id)
+        if self._decoder is not None:
+            with suppress(Exception):
+                self._decoder.closed("no longer watched")
