@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exchange import Exchange
+from files import write_new
 from harentry import entry
 from rotation import make_room
-from store import write_new
 
 MAX_SIZE = 67_108_864  # octets of a file; the developer tools of browsers are slow to open larger ones
 KEEP = 9  # files beside the present one

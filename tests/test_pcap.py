@@ -138,7 +138,7 @@ def test_one_writer_a_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.pcapng"]
 
 
-def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     log.set_up()
     path = tmp_path / "a.pcapng"
     with largest_file(50), pytest.raises(OSError, match=r"File too large|No space left"):
@@ -152,7 +152,7 @@ def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capsys: pytes
     file.write(flow.sent(GET))
     file.close()
     assert [number for (number,) in fields(path, "frame.number")] == ["1", "2", "3", "4"]
-    lost, again = capsys.readouterr().err.splitlines()
+    lost, again = capfd.readouterr().err.splitlines()
     assert "packets are lost until it can be" in lost
     assert again.endswith("can be written again")
 

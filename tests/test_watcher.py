@@ -107,7 +107,7 @@ class Faulty(Seen):
             raise ZeroDivisionError
 
 
-def test_a_bug_is_told_once_and_never_raised(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_is_told_once_and_never_raised(capfd: pytest.CaptureFixture[str]) -> None:
     log.set_up()
     seen, capture = Faulty(), Capture(10)
     room = capture.left
@@ -115,7 +115,7 @@ def test_a_bug_is_told_once_and_never_raised(capsys: pytest.CaptureFixture[str])
     bug = GET.replace(b"/x", b"/bug")
     play(watcher, [(CLIENT, GET + GET), (ORIGIN, OK[:-1]), (CLIENT, bug), (ORIGIN, b"i"), (CLIENT, GET)])
     watcher.closed()
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert err.count("a bug in watching connection") == err.count("Traceback") == 1
     assert [e.error for e in seen.done] == ["no longer watched"] * 2
     assert capture.left == room
