@@ -109,9 +109,10 @@ class Tunnel:
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if self.client_ended_first is None:
             self.client_ended_first = source is self._client
-        if how is not ORDERLY and self.outcome is ORDERLY:
+        first = how is not ORDERLY and self.outcome is ORDERLY  # else it may be the answer to how the client left
+        if first:
             self.outcome = f"{'client' if source is self._client else 'origin'}-{how}"
-        if how is BROKEN and source is self._origin and not self.received and source.reason is not None:
+        if first and how is BROKEN and source is self._origin and not self.received and source.reason is not None:
             self.alert = source.reason
             return
         if how is RESET or how is BROKEN:
