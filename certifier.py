@@ -92,6 +92,7 @@ import options
 import sockets
 from access import Access
 from admission import Admission, Turnstile
+from board import Board
 from commandline import CommandLine
 from contexts import ContextCache
 from dialing import Dialer, Redirect
@@ -142,6 +143,7 @@ def _run(chosen: Options) -> int:
     _warn(chosen)
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
     gevent.spawn(program.keep_house)
+    gevent.spawn(program.keep_board)
     _serve(program.proxy, listeners, chosen, limits)
     return 0
 
@@ -171,17 +173,22 @@ class Program:
         self._reloading = BoundedSemaphore()
         self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
-        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock, Turnstile(limits))
+        self._board = Board(clock)
+        self._contexts = ContextCache(
+            chosen.capacity, self._issuance.leaves, self._workers, clock, Turnstile(limits), self._board
+        )
         self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream)
         redirect = Redirect(chosen.redirect, chosen.redirect_tls) if chosen.redirect else None
         self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
         self._access = Access(self.policy, users(chosen.rules))
-        dialer = Dialer(self._upstream, self.policy, redirect, limits)
+        dialer = Dialer(self._upstream, self.policy, redirect, limits, self._board)
         refused = Refusals(chosen.rules.learn_bypass)
         interception = Interception(self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits)
         self._website = Website(self._workers, clock)
         admission = Admission(limits)
-        self.proxy = Proxy(interception, dialer, self.policy, self._access, admission, limits, self._website)
+        self.proxy = Proxy(
+            interception, dialer, self.policy, self._access, admission, limits, self._website, self._board
+        )
         self._show_ca()
 
     def reload(self) -> None:
@@ -215,6 +222,12 @@ class Program:
             gevent.sleep(HOUR_SECONDS)
             self._contexts.renew()
             hours += 1
+
+    def keep_board(self) -> None:
+        """Once a second, a little after it begins: sample what happened."""
+        while True:
+            gevent.sleep(1.01 - self._clock() % 1)
+            self._board.tick()
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

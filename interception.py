@@ -223,7 +223,7 @@ class Interception:
     def _relay(self, way: Way, client: Stream, origin: Stream) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
         record = way.record
-        tunnel = Tunnel(client, origin, self._limits.idle_timeout)
+        record.progress = tunnel = Tunnel(client, origin, self._limits.idle_timeout)
         try:
             tunnel.run()
         finally:
@@ -235,6 +235,7 @@ class Interception:
         meaning = refusals.meaning(reason)
         if meaning is None and not closed:
             return  # something else is wrong with its TLS
+        way.record.refused = "certificate"
         what = meaning or "probably it does not trust the CA, or pins another certificate"
         way.record.note(f"the client refused our certificate: {what}; {refusals.setting(way.user_agent)}")
         if self._refusals.refused(pair):

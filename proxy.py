@@ -19,6 +19,7 @@ import sockets
 import tls
 from access import Access
 from admission import Admission
+from board import Board
 from dialing import Dialer
 from errors import (
     CertifierError,
@@ -68,6 +69,7 @@ class Proxy:
         admission: Admission,
         limits: Limits,
         website: Website,
+        board: Board,
     ) -> None:
         self._interception = interception
         self._dialer = dialer
@@ -76,10 +78,12 @@ class Proxy:
         self._admission = admission
         self._limits = limits
         self._website = website
+        self._board = board
 
     def handle(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """Serve one accepted connection until it ends."""
         ip = address[0]
+        self._board.connected()
         client = Client(sock, ip, str(Target(ip, address[1])), self._admission.enter(ip))
         deadline = time.monotonic() + self._limits.head_timeout
         try:
@@ -102,7 +106,7 @@ class Proxy:
         while data:
             rest: bytes | None = None
             record = Record(client.who, kind="request")
-            with _logged(record):
+            with self._logged(record):
                 head = None
                 try:
                     head, behind = self._read_head(client.sock, data, deadline)
@@ -147,6 +151,7 @@ class Proxy:
         return rest
 
     def _own_page(self, client: Client, head: RequestHead, path: str, record: Record) -> None:
+        record.kind = "page"
         try:  # what the client calls us, which may be another address than ours: a container's published port
             where = parse_target(head.header(b"host"), default_port=80)
         except ClientError:
@@ -169,7 +174,7 @@ class Proxy:
     def _direct(self, client: Client, data: bytes) -> None:
         """TLS without a CONNECT: the origin is the server_name's port 443."""
         record = Record(client.who)
-        with _logged(record), _refusing_by_alert(client.sock, record):
+        with self._logged(record), _refusing_by_alert(client.sock, record):
             hello, data = self._interception.read_hello(client.sock, None, data)
             if hello is None:
                 record.outcome = "client-closed"
@@ -210,6 +215,21 @@ class Proxy:
                 raise ConnectionAbortedError("closed in the request head")
         return head, bytes(reader.rest)
 
+    @contextmanager
+    def _logged(self, record: Record) -> Iterator[None]:
+        """Write the record, whatever happens. A client that is gone is told there, and nowhere else."""
+        number = self._board.opened(record)
+        try:
+            yield
+        except OSError as error:
+            record.outcome, record.detail = "cut-off", str(error)
+        except gevent.GreenletExit:
+            record.outcome = "stopped"
+            raise
+        finally:
+            record.write()
+            self._board.closed(number)
+
 
 def _next_request(sock: socket.socket, data: bytes) -> bytes:
     """The first bytes of the next request on a kept connection; empty when there is none. Empty lines do not count."""
@@ -220,20 +240,6 @@ def _next_request(sock: socket.socket, data: bytes) -> bytes:
         if not data:
             break
     return data
-
-
-@contextmanager
-def _logged(record: Record) -> Iterator[None]:
-    """Write the record, whatever happens. A client that is gone is told there, and nowhere else."""
-    try:
-        yield
-    except OSError as error:
-        record.outcome, record.detail = "cut-off", str(error)
-    except gevent.GreenletExit:
-        record.outcome = "stopped"
-        raise
-    finally:
-        record.write()
 
 
 @contextmanager
