@@ -183,7 +183,9 @@ class Program:
         self._access = Access(self.policy, users(chosen.rules))
         dialer = Dialer(self._upstream, self.policy, redirect, limits, self._board)
         refused = Refusals(chosen.rules.learn_bypass)
-        interception = Interception(self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits)
+        interception = Interception(
+            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, self._board
+        )
         self._website = Website(self._workers, clock)
         admission = Admission(limits)
         self.proxy = Proxy(

@@ -13,9 +13,11 @@ import names
 import pages
 import refusals
 import sockets
+from board import Board
 from contexts import ContextCache
 from dialing import Dialer, Redirect
 from errors import CertifierError, HelloTimeout, NoSharedProtocol, NotTls, OriginError, Refused
+from exchange import Connection
 from head import HeadReader
 from hello import ClientHello, HelloReader
 from limits import Limits
@@ -26,6 +28,7 @@ from refusals import Pair, Refusals
 from tls import PlainStream, Stream, TlsStream
 from tunnel import Tunnel
 from upstream import Upstream
+from watcher import Watcher
 from wire import HANDSHAKE
 
 REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
@@ -61,6 +64,7 @@ class Interception:
         refused: Refusals,
         redirect: Redirect | None,
         limits: Limits,
+        board: Board,
     ) -> None:
         self._contexts = contexts
         self._upstream = upstream
@@ -69,6 +73,7 @@ class Interception:
         self._refusals = refused
         self._redirect = redirect
         self._limits = limits
+        self._board = board
 
     def run(self, way: Way, origin: socket.socket, data: bytes) -> None:
         """A CONNECT tunnel whose origin was dialled; ``data`` came behind the CONNECT.
@@ -134,7 +139,7 @@ class Interception:
             return
         record.origin_tls, record.origin_alpn = upstream.version, upstream.alpn
         began = time.monotonic()
-        tunnel = self._relay(way, stream, upstream)
+        tunnel = self._relay(way, stream, upstream, self._watcher(way, name, stream.alpn))
         if tunnel.alert is not None:
             failure = self._upstream.broke(name, tunnel.alert)
             record.fail(failure)
@@ -220,10 +225,16 @@ class Interception:
         way.record.context = how
         self._relay(way, PlainStream(way.client, data), PlainStream(origin))
 
-    def _relay(self, way: Way, client: Stream, origin: Stream) -> Tunnel:
+    def _watcher(self, way: Way, name: str, alpn: str | None) -> Watcher | None:
+        """What tells of the requests in a tunnel, where somebody looks."""
+        if not self._board.looked_at:
+            return None
+        return Watcher(Connection(way.record.client, str(way.target), "https", name), self._board, alpn)
+
+    def _relay(self, way: Way, client: Stream, origin: Stream, watcher: Watcher | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
         record = way.record
-        record.progress = tunnel = Tunnel(client, origin, self._limits.idle_timeout)
+        record.progress = tunnel = Tunnel(client, origin, self._limits.idle_timeout, watcher)
         try:
             tunnel.run()
         finally:

@@ -11,6 +11,7 @@ from gevent.hub import get_hub
 
 import sockets
 from tls import BROKEN, ORDERLY, RESET, Stream
+from watcher import Watcher
 
 BATCH = 262_144  # octets received after which a pump lets others run: gevent's calls switch only when they would block
 _RECORDS = (
@@ -29,7 +30,9 @@ class Tunnel:
     broke its TLS before it had sent a byte: then the client was told nothing, and can still be told why.
     """
 
-    def __init__(self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS, watcher: Watcher | None = None
+    ) -> None:
         self.sent = 0
         self.received = 0
         self.outcome = ORDERLY
@@ -37,6 +40,7 @@ class Tunnel:
         self.client_ended_first: bool | None = None
         self._client = client
         self._origin = origin
+        self._watcher = watcher
         self._tick = idle / _TICKS
         self._quiet = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
@@ -63,6 +67,8 @@ class Tunnel:
             watchdog.stop()
             watchdog.close()
             upward.kill()
+            if self._watcher is not None:
+                self._watcher.closed(None if self.outcome is ORDERLY else self.outcome)
 
     def _pump(self, source: Stream, sink: Stream) -> None:
         try:
@@ -96,9 +102,12 @@ class Tunnel:
     def _take(self, source: Stream, sink: Stream) -> int:
         """Decrypt what was received, and encrypt it for the other side; how many records there were."""
         octets = records = 0
+        watcher = self._watcher if self._watcher is not None and self._watcher.watching else None
         while data := source.decrypt():
             octets += len(data)
             records += 1
+            if watcher is not None:
+                (watcher.sent if source is self._client else watcher.received)(data)
             sink.encrypt(data)
         if source is self._client:
             self.sent += octets
