@@ -92,16 +92,22 @@ import options
 import sockets
 from access import Access
 from admission import Admission, Turnstile
+from assets import Assets
 from board import Board
 from commandline import CommandLine
 from contexts import ContextCache
 from dialing import Dialer, Redirect
+from downloads import Downloads
 from errors import UsageError
+from feed import Feed
+from health import Health
 from interception import Interception
 from issuance import Issuance
 from limits import Limits
 from names import Target, ip_of
+from onlookers import Onlookers, hosts_of
 from options import Options
+from overview import Overview
 from policy import Policy
 from proxy import Proxy
 from refusals import Refusals
@@ -144,7 +150,7 @@ def _run(chosen: Options) -> int:
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
     gevent.spawn(program.keep_house)
     gevent.spawn(program.keep_board)
-    _serve(program.proxy, listeners, chosen, limits)
+    _serve(program, listeners, chosen, limits)
     return 0
 
 
@@ -174,6 +180,7 @@ class Program:
         self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
         self._board = Board(clock)
+        self._feed = Feed()
         self._contexts = ContextCache(
             chosen.capacity, self._issuance.leaves, self._workers, clock, Turnstile(limits), self._board
         )
@@ -186,8 +193,15 @@ class Program:
         interception = Interception(
             self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, self._board
         )
-        self._website = Website(self._workers, clock)
         admission = Admission(limits)
+        overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION, clock)
+        self._website = Website(
+            Assets(),
+            Onlookers(self._access, hosts_of(chosen.listen)),
+            Health(self._issuance, self._workers, clock),
+            self._feed,
+            overview.snapshot,
+        )
         self.proxy = Proxy(
             interception, dialer, self.policy, self._access, admission, limits, self._website, self._board
         )
@@ -226,17 +240,25 @@ class Program:
             hours += 1
 
     def keep_board(self) -> None:
-        """Once a second, a little after it begins: sample what happened."""
+        """Once a second, a little after it begins: sample what happened, and tell those who look."""
         while True:
             gevent.sleep(1.01 - self._clock() % 1)
             self._board.tick()
+            self._feed.tick()
+
+    def stop_pages(self) -> None:
+        """Let those who look go: nothing else ends their connections."""
+        self._feed.close()
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
 
     def _show_ca(self) -> None:
         files = self._issuance.files
-        self._website.use(files.pem if files else None, self._issuance.authority)
+        authority = self._issuance.authority
+        self._website.use(
+            Downloads(files.certificate, authority, self._workers, self._clock) if files and authority else None
+        )
         for warning in files.warnings if files else ():
             log.warning("%s", warning)
         self._tell_expiry()
@@ -267,10 +289,10 @@ def _warn(chosen: Options) -> None:
         log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
 
 
-def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options, limits: Limits) -> None:
+def _serve(program: Program, listeners: list[socket.socket], chosen: Options, limits: Limits) -> None:
     """Accept until a signal comes, then let tunnels finish."""
     pool = Pool(limits.connections + _ONLY_TOLD)
-    servers = [StreamServer(listener, proxy.handle, spawn=pool) for listener in listeners]
+    servers = [StreamServer(listener, program.proxy.handle, spawn=pool) for listener in listeners]
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
@@ -285,6 +307,7 @@ def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options, limits
     stop.wait()
     for server in servers:
         server.close()
+    program.stop_pages()
     if len(pool):
         log.info("stopping: %d connections have %.0f s to finish", len(pool), DRAIN_SECONDS)
     pool.join(timeout=DRAIN_SECONDS)

@@ -21,16 +21,25 @@ def reply(
     status: int, reason: str, body: bytes, kind: str, head_only: bool, fields: dict[str, str] | None = None
 ) -> bytes:
     """A response that ends its connection. ``kind`` is the media type; with ``head_only`` the body is only measured."""
-    if kind.startswith("text/"):
+    head = _head(status, reason, kind, {"Content-Length": str(len(body)), **(fields or {})})
+    return head if head_only else head + body
+
+
+def stream(status: int, reason: str, kind: str, fields: dict[str, str]) -> bytes:
+    """The head of a response whose body goes on until the connection ends."""
+    return _head(status, reason, kind, fields)
+
+
+def _head(status: int, reason: str, kind: str, fields: dict[str, str]) -> bytes:
+    if kind.startswith("text/") and ";" not in kind:
         kind += "; charset=utf-8"
     lines = {
         "Date": formatdate(usegmt=True),
         "Content-Type": kind,
-        "Content-Length": str(len(body)),
         "X-Content-Type-Options": "nosniff",  # no browser shall take a message for a page of the origin's
         "Cache-Control": "no-store",
-        **(fields or {}),
+        **fields,
         "Connection": "close",
     }
     head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
-    return head.encode("ascii") + b"\r\n" + (b"" if head_only else body)
+    return head.encode("ascii") + b"\r\n"

@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
 import gevent
@@ -37,11 +37,13 @@ from limits import Limits
 from log import Record
 from names import Target
 from names import target as parse_target
+from onlookers import Visit
 from policy import Policy
 from website import Website
 from wire import HANDSHAKE
 
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection
+STREAM_SECONDS = 30.0  # for a client to take the next piece of live data
 _RECV = 16_384
 
 log = logging.getLogger("certifier.proxy")
@@ -128,19 +130,19 @@ class Proxy:
     def _request(self, client: Client, head: RequestHead, behind: bytes, record: Record) -> bytes | None:
         """A plain-HTTP request: for the proxy itself, or forwarded. What follows it, or None at the end."""
         if head.target.startswith("/") or head.target == "*":
-            self._own_page(client, head, head.target, record)
+            self._own_page(client, head, head.target, head.header(b"host"), record)
             return None
         target, path = http_target(head.target, head.method)
         record.target = str(target)
         literal = names.ip_of(target.host) is not None or target.host == "localhost"  # asks no DNS for a stranger
         if literal and self._dialer.is_self(target):
-            self._own_page(client, head, path, record)
+            self._own_page(client, head, path, str(target), record)
             return None
         self._admit(client, head, record)
         if (not literal and self._dialer.is_self(target)) or (
             head.method in ("TRACE", "OPTIONS") and head.header(b"max-forwards") == "0"  # RFC 9110 §7.6.2
         ):
-            self._own_page(client, head, path, record)
+            self._own_page(client, head, path, str(target), record)
             return None
         said = head.header(b"host")
         if self._policy.minds_mismatch and said and parse_target(said, default_port=80) != target:
@@ -150,15 +152,23 @@ class Proxy:
         record.outcome = "closed"
         return rest
 
-    def _own_page(self, client: Client, head: RequestHead, path: str, record: Record) -> None:
+    def _own_page(self, client: Client, head: RequestHead, path: str, called: str, record: Record) -> None:
         record.kind = "page"
-        try:  # what the client calls us, which may be another address than ours: a container's published port
-            where = parse_target(head.header(b"host"), default_port=80)
+        try:  # what the client calls us may be another address than ours: a container's published port
+            where = parse_target(called, default_port=80)
         except ClientError:
             where = Target(*client.sock.getsockname()[:2])
-        record.status, reply = self._website.answer(head.method, path, str(where))
-        record.outcome = "closed"
-        sockets.last_word(client.sock, reply)
+        answer = self._website.answer(Visit(head.method, path, client.ip, called, where, head.header))
+        record.status, record.outcome = answer.status, "closed"
+        if answer.stream is None:
+            sockets.last_word(client.sock, answer.reply)
+            return
+        with closing(answer.stream) as pieces, suppress(OSError):  # whoever looked has left
+            client.sock.settimeout(STREAM_SECONDS)
+            client.sock.sendall(answer.reply)
+            for piece in pieces:
+                client.sock.sendall(piece)
+            sockets.last_word(client.sock, b"")
 
     def _connect(self, client: Client, head: RequestHead, data: bytes, record: Record) -> None:
         target = parse_target(head.target)
