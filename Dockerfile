@@ -17,6 +17,7 @@ RUN python3 -m venv /opt/venv \
 
 # The mode is said: a checkout under a strict umask would be unreadable for the user below.
 COPY --chmod=0644 *.py /opt/certifier/
+COPY --chmod=0644 page/*.* /opt/certifier/page/
 
 USER 10001:10001
 WORKDIR /data
@@ -26,7 +27,7 @@ STOPSIGNAL SIGTERM
 
 # http.client, not urllib: a proxy in the container's environment must not stand between the check and certifier.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
-    CMD ["/opt/venv/bin/python", "-I", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["/opt/venv/bin/python", "-I", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]
 
 ENTRYPOINT ["/opt/venv/bin/python", "/opt/certifier/certifier.py"]
 # --open: who reaches it is decided by where its port is published; more than 127.0.0.1 wants --auth or --allow-from.

@@ -25,6 +25,11 @@ class Admission:
         self._clients: dict[str, int] = {}
         self.count = 0
 
+    @property
+    def most(self) -> int:
+        """How many there may be in all."""
+        return self._limits.connections
+
     def enter(self, client: str) -> CertifierError | None:
         """Count a connection, which must ``leave``; why it may do nothing but be told, None if it may."""
         self.count += 1

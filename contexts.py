@@ -18,17 +18,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 
 import gevent
 from gevent.event import Event
 
 from admission import Turnstile
+from board import Board
 from errors import CertifierError, RetrievalError
 from leaf import Leaf, Unsettled
 from leaves import Leaves
 from limits import Limits
 from lru import LRU
+from snapshot import Held
 from store import Stamp
 from tlsconfig import server_context
 from workers import Workers
@@ -55,6 +58,7 @@ class Context:
     ours: bool  # its certificate is of certifier's making
     stamp: Stamp  # of the files it was looked up in
     look_at: float  # when to look at them again
+    used: float  # when a connection last asked for it
 
 
 class Retrieval:
@@ -92,7 +96,9 @@ class ContextCache:
         clock: Callable[[], float] = time.time,
         turnstile: Turnstile | None = None,
         keylog: Path | None = None,
+        board: Board | None = None,
     ) -> None:
+        self._board = board or Board(clock)
         self._keylog = keylog
         self._turnstile = turnstile or Turnstile(Limits())
         self._contexts: LRU[str, Context] = LRU(capacity)
@@ -108,6 +114,29 @@ class ContextCache:
     def generates(self) -> bool:
         """Whether no name is ever a *won't do*."""
         return self._leaves.generates
+
+    @property
+    def capacity(self) -> int:
+        """Most names in memory."""
+        return self._contexts.capacity
+
+    def __len__(self) -> int:
+        return len(self._contexts)
+
+    def held(self, most: int) -> list[Held]:
+        """What is in memory, the latest used first, at most so many."""
+        return [
+            {
+                "name": name,
+                "serial": f"{context.serial:X}",
+                "not_after": context.not_after,
+                "used": context.used,
+                "source": context.source,
+                "ours": context.ours,
+            }
+            for name in islice(self._contexts, most)
+            if (context := self._contexts.peek(name)) is not None
+        ]
 
     def clear(self) -> None:
         """Forget all names: each is looked up anew at its next use. Connections that have a context keep it."""
@@ -126,6 +155,8 @@ class ContextCache:
         now = self._clock()
         if now >= context.not_after:
             return None
+        context.used = now
+        self._board.retrieved("memory")
         if now >= context.look_at or now >= context.renew_at:
             gevent.spawn(self._refresh, name, context, self._is_due(context, now))
         return context
@@ -176,6 +207,7 @@ class ContextCache:
 
     def _lead(self, name: str, client: str, retrieval: Retrieval) -> None:
         context, error = None, None
+        began = time.monotonic()
         try:
             context = self._retrieve(name, client)
         except CertifierError as failure:
@@ -187,6 +219,10 @@ class ContextCache:
             log.exception("retrieval of %s failed", name)
         finally:
             del self._retrievals[name]
+            if context is not None:
+                self._board.retrieved(context.source, time.monotonic() - began)
+            else:
+                self._board.retrieved("failed" if error else "none")
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
 
     def _retrieve(self, name: str, client: str, renew: bool = False) -> Context | None:
@@ -209,9 +245,13 @@ class ContextCache:
             outcome.ours,
             outcome.stamp,
             now + LOOK_SECONDS,
+            now,
         )
         if renew:
-            self._contexts.replace(name, context)  # a renewal is no use; and what fell out meanwhile stays out
+            before = self._contexts.peek(name)
+            if before is not None:  # what fell out meanwhile stays out; and a renewal is no use
+                context.used = before.used
+                self._contexts.replace(name, context)
         else:
             self._contexts.put(name, context)
         if context.source == "made":
@@ -252,6 +292,7 @@ class ContextCache:
                 stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
             if stamp is None:
                 self._retrieve(name, "", renew=True)
+                self._board.retrieved("renewed")
             else:
                 context.stamp = stamp
         except CertifierError as failure:

@@ -4,6 +4,7 @@ import socket
 import time
 from dataclasses import dataclass
 
+from board import Board
 from errors import OriginError
 from limits import Limits
 from names import Target
@@ -23,11 +24,14 @@ class Redirect:
 class Dialer:
     """Looks up, checks and dials. The dialled address is one that was checked: nothing is looked up twice."""
 
-    def __init__(self, upstream: Upstream, policy: Policy, redirect: Redirect | None, limits: Limits) -> None:
+    def __init__(
+        self, upstream: Upstream, policy: Policy, redirect: Redirect | None, limits: Limits, board: Board
+    ) -> None:
         self._upstream = upstream
         self._policy = policy
         self._redirect = redirect
         self._seconds = limits.dial_timeout
+        self._board = board
 
     def tunnel(self, target: Target) -> socket.socket:
         """For a tunnel. Raises ``OriginError``, or ``Refused`` by the policy."""
@@ -35,16 +39,23 @@ class Dialer:
         if self._redirect is None or self._policy.bypasses(target, None):
             return self.own(target)
         self._policy.check_allowed_name(target)
-        deadline = time.monotonic() + self._seconds
-        there = self._redirect.target
-        return self._upstream.dial(self._upstream.resolve(there, deadline), there, deadline)
+        return self._dial(self._redirect.target, ours=True)
 
     def own(self, target: Target) -> socket.socket:
         """To the target itself, whatever is redirected."""
         self._policy.check_target(target)
-        deadline = time.monotonic() + self._seconds
-        addresses = self._policy.permitted(target, self._upstream.resolve(target, deadline))
-        return self._upstream.dial(addresses, target, deadline)
+        return self._dial(target)
+
+    def _dial(self, target: Target, ours: bool = False) -> socket.socket:
+        """To a target whose addresses are checked, unless the operator named it."""
+        began = time.monotonic()
+        deadline = began + self._seconds
+        addresses = self._upstream.resolve(target, deadline)
+        if not ours:
+            addresses = self._policy.permitted(target, addresses)
+        sock = self._upstream.dial(addresses, target, deadline)
+        self._board.dialled(time.monotonic() - began)
+        return sock
 
     def is_self(self, target: Target) -> bool:
         """Whether the target is the proxy itself."""

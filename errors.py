@@ -9,6 +9,7 @@ sentence for the log and the body of the reply. Any other exception is a bug.
 ``proxy_status``  error token of the Proxy-Status field (RFC 9209 §2.3)
 ``alert``         TLS alert description, where the reply can only be an alert (RFC 8446 §6)
 ``fields``        further fields of the reply
+``refusal``       the rule by which it was refused, where it was: one word, to be counted by
 """
 
 from typing import ClassVar
@@ -29,6 +30,7 @@ class CertifierError(Exception):
     alert = INTERNAL_ERROR
     fields: ClassVar[dict[str, str]] = {}
     outcome = ""  # how the log calls it, where the token of Proxy-Status does not do
+    refusal = ""
 
 
 class UsageError(CertifierError):
@@ -55,7 +57,14 @@ class TooManyConnections(CertifierError):
     status = 503
     reason = "Too many connections"
     proxy_status = "connection_limit_reached"
+    refusal = "connections"
     fields: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+
+class TooManyOnlookers(TooManyConnections):
+    """Ours: as many look at live data as may."""
+
+    reason = "Too many look already"
 
 
 # The client's fault
@@ -101,6 +110,7 @@ class TooManyOfClient(ClientError):
     reason = "Too many connections of this client"
     proxy_status = "connection_limit_reached"
     alert = INTERNAL_ERROR
+    refusal = "client-connections"
     fields: ClassVar[dict[str, str]] = {"Retry-After": "1"}
 
 
@@ -111,6 +121,7 @@ class TooManyNames(ClientError):
     reason = "Too many new names"
     alert = INTERNAL_ERROR
     outcome = "too-many-new-names"
+    refusal = "new-names"
 
 
 class NoSharedProtocol(ClientError):
@@ -129,6 +140,7 @@ class Refused(CertifierError):
     reason = "Refused by policy"
     proxy_status = "http_request_denied"
     alert = ACCESS_DENIED
+    refusal = "policy"
 
 
 class AuthenticationRequired(Refused):
@@ -136,6 +148,7 @@ class AuthenticationRequired(Refused):
 
     status = 407
     reason = "Proxy authentication required"
+    refusal = "authentication"
     fields: ClassVar[dict[str, str]] = {"Proxy-Authenticate": 'Basic realm="certifier", charset="UTF-8"'}
 
 
@@ -144,18 +157,21 @@ class Misdirected(Refused):
 
     status = 421
     reason = "Host differs from the name that was connected to"
+    refusal = "mismatch"
 
 
 class NotTls(Refused):
     """A tunnel that is not TLS, or whose origin speaks first (``--non-tls=refuse``)."""
 
     outcome = "not-tls"
+    refusal = "not-tls"
 
 
 class UnknownName(Refused):
     """TLS with neither a usable server_name nor a CONNECT host (RFC 6066 §3)."""
 
     alert = UNRECOGNIZED_NAME
+    refusal = "no-name"
 
 
 class LoopDetected(Refused):
@@ -164,6 +180,7 @@ class LoopDetected(Refused):
     status = 508
     reason = "Target is the proxy itself"
     proxy_status = "proxy_loop_detected"
+    refusal = "loop"
 
 
 # The origin's fault

@@ -285,7 +285,7 @@ class Interception:
     def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
         record = way.record
-        tunnel = Tunnel(client, origin, self._limits.idle_timeout, witness)
+        record.progress = tunnel = Tunnel(client, origin, self._limits.idle_timeout, witness)
         if witness is not None:
             witness.opened()
         try:
@@ -301,6 +301,7 @@ class Interception:
         meaning = refusals.meaning(reason)
         if meaning is None and not closed:
             return  # something else is wrong with its TLS
+        way.record.refused = "certificate"
         what = meaning or "probably it does not trust the CA, or pins another certificate"
         way.record.note(f"the client refused our certificate: {what}; {refusals.setting(way.user_agent)}")
         if self._refusals.refused(pair):

@@ -39,6 +39,16 @@ class Issuance:
         self.files, self.authority = found, self._new_authority(found)
         self.leaves.use(self.authority)
 
+    def fault(self, now: datetime) -> str | None:
+        """Why no certificates can be served, as a sentence; None if they can be. Tries the disk."""
+        if self.files is not None and now >= self.files.certificate.not_valid_after_utc:
+            return f"the CA certificate expired on {self.files.certificate.not_valid_after_utc:%Y-%m-%d}"
+        try:
+            self.store.probe(write=self.files is not None)
+        except OSError as error:
+            return f"the store can't be {'read' if self.files is None else 'written'}: {error.strerror}"
+        return None
+
     def clear_stale(self) -> int:
         """Remove the temporary files that a crash left in the store and beside the CA's files; how many."""
         beside = {path.parent for path in self._ca_paths() or ()}

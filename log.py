@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Protocol
 
 from errors import CertifierError
 from linefile import LineFile
@@ -31,9 +32,19 @@ def escape(value: object, limit: int = 0) -> str:
     return f'"{quoted}"'
 
 
+class Progress(Protocol):
+    """What has a connection's octets so far."""
+
+    sent: int
+    received: int
+
+
 @dataclass(slots=True)
 class Record:
-    """What is told of one connection or, on the plain-HTTP path, of one exchange. None is told as ``-``."""
+    """What is told of one connection or, on the plain-HTTP path, of one exchange. None is told as ``-``.
+
+    ``kind`` is ``tunnel``, ``request``, or ``page`` for what the proxy's own address served.
+    """
 
     client: str
     kind: str = "tunnel"
@@ -51,12 +62,15 @@ class Record:
     detail: str | None = None
     user: str | None = None  # who authenticated
     remark: str | None = None  # what the operator should know of it
+    refused: str | None = None  # by which rule (``errors``), or ``certificate``: the client refused ours
+    progress: Progress | None = None  # while it is relayed
     told: bool = False  # by the line of an HTTP request
     started: float = field(default_factory=time.monotonic)
 
     def fail(self, error: CertifierError) -> None:
         """Let an error be the outcome."""
         self.outcome, self.detail = error.outcome or error.proxy_status, str(error)
+        self.refused = error.refusal or None
 
     def note(self, remark: str | None) -> None:
         """Add what the operator should know of it, if there is something."""

@@ -26,7 +26,8 @@ def for_error_2(error: CertifierError, stream: int, head_only: bool) -> bytes:
     body = _body(error)
     frames = _frame(SETTINGS, 0, 0, b"")
     if stream:
-        fields = {":status": str(error.status), **_head("text/plain", body, _fields(error))}
+        length = {"Content-Length": str(len(body))}
+        fields = {":status": str(error.status), **_head("text/plain", {**length, **_fields(error)})}
         block = hpack.Encoder().encode([(name.lower(), value) for name, value in fields.items()])
         frames += _frame(SETTINGS, ACK, 0, b"")  # the client's came before its request
         frames += _frame(HEADERS, END_HEADERS | (END_STREAM if head_only else 0), stream, block)
@@ -53,16 +54,23 @@ def reply(
     status: int, reason: str, body: bytes, kind: str, head_only: bool, fields: dict[str, str] | None = None
 ) -> bytes:
     """A response that ends its connection. ``kind`` is the media type; with ``head_only`` the body is only measured."""
-    lines = {**_head(kind, body, fields or {}), "Connection": "close"}
+    head = stream(status, reason, kind, {"Content-Length": str(len(body)), **(fields or {})})
+    return head if head_only else head + body
+
+
+def stream(status: int, reason: str, kind: str, fields: dict[str, str]) -> bytes:
+    """The head of a response whose body goes on until the connection ends, unless a field says where."""
+    lines = {**_head(kind, fields), "Connection": "close"}
     head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
-    return head.encode("ascii") + b"\r\n" + (b"" if head_only else body)
+    return head.encode("ascii") + b"\r\n"
 
 
-def _head(kind: str, body: bytes, fields: dict[str, str]) -> dict[str, str]:
+def _head(kind: str, fields: dict[str, str]) -> dict[str, str]:
+    if kind.startswith("text/") and ";" not in kind:
+        kind += "; charset=utf-8"
     return {
         "Date": formatdate(usegmt=True),
-        "Content-Type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
-        "Content-Length": str(len(body)),
+        "Content-Type": kind,
         "X-Content-Type-Options": "nosniff",  # no browser shall take a message for a page of the origin's
         "Cache-Control": "no-store",
         **fields,

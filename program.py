@@ -11,13 +11,20 @@ from gevent.lock import BoundedSemaphore
 import sockets
 from access import Access
 from admission import Admission, Turnstile
+from assets import Assets
+from board import Board
 from contexts import ContextCache
 from dialing import Dialer, Redirect
+from downloads import Downloads
 from errors import UsageError
+from feed import Feed
+from health import Health
 from interception import Interception
 from issuance import Issuance
 from limits import Limits
+from onlookers import Onlookers, hosts_of
 from options import Options
+from overview import Overview
 from policy import Policy
 from proxy import Proxy
 from refusals import Refusals
@@ -47,26 +54,46 @@ class Program:
         self._reloading = BoundedSemaphore()
         self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
+        self._board = Board(clock)
+        self._feed = Feed()
         self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
-        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, worker)
+        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, worker, self._board)
         keylog, sight = self.seeing.keylog, self.seeing.sight
         turnstile = Turnstile(limits)
-        self._contexts = ContextCache(chosen.capacity, self._issuance.leaves, self._workers, clock, turnstile, keylog)
+        self._contexts = ContextCache(
+            chosen.capacity, self._issuance.leaves, self._workers, clock, turnstile, keylog, self._board
+        )
         self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
         redirect = None
         if chosen.redirect is not None:
             redirect = Redirect(chosen.redirect, chosen.redirect_tls, chosen.proxy_protocol)
         self._access = Access(self.policy, users(chosen.rules))
-        dialer = Dialer(self._upstream, self.policy, redirect, limits)
+        dialer = Dialer(self._upstream, self.policy, redirect, limits, self._board)
         refused = Refusals(chosen.rules.learn_bypass)
         interception = Interception(
             self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight
         )
-        self._website = Website(self._workers, clock)
         admission = Admission(limits)
+        overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION, clock)
+        self._website = Website(
+            Assets(),
+            Onlookers(self._access, hosts_of(chosen.listen)),
+            Health(self._issuance, self._workers, clock),
+            self._feed,
+            overview.snapshot,
+        )
         access_log = self.seeing.access_log
         self.proxy = Proxy(
-            interception, dialer, self.policy, self._access, admission, limits, self._website, sight, access_log
+            interception,
+            dialer,
+            self.policy,
+            self._access,
+            admission,
+            limits,
+            self._website,
+            sight,
+            access_log,
+            self._board,
         )
         self._show_ca()
 
@@ -103,6 +130,17 @@ class Program:
             self._contexts.renew()
             hours += 1
 
+    def keep_board(self) -> None:
+        """Once a second, a little after it begins: sample what happened, and tell those who look."""
+        while True:
+            gevent.sleep(1.01 - self._clock() % 1)
+            self._board.tick()
+            self._feed.tick()
+
+    def stop_pages(self) -> None:
+        """Let those who look go: nothing else ends their connections."""
+        self._feed.close()
+
     def warn(self) -> None:
         """Tell the operator what he may not have meant."""
         chosen, keylog = self._chosen, self.seeing.keylog
@@ -121,7 +159,10 @@ class Program:
 
     def _show_ca(self) -> None:
         files = self._issuance.files
-        self._website.use(files.pem if files else None, self._issuance.authority)
+        authority = self._issuance.authority
+        self._website.use(
+            Downloads(files.certificate, authority, self._workers, self._clock) if files and authority else None
+        )
         for warning in files.warnings if files else ():
             log.warning("%s", warning)
         self._tell_expiry()

@@ -8,7 +8,7 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import gevent
@@ -20,6 +20,7 @@ import tls
 from access import Access
 from accesslog import AccessLog
 from admission import Admission
+from board import Board
 from dialing import Dialer
 from errors import (
     CertifierError,
@@ -37,12 +38,14 @@ from limits import Limits
 from log import Record
 from names import Target
 from names import target as parse_target
+from onlookers import Visit
 from policy import Policy
 from sight import Sight
 from website import Website
 from wire import HANDSHAKE
 
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection
+STREAM_SECONDS = 30.0  # for a client to take the next piece of live data
 _RECV = 16_384
 
 log = logging.getLogger("certifier.proxy")
@@ -72,6 +75,7 @@ class Proxy:
         website: Website,
         sight: Sight,
         access_log: AccessLog,
+        board: Board,
     ) -> None:
         self._interception = interception
         self._dialer = dialer
@@ -82,10 +86,12 @@ class Proxy:
         self._website = website
         self._sight = sight
         self._access_log = access_log
+        self._board = board
 
     def handle(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """Serve one accepted connection until it ends."""
         ip = address[0]
+        self._board.connected()
         client = Client(sock, ip, str(Target(ip, address[1])), self._admission.enter(ip))
         deadline = time.monotonic() + self._limits.head_timeout
         try:
@@ -130,19 +136,19 @@ class Proxy:
     def _request(self, client: Client, head: RequestHead, behind: bytes, record: Record) -> bytes | None:
         """A plain-HTTP request: for the proxy itself, or forwarded. What follows it, or None at the end."""
         if head.target.startswith("/") or head.target == "*":
-            self._own_page(client, head, head.target, record)
+            self._own_page(client, head, head.target, head.header(b"host"), record)
             return None
         target, path = http_target(head.target, head.method)
         record.target = str(target)
         literal = names.ip_of(target.host) is not None or target.host == "localhost"  # asks no DNS for a stranger
         if literal and self._dialer.is_self(target):
-            self._own_page(client, head, path, record)
+            self._own_page(client, head, path, str(target), record)
             return None
         self._admit(client, head, record)
         if (not literal and self._dialer.is_self(target)) or (
             head.method in ("TRACE", "OPTIONS") and head.header(b"max-forwards") == "0"  # RFC 9110 §7.6.2
         ):
-            self._own_page(client, head, path, record)
+            self._own_page(client, head, path, str(target), record)
             return None
         said = head.header(b"host")
         if self._policy.minds_mismatch and said and parse_target(said, default_port=80) != target:
@@ -181,14 +187,23 @@ class Proxy:
         sockets.last_word(client.sock, reply)
         return None
 
-    def _own_page(self, client: Client, head: RequestHead, path: str, record: Record) -> None:
-        try:  # what the client calls us, which may be another address than ours: a container's published port
-            where = parse_target(head.header(b"host"), default_port=80)
+    def _own_page(self, client: Client, head: RequestHead, path: str, called: str, record: Record) -> None:
+        record.kind = "page"
+        try:  # what the client calls us may be another address than ours: a container's published port
+            where = parse_target(called, default_port=80)
         except ClientError:
             where = Target(*client.sock.getsockname()[:2])
-        record.status, reply = self._website.answer(head.method, path, str(where))
-        record.outcome = "closed"
-        sockets.last_word(client.sock, reply)
+        answer = self._website.answer(Visit(head.method, path, client.ip, called, where, head.header))
+        record.status, record.outcome = answer.status, "closed"
+        if answer.stream is None:
+            sockets.last_word(client.sock, answer.reply)
+            return
+        with closing(answer.stream) as pieces, suppress(OSError):  # whoever looked has left
+            client.sock.settimeout(STREAM_SECONDS)
+            sockets.send(client.sock, answer.reply)
+            for piece in pieces:
+                sockets.send(client.sock, piece)
+            sockets.last_word(client.sock, b"")
 
     def _connect(self, client: Client, head: RequestHead, data: bytes, record: Record) -> None:
         target = parse_target(head.target)
@@ -234,6 +249,7 @@ class Proxy:
     @contextmanager
     def _logged(self, record: Record) -> Iterator[None]:
         """Log the record, whatever happens. A client that is gone is told there, and nowhere else."""
+        number = self._board.opened(record)
         try:
             yield
         except OSError as error:
@@ -244,6 +260,7 @@ class Proxy:
         finally:
             if not record.told:
                 self._access_log.connection(record)
+            self._board.closed(number)
 
     def _read_head(self, sock: socket.socket, data: bytes, deadline: float) -> tuple[RequestHead, bytes]:
         """A request head that begins with ``data``, and what came behind it."""

@@ -21,10 +21,10 @@ def text(exchange: Exchange) -> str:
     """``key=value`` words, as the log of tunnels has them; ``-`` is None."""
     line = (
         f"{utc(exchange.started)} request client={exchange.connection.client} method={escape(exchange.method)}"
-        f" url={escape(_without_user(exchange.url), MAX_URL)} http={exchange.version} status={exchange.status or '-'}"
+        f" url={escape(without_user(exchange.url), MAX_URL)} http={exchange.version} status={exchange.status or '-'}"
         f" sent={exchange.request_octets} received={exchange.response_octets}"
         f" first_ms={_ms(exchange, exchange.first_byte) or '-'} ms={_ms(exchange, exchange.ended) or '-'}"
-        f" type={escape(_media_type(exchange) or '-')}"
+        f" type={escape(media_type(exchange) or '-')}"
     )
     if exchange.upgrade is not None:
         line += f" upgrade={escape(exchange.upgrade)}"
@@ -43,14 +43,14 @@ def as_json(exchange: Exchange) -> str:
             "time": utc(exchange.started),
             "client": exchange.connection.client,
             "method": exchange.method,
-            "url": _without_user(exchange.url)[:MAX_URL],
+            "url": without_user(exchange.url)[:MAX_URL],
             "http": exchange.version,
             "status": exchange.status,
             "sent": exchange.request_octets,
             "received": exchange.response_octets,
             "first_ms": first and float(first),
             "ms": whole and float(whole),
-            "type": _media_type(exchange) or None,
+            "type": media_type(exchange) or None,
             "upgrade": exchange.upgrade,
             "pushed": exchange.pushed,
             "error": exchange.error,
@@ -60,8 +60,8 @@ def as_json(exchange: Exchange) -> str:
 
 def combined(exchange: Exchange) -> str:
     """The combined log format of NCSA and Apache, escaped as Apache does; whole URLs, as forward proxies have them."""
-    url = _without_user(exchange.url).replace(" ", "%20")  # HTTP/2 would let it through
-    referer = _without_user(header(exchange.request_fields, b"referer"))
+    url = without_user(exchange.url).replace(" ", "%20")  # HTTP/2 would let it through
+    referer = without_user(header(exchange.request_fields, b"referer"))
     agent = header(exchange.request_fields, b"user-agent")
     client = exchange.connection.client.rpartition(":")[0].strip("[]")
     version = "2.0" if exchange.version == "2" else exchange.version
@@ -75,11 +75,13 @@ def combined(exchange: Exchange) -> str:
 FORMATS: dict[str, Callable[[Exchange], str]] = {"text": text, "json": as_json, "combined": combined}
 
 
-def _without_user(url: str) -> str:
+def without_user(url: str) -> str:
+    """The URL without user information, which holds passwords (RFC 3986 §3.2.1)."""
     return _USER.sub(r"\1", url, count=1) if "@" in url and _USER.match(url) else url
 
 
-def _media_type(exchange: Exchange) -> str:
+def media_type(exchange: Exchange) -> str:
+    """Of the response, without parameters; empty if it names none."""
     return exchange.content_type.partition(";")[0].strip()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from accesslog import AccessLog
+from board import Board
 from errors import UsageError
 from exchange import Capture, Observer
 from har import HarFile
@@ -28,7 +29,7 @@ class Seeing:
     """The sight of a proxy, and the files behind it."""
 
     def __init__(
-        self, chosen: SightOptions, policy: Policy, workers: Workers, version: str, worker: int | None
+        self, chosen: SightOptions, policy: Policy, workers: Workers, version: str, worker: int | None, board: Board
     ) -> None:
         self.access_log = AccessLog(LineFile(None), chosen.log_format)
         if chosen.log_file is not None:
@@ -54,7 +55,7 @@ class Seeing:
         if self.keylog is not None:
             _opened("--keylog", self.keylog, _touch)
         capture = Capture(body_max) if body_max else None
-        self.sight = Sight(policy, observers, taps, capture, pcap)
+        self.sight = Sight(policy, observers, taps, capture, pcap, board)
 
     def reopen(self) -> None:
         """Go on in new log files: the present ones were renamed."""

@@ -31,12 +31,14 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
     gevent.spawn(program.keep_house)
+    gevent.spawn(program.keep_board)
     for server in servers:
         server.start()
     ready()
     stop.wait()
     for server in servers:
         server.close()
+    program.stop_pages()
     if len(pool):
         log.info("stopping: %d connections have %.0f s to finish", len(pool), DRAIN_SECONDS)
     pool.join(timeout=DRAIN_SECONDS)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from accesslog import AccessLog
+from board import Board
 from exchange import Capture, Connection, Exchange, Observer, Recorder
 from guard import Guard
 from log import Record
@@ -40,8 +41,15 @@ class Sight:
     """Who looks, of one proxy: observers of exchanges, taps, a file of packets, the policy's guard."""
 
     def __init__(
-        self, policy: Policy, observers: Sequence[Observer], taps: Taps, capture: Capture | None, pcap: PcapFile | None
+        self,
+        policy: Policy,
+        observers: Sequence[Observer],
+        taps: Taps,
+        capture: Capture | None,
+        pcap: PcapFile | None,
+        board: Board,
     ) -> None:
+        self._board = board
         self._policy = policy
         self._observers = observers
         self._taps = taps
@@ -53,7 +61,7 @@ class Sight:
     @property
     def looks(self) -> bool:
         """Whether anybody looks at tunnels."""
-        return self._always or self._policy.minds_mismatch
+        return self._always or self._policy.minds_mismatch or self._board.looked_at
 
     @property
     def logs(self) -> bool:
@@ -69,10 +77,11 @@ class Sight:
         """For an intercepted tunnel, its plaintext between the client and ``origin``, an address:port."""
         if not self.looks:
             return None
-        decodes = bool(self._observers) or self._policy.minds_mismatch or self._taps.wants("request", "response")
+        observers = self._told()
+        decodes = bool(observers) or self._policy.minds_mismatch or self._taps.wants("request", "response")
         connection = Connection(record.client, origin, "https", _authority(name, record.target))
         guard = Guard(self._policy, name, record)
-        chorus = Chorus([guard, *self._observers, self._taps])
+        chorus = Chorus([guard, *observers, self._taps])
         rewriter = watcher = None
         if self.rewrites:
             rewriter = Rewriter(Recorder(connection, chorus, self._capture), self._taps.decide)
@@ -83,12 +92,17 @@ class Sight:
         flow = Flow(record.client, origin) if self._pcap is not None else None
         return Witness(guard, watcher, rewriter, passage, self._taps, flow, self._pcap)
 
+    def _told(self) -> list[Observer]:
+        """Who is told of exchanges now: the page only while somebody looks."""
+        return [*self._observers, self._board] if self._board.looked_at else list(self._observers)
+
     def recorder(self, record: Record, origin: str) -> Recorder | None:
         """For an exchange of plain HTTP, which is decoded where it is forwarded."""
-        if not self._observers and not self._taps.wants("request", "response"):
+        observers = self._told()
+        if not observers and not self._taps.wants("request", "response"):
             return None
         connection = Connection(record.client, origin, "http", record.target or "")
-        return Recorder(connection, Chorus([*self._observers, self._taps]), self._capture)
+        return Recorder(connection, Chorus([*observers, self._taps]), self._capture)
 
     def decide(self, exchange: Exchange) -> Answer | None:
         """Let the taps that act change or answer a plain-HTTP request."""

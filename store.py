@@ -79,6 +79,13 @@ class Store:
         with self._lock():
             pass
 
+    def probe(self, write: bool) -> None:
+        """Try whether it can be read or, leaving nothing behind, be written. Raises ``OSError``."""
+        os.scandir(self.root).close()
+        if write:
+            with files.temporary(self.root / "probe", b"x"):
+                pass
+
     def clear_stale(self) -> int:
         """Remove the temporary files that a crash left behind; how many. Takes a while in a large store."""
         return sum(files.clear_stale(folder) for folder in (self.root, *self._folders()))

@@ -17,6 +17,7 @@ MAX_EARLY = 16_384  # octets that an origin may send before: in HTTP/2, its SETT
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # RFC 9110 §5.6.2
 _METHOD = re.compile(_TOKEN + rb"{1,32}(?: |\Z)")
+_COMMON = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)\s")
 _LINE = re.compile(_TOKEN + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
 
 log = logging.getLogger("certifier.watcher")
@@ -106,7 +107,9 @@ class Watcher:
 
     def _not_http(self) -> None:
         self.watching = False
-        meant = b" HTTP/" in self._first  # a lenient origin may read it as such
+        # A lenient origin may read it as such all the same.
+        line = self._first[:MAX_SNIFFED].lstrip(b"\r\n").partition(b"\n")[0]
+        meant = _COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line)
         self._first, self._early = bytearray(), bytearray()
         self._recorder.note("malformed request" if meant else "not HTTP")
 

@@ -1,16 +1,18 @@
-"""``Website``: what the proxy's own address serves to whoever asks it for a page: what it is, and its CA."""
+"""``Website``: what the proxy's own address serves: the page, the CA, live data, metrics, health."""
 
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from errors import RetrievalError
-from pages import reply
-from signer import Authority
-from workers import Workers
-
-_CRL_SECONDS = 3600.0  # a CRL is signed at most so often, whoever asks
+import metrics
+from assets import Asset, Assets, asset
+from downloads import Downloads
+from errors import AuthenticationRequired, CertifierError, RetrievalError
+from feed import Feed
+from health import Health
+from onlookers import Onlookers, Visit
+from pages import reply, stream
+from snapshot import Cursor, Snapshot
 
 _ABOUT = """certifier: a TLS-intercepting forward proxy.
 
@@ -19,68 +21,198 @@ This address is a proxy: give it to your client, for example
 
 Clients see certificates signed by this proxy's own CA, and must trust it first.
 {ca}
+
+In a browser, this address shows what passes. For programs: /metrics, /healthz.
 """
 _TAKES_CA = """Its certificate: http://{host}/ca.crt, for example
   curl http://{host}/ca.crt -o ca.crt
-  curl -x http://{host} --cacert ca.crt https://www.example.com/"""
+  curl -x http://{host} --cacert ca.crt https://www.example.com/
+Its SHA-256 fingerprint:
+  {fingerprint}"""
 _NO_CA = "It has no CA: only names whose certificate is in its store are intercepted."
+
+_CHECKED = {"Cache-Control": "no-cache"}  # kept, and asked for by its tag
+# Scripts, styles and data of our own alone; and no script may make markup of text.
+_SECURE = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+    " img-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none';"
+    " require-trusted-types-for 'script'; trusted-types 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",  # for browsers that don't know frame-ancestors
+}
+
+
+# Media type, name and content of the CA in its forms.
+_FORMS: dict[str, tuple[str, str, Callable[[Downloads], bytes]]] = {
+    "/ca.crt": ("application/x-x509-ca-cert", "certifier-ca.crt", lambda ca: ca.pem),
+    "/ca.der": ("application/x-x509-ca-cert", "certifier-ca.cer", lambda ca: ca.der),
+    "/ca.mobileconfig": ("application/x-apple-aspen-config", "certifier-ca.mobileconfig", lambda ca: ca.profile),
+    "/ca.crl": ("application/pkix-crl", "certifier-ca.crl", lambda ca: ca.revocation_list()),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
-    kind: str
-    body: bytes
-    fields: dict[str, str]
+class Answer:
+    """Status and reply; where there is a stream, what comes behind its head until the end."""
+
+    status: int
+    reply: bytes
+    stream: Generator[bytes] | None = None
 
 
 class Website:
-    """The pages of one proxy. ``use`` says what CA it has. ``clock`` gives seconds since the epoch."""
+    """The pages of one proxy. ``gather`` gives what all its processes do, as ``Overview.snapshot``."""
 
-    def __init__(self, workers: Workers, clock: Callable[[], float] = time.time) -> None:
-        self._workers = workers
-        self._clock = clock
-        self._ca: bytes | None = None
-        self._authority: Authority | None = None
-        self._crl: tuple[float, bytes] | None = None
+    def __init__(
+        self,
+        assets: Assets,
+        onlookers: Onlookers,
+        health: Health,
+        feed: Feed,
+        gather: Callable[[Cursor | None], Snapshot],
+    ) -> None:
+        self._assets = assets
+        self._onlookers = onlookers
+        self._health = health
+        self._feed = feed
+        self._gather = gather
+        self._ca: Downloads | None = None
+        self._pages: dict[str, Callable[[Visit], Answer]] = {
+            "/": self._home,
+            **dict.fromkeys(_FORMS, self._certificate),
+            "/events": self._events,
+            "/healthz": self._healthz,
+            "/metrics": self._metrics,
+            "/sign-in": self._sign_in,
+            "/state": self._state,
+        }
 
-    def use(self, ca: bytes | None, authority: Authority | None) -> None:
-        """Show this CA from now on: its certificate as PEM, and what signs its CRL."""
-        self._ca, self._authority, self._crl = ca, authority, None
+    def use(self, ca: Downloads | None) -> None:
+        """Offer this CA from now on."""
+        self._ca = ca
 
-    def answer(self, method: str, target: str, host: str) -> tuple[int, bytes]:
-        """Status and reply. ``target`` is in origin-form; ``host`` is where the client reached us."""
-        path = target.partition("?")[0]
-        head_only = method == "HEAD"
-        page: _Page | None = None
-        text = "certifier has no such page.\n"
-        if path == "/":
-            page = self._about(host)
-        elif path in ("/ca.crt", "/ca.crl"):
-            text = "certifier has no CA here.\n"
-            try:
-                page = self._certificate() if path == "/ca.crt" else self._revocation_list()
-            except RetrievalError as error:
-                text = f"{error}\n"
-        if page is None:
-            return 404, reply(404, "Not Found", text.encode(), "text/plain", head_only)
-        if method not in ("GET", "HEAD"):
-            allow = {"Allow": "GET, HEAD"}
-            return 405, reply(405, "Method Not Allowed", b"GET only.\n", "text/plain", head_only, allow)
-        return 200, reply(200, "OK", page.body, page.kind, head_only, page.fields)
+    def answer(self, visit: Visit) -> Answer:
+        """The answer to a visit. Waits, for a signature, a password or the disk."""
+        path = visit.target.partition("?")[0]
+        page = self._pages.get(path)
+        file = self._assets.find(path)
+        if page is None and file is None:
+            return _said(visit, 404, "Not Found", "certifier has no such page.")
+        if visit.method not in ("GET", "HEAD"):
+            return _said(visit, 405, "Method Not Allowed", "GET only.", {"Allow": "GET, HEAD"})
+        if page is not None:
+            return page(visit)
+        assert file is not None
+        return _file(visit, file, _SECURE)
 
-    def _about(self, host: str) -> _Page:
-        about = _ABOUT.format(host=host, ca=(_NO_CA if self._ca is None else _TAKES_CA.format(host=host)))
-        return _Page("text/plain", about.encode(), {})
+    def _home(self, visit: Visit) -> Answer:
+        """HTML for browsers, text for whoever did not ask for that."""
+        ca = self._ca
+        said = {"host": str(visit.where), "hostname": visit.where.host, "port": str(visit.where.port)}
+        if ca is not None:
+            said |= {"fingerprint": ca.fingerprint, "name": ca.name, "ends": f"{ca.ends:%Y-%m-%d}"}
+            said["cacert"] = "--cacert certifier-ca.crt "
+        if "text/html" in visit.header(b"accept"):
+            said["live"], said["why"] = self._live(visit)
+            page = self._assets.index(said, trust=ca is not None)
+        else:
+            about = _NO_CA if ca is None else _TAKES_CA.format(**said)
+            page = asset("text/plain", _ABOUT.format(**said, ca=about).encode())
+        return _file(visit, page, {**_SECURE, "Vary": "Accept"})
 
-    def _certificate(self) -> _Page | None:
-        fields = {"Content-Disposition": 'attachment; filename="certifier-ca.crt"'}
-        return None if self._ca is None else _Page("application/x-x509-ca-cert", self._ca, fields)
+    def _live(self, visit: Visit) -> tuple[str, str]:
+        """Whether the page may show live data: ``yes``, ``sign-in`` or ``no``; and why not."""
+        try:
+            self._onlookers.check_client(visit)
+        except AuthenticationRequired as error:
+            return "sign-in", str(error)
+        except CertifierError as error:
+            return "no", str(error)
+        return "yes", ""
 
-    def _revocation_list(self) -> _Page | None:
-        now = self._clock()
-        if self._authority is None:
-            return None
-        if self._crl is None or now >= self._crl[0]:
-            crl = self._workers.run(self._authority.revocation_list, datetime.fromtimestamp(now, UTC))
-            self._crl = now + _CRL_SECONDS, crl
-        return _Page("application/pkix-crl", self._crl[1], {})
+    def _certificate(self, visit: Visit) -> Answer:
+        ca = self._ca
+        if ca is None:
+            return _said(visit, 404, "Not Found", "certifier has no CA here.")
+        kind, name, form = _FORMS[visit.target.partition("?")[0]]
+        try:
+            body = form(ca)
+        except RetrievalError as error:
+            return _said(visit, 404, "Not Found", str(error))
+        return _file(visit, asset(kind, body), {"Content-Disposition": f'attachment; filename="{name}"'})
+
+    def _healthz(self, visit: Visit) -> Answer:
+        fault = self._health.fault()
+        return _said(visit, 200, "OK", "ok") if fault is None else _said(visit, 503, "Not Ready", fault)
+
+    def _sign_in(self, visit: Visit) -> Answer:
+        """The page, for which a browser asks for name and password, to send them with all else from then on.
+
+        No redirection: Chromium would ask for the page behind it without them.
+        """
+        return self._refusal(visit, challenge=True) or self._home(visit)
+
+    def _metrics(self, visit: Visit) -> Answer:
+        if refused := self._refusal(visit, challenge=True):
+            return refused
+        kind, body = metrics.expose(self._gather(None), self._health.fault() is None, visit.header(b"accept"))
+        return Answer(200, reply(200, "OK", body, kind, visit.method == "HEAD"))
+
+    def _state(self, visit: Visit) -> Answer:
+        if refused := self._refusal(visit):
+            return refused
+        body = json.dumps(self._gather(_cursor(visit))).encode()
+        return Answer(200, reply(200, "OK", body, "application/json", visit.method == "HEAD", _SECURE))
+
+    def _events(self, visit: Visit) -> Answer:
+        """Server-sent events: what is news, once a tick."""
+        if refused := self._refusal(visit):
+            return refused
+        head = stream(200, "OK", "text/event-stream", _SECURE)
+        if visit.method == "HEAD":
+            return Answer(200, head)
+        news = self._news(_cursor(visit))
+        try:
+            return Answer(200, head + next(news), news)
+        except CertifierError as error:
+            return _said(visit, error.status, error.reason, str(error), error.fields)
+
+    def _news(self, cursor: Cursor) -> Generator[bytes]:
+        with self._feed.look() as ticks:
+            for _ in ticks:
+                snapshot = self._gather(cursor)
+                cursor = Cursor.of(snapshot)
+                yield f"id: {cursor}\ndata: {json.dumps(snapshot)}\n\n".encode()
+
+    def _refusal(self, visit: Visit, challenge: bool = False) -> Answer | None:
+        """The answer to whoever may not see live data; with a challenge, a browser asks for a password."""
+        try:
+            self._onlookers.check(visit)
+        except AuthenticationRequired as error:
+            if challenge:
+                fields = {"WWW-Authenticate": 'Basic realm="certifier", charset="UTF-8"'}
+                return _said(visit, 401, "Unauthorized", str(error), fields)
+            return _said(visit, 403, "Sign In First", f"{error}: see /sign-in")
+        except CertifierError as error:
+            return _said(visit, error.status, error.reason, str(error), error.fields)
+        return None
+
+
+def _cursor(visit: Visit) -> Cursor:
+    """What the client says that it has seen: after a reconnection, or by ``?since=``."""
+    _, _, since = visit.target.partition("?since=")
+    return Cursor.parse(visit.header(b"last-event-id") or since)
+
+
+def _said(visit: Visit, status: int, reason: str, text: str, fields: dict[str, str] | None = None) -> Answer:
+    return Answer(status, reply(status, reason, f"{text}\n".encode(), "text/plain", visit.method == "HEAD", fields))
+
+
+def _file(visit: Visit, found: Asset, fields: dict[str, str]) -> Answer:
+    """The body, unless the client has it already (RFC 9110 §13.1.2)."""
+    fields = {"ETag": found.tag, **_CHECKED, **fields}
+    known = [tag.strip().removeprefix("W/") for tag in visit.header(b"if-none-match").split(",")]
+    if found.tag in known or "*" in known:
+        return Answer(304, reply(304, "Not Modified", found.body, found.kind, True, fields))
+    return Answer(200, reply(200, "OK", found.body, found.kind, visit.method == "HEAD", fields))

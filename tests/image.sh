@@ -167,7 +167,7 @@ esac
 first=$(buildah from --signature-policy "$tmp/policy.json" --pull-never localhost/certifier)
 second=$(buildah from --signature-policy "$tmp/policy.json" --pull-never localhost/certifier)
 tree=$(buildah mount "$first")
-(cd "$here" && ls -- *.py requirements.txt) | sort >"$tmp/ours"
+(cd "$here" && ls -- *.py page/* requirements.txt) | sort >"$tmp/ours"
 (cd "$tree/opt/certifier" && find . -type f | sed 's|^\./||') | sort >"$tmp/theirs"
 log=$tmp/theirs
 cmp -s "$tmp/ours" "$tmp/theirs" || fail "/opt/certifier does not hold just the program"
@@ -289,6 +289,11 @@ ok "the image's health check passes"
 fetch_ca "$tmp/first.crt" || fail "/ca.crt can't be fetched"
 openssl x509 -in "$tmp/first.crt" -noout || fail "/ca.crt is not a certificate"
 ok "/ca.crt is its CA certificate"
+
+$enter curl -q -sS --fail --max-time 20 --noproxy '*' -H 'Accept: text/html' "http://127.0.0.1:$PORT/" \
+    "http://127.0.0.1:$PORT/page.js" >"$tmp/page" || fail "the page can't be fetched"
+grep -q "<title>certifier</title>" "$tmp/page" || fail "/ is not the page"
+ok "its page is there"
 
 got=$(through "$tmp/first.crt") || fail "the request through the container"
 [ "$got" = "$BODY" ] || fail "the body is: $got"

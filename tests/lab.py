@@ -179,7 +179,7 @@ def read_reply(sock: socket.socket, body: bool = True) -> Reply:
     _, status, reason = line.split(" ", 2)
     headers = {key.lower(): value.strip() for key, value in (field.split(":", 1) for field in fields)}
     content = b""
-    left = int(headers.get("content-length", 0)) if body else 0
+    left = int(headers.get("content-length", 0)) if body and status != "304" else 0
     while left > len(content):
         data = sock.recv(left - len(content))
         if not data:

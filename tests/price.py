@@ -1,5 +1,6 @@
-"""What watching costs: microseconds of CPU for a small exchange (``python tests/price.py``), best of five."""
+"""What watching costs: microseconds of CPU (``python tests/price.py``), best of five."""
 
+import json
 import sys
 import tempfile
 import time
@@ -8,14 +9,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from test_board import snapshot_of
 from test_http2 import Pair
 from watching import CLIENT, Conversation
 
 import har
 import linefile
+import metrics
 import requestlog
+from board import Board
 from exchange import Capture, Connection, Exchange, Observer
+from log import Record
 from pcap import Flow
+from snapshot import Cursor, Snapshot
 from watcher import Watcher
 
 REQUEST = (
@@ -88,7 +94,42 @@ def _play(said: Conversation, observer: Observer) -> None:
         (watcher.sent if who == CLIENT else watcher.received)(data)
 
 
+def tunnel(board: Board, refused: str | None = None) -> None:
+    """All that a tunnel is counted by."""
+    record = Record("127.0.0.1:50818", target="www.example.com:443", sni="www.example.com", context="memory")
+    board.connected()
+    number = board.opened(record)
+    board.retrieved("memory")
+    board.dialled(0.012)
+    record.sent, record.received, record.outcome, record.refused = 1234, 56789, "closed", refused
+    board.closed(number)
+
+
+def board_prices() -> None:
+    board = Board()
+    print(f"a tunnel counted: {microseconds(lambda: tunnel(board), 3000):.1f}")
+    bare = microseconds(lambda: Record("127.0.0.1:50818", target="www.example.com:443", sni="www.example.com"), 3000)
+    print(f"of that, its record, which the log needs anyway: {bare:.1f}")
+    print(f"HTTP/1.1 for the page: {http1(board):.1f}")
+    whole = {"capacity": 1000, "connections_max": 10_000, "ca_ends": 0.0, "version": "1"}
+
+    def taken(since: Cursor) -> Snapshot:
+        snapshot = snapshot_of(board, since)
+        snapshot["facts"], snapshot["gauges"]["cpu_seconds"] = whole, 1.0
+        return snapshot
+
+    print(f"/metrics: {microseconds(lambda: metrics.expose(taken(Cursor()), True, ''), 50):.0f}")
+    seen = Cursor.of(taken(Cursor()))
+    for number in (0, 1000, 10_000):
+        while len(board.under_way()) < min(number, 100) or board.tunnels < number:
+            board.opened(Record("127.0.0.1:50818", target="www.example.com:443"))
+        print(f"a tick with {number} tunnels open: {microseconds(board.tick, 50):.0f}")
+        print(f"  and for each who looks: {microseconds(lambda: json.dumps(taken(seen)), 20):.0f}")
+    print(f"the whole state: {microseconds(lambda: json.dumps(taken(Cursor())), 5):.0f}")
+
+
 def main() -> None:
+    board_prices()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         file = linefile.LineFile(folder / "log")

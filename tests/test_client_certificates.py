@@ -160,7 +160,7 @@ def test_many_requests_at_once(program: Program, certificate: Path) -> None:
             for stream in (3, 5, 7):
                 connection.send_headers(stream, ASK, end_stream=True)
             secure.sendall(connection.data_to_send())
-            events = []
+            events: list[h2.events.Event] = []
             while data := secure.recv(65_536):
                 events += connection.receive_data(data)
     responses = [event for event in events if isinstance(event, h2.events.ResponseReceived)]
@@ -381,7 +381,7 @@ def test_a_client_that_says_too_much_for_one_who_listens_late(program: Program, 
             gate.open.set()
             connection.send_headers(1, ASK, end_stream=True)
             secure.sendall(connection.data_to_send())
-            events = []
+            events: list[h2.events.Event] = []
             while not any(isinstance(event, h2.events.ConnectionTerminated) for event in events):
                 data = secure.recv(65_536)
                 assert data

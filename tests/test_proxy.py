@@ -546,6 +546,14 @@ def test_a_truncation_arrives_as_one(program: Program, certificate: Path) -> Non
     program.wait_for("outcome=origin-truncated", seen)
 
 
+def test_a_client_that_leaves_without_a_word_is_no_fault_of_the_origins(program: Program, origin: Origin) -> None:
+    """As browsers leave connections that they opened ahead of need; the origin's OpenSSL answers that with an alert."""
+    seen = len(program.lines)
+    with secure_tunnel(program, f"localhost:{origin.port}"):
+        pass
+    assert " outcome=client-truncated" in program.wait_for(f"target=localhost:{origin.port}", seen)
+
+
 def test_a_reset_of_the_origin(program: Program, certificate: Path) -> None:
     def abort(sock: socket.socket) -> None:
         sock.recv(1)

@@ -57,11 +57,7 @@ def test_http2_by_alpn_and_by_its_preface(alpn: str | None, size: int, origin_fi
         [(CLIENT, b"SSH-2.0-OpenSSH_9.2\r\n")],
         [(ORIGIN, b"220 mail.example ESMTP\r\n"), (CLIENT, b"EHLO a.example\r\n")],
         [(ORIGIN, b"220 mail.example ESMTP\r\n")],
-        [(CLIENT, b"GET /\r\n")],
-        [(CLIENT, b"GET / HTTP/3.0\r\n")],
-        [(CLIENT, b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n")],
         [(CLIENT, b"G" * 40)],
-        [(CLIENT, b"GET /" + b"a" * MAX_SNIFFED + b" HTTP/1.1\r\n")],
         [(CLIENT, b"\r\n" * MAX_SNIFFED)],
         [(ORIGIN, bytes(MAX_EARLY + 1))],
         [(CLIENT, PREFACE[:5])],
@@ -70,6 +66,24 @@ def test_http2_by_alpn_and_by_its_preface(alpn: str | None, size: int, origin_fi
 def test_what_is_not_http_is_noted_once(conversation: Conversation, size: int) -> None:
     seen = watch([*conversation], None, size)
     assert seen.notes == ["not HTTP"]
+    assert not seen.begun
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET /\r\n",
+        b"GET / HTTP/3.0\r\n",
+        b"GET  / HTTP/1.1\r\n",
+        b"BREW  / HTTP/1.1\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
+        b"GET /" + b"a" * MAX_SNIFFED + b" HTTP/1.1\r\n",
+    ],
+)
+def test_what_a_lenient_origin_might_take_for_http_is_told_apart(data: bytes, size: int) -> None:
+    seen = watch([(CLIENT, data)], None, size)
+    assert seen.notes == ["malformed request"]
     assert not seen.begun
 
 
@@ -107,7 +121,7 @@ class Faulty(Seen):
             raise ZeroDivisionError
 
 
-def test_a_bug_is_told_once_and_never_raised(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_is_told_once_and_never_raised(capfd: pytest.CaptureFixture[str]) -> None:
     log.set_up()
     seen, capture = Faulty(), Capture(10)
     room = capture.left
@@ -115,7 +129,7 @@ def test_a_bug_is_told_once_and_never_raised(capsys: pytest.CaptureFixture[str])
     bug = GET.replace(b"/x", b"/bug")
     play(watcher, [(CLIENT, GET + GET), (ORIGIN, OK[:-1]), (CLIENT, bug), (ORIGIN, b"i"), (CLIENT, GET)])
     watcher.closed()
-    err = capsys.readouterr().err
+    err = capfd.readouterr().err
     assert err.count("a bug in watching connection") == err.count("Traceback") == 1
     assert [e.error for e in seen.done] == ["no longer watched"] * 2
     assert capture.left == room

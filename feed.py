@@ -1,0 +1,52 @@
+"""``Feed``: wakes those who look at live data, once a tick. At most so many, and nobody waits for a slow one.
+
+No data passes here: each asks for what is news to it, and who comes late finds only the latest rows.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gevent.event import Event
+
+from errors import TooManyOnlookers
+
+MAX_ONLOOKERS = 16  # each costs a connection, and some milliseconds of CPU a second
+
+
+class Feed:
+    """The ticks of one process."""
+
+    def __init__(self, most: int = MAX_ONLOOKERS) -> None:
+        self._most = most
+        self._next = Event()
+        self._closed = False
+        self.onlookers = 0
+
+    @contextmanager
+    def look(self) -> Iterator[Iterator[None]]:
+        """Yields an iterator that gives one item at once, and one after each tick that it waited for.
+
+        Raises ``TooManyOnlookers``.
+        """
+        if self.onlookers >= self._most:
+            raise TooManyOnlookers(f"{self._most} are looking already")
+        self.onlookers += 1
+        try:
+            yield self._ticks()
+        finally:
+            self.onlookers -= 1
+
+    def tick(self) -> None:
+        """There is news."""
+        before, self._next = self._next, Event()
+        before.set()
+
+    def close(self) -> None:
+        """There will be no more: whoever looks comes to an end."""
+        self._closed = True
+        self.tick()
+
+    def _ticks(self) -> Iterator[None]:
+        while not self._closed:
+            yield
+            self._next.wait()

@@ -1,0 +1,35 @@
+"""``Health``: whether certificates can be served now, by the CA and the store; looked at every few seconds at most."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import gevent
+
+from issuance import Issuance
+from workers import Workers
+
+LOOK_SECONDS = 2.0  # between two looks, whoever asks
+ANSWER_SECONDS = 5.0  # a disk that takes longer has failed
+
+
+class Health:
+    """Of one proxy. ``clock`` gives seconds since the epoch."""
+
+    def __init__(self, issuance: Issuance, workers: Workers, clock: Callable[[], float] = time.time) -> None:
+        self._issuance = issuance
+        self._workers = workers
+        self._clock = clock
+        self._look: gevent.Greenlet[[], str | None] | None = None
+        self._looked = 0.0
+
+    def fault(self) -> str | None:
+        """What is wrong, as a sentence; None if nothing is. Waits."""
+        if self._look is None or (self._look.ready() and not 0 <= self._clock() - self._looked < LOOK_SECONDS):
+            self._look = gevent.spawn(self._probe)
+            self._looked = self._clock()
+        self._look.join(ANSWER_SECONDS)
+        return self._look.get() if self._look.ready() else "the store's disk does not answer"
+
+    def _probe(self) -> str | None:
+        return self._workers.run(self._issuance.fault, datetime.fromtimestamp(self._clock(), UTC))

@@ -1,0 +1,112 @@
+"""The metrics of a snapshot, in the text formats of Prometheus and OpenMetrics, by Prometheus' own library.
+
+Nothing is counted here: what the board has counted is read when somebody asks, of one process or of several.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from histogram import HistogramData
+from snapshot import Snapshot
+
+# By what the board calls it: name, help, labels. Their values stand in a key, parted by spaces.
+_COUNTERS = {
+    "connections": ("connections_accepted", "Connections accepted.", ()),
+    "tunnels": ("tunnels", "Tunnels that ended, by how: closed, or the word that the log has for it.", ("outcome",)),
+    "plain": ("plain_requests", "Plain-HTTP requests that ended, by how.", ("outcome",)),
+    "octets": ("bytes", "Octets of content relayed: sent by clients, received by them.", ("direction",)),
+    "retrievals": (
+        "retrievals",
+        "Certificates looked up: found in memory, read from disk, made, renewed, none to be had, failed.",
+        ("source",),
+    ),
+    "refusals": (
+        "refusals",
+        "What was refused, by the rule; certificate: by a client that did not take ours.",
+        ("reason",),
+    ),
+    "requests": (
+        "requests",
+        "HTTP transactions that were looked at, by method and class of status.",
+        ("method", "code"),
+    ),
+}
+_GAUGES = {
+    "connections": ("connections", "Connections of clients that are open."),
+    "tunnels": ("tunnels_open", "Tunnels that are open."),
+    "contexts": ("contexts", "Names whose certificate is in memory."),
+    "onlookers": ("onlookers", "Clients that watch live data."),
+    "learned": ("learned_bypasses", "Pairs of client and name that pass untouched (--learn-bypass)."),
+    "memory_bytes": ("memory_bytes", "Memory in use by its processes."),
+}
+_HISTOGRAMS = {
+    "retrieval": ("retrieval_seconds", "From a certificate's being missed in memory to its being there."),
+    "dial": ("dial_seconds", "Look-up and TCP connection to an origin, where it succeeded."),
+    "first_byte": ("first_byte_seconds", "From a request's head to that of its response, where they were looked at."),
+}
+
+
+def expose(snapshot: Snapshot, healthy: bool, accept: str) -> tuple[str, bytes]:
+    """Media type and text for a client that accepts so much (the value of its Accept field)."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(snapshot, healthy))
+    encode, kind = choose_encoder(accept)
+    return kind, encode(registry)
+
+
+class _Collector(Collector):
+    def __init__(self, snapshot: Snapshot, healthy: bool) -> None:
+        self._snapshot = snapshot
+        self._healthy = healthy
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot
+        for kind, (name, about, labels) in _COUNTERS.items():
+            yield _counter(name, about, labels, snapshot["counts"].get(kind, {}))
+        for kind, (name, about) in _GAUGES.items():
+            yield GaugeMetricFamily(f"certifier_{name}", about, snapshot["gauges"].get(kind, 0))
+        for kind, (name, about) in _HISTOGRAMS.items():
+            yield _histogram(name, about, snapshot["histograms"][kind])
+        yield CounterMetricFamily(
+            "certifier_cpu_seconds", "CPU time used by its processes.", snapshot["gauges"]["cpu_seconds"]
+        )
+        facts = snapshot["facts"]
+        yield GaugeMetricFamily("certifier_healthy", "1 while /healthz says ok, else 0.", self._healthy)
+        yield GaugeMetricFamily(
+            "certifier_connections_max", "Most connections (--max-connections).", facts["connections_max"]
+        )
+        yield GaugeMetricFamily("certifier_contexts_max", "Most names kept in memory (--max).", facts["capacity"])
+        yield GaugeMetricFamily(
+            "certifier_start_time_seconds", "When it was started, since the epoch.", snapshot["started"]
+        )
+        if facts["ca_ends"] is not None:
+            yield GaugeMetricFamily(
+                "certifier_ca_not_after_timestamp_seconds", "When the CA certificate ends.", facts["ca_ends"]
+            )
+        yield InfoMetricFamily("certifier_build", "Which certifier it is.", {"version": facts["version"]})
+
+
+def _counter(name: str, about: str, labels: tuple[str, ...], counts: dict[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(f"certifier_{name}", about, labels=labels)
+    for key, number in sorted(counts.items()):
+        family.add_metric(key.split(" ") if labels else (), number)
+    return family
+
+
+def _histogram(name: str, about: str, data: HistogramData) -> HistogramMetricFamily:
+    family = HistogramMetricFamily(f"certifier_{name}", about)
+    family.add_metric((), list(_buckets(data)), data["sum"])
+    return family
+
+
+def _buckets(data: HistogramData) -> Iterable[tuple[str, float]]:
+    """Cumulative, as Prometheus has them."""
+    total = 0
+    for bound, number in zip([*data["bounds"], float("inf")], data["counts"], strict=True):
+        total += number
+        yield ("+Inf" if bound == float("inf") else str(bound)), total

@@ -1,0 +1,74 @@
+"""``Onlookers``: who may see live data, which tells what others do: clients on this machine, or users."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import names
+from access import Access
+from errors import ClientError, Refused
+from names import Target
+
+_OWN_SITE = ("", "none", "same-origin")  # Sec-Fetch-Site of a program, of somebody who typed the address, of our page
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request for a page of the proxy's own."""
+
+    method: str
+    target: str  # in origin-form
+    ip: str  # the client's
+    called: str  # what it calls us, as sent: its Host field, or the authority of an absolute-form; empty if nothing
+    where: Target  # the same, or where it reached us if that is no host and port
+    header: Callable[[bytes], str]  # of the request: the value of a field, its name in lower case
+
+
+class Onlookers:
+    """Checks visits. ``hosts`` are names by which browsers may call us, beside IP addresses and ``localhost``."""
+
+    def __init__(self, access: Access, hosts: frozenset[str] = frozenset()) -> None:
+        self._access = access
+        self._hosts = hosts | {"localhost"}
+
+    def check(self, visit: Visit) -> None:
+        """Raise ``Refused``, or ``AuthenticationRequired`` where a name and a password would do.
+
+        1. No other site's page may ask, whosever browser it is in.
+        2. The client may use the proxy at all, and where there are users, it is one of them, on whatever machine.
+        3. Without users, it is on this machine, and it calls us by a name that can't be another site's: a page whose
+           name was made to resolve to us (DNS rebinding) speaks from here, too. No browser sends it a password of ours.
+        """
+        if visit.header(b"sec-fetch-site") not in _OWN_SITE:
+            raise Refused("another site's page may not see live data")
+        self.check_client(visit)
+
+    def check_client(self, visit: Visit) -> None:
+        """The same without its first step: whether a page of ours, in the same client, may see live data."""
+        if self._access.check(visit.ip, lambda: _authorization(visit)) is not None:
+            return
+        address = names.ip_of(visit.ip)
+        if address is None or not address.is_loopback:
+            raise Refused("only clients on the proxy's own machine, and with --auth its users, may see live data")
+        if not self._knows(visit.called):
+            raise Refused(
+                "live data is shown where the proxy is called by an IP address, localhost or a name of --listen"
+            )
+
+    def _knows(self, called: str) -> bool:
+        if not called:
+            return True  # HTTP/1.0, and no browser
+        try:
+            host = names.target(called, default_port=80).host
+        except ClientError:
+            return False
+        return host in self._hosts or names.ip_of(host) is not None
+
+
+def hosts_of(listeners: tuple[Target, ...]) -> frozenset[str]:
+    """The names among the addresses that the operator gave."""
+    return frozenset(listener.host for listener in listeners)
+
+
+def _authorization(visit: Visit) -> str:
+    """To us as a site (RFC 9110 §11.6.2), or as the proxy that a browser uses anyway."""
+    return visit.header(b"authorization") or visit.header(b"proxy-authorization")

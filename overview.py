@@ -1,0 +1,86 @@
+"""``Overview``: puts together what each part of one process knows, as a ``Snapshot``."""
+
+import os
+import time
+from collections.abc import Callable
+
+from admission import Admission
+from board import Board
+from contexts import ContextCache
+from feed import Feed
+from issuance import Issuance
+from refusals import Refusals
+from snapshot import MAX_HELD, Cursor, Snapshot
+
+_LEARNED = 100  # pairs that are shown
+
+
+class Overview:
+    """Of one process. ``clock`` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        board: Board,
+        feed: Feed,
+        contexts: ContextCache,
+        admission: Admission,
+        refused: Refusals,
+        issuance: Issuance,
+        version: str,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._board = board
+        self._feed = feed
+        self._contexts = contexts
+        self._admission = admission
+        self._refused = refused
+        self._issuance = issuance
+        self._version = version
+        self._clock = clock
+
+    def snapshot(self, since: Cursor | None) -> Snapshot:
+        """All, and of rows and samples what is news to somebody who has seen so much; for None, numbers alone."""
+        board = self._board
+        latest = {"tunnels": [], "requests": [], "refusals": []} if since is None else board.latest(since)
+        learned = self._refused.learned()
+        files = self._issuance.files
+        return {
+            "now": self._clock(),
+            "started": board.started,
+            "seen": {board.name: board.events},
+            "facts": {
+                "version": self._version,
+                "capacity": self._contexts.capacity,
+                "connections_max": self._admission.most,
+                "ca_ends": None if files is None else files.certificate.not_valid_after_utc.timestamp(),
+            },
+            "gauges": {
+                "connections": self._admission.count,
+                "tunnels": board.tunnels,
+                "contexts": len(self._contexts),
+                "onlookers": self._feed.onlookers,
+                "learned": len(learned),
+                "cpu_seconds": time.process_time(),
+                "memory_bytes": _resident(),
+            },
+            "counts": board.counts(),
+            "histograms": {name: histogram.data() for name, histogram in board.histograms.items()},
+            "history": [] if since is None else board.history(since),
+            "open": [] if since is None else board.under_way(),
+            "tunnels": latest["tunnels"],
+            "requests": latest["requests"],
+            "refusals": latest["refusals"],
+            "held": [] if since is None else self._contexts.held(MAX_HELD),
+            "learned": [
+                {"client": pair.client, "name": pair.name, "seconds": seconds} for pair, seconds in learned[:_LEARNED]
+            ],
+        }
+
+
+def _resident() -> int:
+    """Octets of memory in use; 0 where the system has no /proc."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

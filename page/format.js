@@ -1,0 +1,61 @@
+// Numbers, moments and elements as people read them. Everything goes into the page as text, never as markup.
+
+const COUNT = new Intl.NumberFormat("en");
+const UNITS = ["B", "kB", "MB", "GB", "TB"];
+
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined) made.setAttribute(name, value);
+  }
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+export const count = (number) => COUNT.format(number);
+
+// Two digits, more before the point.
+function significant(value) {
+  return value < 9.95 ? String(Number(value.toFixed(1))) : String(Math.round(value));
+}
+
+export function octets(number) {
+  let unit = 0;
+  while (number >= 999.5 && unit < UNITS.length - 1) {
+    number /= 1000;
+    unit += 1;
+  }
+  return `${significant(number)} ${UNITS[unit]}`;
+}
+
+export const rate = (number) => `${octets(number)}/s`;
+
+export function duration(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 0.9995) {
+    const milliseconds = seconds * 1000;
+    return `${significant(milliseconds)} ms`;
+  }
+  if (seconds < 59.5) return `${significant(seconds)} s`;
+  const minutes = Math.round(seconds / 60);
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
+  if (minutes < 2880) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+  return `${Math.round(minutes / 1440)} days`;
+}
+
+const two = (number) => String(number).padStart(2, "0");
+
+// Moments are seconds since the epoch; people see their own time of day.
+export function clock(moment) {
+  const when = new Date(moment * 1000);
+  return `${two(when.getHours())}:${two(when.getMinutes())}:${two(when.getSeconds())}`;
+}
+
+export function day(moment) {
+  const when = new Date(moment * 1000);
+  return `${when.getFullYear()}-${two(when.getMonth() + 1)}-${two(when.getDate())}`;
+}
+
+export const exact = (moment) => new Date(moment * 1000).toISOString();
+
+export const serial = (hexadecimal) => hexadecimal.replace(/(..)(?=.)/g, "$1:");

@@ -1,0 +1,89 @@
+// What the proxy says once a second: asked for by server-sent events while somebody looks, kept here within bounds.
+
+const MOST_ROWS = 300;
+const HISTORY_SECONDS = 300;
+const SOONEST = 1000; // milliseconds before the next try
+const LATEST = 15000;
+
+export class Live {
+  // "changed" is called after each news, "linked" with live, waiting or off.
+  constructor(changed, linked) {
+    this.now = 0;
+    this.snapshot = null;
+    this.before = null;
+    this.history = [];
+    this.rows = { tunnels: new Map(), requests: new Map(), refusals: new Map() };
+    this.changed = changed;
+    this.linked = linked;
+    this.cursor = "";
+    this.delay = SOONEST;
+    this.source = null;
+    document.addEventListener("visibilitychange", () => this.look());
+    this.look();
+  }
+
+  // A page that nobody sees asks for nothing.
+  look() {
+    clearTimeout(this.timer);
+    if (document.hidden) {
+      this.source?.close();
+      this.source = null;
+    } else if (this.source === null) {
+      this.connect();
+    }
+  }
+
+  connect() {
+    this.linked("waiting");
+    // Not relative: the page's own address may have a name and a password in it, which such requests may not.
+    const source = new EventSource(`${location.origin}/events?since=${this.cursor}`);
+    this.source = source;
+    source.addEventListener("message", (event) => {
+      this.cursor = event.lastEventId;
+      this.delay = SOONEST;
+      this.take(JSON.parse(event.data));
+      this.linked("live");
+    });
+    source.addEventListener("error", () => {
+      source.close();
+      if (this.source !== source) return;
+      this.source = null;
+      this.linked("off");
+      this.timer = setTimeout(() => this.look(), this.delay);
+      this.delay = Math.min(this.delay * 2, LATEST);
+    });
+  }
+
+  take(snapshot) {
+    this.before = this.snapshot;
+    this.snapshot = snapshot;
+    this.now = snapshot.now;
+    const samples = new Map(this.history.map((sample) => [sample.at, sample]));
+    for (const sample of snapshot.history) samples.set(sample.at, sample);
+    this.history = [...samples.values()]
+      .filter((sample) => sample.at > snapshot.now - HISTORY_SECONDS)
+      .sort((one, other) => one.at - other.at);
+    for (const [kind, rows] of Object.entries(this.rows)) {
+      for (const row of snapshot[kind]) rows.set(row.key, row);
+      for (const key of rows.keys()) {
+        if (rows.size <= MOST_ROWS) break;
+        rows.delete(key);
+      }
+    }
+    this.changed(this);
+  }
+
+  // Latest first; tunnels that are open come with those that ended.
+  latest(kind) {
+    const rows = [...this.rows[kind].values()];
+    if (kind === "tunnels") {
+      rows.push(...this.snapshot.open.filter((row) => !this.rows.tunnels.has(row.key)));
+      rows.sort((one, other) => one.started - other.started);
+    }
+    return rows.reverse();
+  }
+
+  sample() {
+    return this.history.at(-1);
+  }
+}

@@ -1,0 +1,92 @@
+"""Rows of the page's tables: a record of the log, an exchange. Plain values; long text is cut, secrets are left out."""
+
+import re
+import time
+from functools import lru_cache
+
+from exchange import Exchange, Fields
+from log import Record
+from requestlog import MAX_URL, media_type, without_user
+from snapshot import Row
+
+MAX_TEXT = 300  # characters of a value
+MAX_FIELDS = 40  # of a head
+
+# Fields whose content may let somebody in. Their names are shown, and how long they are.
+_SECRET = re.compile(rb"auth|cookie|token|secret|key|passw|session|signature|credential|csrf|xsrf", re.IGNORECASE)
+
+
+def of_record(record: Record, key: str, started: float, ended: float | None) -> Row:
+    """Of a tunnel or a plain-HTTP request; ``ended`` is None while it goes on. Moments are seconds since the epoch."""
+    octets = record.progress or record
+    return {
+        "key": key,
+        "kind": record.kind,
+        "client": record.client,
+        "user": _cut(record.user),
+        "target": _cut(record.target),
+        "sni": _cut(record.sni),
+        "context": record.context,
+        "client_tls": record.client_tls,
+        "client_alpn": record.client_alpn,
+        "origin_tls": record.origin_tls,
+        "origin_alpn": record.origin_alpn,
+        "status": record.status,
+        "sent": octets.sent,
+        "received": octets.received,
+        "started": started,
+        "ended": ended,
+        "outcome": None if ended is None else record.outcome,
+        "detail": _cut(record.detail),
+        "note": _cut(record.remark),
+        "refused": record.refused,
+    }
+
+
+def of_exchange(exchange: Exchange, key: str) -> Row:
+    """Of one HTTP transaction that is over."""
+    began = exchange.began
+    lasted = (exchange.ended or time.monotonic()) - began
+    return {
+        "key": key,
+        "client": exchange.connection.client,
+        "origin": exchange.connection.origin,
+        "method": exchange.method[:32],
+        "url": _cut(without_user(exchange.url), MAX_URL),
+        "version": exchange.version,
+        "status": exchange.status,
+        "reason": _cut(exchange.reason),
+        "type": _cut(media_type(exchange)),
+        "sent": exchange.request_octets,
+        "received": exchange.response_octets,
+        "started": exchange.started,
+        "ended": exchange.started + lasted,
+        "first": None if exchange.first_byte is None else exchange.first_byte - began,
+        "upgrade": _cut(exchange.upgrade),
+        "pushed": exchange.pushed,
+        "error": _cut(exchange.error),
+        "request_fields": _shown(exchange.request_fields),
+        "response_fields": _shown(exchange.response_fields),
+    }
+
+
+def _shown(fields: Fields) -> list[tuple[str, str]]:
+    shown = []
+    for raw, content in fields[:MAX_FIELDS]:
+        name, secret = _name(raw[:MAX_TEXT])
+        if secret:
+            text = f"({len(content)} octets, not shown)"
+        else:
+            text = content.decode("latin-1") if len(content) <= MAX_TEXT else f"{content[:MAX_TEXT].decode('latin-1')}…"
+        shown.append((name, text))
+    return shown
+
+
+@lru_cache(maxsize=512)  # the same ones come again and again: a third of a row's cost
+def _name(raw: bytes) -> tuple[str, bool]:
+    """As text, and whether its content may let somebody in."""
+    return raw.decode("latin-1"), _SECRET.search(raw) is not None
+
+
+def _cut(text: str | None, most: int = MAX_TEXT) -> str | None:
+    return text if text is None or len(text) <= most else f"{text[:most]}…"

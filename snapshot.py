@@ -1,0 +1,153 @@
+"""``Snapshot``: what certifier does now and did lately, as plain values that JSON can carry; ``merge`` adds up several.
+
+Each process of a proxy answers for itself (``Overview.snapshot``), and whoever is asked merges what all of them said.
+A ``Cursor`` tells what the asker has seen, and so what is news to it: nothing is kept for those who look.
+
+Moments are seconds since the epoch, durations seconds, sizes octets.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any, NamedTuple, Self, TypedDict
+
+from histogram import HistogramData, merged
+
+HISTORY_SECONDS = 300  # what plots show
+MAX_ROWS = 300  # of tunnels, of requests, of refusals, that are kept: more than anybody reads, a few hundred kilobytes
+MAX_OPEN = 100  # open tunnels that are shown, the newest
+MAX_HELD = 200  # certificates in memory that are shown, the latest used
+LATE_SECONDS = 5  # samples so old are told again: of several processes, some may have come late
+
+Row = dict[str, Any]  # of a table: ``rows.py``
+Counts = dict[str, dict[str, int]]  # by what is counted, and by a label of few values
+
+_CURSOR = re.compile(r"[0-9]{1,12}(;[0-9a-z]{1,16}=[0-9]{1,15}){0,256}\Z")
+
+
+class Sample(TypedDict):
+    """What happened in one second; ``tunnels`` is how many were open at its end."""
+
+    at: int
+    connections: int
+    sent: int
+    received: int
+    memory: int
+    disk: int
+    made: int
+    requests: int
+    tunnels: int
+
+
+class Held(TypedDict):
+    """A certificate in memory."""
+
+    name: str
+    serial: str  # hexadecimal
+    not_after: float
+    used: float
+    source: str  # disk or made
+    ours: bool
+
+
+class Learned(TypedDict):
+    """A client whose tunnels for a name pass untouched for so many seconds more."""
+
+    client: str
+    name: str
+    seconds: float
+
+
+class Snapshot(TypedDict):
+    """All that the page and the metrics show.
+
+    ``seen`` has the number of each process's latest event. Gauges, counts and histograms are whole; rows and samples
+    may be those that are news.
+    """
+
+    now: float
+    started: float
+    seen: dict[str, int]
+    facts: dict[str, Any]  # what is the same in all processes
+    gauges: dict[str, float]
+    counts: Counts
+    histograms: dict[str, HistogramData]
+    history: list[Sample]
+    open: list[Row]
+    tunnels: list[Row]
+    requests: list[Row]
+    refusals: list[Row]
+    held: list[Held]
+    learned: list[Learned]
+
+
+class Cursor(NamedTuple):
+    """What somebody who looks has seen: up to when, and up to which event of each process."""
+
+    at: int = 0
+    seen: tuple[tuple[str, int], ...] = ()
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Self:
+        """After a snapshot was seen."""
+        return cls(int(snapshot["now"]), tuple(snapshot["seen"].items()))
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """What ``str`` gave, as it comes back from a client; for anything else, one who has seen nothing."""
+        if not _CURSOR.match(text):
+            return cls()
+        at, *pairs = text.split(";")
+        return cls(int(at), tuple((name, int(number)) for name, _, number in (pair.partition("=") for pair in pairs)))
+
+    def __str__(self) -> str:
+        return ";".join([str(self.at), *(f"{name}={number}" for name, number in self.seen)])
+
+
+def merge(snapshots: list[Snapshot]) -> Snapshot:
+    """One snapshot of several processes', at least one: sums, and the latest rows of all."""
+    counts: Counts = {}
+    gauges: dict[str, float] = {}
+    for snapshot in snapshots:
+        for kind, by_label in snapshot["counts"].items():
+            _add(counts.setdefault(kind, {}), by_label)
+        _add(gauges, snapshot["gauges"])
+    histograms = snapshots[0]["histograms"]
+    held: dict[str, Held] = {}
+    for entry in sorted((entry for s in snapshots for entry in s["held"]), key=lambda entry: -entry["used"]):
+        held.setdefault(entry["name"], entry)
+    return {
+        "now": min(s["now"] for s in snapshots),
+        "started": min(s["started"] for s in snapshots),
+        "seen": {name: number for s in snapshots for name, number in s["seen"].items()},
+        "facts": snapshots[0]["facts"],
+        "gauges": gauges,
+        "counts": counts,
+        "histograms": {name: merged([s["histograms"][name] for s in snapshots]) for name in histograms},
+        "history": _history(sample for s in snapshots for sample in s["history"]),
+        "open": _latest((row for s in snapshots for row in s["open"]), "started", MAX_OPEN),
+        "tunnels": _latest((row for s in snapshots for row in s["tunnels"]), "ended"),
+        "requests": _latest((row for s in snapshots for row in s["requests"]), "ended"),
+        "refusals": _latest((row for s in snapshots for row in s["refusals"]), "ended"),
+        "held": list(held.values())[:MAX_HELD],
+        "learned": [entry for s in snapshots for entry in s["learned"]],
+    }
+
+
+def _add(sums: dict[str, Any], values: dict[str, Any]) -> None:
+    for label, value in values.items():
+        sums[label] = sums.get(label, 0) + value
+
+
+def _history(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples of each second added up, the oldest first."""
+    seconds: dict[int, Any] = {}
+    for sample in samples:
+        _add(seconds.setdefault(sample["at"], {}), {**sample, "at": 0})
+    for at, added in seconds.items():
+        added["at"] = at
+    return [seconds[at] for at in sorted(seconds)]
+
+
+def _latest(rows: Iterable[Row], moment: str, most: int = MAX_ROWS) -> list[Row]:
+    """The latest of the rows, the oldest first."""
+    return sorted(rows, key=lambda row: row[moment])[-most:]

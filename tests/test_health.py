@@ -1,0 +1,89 @@
+import shutil
+from datetime import datetime
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.monkey import get_original
+from pki import now
+from test_contexts import Clock
+
+import health
+from ca import VALIDITY
+from health import LOOK_SECONDS, Health
+from issuance import Issuance
+from options import CaOptions, LeafOptions
+from workers import Workers
+
+
+def options(folder: Path, ca: bool = True) -> LeafOptions:
+    (folder / "certs").mkdir(exist_ok=True)
+    return LeafOptions(folder / "certs", CaOptions(folder / "ca" if ca else None, None, ()), "p256", 45, None)
+
+
+class Room:
+    """Certificates in a folder, and a clock."""
+
+    def __init__(self, folder: Path, ca: bool = True) -> None:
+        self.clock = Clock()
+        self.store = folder / "certs"
+        self.health = Health(Issuance(options(folder, ca), now()), Workers(), self.clock)
+
+    def later(self) -> str | None:
+        self.clock.advance(seconds=LOOK_SECONDS)
+        return self.health.fault()
+
+
+def test_a_store_that_goes_and_comes_back(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    assert room.health.fault() is None
+    assert [path.name for path in room.store.iterdir() if path.name != ".lock"] == []
+    shutil.rmtree(room.store)
+    assert room.health.fault() is None  # not looked at again so soon
+    assert room.later() == "the store can't be written: No such file or directory"
+    room.store.mkdir()
+    assert room.later() is None
+
+
+def test_a_ca_that_expired(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    room.clock.advance(days=VALIDITY.days - 1)
+    assert room.health.fault() is None
+    room.clock.advance(days=2)
+    fault = room.health.fault()
+    assert fault
+    assert fault.startswith("the CA certificate expired on 20")
+
+
+def test_without_a_ca_the_store_need_only_be_read(tmp_path: Path) -> None:
+    room = Room(tmp_path, ca=False)
+    assert room.health.fault() is None
+    assert [path.name for path in room.store.iterdir() if path.name != ".lock"] == []
+    shutil.rmtree(room.store)
+    assert room.later() == "the store can't be read: No such file or directory"
+
+
+class Stuck(Issuance):
+    """Its disk does not answer until it is told to."""
+
+    looks = 0
+    stuck = True
+
+    def fault(self, now: datetime) -> str | None:
+        self.looks += 1
+        while self.stuck:
+            get_original("time", "sleep")(0.01)  # on the pool's thread
+        return super().fault(now)
+
+
+def test_a_disk_that_does_not_answer_holds_up_nobody_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "ANSWER_SECONDS", 0.1)
+    issuance = Stuck(options(tmp_path), now())
+    looked = Health(issuance, Workers(), Clock())
+    askers = [gevent.spawn(looked.fault) for _ in range(50)]
+    gevent.joinall(askers, timeout=10)
+    assert {asker.value for asker in askers} == {"the store's disk does not answer"}
+    assert issuance.looks == 1
+    issuance.stuck = False
+    monkeypatch.setattr(health, "ANSWER_SECONDS", 10)
+    assert looked.fault() is None

@@ -1,0 +1,211 @@
+"""``/metrics`` as Prometheus reads it; and that the dashboard and the alerts ask for what there is."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from lab import HERE, Origin, Program, exchange, get, http_origin, run, secure_tunnel
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+from test_board import closed_tunnel, snapshot_of
+from test_website import BASE, ask
+
+from board import Board
+from metrics import expose
+from snapshot import merge
+
+DASHBOARD = HERE / "examples" / "grafana.json"
+ALERTS = HERE / "examples" / "alerts.yml"
+
+
+def value(families: list[Metric], name: str, **labels: str) -> float | None:
+    found = [s.value for family in families for s in family.samples if s.name == name and s.labels == labels]
+    assert len(found) <= 1, (name, labels)
+    return found[0] if found else None
+
+
+def scrape(program: Program) -> list[Metric]:
+    reply = ask(program, "/metrics")
+    assert reply.headers["content-type"].startswith("text/plain; version=")
+    return list(prometheus(reply.body.decode()))
+
+
+@pytest.fixture(scope="module")
+def used(roots: Path, certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    """A proxy through which something has passed."""
+    folder = tmp_path_factory.mktemp("used")
+    options = (*BASE, f"--upstream-ca={roots}", "--deny=denied.example")
+    with Origin(http_origin, certificate) as origin, Program(folder, *options) as running:
+        exchange(running.address, b"CONNECT denied.example:443 HTTP/1.1\r\nHost: denied.example\r\n\r\n")
+        for _ in range(3):
+            with secure_tunnel(running, f"localhost:{origin.port}") as secure:
+                assert get(secure).status == 200
+                secure.unwrap()
+        running.tunnels(4)
+        yield running
+
+
+def test_what_is_counted(used: Program) -> None:
+    families = scrape(used)
+    expected: list[tuple[str, dict[str, str], float]] = [
+        ("certifier_tunnels_total", {"outcome": "closed"}, 3),
+        ("certifier_tunnels_total", {"outcome": "http_request_denied"}, 1),
+        ("certifier_refusals_total", {"reason": "policy"}, 1),
+        ("certifier_retrievals_total", {"source": "made"}, 1),
+        ("certifier_retrievals_total", {"source": "memory"}, 2),
+        ("certifier_bytes_total", {"direction": "sent"}, 3 * len("GET / HTTP/1.1\r\nHost: test\r\n\r\n")),
+        ("certifier_retrieval_seconds_count", {}, 1),
+        ("certifier_retrieval_seconds_bucket", {"le": "+Inf"}, 1),
+        ("certifier_dial_seconds_count", {}, 3),
+        ("certifier_connections", {}, 1),
+        ("certifier_tunnels_open", {}, 0),
+        ("certifier_contexts", {}, 1),
+        ("certifier_contexts_max", {}, 100),
+        ("certifier_healthy", {}, 1),
+        ("certifier_build_info", {"version": "0.1.0"}, 1),
+    ]
+    for name, labels, number in expected:
+        assert value(families, name, **labels) == number, name
+    ends = x509.load_pem_x509_certificate(used.ca.read_bytes()).not_valid_after_utc.timestamp()
+    assert value(families, "certifier_ca_not_after_timestamp_seconds") == ends
+    assert (value(families, "certifier_cpu_seconds_total") or 0) > 0
+    assert (value(families, "certifier_memory_bytes") or 0) > 1e6
+    before = value(families, "certifier_connections_accepted_total")
+    assert before
+    assert value(scrape(used), "certifier_connections_accepted_total") == before + 1
+
+
+def test_their_names_are_by_prometheus_conventions(used: Program) -> None:
+    assert shutil.which("promtool"), "promtool is missing: see .ci/run"
+    text = ask(used, "/metrics").body
+    checked = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=20)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, b"")
+
+
+def test_openmetrics_for_who_asks_for_it(used: Program) -> None:
+    reply = ask(used, "/metrics", "Accept: application/openmetrics-text; version=1.0.0; charset=utf-8")
+    assert reply.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert reply.body.endswith(b"# EOF\n")
+    families = list(openmetrics(reply.body.decode()))  # type: ignore[no-untyped-call]
+    assert value(families, "certifier_tunnels_total", outcome="closed") == 3
+
+
+def test_of_several_processes() -> None:
+    both = [Board(name="one"), Board(name="two")]
+    for board in both:
+        closed_tunnel(board, sent=5)
+        board.retrieved("disk", 0.003)
+    snapshots = [snapshot_of(board) for board in both]
+    for snapshot in snapshots:
+        snapshot["facts"] |= {"capacity": 9, "connections_max": 9, "ca_ends": None}
+        snapshot["gauges"] |= {"cpu_seconds": 1.5, "contexts": 2}
+    families = list(prometheus(expose(merge(snapshots), False, "")[1].decode()))
+    assert value(families, "certifier_tunnels_total", outcome="closed") == 2
+    assert value(families, "certifier_bytes_total", direction="sent") == 10
+    assert value(families, "certifier_retrieval_seconds_bucket", le="0.002") == 0
+    assert value(families, "certifier_retrieval_seconds_bucket", le="0.005") == 2
+    assert value(families, "certifier_cpu_seconds_total") == 3
+    assert value(families, "certifier_contexts") == 4
+    assert value(families, "certifier_healthy") == 0
+    assert value(families, "certifier_ca_not_after_timestamp_seconds") is None
+
+
+# The examples
+
+
+def test_alerts(tmp_path: Path) -> None:
+    checked = run("promtool", "check", "rules", ALERTS)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    tested = run("promtool", "test", "rules", HERE / "tests" / "alerts.yml")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    bad = tmp_path / "bad.yml"
+    bad.write_text(ALERTS.read_text().replace("== 0", "== ="))
+    assert run("promtool", "check", "rules", bad).returncode != 0
+
+
+def known(program: Program) -> dict[str, set[str]]:
+    """The labels of each metric."""
+    found: dict[str, set[str]] = {}
+    for family in scrape(program):
+        suffixes = ("", "_bucket", "_count", "_sum") if family.type == "histogram" else ("",)
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        for suffix in suffixes:
+            found[f"{name}{suffix}"] = {"le"} if suffix == "_bucket" else set()
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def panels() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(DASHBOARD.read_text())["panels"]
+    return found
+
+
+def expressions() -> list[str]:
+    dashboard = json.loads(DASHBOARD.read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    found += [variable["query"]["query"] for variable in dashboard["templating"]["list"] if "refresh" in variable]
+    return found + [annotation["expr"] for annotation in dashboard["annotations"]["list"]]
+
+
+def test_every_metric_that_is_shown_or_alerted_on_exists(used: Program) -> None:
+    there = known(used)
+    rules = re.findall(r"^ +expr: (\|\n(?: {10,}.*\n)+|.*\n)", ALERTS.read_text(), re.MULTILINE)
+    assert len(rules) == 8
+    seen = set()
+    for expression in [*expressions(), *rules]:
+        names = re.findall(r"certifier_[a-z_]+", re.sub(r'"[^"]*"', "", expression))
+        assert names or "up{" in expression
+        for name in names:
+            assert name in there, (name, expression)
+            seen.add(name)
+        for name, matchers in re.findall(r"(certifier_[a-z_]+)\{([^}]*)\}", expression):
+            labels = set(re.findall(r"([a-z_]+)\s*(?:=~|!~|!=|=)", matchers)) - {"instance"}
+            assert labels <= there[name] or not there[name], (name, labels)
+    # And nothing is exposed that nobody looks at, but what tells of those who look.
+    unseen = {name for name in there if name.startswith("certifier_")} - seen
+    assert {name for name in unseen if not name.endswith(("_sum", "_count", "_bucket"))} <= {
+        "certifier_onlookers", "certifier_retrieval_seconds", "certifier_dial_seconds", "certifier_first_byte_seconds",
+    }  # fmt: skip
+
+
+def test_the_dashboard_is_one_that_grafana_takes() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    assert dashboard["schemaVersion"] >= 36
+    assert dashboard["uid"] == "certifier"
+    assert len({panel["id"] for panel in panels()}) == len(panels())
+    taken: set[tuple[int, int]] = set()
+    for panel in panels():
+        assert panel["type"] in ("stat", "timeseries", "heatmap")
+        assert panel["title"]
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert max(x for x, _ in cells) < 24, panel["title"]
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        references = [target["refId"] for target in panel["targets"]]
+        assert len(set(references)) == len(references) > 0
+        for target in panel["targets"]:
+            assert target["expr"].count("(") == target["expr"].count(")")
+            assert target["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+
+
+def test_its_expressions_are_ones_that_prometheus_parses(tmp_path: Path) -> None:
+    """As recording rules, Grafana's own variables filled in."""
+    rules = []
+    for number, expression in enumerate(expressions()):
+        if not expression.startswith("label_values"):
+            filled = expression.replace("$__rate_interval", "5m").replace("$instance", ".*")
+            rules.append({"record": f"panel:{number}", "expr": filled})
+    path = tmp_path / "rules.json"  # JSON is YAML
+    path.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    checked = run("promtool", "check", "rules", path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"{len(rules)} rules found" in checked.stdout

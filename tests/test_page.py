@@ -1,0 +1,416 @@
+"""The page in real Chromium: what it shows, by mouse and keyboard, in light and dark, and what it must not do."""
+
+import json
+import os
+import re
+import socket
+import urllib.parse
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Browser, Page
+from lab import Origin, Program, exchange, get, run, secure_tunnel
+from test_users import ALICE, line
+from test_website import BASE, ask
+
+NASTY = "<img src=/x onerror=alert(1)>"
+ROWS = "document.querySelectorAll('[role=tabpanel]:not([hidden]) .more').length"
+FIRST = "[role=tabpanel]:not([hidden]) .more"
+
+
+def answers(sock: socket.socket) -> None:
+    """A page; and whatever a hostile origin might say of itself."""
+    with sock.makefile("rb") as file:
+        while file.readline():
+            while file.readline() not in (b"\r\n", b""):
+                pass
+            body = b"<!doctype html><link rel=icon href=data:,><title>origin</title><p>hello from the origin"
+            head = f"HTTP/1.1 200 {NASTY}\r\nContent-Type: text/html\r\nX-Note: {NASTY}\r\nContent-Length: {len(body)}"
+            sock.sendall(f"{head}\r\n\r\n".encode() + body)
+
+
+@pytest.fixture(scope="module")
+def origin(certificate: Path) -> Iterator[Origin]:
+    with Origin(answers, certificate) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def proxy(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    folder = tmp_path_factory.mktemp("proxy")
+    with Program(folder, *BASE, f"--upstream-ca={roots}", "--deny=denied.example") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(tmp_path_factory.mktemp("browser")) as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Browser, proxy: Program) -> Iterator[Page]:
+    """The page, live. At the end: no complaint, and nothing was asked of another host."""
+    opened = browser.open(proxy.url)
+    opened.look(1280, 900)
+    opened.until("document.querySelector('#link').dataset.state === 'live'")
+    yield opened
+    assert opened.complaints == []
+    assert {urllib.parse.urlsplit(url).netloc for url in opened.urls} == {proxy.url.removeprefix("http://")}
+    opened.close()
+
+
+def visit(proxy: Program, origin: Origin, path: str = "/", name: str = "localhost") -> None:
+    with secure_tunnel(proxy, f"localhost:{origin.port}", name) as secure:
+        assert get(secure, path).status == 200
+
+
+def settle(page: Page, proxy: Program) -> None:
+    """Wait until the page shows every tunnel that there was."""
+    page.until(f"{ROWS} === {len(json.loads(ask(proxy, '/state').body)['tunnels'])}")
+
+
+def refuse(proxy: Program) -> None:
+    exchange(proxy.address, b"CONNECT denied.example:443 HTTP/1.1\r\nHost: denied.example\r\n\r\n")
+
+
+# What is shown
+
+
+def test_what_passes_is_shown_while_it_passes(page: Page, proxy: Program, origin: Origin) -> None:
+    with secure_tunnel(proxy, f"localhost:{origin.port}") as secure:
+        page.until("document.querySelector('#panel-tunnels').innerText.includes('● open')")
+        page.until("document.querySelector('#tile-tunnels').innerText === '1'")
+        get(secure, "/shown?x=1")
+    page.until("document.querySelector('#tile-tunnels').innerText === '0'")
+    page.click("#tab-requests")
+    page.until("document.querySelector('#panel-requests').innerText.includes('https://test/shown?x=1')")
+    refuse(proxy)
+    page.click("#tab-refusals")
+    page.until("document.querySelector('#panel-refusals').innerText.includes('denied.example:443 is denied')")
+    assert re.search(r"policy \d", page.text("#panel-refusals .chips"))
+    page.click("#tab-held")
+    page.until(f"{ROWS} > 0")
+    held = json.loads(ask(proxy, "/state").body)["held"]
+    shown = page.text("#panel-held")
+    for entry in held:
+        assert entry["name"] in shown
+        assert entry["serial"] in shown
+    assert page.text("#version") == "0.1.0"
+    drawn = page.value("[...document.querySelectorAll('.plots svg')].map(svg => svg.getAttribute('aria-label'))")
+    assert len(drawn) == 6
+    assert re.fullmatch(r"Time to reach an origin\. \d+ in all, 50 % within .* ms, 95 % within .* ms", drawn[4])
+    assert page.value("document.querySelector('.plots .series').getAttribute('d').split('L').length") == 300
+
+
+def test_details_on_a_click(page: Page, proxy: Program, origin: Origin) -> None:
+    visit(proxy, origin, "/detail")
+    page.click("#tab-requests")
+    page.until("document.querySelector('#panel-requests').innerText.includes('/detail')")
+    page.click("#panel-requests tbody:first-of-type td:nth-child(4)")
+    detail = page.text("#panel-requests .detail")
+    assert f"Origin\n127.0.0.1:{origin.port}" in detail
+    assert f"X-Note: {NASTY}" in detail
+    page.click("#panel-requests tbody:first-of-type td:nth-child(4)")
+    assert page.value("document.querySelector('.detail')") is None
+
+
+def test_text_from_peers_is_never_markup(page: Page, proxy: Program, origin: Origin) -> None:
+    visit(proxy, origin, f"/{NASTY.replace(' ', '%20')}")
+    with secure_tunnel(proxy, f"localhost:{origin.port}") as secure:
+        secure.sendall(f"GET /{NASTY.replace(' ', '/')} HTTP/1.1\r\nHost: x\r\nUser-Agent: {NASTY}\r\n\r\n".encode())
+        secure.recv(1)
+    page.click("#tab-requests")
+    page.until("document.querySelector('#panel-requests tbody').innerText.includes('/<img/')")
+    page.click("#panel-requests tbody:first-of-type td:nth-child(4)")
+    assert f"User-Agent: {NASTY}" in page.text("#panel-requests .detail")
+    assert page.value("document.querySelectorAll('main img, main script').length") == 0
+
+
+def test_markup_and_foreign_hosts_are_out_of_reach_even_for_a_bug(browser: Browser, proxy: Program) -> None:
+    """The negative twin of every test that finds no complaint."""
+    page = browser.open(proxy.url)
+    assert (
+        page.value("(() => { try { document.body.innerHTML = '<b>x' } catch (e) { return e.name } })()") == "TypeError"
+    )
+    assert page.value("fetch('http://127.0.0.2:9/').then(() => 'sent', e => e.name)") == "TypeError"
+    page.value("void document.body.append(Object.assign(document.createElement('img'), {src: 'http://127.0.0.2:9/'}))")
+    page.value("void document.body.setAttribute('style', 'color: red')")
+    page.until("true")
+    said = "\n".join(page.complaints)
+    for directive in ("TrustedHTML", "connect-src", "img-src", "style-src"):
+        assert directive in said, said
+    page.close()
+
+
+# By keyboard
+
+
+def test_the_filter(page: Page, proxy: Program, origin: Origin) -> None:
+    visit(proxy, origin, name="www.example.com")
+    refuse(proxy)
+    page.until("document.querySelector('#panel-tunnels').innerText.includes('denied.example')")
+    page.until("document.querySelector('#panel-tunnels').innerText.includes('www.example.com')")
+    everything = page.value(ROWS)
+    page.press("/")
+    page.write("denied -certificate")
+    page.until(f"0 < {ROWS} && {ROWS} < {everything}")
+    assert "www.example.com" not in page.text("#panel-tunnels")
+    assert re.fullmatch(r"\d+ of \d+ shown\.", page.text("#shown"))
+    page.press("Escape")
+    page.until(f"{ROWS} >= {everything}")
+    page.write("sni:www.example")
+    page.until(f"0 < {ROWS} && {ROWS} < {everything}")
+    assert "denied.example" not in page.text("#panel-tunnels")
+    page.write("nothing-has-this")
+    page.until("document.querySelector('#panel-tunnels').innerText.includes('No row has all of these words.')")
+
+
+def test_rows_and_tabs_by_keyboard(page: Page, proxy: Program, origin: Origin) -> None:
+    for name in ("localhost", "www.example.com", "example.com"):
+        visit(proxy, origin, name=name)
+    settle(page, proxy)
+    page.press("/")
+    page.press("ArrowDown")
+    focus = "document.activeElement"
+    page.until(f"{focus}.matches('.more')")
+    page.press("ArrowDown")
+    page.press("ArrowDown")
+    page.press("ArrowUp")
+    at = f"[...document.querySelectorAll('#panel-tunnels .more')].indexOf({focus})"
+    assert page.value(at) == 1
+    page.press("Enter")
+    page.until(f"{focus}.getAttribute('aria-expanded') === 'true'")
+    key = page.value(f"{focus}.ariaLabel")
+    refuse(proxy)  # a row comes in above: the keyboard stays where it is
+    page.until(f"{at} === 2")
+    assert page.value(f"{focus}.ariaLabel") == key
+    assert page.value("document.querySelectorAll('#panel-tunnels .more[tabindex=\"0\"]').length") == 1
+    page.value("document.querySelector('#tab-tunnels').focus()")
+    page.press("ArrowRight")
+    assert page.value(f"{focus}.id") == "tab-requests"
+    assert page.value("document.querySelector('#panel-requests').hidden") is False
+    page.press("ArrowLeft")
+    page.press("ArrowLeft")
+    assert page.value(f"{focus}.id") == "tab-learned"
+    page.value("document.querySelector('.plots svg').focus()")
+    page.press("ArrowLeft")
+    assert re.match(r"\d\d:\d\d:\d\d: ", page.text(".plots .reading"))
+
+
+def test_everything_is_reached_by_tab(page: Page) -> None:
+    seen = set()
+    for _ in range(60):
+        page.press("Tab")
+        seen.add(page.value("document.activeElement.id || document.activeElement.textContent.slice(0, 20)"))
+    assert {"Skip to content", "tab-tunnels", "filter", "pause", "Copy", "PEM .crt", "curl", "Chrome on Linux"} <= seen
+
+
+def test_pausing(page: Page, proxy: Program, origin: Origin) -> None:
+    page.click("#pause")
+    before, seconds = page.value(ROWS), page.text("#uptime")
+    visit(proxy, origin)
+    page.until(f"document.querySelector('#uptime').innerText !== {json.dumps(seconds)}")
+    assert page.value(ROWS) == before
+    page.click("#pause")
+    page.until(f"{ROWS} > {before}")
+
+
+# How it looks
+
+_CONTRAST = """(() => {
+  const parts = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+    .map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = parts(getComputedStyle(node).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+  };
+  const poor = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let looked = 0;
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !node.checkVisibility()) continue;
+    const [one, other] = [light(parts(getComputedStyle(node).color)), light(ground(node))].sort((a, b) => b - a);
+    looked += 1;
+    if ((one + 0.05) / (other + 0.05) < 4.5) poor.push(`${node.tagName}.${node.className}: ${node.textContent}`);
+  }
+  return {looked, poor};
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 360])
+def test_contrast_and_width(page: Page, proxy: Program, origin: Origin, scheme: str, width: int) -> None:
+    visit(proxy, origin)
+    refuse(proxy)
+    page.look(width, 740, scheme, motion="reduce")
+    page.value("document.querySelector('#trust details').open = true")
+    for tab in ("tunnels", "requests", "refusals", "held"):
+        page.click(f"#tab-{tab}")
+        page.until(f"{ROWS} > 0")
+        page.click(FIRST)
+        found = page.value(_CONTRAST)
+        assert found["looked"] > 50
+        assert found["poor"] == []
+        assert page.value("document.documentElement.scrollWidth") <= width
+    folder = os.environ.get("CERTIFIER_PICTURES")  # for people to look at
+    if folder:
+        page.picture(Path(folder) / f"{scheme}-{width}.png", whole=True)
+
+
+def test_nothing_moves_for_who_does_not_want_it(page: Page, proxy: Program, origin: Origin) -> None:
+    moving = "document.getAnimations().some((one) => one.animationName === 'arrive')"
+    for motion, moves in (("no-preference", True), ("reduce", False)):
+        page.look(1280, 900, motion=motion)
+        visit(proxy, origin)
+        page.until(f"{ROWS} > 0")
+        before = page.value(ROWS)
+        visit(proxy, origin)
+        page.until(f"{ROWS} > {before}")
+        assert page.value(moving) is moves
+
+
+# Who may look
+
+
+def test_without_a_password_it_is_told_how_to_sign_in(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "users").write_bytes(line(*ALICE))
+    with Program(tmp_path, *BASE, "--auth=users") as running:
+        page = browser.open(running.url)
+        assert page.text(".when-sign-in") == "Live data is for users of this proxy. Sign in"
+        assert "certifier-ca.crt" in page.text("#trust")
+        assert page.value("document.querySelector('#now').checkVisibility()") is False
+        assert not [url for url in page.urls if "events" in url]
+        name, password = (urllib.parse.quote(part) for part in ALICE)
+        page.go(f"{running.url.replace('://', f'://{name}:{password}@')}/sign-in")
+        page.until("document.querySelector('#link').dataset.state === 'live'")
+        assert page.value("location.pathname") == "/"
+        assert page.complaints == []
+        page.close()
+
+
+def test_without_javascript(browser: Browser, proxy: Program) -> None:
+    page = browser.open("about:blank")
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    page.go(proxy.url)
+    assert "Live data needs JavaScript" in page.text("noscript")
+    assert "Get the certificate" in page.text("#trust")
+    assert page.value("document.querySelector('#now').checkVisibility()") is False
+    page.click("summary")
+    assert page.value("document.querySelector('#trust pre').checkVisibility()") is True
+    page.close()
+
+
+def test_it_finds_its_proxy_again(browser: Browser, tmp_path: Path) -> None:
+    with Program(tmp_path, *BASE) as first:
+        page = browser.open(first.url)
+        page.until("document.querySelector('#link').dataset.state === 'live'")
+    page.until("document.querySelector('#link').dataset.state === 'off'")
+    where = f"--listen=127.0.0.1:{first.address[1]}"
+    with Program(tmp_path, *BASE, where, listen=False) as second:
+        page.until("document.querySelector('#link').dataset.state === 'live'")
+        refuse(second)
+        page.until("document.querySelector('#panel-tunnels').innerText.includes('denied.example')")
+        page.close()
+
+
+# Trust
+
+
+def test_copying(browser: Browser, page: Page) -> None:
+    text = page.text(".intro pre")
+    browser.call("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
+    page.click(".intro button")
+    page.until("document.querySelector('.intro button').innerText === 'Copied'")
+    assert page.value("navigator.clipboard.readText()") == text
+    # As over http:// to another machine, where there is no clipboard:
+    page.value("void Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.click(".authority button")
+    page.until("document.querySelector('.authority button').innerText === 'Selected'")
+    assert page.value("String(getSelection())") == page.text(".fingerprint")
+
+
+def commands(proxy: Program, client: str) -> str:
+    """What the page says for a client, as one script."""
+    found: str = ask(proxy, "/", "Accept: text/html").body.decode()
+    section = re.search(rf"<(?:summary|h3)>{client}</(?:summary|h3)>(.*?)</(?:details|li)>", found, re.DOTALL)
+    assert section, client
+    texts = re.findall(r"<pre><code>(.*?)</code></pre>", section[1], re.DOTALL)
+    return "\n".join(text.replace("&quot;", '"') for text in texts[:1])
+
+
+def test_what_the_page_says_works(proxy: Program, origin: Origin, tmp_path: Path) -> None:
+    where = f"https://localhost:{origin.port}/"
+    home = tmp_path / "home"
+    (home / ".mozilla/firefox/x.default-esr").mkdir(parents=True)
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "no_proxy": ""}
+
+    def sh(script: str) -> str:
+        done = run("sh", "-euc", script, cwd=tmp_path, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    sh(commands(proxy, "Get the certificate"))
+    assert (tmp_path / "certifier-ca.crt").read_bytes() == proxy.ca.read_bytes()
+    through = commands(proxy, "Send it here")
+    python = f"python3 -c 'import urllib.request as u; print(u.urlopen(\"{where}\").read())'"
+    assert "hello" in sh(commands(proxy, "curl").replace("https://www.example.com/", where))
+    assert "hello" in sh(f"{through}\n{commands(proxy, 'Python')}\n{python}")
+    with pytest.raises(AssertionError, match="CERTIFICATE_VERIFY_FAILED"):
+        sh(f"{through}\n{python}")
+    sh(commands(proxy, "git"))
+    assert sh("git config --global http.sslCAInfo") == f"{tmp_path}/certifier-ca.crt\n"
+    nss = home / ".mozilla/firefox/x.default-esr"
+    sh(f"certutil -N -d sql:{nss} --empty-password\n{commands(proxy, 'Firefox')}")
+    assert "certifier" in sh(f"certutil -L -d sql:{nss}")
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_chromium_itself_through_the_proxy(roots: Path, origin: Origin, tmp_path: Path, trusted: bool) -> None:
+    """It trusts the CA by what the page says, or not; and finds itself in the page, which it gets by the proxy too."""
+    with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--allow=localhost") as proxy:
+        _browse(proxy, origin, tmp_path, trusted)
+
+
+def _browse(proxy: Program, origin: Origin, tmp_path: Path, trusted: bool) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "certifier-ca.crt").write_bytes(proxy.ca.read_bytes())
+    if trusted:
+        script = commands(proxy, "Chrome on Linux")
+        done = run("sh", "-euc", script, cwd=home, env={"PATH": os.environ["PATH"], "HOME": str(home)})
+        assert done.returncode == 0, done.stderr
+    where = f"https://localhost:{origin.port}/chromium"
+    # Loopback too goes by the proxy.
+    flags = (f"--proxy-server={proxy.url}", "--proxy-bypass-list=<-loopback>")
+    with Browser(tmp_path, *flags) as browser:
+        shown = browser.open(proxy.url)
+        shown.until("document.querySelector('#link').dataset.state === 'live'")
+        page = browser.open(where)
+        shown.front()
+        if trusted:
+            assert page.text("p") == "hello from the origin"
+            assert page.complaints == []
+            shown.click("#tab-requests")
+            shown.until(f"document.querySelector('#panel-requests').innerText.includes('{where}')")
+            row = (
+                "[...document.querySelectorAll('#panel-requests tbody')].find((r) => r.innerText.includes('/chromium'))"
+            )
+            shown.value(f"{row}.querySelector('.more').click()")
+            detail = shown.text("#panel-requests .detail")
+            assert re.search("User-Agent: .*Chrome/", detail)
+        else:
+            assert "ERR_CERT_AUTHORITY_INVALID" in page.text("body")
+            shown.click("#tab-refusals")
+            shown.press("/")
+            shown.write("refused:certificate")
+            shown.until(f"{ROWS} > 0")
+            shown.click(FIRST)
+            assert "does not trust the CA" in shown.text("#panel-refusals .detail")
+        assert shown.complaints == []
