@@ -9,6 +9,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import names
+import tlsconfig
+from errors import NotServable
 from store import Stamp, Stored
 
 MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
@@ -42,9 +44,12 @@ class NotForName(Unusable):
 
 
 def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certificate]:
-    """What is stored, if it can be served for the name now; else raises ``Unusable``."""
+    """What is stored, if it can be served for the name now; else raises ``Unusable``.
+
+    Raises ``RetrievalError`` when that can't be told for lack of a descriptor.
+    """
     try:
-        certificate = x509.load_pem_x509_certificate(stored.pem)
+        certificate = x509.load_pem_x509_certificates(stored.pem)[0]  # all: a broken intermediate would break a client
         sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
         raise Unusable("it holds no certificate that can be read") from error
@@ -58,6 +63,11 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certifica
     found = leaf(stored.pem, certificate, stored.ours, source="disk")
     if now >= found.not_after:
         raise Unusable(f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+    if not stored.ours:  # of those, the signature is checked
+        try:
+            tlsconfig.server_context(stored.pem)
+        except NotServable as error:
+            raise Unusable(str(error)) from error
     return found, certificate
 
 
