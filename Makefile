@@ -2,13 +2,16 @@
 # make test   sets up and passes everything that must pass
 # make lint-certs  pkilint over the made CA and one leaf of each kind (part of make test)
 # make image-test  builds the container image and puts a request through it (needs root)
+# make fuzz   looks for octets that a parser does not foresee, a minute for each parser (FUZZ_SECONDS=60)
 # make check  the same without the set-up: linter, types, tests
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lint-certs image-test clean
+FUZZ_SECONDS ?= 60  # for each target
+
+.PHONY: run test check lint-certs image-test fuzz clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
@@ -26,6 +29,9 @@ check:
 lint-certs: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/test_lint.py
 
+fuzz: $(VENV)/fuzz.stamp
+	$(BIN)/python fuzz/run.py --seconds=$(FUZZ_SECONDS)
+
 image-test:
 	sh tests/image.sh
 
@@ -41,5 +47,10 @@ $(VENV)/dev.stamp: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/run.stamp
 
+# Only there for some machines: fuzz/run.py does without, and says so.
+$(VENV)/fuzz.stamp: requirements-fuzz.txt $(VENV)/dev.stamp
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=atheris -r requirements-fuzz.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build fuzz/findings .mypy_cache .ruff_cache .pytest_cache .hypothesis
