@@ -8,8 +8,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import certificates
 import names
 import tlsconfig
+from certificates import Unreadable
 from errors import NotServable
 from store import Stamp, Stored
 
@@ -49,9 +51,9 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certifica
     Raises ``RetrievalError`` when that can't be told for lack of a descriptor.
     """
     try:
-        certificate = x509.load_pem_x509_certificates(stored.pem)[0]  # all: a broken intermediate would break a client
+        certificate = certificates.read(stored.pem)[0]  # all: OpenSSL refuses a broken intermediate as well
         sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except Unreadable as error:
         raise Unusable("it holds no certificate that can be read") from error
     except x509.ExtensionNotFound as error:
         raise Unusable("it has no subject alternative name") from error
