@@ -63,6 +63,8 @@ BAD = [
     ([*GOOD, "--key-type=dsa"], "--key-type=dsa: not one of p256, p384"),
     ([*GOOD, "--crl-url=https://x/"], "not an http:// URL, such as"),
     ([*GOOD, "--crl-url=http://x/ y"], "not an http:// URL"),
+    ([*GOOD, "--crl-url=http://[x/"], "not an http:// URL"),
+    ([*GOOD, "--crl-url=http://x:y/"], "not an http:// URL"),
     ([*GOOD, "--store-max=0"], "--store-max=0: not a whole number from 1 on"),
     ([*GOOD, "--days=0"], "--days=0: not a whole number from 1 to 397"),
     ([*GOOD, "--days=398"], "not a whole number from 1 to 397"),
