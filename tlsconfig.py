@@ -53,7 +53,8 @@ def server_context(pem: bytes) -> ssl.SSLContext:
         with _as_file(pem) as path:
             context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one
     except ssl.SSLError as error:
-        raise NotServable(f"OpenSSL refuses the certificate: {error.reason or error}") from error
+        reason = (error.reason or "its file can't be read").lower().replace("_", " ")
+        raise NotServable(f"OpenSSL refuses the certificate: {reason}") from error
     except OSError as error:
         raise RetrievalError(f"a certificate can't be given to OpenSSL: {error.strerror}") from error
     return context
