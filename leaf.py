@@ -10,9 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certificates
 import names
-import tlsconfig
 from certificates import Unreadable
-from errors import NotServable
 from store import Stamp, Stored
 
 MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
@@ -46,12 +44,9 @@ class NotForName(Unusable):
 
 
 def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certificate]:
-    """What is stored, if it can be served for the name now; else raises ``Unusable``.
-
-    Raises ``RetrievalError`` when that can't be told for lack of a descriptor.
-    """
+    """What is stored, if it can be served for the name now; else raises ``Unusable``."""
     try:
-        certificate = certificates.read(stored.pem)[0]  # all: OpenSSL refuses a broken intermediate as well
+        certificate = certificates.read(stored.pem)[0]
         sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except Unreadable as error:
         raise Unusable("it holds no certificate that can be read") from error
@@ -65,11 +60,6 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certifica
     found = leaf(stored.pem, certificate, stored.ours, source="disk")
     if now >= found.not_after:
         raise Unusable(f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
-    if not stored.ours:  # of those, the signature is checked
-        try:
-            tlsconfig.server_context(stored.pem)
-        except NotServable as error:
-            raise Unusable(str(error)) from error
     return found, certificate
 
 

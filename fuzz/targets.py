@@ -10,6 +10,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import base64
 import contextlib
 import functools
 import io
@@ -19,22 +20,23 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import h11
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from ground import NOW, Ground
 
 import ca
+import certificates
 import certifier
 import fields
 import flight
 import leaf
 import names
 import options
+import rules
 import signer
 import tlsconfig
 import users
+from certificates import Unreadable
 from commandline import CommandLine
-from errors import CertifierError, ClientError, RetrievalError, UsageError
+from errors import CertifierError, ClientError, NotServable, RetrievalError, UsageError
 from forward import Exchange
 from head import HeadReader, RequestHead, http_target
 from hello import HelloReader
@@ -175,8 +177,11 @@ def exchange(data: bytes) -> None:
                 check_request(seen, whole)
 
 
-def check_request(seen: bytes, whole: bool = True) -> None:
-    """Assert that what an origin received is one request, in a form that can be read in one way, and nothing else."""
+def check_request(seen: bytes, whole: bool = True) -> bool:
+    """Assert that what an origin received is one request, in a form that can be read in one way, and nothing else.
+
+    Whether it is complete, which with ``whole`` it must be.
+    """
     reader = HeadReader(1 << 20)
     found = reader.receive(seen)
     assert found is not None, seen
@@ -192,6 +197,7 @@ def check_request(seen: bytes, whole: bool = True) -> None:
     ended = isinstance(event, h11.EndOfMessage)
     assert ended or not whole, seen
     assert not (ended and connection.trailing_data[0]), seen
+    return ended
 
 
 # Names
@@ -263,23 +269,32 @@ def command_line(data: bytes) -> None:
 
 @target(Unusable)
 def stored(data: bytes) -> None:
-    """What passes as a stored certificate is one that OpenSSL takes too. ``KEY`` stands for a key that fits."""
+    """``KEY`` stands for a key that fits the corpus."""
     pem = data.replace(b"KEY\n", _GROUND.key_pem)
-    ours = pem.startswith(MARK)
-    found, certificate = leaf.read(Stored(pem, ours, Path()), "a.example", NOW)
+    found, certificate = leaf.read(Stored(pem, pem.startswith(MARK), Path()), "a.example", NOW)
     assert found.renew_at <= found.not_after
-    if not ours or _GROUND.authority.fault(certificate) is None:
+    _GROUND.authority.fault(certificate)
+    with contextlib.suppress(NotServable):
         tlsconfig.server_context(found.pem)
 
 
 @target(Unusable)
 def stored_der(data: bytes) -> None:
     """The same, with DER in place of PEM: here Base64 is not in the fuzzer's way."""
-    try:
-        certificate = x509.load_der_x509_certificate(data)
-    except ValueError:
-        return
-    stored(certificate.public_bytes(Encoding.PEM) + _GROUND.key_pem)
+    stored(_pem(data) + _GROUND.key_pem)
+
+
+@target(Unreadable)
+def judged(data: bytes) -> None:
+    """What ``check`` says of a certificate, by its DER."""
+    certificate = certificates.first(_pem(data))
+    list(rules.of_any(certificate, NOW))
+    list(rules.of_leaf(certificate))
+    list(rules.of_ca(certificate))
+
+
+def _pem(der: bytes) -> bytes:
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
 
 
 @target(UsageError)

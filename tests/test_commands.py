@@ -191,7 +191,7 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
         lambda room: room.place(room.ca.issue("www.example.com", with_key=False) + key_pem(new_key())),
         "its private key belongs to another certificate",
     ),
-    "a short key": (lambda room: room.place(weak(room, short=True)), "OpenSSL refuses the certificate: ee key"),
+    "a short key": (lambda room: room.place(weak(room, short=True)), "an RSA key of 1024 bits"),
     "a long life": (lambda room: room.place(weak(room, long=True)), "valid for 502 days"),
     "for clients": (lambda room: room.place(weak(room, client=True)), "extendedKeyUsage without serverAuth"),
     "no usage": (lambda room: room.place(weak(room, bare=True)), "no extendedKeyUsage"),

@@ -159,7 +159,6 @@ def bad(ca: TestCA) -> dict[str, bytes]:
         "no subject alternative name": ca.pem + key_pem(ca.key),
         "it holds no certificate that can be read": ca.issue(NAME)
         + b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",
-        "OpenSSL refuses the certificate: ee key too small": ca.issue(NAME, key=new_key(1024)),
     }
 
 
