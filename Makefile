@@ -2,6 +2,7 @@
 # make test   sets up and passes everything that must pass
 # make lint-certs  pkilint over the made CA and one leaf of each kind (part of make test)
 # make image-test  builds the container image and puts a request through it (needs root)
+# make soak   loads of abuse in their long form, some minutes (the short one is part of make test)
 # make fuzz   looks for octets that a parser does not foresee, a minute for each parser (FUZZ_SECONDS=60)
 # make check  the same without the set-up: linter, types, tests
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60  # for each target
 
-.PHONY: run test check lint-certs image-test fuzz clean
+.PHONY: run test check lint-certs image-test soak fuzz clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
@@ -28,6 +29,9 @@ check:
 
 lint-certs: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/test_lint.py
+
+soak: $(VENV)/dev.stamp
+	SOAK=1 $(BIN)/python -m pytest -s tests/test_soak.py
 
 fuzz: $(VENV)/fuzz.stamp
 	$(BIN)/python fuzz/run.py --seconds=$(FUZZ_SECONDS)

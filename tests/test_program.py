@@ -266,6 +266,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "interception": "proxy",
         "workers": "contexts",
         "leaf": "leaves",
+        "acceptor": "soak",
         "tlsconfig": "proxy",
         "wire": "hello",
         "flight": "origins",
