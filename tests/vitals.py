@@ -17,18 +17,28 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 # Every line of its log begins with a time of its own, and holds nothing but printable ASCII.
 _OURS = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (warning: |error: )?[ -~]+"
-    r"|listening on [0-9.:]+|CA certificate: [ -~]+|try: curl [ -~]+|greenlets \d+"
+    r"|listening on [0-9.:]+|CA certificate: [ -~]+|try: curl [ -~]+|greenlets \d+ blocks \d+ malloc \d+"
 )
 
 
 class Vitals(NamedTuple):
-    memory: int  # resident, KiB
+    resident: int  # memory as the system sees it, KiB
+    malloc: int  # of it, what malloc has given out, KiB
+    blocks: int  # that Python's own allocator has given out
     threads: int
     greenlets: int
     descriptors: int
 
     def within(self, most: "Vitals") -> bool:
         return all(held <= allowed for held, allowed in zip(self, most, strict=True))
+
+    def __str__(self) -> str:
+        return " ".join(f"{key} {value}" for key, value in self._asdict().items())
+
+
+# What a load may leave behind: entries of caches, and pages that the allocators keep in pieces. No thread, greenlet
+# or descriptor.
+GROWTH = Vitals(32_768, 2048, 8000, 0, 0, 0)
 
 
 class Watched(Program):
@@ -41,20 +51,21 @@ class Watched(Program):
     def vitals(self) -> Vitals:
         before = len(self.lines)
         self.process.send_signal(signal.SIGUSR2)
-        greenlets = int(self.wait_for(r"^greenlets \d+$", before).split()[1])
+        greenlets, blocks, malloc = map(int, self.wait_for("^greenlets ", before).split()[1::2])
         proc = Path(f"/proc/{self.process.pid}")
-        memory = int((proc / "statm").read_text().split()[1]) * _PAGE // 1024
-        return Vitals(memory, len(os.listdir(proc / "task")), greenlets, len(os.listdir(proc / "fd")))
+        resident = int((proc / "statm").read_text().split()[1]) * _PAGE // 1024
+        threads, descriptors = len(os.listdir(proc / "task")), len(os.listdir(proc / "fd"))
+        return Vitals(resident, malloc // 1024, blocks, threads, greenlets, descriptors)
 
     def cpu(self) -> float:
         """Seconds of processor time used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
-    def settled(self, before: Vitals, growth: int) -> Vitals:
-        """Wait until no more is held than before, of memory no more than ``growth`` KiB beyond it."""
+    def settled(self, before: Vitals) -> Vitals:
+        """Wait until no more is held than before, and ``GROWTH``."""
         deadline = time.monotonic() + WAIT
-        most = before._replace(memory=before.memory + growth)
+        most = Vitals(*map(sum, zip(before, GROWTH, strict=True)))
         while not (vitals := self.vitals()).within(most):
             assert time.monotonic() < deadline, f"{vitals} is more than {most}"
             gevent.sleep(0.1)

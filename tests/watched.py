@@ -1,7 +1,7 @@
-"""certifier as its users start it, and on SIGUSR2 one more line on stderr: how many greenlets live.
+"""certifier as its users start it, and on SIGUSR2 one more line on stderr with what can't be seen in /proc.
 
-That is the only thing about it that can't be seen in /proc. The memory that it no longer uses is given back first, so
-that what /proc says is what it holds.
+How many greenlets live, how many blocks Python's allocator has given out, and how many octets malloc (which is what
+OpenSSL has). Memory that is not used any more is given back first.
 """
 
 # ruff: noqa: E402
@@ -22,12 +22,24 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import certifier
 
+_FIELDS = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
+
+
+class Mallinfo(ctypes.Structure):
+    """mallinfo(3)"""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS.split()]
+
 
 def tell() -> None:
     gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    libc.mallinfo2.restype = Mallinfo
+    info = libc.mallinfo2()
     alive = sum(isinstance(thing, greenlet) and bool(thing) for thing in gc.get_objects())
-    print(f"greenlets {alive}", file=sys.stderr, flush=True)
+    held = f"greenlets {alive} blocks {sys.getallocatedblocks()} malloc {info.uordblks + info.hblkhd}"
+    print(held, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

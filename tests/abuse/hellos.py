@@ -3,10 +3,12 @@
 import itertools
 import random
 import socket
+import time
 from collections import Counter
 from contextlib import ExitStack
 
-from lab import get
+import gevent
+from lab import WAIT, get
 from test_hello import extension, records, server_name
 
 from abuse.site import Site, hear, hello_for, together
@@ -130,8 +132,10 @@ def unique_names(site: Site, count: int) -> None:
                     assert get(secure).status == 200
 
     together(client, count)
-    made = Counter("context=made" in line for line in site.program.lines[before:] if " tunnel " in line)
-    assert made[True] >= 0.99 * count, made  # those that are logged by now
+    deadline = time.monotonic() + WAIT
+    while (made := sum("context=made" in line for line in site.program.lines[before:])) < count:
+        assert time.monotonic() < deadline, made
+        gevent.sleep(0.1)
 
 
 def names_past_the_rate(site: Site, count: int) -> None:
@@ -141,7 +145,7 @@ def names_past_the_rate(site: Site, count: int) -> None:
         socks = [opened.enter_context(site.connect()) for _ in range(count)]
         for sock in socks:
             sock.sendall(hello_for(site.context, f"r{next(_NUMBERS)}.example"))
-        assert site.good() < 2
+        assert site.good() < 4  # seconds; who waits does so for 5
         got = Counter(sock.recv(7)[:7] for sock in socks)
     alerts = got[_INTERNAL_ERROR]
     assert 0 < alerts < count, got

@@ -166,11 +166,15 @@ def smuggling(site: Site, count: int) -> None:
                 sock.sendall((request + SMUGGLED).replace(b"ORIGIN", target.encode()))
             sock.shutdown(socket.SHUT_WR)
             heard = hear(sock)
+        if expected == 2 and b"\r\nConnection: close\r\n" in heard.partition(b"\r\n\r\n")[0] + b"\r\n":
+            expected = 1  # answered before the end of the request was read: the last on its connection
         shown = request[:300], heard, seen
         assert len(_STATUS.findall(heard)) == max(1, expected), shown
-        assert heard.startswith(b"HTTP/1.1 200 " if expected == 2 else b"HTTP/1.1 400 "), shown
-        assert len(seen) == expected, shown
-        assert [check_request(octets, whole=expected == 2) for octets in seen] == [expected == 2] * expected, shown
+        good = request in GOOD
+        assert heard.startswith(b"HTTP/1.1 200 " if good else b"HTTP/1.1 400 "), shown
+        # A connection that is broken off may come to nothing at the origin.
+        assert len(seen) == expected if good else len(seen) <= expected, shown
+        assert all(check_request(octets, whole=good) is good for octets in seen if octets or good), shown
 
     together(client, count)
 

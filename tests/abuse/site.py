@@ -15,7 +15,7 @@ from vitals import Watched
 
 SECONDS = 2  # what the proxy is told as its time for heads, hellos, dials and handshakes
 PACE = 0.2  # seconds between two octets of who is slow
-AT_ONCE = 500  # connections that a load has open at most, unless it is about more
+AT_ONCE = 50  # clients that act at once, unless a load is about more: all of them, and the origins, are this process
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def slow_clients(site: Site, count: int) -> None:
         (head, hello, handshake, silence)[number % 4](number)
         assert time.monotonic() - began < _PATIENCE
 
-    together(client, count)
+    together(client, count, at_once=500)
 
 
 def half_open(site: Site, count: int) -> None:
@@ -77,7 +77,7 @@ def half_open(site: Site, count: int) -> None:
             reach(sock, step)
             ways[way](sock, step)
 
-    together(client, count)
+    together(client, count, at_once=200)
 
 
 def idle_tunnels(site: Site, count: int) -> None:
