@@ -6,7 +6,7 @@ from collections import Counter
 from contextlib import ExitStack
 
 import gevent
-from lab import exchange, tunnel
+from lab import exchange, secure_tunnel
 
 from abuse.site import Site, connect_head, cut, hear, together
 
@@ -41,7 +41,7 @@ def past_the_connections(site: Site, count: int) -> None:
     """As many as there may be, and ``count`` more: those are told so, the proxy's own pages are served."""
     with ExitStack() as opened:
         for _ in range(40):
-            opened.enter_context(tunnel(site.program.address, site.target))
+            opened.enter_context(secure_tunnel(site.program, site.target, context=site.context))
         got = Counter[bytes]()
 
         def client(number: int) -> None:
