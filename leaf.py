@@ -8,7 +8,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import certificates
 import names
+from certificates import Unreadable
 from store import Stamp, Stored
 
 MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
@@ -44,9 +46,9 @@ class NotForName(Unusable):
 def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certificate]:
     """What is stored, if it can be served for the name now; else raises ``Unusable``."""
     try:
-        certificate = x509.load_pem_x509_certificate(stored.pem)
+        certificate = certificates.read(stored.pem)[0]
         sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except Unreadable as error:
         raise Unusable("it holds no certificate that can be read") from error
     except x509.ExtensionNotFound as error:
         raise Unusable("it has no subject alternative name") from error
