@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("targets", nargs="*", help="all, unless some are named")
     chosen, rest = parser.parse_known_args()
     if chosen.child:
-        return _guided(chosen.targets[0], rest)
+        return _guided(chosen.targets[0], [chosen.targets[1], *rest, *chosen.targets[2:]])
     guided = importlib.util.find_spec("atheris") is not None
     if not guided:
         print("atheris is not installed: fuzzing blindly. pip install -r requirements-fuzz.txt")
@@ -50,22 +50,31 @@ def _in_child(name: str, seconds: int, keep: bool) -> bool:
     """Run libFuzzer, which ends its process; whether it found something."""
     corpus, findings = HERE / "corpus" / name, HERE / "findings" / name
     findings.mkdir(parents=True, exist_ok=True)
-    me = [sys.executable, __file__, "--child", name]
-    with tempfile.TemporaryDirectory() as grown:
+    with tempfile.TemporaryDirectory() as folder:
+        grown, least = Path(folder, "grown"), Path(folder, "least")
+        grown.mkdir()
+        least.mkdir()
+        # libFuzzer runs itself again to minimise, by its first argument.
+        me = Path(folder, "me")
+        me.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} --child {name} "$0" "$@"\n')
+        me.chmod(0o700)
         limits = [f"-max_total_time={seconds}", f"-max_len={LONGEST}", f"-timeout={ONE_SECONDS}"]
-        words = [*me, *limits, f"-artifact_prefix={findings}/", "-print_final_stats=1", grown, str(corpus)]
+        words = [str(me), *limits, f"-artifact_prefix={findings}/", "-print_final_stats=1", str(grown), str(corpus)]
         found = subprocess.run(words, check=False).returncode != 0
         if keep and not found:
-            subprocess.run([*me, "-merge=1", str(corpus), grown], check=True)
+            subprocess.run([str(me), "-set_cover_merge=1", str(least), str(corpus), str(grown)], check=True)
+            for path in least.iterdir():
+                if not any(path.read_bytes() == kept.read_bytes() for kept in corpus.iterdir()):
+                    (corpus / path.name[:12]).write_bytes(path.read_bytes())
     return found
 
 
 def _guided(name: str, arguments: list[str]) -> int:
     import atheris
 
-    with atheris.instrument_imports(include=[*ROOMS, "h11", "docopt"]):
+    with atheris.instrument_imports(include=[*ROOMS, "h11", "hpack", "docopt"]):
         import targets
-    atheris.Setup([sys.argv[0], *arguments], targets.TARGETS[name])
+    atheris.Setup(arguments, targets.TARGETS[name])
     atheris.Fuzz()  # does not return
     return 1
 
