@@ -32,6 +32,9 @@ class Vitals(NamedTuple):
     def within(self, most: "Vitals") -> bool:
         return all(held <= allowed for held, allowed in zip(self, most, strict=True))
 
+    def and_growth(self) -> "Vitals":
+        return Vitals(*map(sum, zip(self, GROWTH, strict=True)))
+
     def __str__(self) -> str:
         return " ".join(f"{key} {value}" for key, value in self._asdict().items())
 
@@ -65,7 +68,7 @@ class Watched(Program):
     def settled(self, before: Vitals) -> Vitals:
         """Wait until no more is held than before, and ``GROWTH``."""
         deadline = time.monotonic() + WAIT
-        most = Vitals(*map(sum, zip(before, GROWTH, strict=True)))
+        most = before.and_growth()
         while not (vitals := self.vitals()).within(most):
             assert time.monotonic() < deadline, f"{vitals} is more than {most}"
             gevent.sleep(0.1)
