@@ -4,11 +4,16 @@ cryptography looks at the parts of a certificate when it is asked for them, and 
 they can be wrong. What was read here gives all the parts that certifier asks for.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
+
+# Of serial numbers that are not positive: old scripts give them, ``check`` tells of them, and the log is ours alone.
+warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 
 _WRONG = (
     ValueError,
