@@ -226,11 +226,28 @@ class OriginTlsError(OriginError):
     proxy_status = "tls_protocol_error"
 
 
-class OriginWantsCertificate(OriginTlsError):
-    """It does not let anyone in without a certificate of the client's."""
+class OriginAlert(OriginTlsError):
+    """It ended TLS by an alert."""
+
+    proxy_status = "tls_alert_received"
+
+
+class OriginWantsCertificate(OriginAlert):
+    """It does not let anyone in without a certificate of the client's, and said so."""
 
     reason = "Origin wants a client certificate"
-    proxy_status = "tls_alert_received"
+
+
+class OriginLeftWithoutCertificate(OriginWantsCertificate):
+    """It asked for one, and closed the connection when there was none."""
+
+    proxy_status = "connection_terminated"
+
+
+class OriginRenegotiates(OriginTlsError):
+    """It wanted to renegotiate, as servers of TLS 1.2 do for a client certificate, and ended the connection."""
+
+    reason = "Origin wants to renegotiate TLS"
 
 
 class OriginCertificateError(OriginError):

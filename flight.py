@@ -1,25 +1,30 @@
-"""A server's first flight, sans-IO: what an origin wants, told by the octets of a handshake that failed."""
+"""A server's flight, sans-IO: what an origin wants, told by the octets of a handshake that failed."""
 
 from errors import HelloError
-from wire import HANDSHAKE, Reader
+from wire import ALERT, HANDSHAKE, Reader
 
 _CERTIFICATE_REQUEST = 13  # HandshakeType
 
 
-def wants_certificate(flight: bytes) -> bool:
-    """Whether a server's first flight, its records as received, has a CertificateRequest (RFC 5246 §7.4.4).
+def wants_certificate(flight: bytes, closed: bool = False) -> bool:
+    """Whether a server asked for a certificate (RFC 5246 §7.4.4) and sent an alert, or ``closed``, without.
 
-    Not to be seen with TLS 1.3, where it is encrypted.
+    ``flight`` are its records as received. With TLS 1.3 they are encrypted: then the answer is no.
     """
     wire, body = Reader(flight), bytearray()
+    refused = closed
     try:
         while wire:
             kind, _, record = wire.number(1), wire.take(2), wire.vector(2)
             if kind == HANDSHAKE:
                 body += record.rest()
+            refused = refused or kind == ALERT
     except HelloError:
         pass  # cut off: what is whole counts
-    messages = Reader(bytes(body))
+    return refused and _asks(Reader(bytes(body)))
+
+
+def _asks(messages: Reader) -> bool:
     try:
         while messages:
             kind = messages.number(1)

@@ -14,10 +14,10 @@ import pages
 import preamble
 import refusals
 import sockets
+from answering import explain, tell
 from contexts import ContextCache
 from dialing import Dialer, Redirect
-from errors import CertifierError, HelloTimeout, NoSharedProtocol, NotTls, OriginError, Refused
-from head import HeadReader
+from errors import HelloTimeout, NoSharedProtocol, NotTls, OriginError, Refused
 from hello import ClientHello, HelloReader
 from limits import Limits
 from log import Record
@@ -27,17 +27,15 @@ from refusals import Pair, Refusals
 from sight import Sight
 from tls import PlainStream, Stream, TlsStream
 from tunnel import Tunnel
-from upstream import Upstream
+from upstream import Upstream, broke
 from wire import HANDSHAKE
 from witness import Witness
 
-REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
+CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
 _RECV = 16_384
 _HTTP = b"http/1.1"
 _H2 = "h2"
 _BYPASSED = "bypassed"
-# SETTINGS, and GOAWAY with HTTP_1_1_REQUIRED (RFC 9113 §6.8 and §7): the client comes back, and can be told why.
-_COME_BACK = bytes.fromhex("000000040000000000000008070000000000000000000000000d")
 
 log = logging.getLogger("certifier.interception")
 
@@ -81,7 +79,7 @@ class Interception:
 
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
-        if self._policy.bypasses(way.target, _peer(origin)):
+        if self._policy.bypasses_any and self._policy.bypasses(way.target, _peer(origin)):
             self._untouched(way, origin, data, _BYPASSED)
             return
         hello, data = self.read_hello(way.client, origin, data)
@@ -138,25 +136,27 @@ class Interception:
         if isinstance(upstream, OriginError):
             record.fail(upstream)
             record.status = upstream.status
-            _explain(stream, upstream)
+            explain(stream, upstream)
             return
         record.origin_tls, record.origin_alpn = upstream.version, upstream.alpn
         began = time.monotonic()
-        where = _peer(upstream.sock)
-        witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
+        witness = None
+        if self._sight.looks:
+            where = _peer(upstream.sock)
+            witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
         tunnel = self._relay(way, stream, upstream, witness)
         if tunnel.alert is not None:
-            failure = self._upstream.broke(name, tunnel.alert)
+            failure = broke(self._verified(name), tunnel.alert)
             record.fail(failure)
             record.status = failure.status
-            _tell(stream, pages.for_error(failure) if stream.alpn != _H2 else _COME_BACK)
+            explain(stream, failure, bytes(tunnel.early), tunnel.sent == len(tunnel.early))
         elif tunnel.refusal is not None:
             record.fail(tunnel.refusal)
             record.status = tunnel.refusal.status
             if stream.alpn == _H2 or (witness is not None and not witness.quiet):
                 stream.abort()
             else:
-                _tell(stream, pages.for_error(tunnel.refusal))
+                tell(stream, pages.for_error(tunnel.refusal))
         elif tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
@@ -171,27 +171,45 @@ class Interception:
         side has said enough in time.
         """
         deadline = time.monotonic() + self._limits.hello_timeout
-        reader = HelloReader(self._limits.hello)
+        pair = sockets.Pair(client, origin) if origin is not None else None
         try:
-            while True:
-                if data:
-                    if not reader.wire and data[0] != HANDSHAKE:
-                        return None, data
-                    hello = reader.receive(data)
-                    if hello is not None:
-                        return hello, bytes(reader.wire)
-                if origin is not None and sockets.first_readable(client, origin, deadline) is origin:
-                    return None, bytes(reader.wire)
-                sockets.arm(client, deadline)
-                data = client.recv(_RECV)
-                if not data:
-                    return None, bytes(reader.wire)
+            return self._read_hello(client, pair, data, deadline)
         except TimeoutError as error:
             raise HelloTimeout(f"no complete ClientHello within {self._limits.hello_timeout:.0f} s") from error
+        finally:
+            if pair is not None:
+                pair.close()
+
+    def _read_hello(
+        self, client: socket.socket, pair: sockets.Pair | None, data: bytes, deadline: float
+    ) -> tuple[ClientHello | None, bytes]:
+        reader = HelloReader(self._limits.hello)
+        watched = pair is not None
+        while True:
+            if data:
+                if not reader.wire and data[0] != HANDSHAKE:
+                    return None, data
+                hello = reader.receive(data)
+                if hello is not None:
+                    return hello, bytes(reader.wire)
+            if pair is not None and pair.wait(deadline):
+                if sockets.has_spoken(pair.other):
+                    return None, bytes(reader.wire)
+                # It closed: that is for a client that speaks TLS to be told inside it, if it speaks soon.
+                pair, deadline = None, min(deadline, time.monotonic() + CLOSED_SECONDS)
+            sockets.arm(client, deadline)
+            try:
+                data = client.recv(_RECV)
+            except TimeoutError:
+                if pair is None and watched and not reader.wire:
+                    return None, b""
+                raise
+            if not data:
+                return None, bytes(reader.wire)
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
-        if name != way.target.host:
+        if name != way.target.host and self._policy.minds_names:
             address = _peer(origin)
             self._policy.check_name(name, way.target, address)
             if not (hello.encrypted_client_hello or self._agree(name, way.target)):
@@ -211,13 +229,16 @@ class Interception:
         redirect = self._redirect
         if redirect is not None and not redirect.tls:
             return PlainStream(origin)
-        verified = name if redirect is None else redirect.target.host
         self._introduce(way, origin, hello.server_name)  # of the client's TLS nothing is known yet
         deadline = time.monotonic() + self._limits.tls_timeout
         offered = hello.alpn_protocols
         if self._sight.rewrites:
             offered = tuple(protocol for protocol in offered if protocol == _HTTP)
-        return self._upstream.secure(origin, verified, offered, deadline)
+        return self._upstream.secure(origin, self._verified(name), offered, deadline)
+
+    def _verified(self, name: str) -> str:
+        """Whom the other end must prove to be."""
+        return name if self._redirect is None else self._redirect.target.host
 
     def _client_alpn(self, hello: ClientHello, upstream: Stream | OriginError) -> list[str]:
         """The protocol to select for the client: what the origin selected; HTTP/1.1 where only that can be spoken."""
@@ -259,7 +280,7 @@ class Interception:
         """Tell a redirect that wants it whose stream it gets. Raises ``OSError`` if one of the two is gone."""
         if self._redirect is not None and self._redirect.preamble:
             origin.settimeout(self._limits.dial_timeout)
-            origin.sendall(preamble.of_socket(way.client, name, version, alpn))
+            sockets.send(origin, preamble.of_socket(way.client, name, version, alpn))
 
     def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
@@ -287,36 +308,11 @@ class Interception:
 
 
 def _peer(origin: socket.socket | OriginError) -> tuple[str, int] | None:
-    """The address that was dialled."""
+    """The address that was dialled; None where nobody is there, or no more: then its TLS fails, and that is told."""
     if isinstance(origin, OriginError):
         return None
-    host, port, *_ = origin.getpeername()
+    try:
+        host, port, *_ = origin.getpeername()
+    except OSError:
+        return None
     return host, port
-
-
-def _explain(stream: TlsStream, error: OriginError) -> None:
-    """Answer the client's request, inside TLS, with the reply that the error deserves."""
-    deadline = time.monotonic() + REQUEST_SECONDS
-    reader = HeadReader()
-    head = None
-    try:
-        while head is None and stream.ended is None:
-            while data := stream.decrypt():
-                head = head or reader.receive(bytes(data))
-            if head is None and stream.ended is None:
-                sockets.arm(stream.sock, deadline)
-                stream.fill()
-    except (CertifierError, TimeoutError) as problem:
-        log.debug("no request to answer: %s", problem)  # it is told all the same
-    _tell(stream, pages.for_error(error, head_only=head is not None and head.method == "HEAD"))
-
-
-def _tell(stream: TlsStream, reply: bytes) -> None:
-    """Send the reply that ends a client's TLS."""
-    try:
-        stream.sock.settimeout(sockets.LINGER_SECONDS)
-        stream.encrypt(reply)
-        stream.close_notify()
-    except OSError as gone:
-        log.debug("client left: %s", gone)
-    sockets.last_word(stream.sock, b"")

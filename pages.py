@@ -3,7 +3,10 @@
 import secrets
 from email.utils import formatdate
 
+import hpack
+
 from errors import CertifierError
+from frames import ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, SETTINGS
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 NAME = "certifier"  # our name in Proxy-Status
@@ -12,25 +15,55 @@ VIA = f"{NAME}-{secrets.token_hex(4)}"  # our pseudonym in Via (RFC 9110 §7.6.3
 
 def for_error(error: CertifierError, head_only: bool = False) -> bytes:
     """The reply that an error deserves: its cause in the reason phrase, in Proxy-Status (RFC 9209) and in the body."""
+    return reply(error.status, error.reason, _body(error), "text/plain", head_only, _fields(error))
+
+
+def for_error_2(error: CertifierError, stream: int, head_only: bool) -> bytes:
+    """The same for a request on a stream of an HTTP/2 connection, with all that we ever say there (RFC 9113).
+
+    Stream 0: for no request. GOAWAY tells the client that requests on later streams were not seen.
+    """
+    body = _body(error)
+    frames = _frame(SETTINGS, 0, 0, b"")
+    if stream:
+        fields = {":status": str(error.status), **_head("text/plain", body, _fields(error))}
+        block = hpack.Encoder().encode([(name.lower(), value) for name, value in fields.items()])
+        frames += _frame(SETTINGS, ACK, 0, b"")  # the client's came before its request
+        frames += _frame(HEADERS, END_HEADERS | (END_STREAM if head_only else 0), stream, block)
+        if not head_only:
+            frames += _frame(DATA, END_STREAM, stream, body)
+    return frames + _frame(GOAWAY, 0, 0, stream.to_bytes(4) + bytes(4))
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+
+
+def _body(error: CertifierError) -> bytes:
+    text = "".join(c if c.isprintable() else "?" for c in str(error))  # terminals obey control characters
+    return f"{NAME}: {text}\n".encode()
+
+
+def _fields(error: CertifierError) -> dict[str, str]:
     details = "".join(c if c.isprintable() and c.isascii() and c not in '"\\' else "?" for c in str(error)[:300])
-    fields = {"Proxy-Status": f'{NAME}; error={error.proxy_status}; details="{details}"', **error.fields}
-    return reply(error.status, error.reason, f"{NAME}: {error}\n".encode(), "text/plain", head_only, fields)
+    return {"Proxy-Status": f'{NAME}; error={error.proxy_status}; details="{details}"', **error.fields}
 
 
 def reply(
     status: int, reason: str, body: bytes, kind: str, head_only: bool, fields: dict[str, str] | None = None
 ) -> bytes:
     """A response that ends its connection. ``kind`` is the media type; with ``head_only`` the body is only measured."""
-    if kind.startswith("text/"):
-        kind += "; charset=utf-8"
-    lines = {
+    lines = {**_head(kind, body, fields or {}), "Connection": "close"}
+    head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+    return head.encode("ascii") + b"\r\n" + (b"" if head_only else body)
+
+
+def _head(kind: str, body: bytes, fields: dict[str, str]) -> dict[str, str]:
+    return {
         "Date": formatdate(usegmt=True),
-        "Content-Type": kind,
+        "Content-Type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
         "Content-Length": str(len(body)),
         "X-Content-Type-Options": "nosniff",  # no browser shall take a message for a page of the origin's
         "Cache-Control": "no-store",
-        **(fields or {}),
-        "Connection": "close",
+        **fields,
     }
-    head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
-    return head.encode("ascii") + b"\r\n" + (b"" if head_only else body)

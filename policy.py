@@ -129,6 +129,17 @@ class Policy:
         return name
 
     @property
+    def bypasses_any(self) -> bool:
+        """Whether there is a list of what passes untouched."""
+        return bool(self.rules.bypass)
+
+    @property
+    def minds_names(self) -> bool:
+        """Whether a server name other than the target's host can make a difference."""
+        rules = self.rules
+        return bool(rules.allow or rules.deny or rules.bypass) or self.minds_mismatch
+
+    @property
     def minds_mismatch(self) -> bool:
         """Whether names that disagree are of interest at all."""
         return self.rules.mismatch is not Mismatch.ALLOW

@@ -197,7 +197,7 @@ class Proxy:
         way = Way(client.sock, client.ip, target, record, head.header(b"user-agent"))
         with self._dialer.tunnel(target) as origin:
             sockets.arm(client.sock, time.monotonic() + self._limits.head_timeout)
-            client.sock.sendall(pages.ESTABLISHED)
+            sockets.send(client.sock, pages.ESTABLISHED)
             with _refusing_by_alert(client.sock, record):
                 self._interception.run(way, origin, data)
 

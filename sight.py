@@ -47,6 +47,13 @@ class Sight:
         self._taps = taps
         self._capture = capture
         self._pcap = pcap
+        hooks = taps.wants("opened", "data", "request", "response", "closed")
+        self._always = bool(observers) or pcap is not None or hooks
+
+    @property
+    def looks(self) -> bool:
+        """Whether anybody looks at tunnels."""
+        return self._always or self._policy.minds_mismatch
 
     @property
     def logs(self) -> bool:
@@ -60,9 +67,9 @@ class Sight:
 
     def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness | None:
         """For an intercepted tunnel, its plaintext between the client and ``origin``, an address:port."""
-        decodes = bool(self._observers) or self._policy.minds_mismatch or self._taps.wants("request", "response")
-        if not decodes and self._pcap is None and not self._taps.wants("opened", "data", "closed"):
+        if not self.looks:
             return None
+        decodes = bool(self._observers) or self._policy.minds_mismatch or self._taps.wants("request", "response")
         connection = Connection(record.client, origin, "https", _authority(name, record.target))
         guard = Guard(self._policy, name, record)
         chorus = Chorus([guard, *self._observers, self._taps])

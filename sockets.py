@@ -3,6 +3,7 @@
 Deadlines are ``time.monotonic()`` seconds; one that passes raises ``TimeoutError``.
 """
 
+import os
 import socket
 import struct
 import time
@@ -30,23 +31,65 @@ def arm(sock: socket.socket, deadline: float) -> None:
     sock.settimeout(left)
 
 
-def first_readable(one: socket.socket, other: socket.socket, deadline: float) -> socket.socket:
-    """Wait until one of the two can be read, by data or by its end, and return that one."""
-    left = deadline - time.monotonic()
-    hub = get_hub()
-    waiter: Waiter[socket.socket | None] = Waiter(hub)
-    watchers = [hub.loop.io(one.fileno(), READ), hub.loop.io(other.fileno(), READ), hub.loop.timer(max(left, 0))]
-    try:
-        for watcher, ready in zip(watchers, (one, other, None), strict=True):
-            watcher.start(waiter.switch, ready)
-        found = waiter.get()
-    finally:
-        for watcher in watchers:
-            watcher.stop()
+class Pair:
+    """Two sockets that are watched together. To be closed before they are."""
+
+    __slots__ = ("_hub", "_watchers", "other")
+
+    def __init__(self, one: socket.socket, other: socket.socket) -> None:
+        self.other = other
+        self._hub = get_hub()
+        io = self._hub.loop.io
+        self._watchers = io(one.fileno(), READ), io(other.fileno(), READ)
+
+    def wait(self, deadline: float | None = None) -> int:
+        """Wait until one of the two can be read, by data or by its end: 0 for the first one, 1 for the other."""
+        waiter: Waiter[int | None] = Waiter(self._hub)
+        one, other = self._watchers
+        timer = None
+        if deadline is not None:
+            timer = self._hub.loop.timer(max(0.0, deadline - time.monotonic()))
+            timer.start(waiter.switch, None)
+        try:
+            one.start(waiter.switch, 0)
+            other.start(waiter.switch, 1)
+            found = waiter.get()
+        finally:
+            one.stop()
+            other.stop()
+            if timer is not None:
+                timer.close()
+        if found is None:
+            raise TimeoutError("deadline passed")
+        return found
+
+    def close(self) -> None:
+        """Watch no more."""
+        for watcher in self._watchers:
             watcher.close()
-    if found is None:
-        raise TimeoutError("deadline passed")
-    return found
+
+
+def has_spoken(sock: socket.socket) -> bool:
+    """Whether a socket that can be read has data, and not just its end."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
+
+
+def send_now(sock: socket.socket, data: bytes) -> int:
+    """Send what the socket takes at once; how many octets that were."""
+    try:
+        return os.write(sock.fileno(), data)
+    except BlockingIOError:
+        return 0
+
+
+def send(sock: socket.socket, data: bytes) -> None:
+    """Send all; waits for a slow reader. (``sendall`` asks for the buffer's size each time.)"""
+    sent = send_now(sock, data)
+    if sent < len(data):
+        sock.sendall(memoryview(data)[sent:])
 
 
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
@@ -67,7 +110,7 @@ def last_word(sock: socket.socket, reply: bytes) -> None:
     left = LINGER_OCTETS
     with suppress(OSError):
         arm(sock, deadline)
-        sock.sendall(reply)
+        send(sock, reply)
         sock.shutdown(socket.SHUT_WR)
         while left > 0:
             arm(sock, deadline)

@@ -11,11 +11,14 @@ from errors import NotServable, RetrievalError, UsageError
 
 # TLS 1.2; the suites of 1.3 are all forward secret and authenticated. Towards clients nothing else.
 _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
-# Origins may be older: forward secret CBC behind the others, with SHA-2. Level 2 refuses RSA and DH under 2048 bits and
-# signatures with SHA-1 or MD5. Said here, since distributions and Python versions differ in what they have by default.
+# Origins may be older: forward secret CBC behind the others, with SHA-2. Level 2 refuses DH under 2048 bits, RSA under
+# 112 bits of strength (by OpenSSL's reckoning 1962 bits have that) and signatures with SHA-1 or MD5. Said here, since
+# distributions, their openssl.cnf and versions of Python differ in what they have by default.
 _ORIGINS = (
     "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:!aNULL:!aDSS:!SHA1:!AESCCM"
 )
+# SSL_OP_LEGACY_SERVER_CONNECT and SSL_OP_ALLOW_UNSAFE_LEGACY_RENEGOTIATION, for which Python has no names.
+_WITHOUT_RFC_5746 = 0x4 | 0x40000
 
 
 def client_context(extra_roots: str | None, verify: bool, keylog: Path | None = None) -> ssl.SSLContext:
@@ -25,6 +28,7 @@ def client_context(extra_roots: str | None, verify: bool, keylog: Path | None = 
     context.set_ciphers(_ORIGINS)
     context.hostname_checks_common_name = False  # RFC 9525 §2: as browsers, Go and Apple
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.options &= ~_WITHOUT_RFC_5746
     # RFC 5280 to the letter, as Python 3.13 and newer do, and the same on every version.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     if keylog is not None:

@@ -12,14 +12,14 @@ from gevent.lock import BoundedSemaphore
 
 import sockets
 from errors import CertifierError
-from tls import BROKEN, ORDERLY, RESET, Stream
+from tls import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
 from witness import Witness
 
 BATCH = 262_144  # octets received after which a pump lets others run: gevent's calls switch only when they would block
-_RECORDS = (
-    256  # records after which it does so too, and before which a fill of tiny ones must end: they cost as much each
-)
+_RECORDS = 256  # records after which it does so too: tiny ones cost as much each as large ones
+_TINY = 512  # octets of a record below which it is tiny
 _SMALL = 8_192  # octets of a fill while records are tiny: of 23 octets each there are 350 in it
+_EARLY = 16_384  # octets of the client's that are kept until the origin says something: a request's head
 IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more)
 _TICKS = 12  # how often in that time it is looked at; with one direction ended, one tick without a byte is enough
 
@@ -28,9 +28,9 @@ class Tunnel:
     """Relays between two streams, whose sockets stay their owner's to close.
 
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
-    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is how the origin
-    broke its TLS before it had sent a byte: then the client was told nothing, and can still be told why. ``refusal``
-    is why the witness let no more pass.
+    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is why the origin
+    ended its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
+    what it had said until then, all of it where ``sent`` is as long. ``refusal`` is why the witness let no more pass.
     """
 
     def __init__(
@@ -40,6 +40,7 @@ class Tunnel:
         self.received = 0
         self.outcome = ORDERLY
         self.alert: str | None = None
+        self.early = bytearray()
         self.refusal: CertifierError | None = None
         self.client_ended_first: bool | None = None
         self._client = client
@@ -65,28 +66,77 @@ class Tunnel:
             self.refusal = refusal
             return
         watchdog = get_hub().loop.timer(self._tick, self._tick)
-        upward = gevent.spawn(self._pump, self._client, self._origin)
         try:
             watchdog.start(self._watch)
-            self._pump(self._origin, self._client)
-            if self.alert is not None or self.refusal is not None:
-                return
+            # A witness may wait in one direction for the other.
+            if self._witness is not None or not self._together():
+                self._apart()
             if self._over:
-                upward.join()
                 self._client.end(ORDERLY)
-            upward.get()
-            if self._unread:
+            if self._unread and self.refusal is None:
                 sockets.last_word(self._client.sock, b"")  # what the origin said at last must arrive
         finally:
             watchdog.stop()
             watchdog.close()
+
+    def _together(self) -> bool:
+        """Both directions in one greenlet, which is what an idle tunnel costs least in; whether that did to the end.
+
+        As soon as one side does not take at once what the other one sent, each direction needs its own.
+        """
+        client, origin = self._client, self._origin
+        if client.ended is not None or origin.ended is not None:
+            return False
+        most = [_SMALL, _SMALL]  # until it is known that records are large
+        try:
+            if not (client.flush_now() and origin.flush_now()):
+                return False
+        except OSError:
+            return False  # the pumps find out which
+        pair = sockets.Pair(client.sock, origin.sock)
+        try:
+            while True:
+                side = pair.wait()
+                source, sink = (origin, client) if side else (client, origin)
+                # No switch from here on until flush_now(): the buffers are shared, and unwrap() relies on it.
+                octets = source.fill_now(most[side])
+                if octets is None:
+                    continue
+                records = self._take(source, sink)
+                most[side] = _SMALL if records * _TINY > octets else FULL
+                source.answer()
+                try:
+                    if not sink.flush_now():
+                        return False
+                except OSError:
+                    # The sink is gone. What it said before may still be on its way: its own direction finds its end.
+                    self._unread = source is client
+                    break
+                if source.ended is not None:
+                    self._pass_on(source.ended, source, sink)
+                    break
+        finally:
+            pair.close()
+        if self.alert is None:
+            self._pump(sink, source)
+        return True
+
+    def _apart(self) -> None:
+        """Each direction in a greenlet of its own."""
+        upward = gevent.spawn(self._pump, self._client, self._origin)
+        try:
+            self._pump(self._origin, self._client)
+            if self.alert is None and self.refusal is None:
+                upward.get()
+        finally:
             upward.kill()
 
     def _pump(self, source: Stream, sink: Stream) -> None:
         try:
             self._move(source, sink)
         except BaseException:  # a bug or a kill: the other pump must not wait for this one
-            self._give_up()
+            if self.alert is None:  # else the client is yet to be told
+                self._give_up()
             raise
 
     def _move(self, source: Stream, sink: Stream) -> None:
@@ -96,6 +146,8 @@ class Tunnel:
             try:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
                 taken = self._take(source, sink)
+                if self._writing is None or source is not self._client:  # else the other pump may be about to write
+                    source.answer()
                 self._flush(sink)
             except CertifierError as refusal:
                 self.refusal = refusal
@@ -113,7 +165,7 @@ class Tunnel:
                 break
             records += taken
             if octets >= BATCH or records >= _RECORDS:
-                most = _SMALL if records >= _RECORDS and octets < BATCH else 0
+                most = _SMALL if records * _TINY > octets else FULL
                 octets = records = 0
                 gevent.sleep(0)
             octets += source.fill(most)
@@ -124,14 +176,19 @@ class Tunnel:
         if self._witness is not None:
             return self._take_seen(self._witness, source, sink)
         octets = records = 0
+        upward = source is self._client
+        keeps = upward and not self.received and len(self.early) < _EARLY
         while data := source.decrypt():
             octets += len(data)
             records += 1
             sink.encrypt(data)
-        if source is self._client:
+            if keeps:
+                self.early += data
+        if upward:
             self.sent += octets
-        else:
+        elif octets:
             self.received += octets
+            self.early.clear()
         return records
 
     def _take_seen(self, witness: Witness, source: Stream, sink: Stream) -> int:
@@ -144,6 +201,8 @@ class Tunnel:
         octets = b"".join(pieces)
         if source is self._client:
             self.sent += len(octets)
+            if not self.received and len(self.early) < _EARLY:
+                self.early += octets
             for piece in witness.sent(octets):
                 self._answer(witness)
                 sink.encrypt(piece)
@@ -151,6 +210,7 @@ class Tunnel:
             self._answer(witness)
         else:
             self.received += len(octets)
+            self.early.clear()
             witness.received(octets)
             sink.encrypt(octets)
         return len(pieces)
@@ -178,9 +238,11 @@ class Tunnel:
             self.client_ended_first = source is self._client
         if how is not ORDERLY and self.outcome is ORDERLY:
             self.outcome = f"{'client' if source is self._client else 'origin'}-{how}"
-        if how is BROKEN and source is self._origin and not self.received and source.reason is not None:
-            self.alert = source.reason
-            return
+        # What an origin says to the truncation of a client that has left is no news.
+        if source is self._origin and not self.received and self._client.ended in (None, ORDERLY):
+            self.alert = source.reason if not source.renegotiates else RENEGOTIATES
+            if self.alert is not None:
+                return
         if how is RESET or how is BROKEN:
             sink.abort()
             return

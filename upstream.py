@@ -6,7 +6,6 @@ Deadlines are ``time.monotonic()`` seconds. What goes wrong is an ``OriginError`
 import errno
 import socket
 import ssl
-import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from gevent.queue import Empty, Queue
 import errors
 import sockets
 from flight import wants_certificate
-from lru import LRU
 from names import Target
 from resolver import Resolver
-from tls import TlsStream
+from tls import RENEGOTIATES, TlsStream
 from tlsconfig import client_context
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # no fault of the origin's
@@ -28,9 +26,8 @@ Address = tuple[str, int]  # an IP address as text, and a port
 
 ATTEMPT_SECONDS = 0.25  # Connection Attempt Delay, RFC 8305 §5
 _MOST_ADDRESSES = 8  # of a name that are tried: each is a descriptor, and after 2 s a client has had enough
-_WANTING_SECONDS = 60.0  # an origin that wanted a client certificate is not asked again for so long
-_WANTING_NAMES = 1024
-_CERTIFICATE_REQUIRED = "TLSV13_ALERT_CERTIFICATE_REQUIRED"  # RFC 8446 §6.2
+# Alerts about a certificate, which can only be ours, and we have none (RFC 8446 §6.2): Go and Java send the second.
+_ABOUT_OURS = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "NO_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA")
 
 
 class Upstream:
@@ -42,7 +39,6 @@ class Upstream:
     def __init__(self, extra_roots: str | None = None, verify: bool = True, keylog: Path | None = None) -> None:
         self._settings = extra_roots, verify, keylog
         self._context = client_context(*self._settings)
-        self._wanting: LRU[str, float] = LRU(_WANTING_NAMES)  # until when
         self._resolver = Resolver()
 
     def reload(self) -> None:
@@ -64,9 +60,6 @@ class Upstream:
 
     def secure(self, sock: socket.socket, name: str, alpn: Iterable[bytes], deadline: float) -> TlsStream:
         """TLS on a dialled socket, verified for ``name``, offering the given protocols."""
-        until = self._wanting.get(name)
-        if until is not None and time.monotonic() < until:
-            raise _wants(name)
         offer = [protocol.decode("ascii") for protocol in alpn if protocol.isascii()]  # the rest is GREASE
         stream = TlsStream(sock, self._context, offer, server_hostname=name)
         try:
@@ -76,31 +69,38 @@ class Upstream:
                 f"the certificate of {name} does not verify: {error.verify_message}"
             ) from error
         except ssl.SSLError as error:
-            if wants_certificate(stream.flight):
-                raise _wants(name) from error
-            raise self.broke(name, error.reason or str(error)) from error
+            if wants_certificate(bytes(stream.flight)):
+                raise errors.OriginWantsCertificate(_wanting(name)) from error
+            raise broke(name, error.reason or str(error)) from error
         except TimeoutError as error:
             raise errors.OriginTimeout(f"{name} did not complete the TLS handshake in time") from error
         except OSError as error:
+            if wants_certificate(bytes(stream.flight), closed=True):
+                raise errors.OriginLeftWithoutCertificate(_wanting(name)) from error
             raise errors.OriginTlsError(f"{name} closed the connection in the TLS handshake") from error
         return stream
 
-    def broke(self, name: str, reason: str) -> errors.OriginError:
-        """The error of a TLS connection to an origin that broke, by OpenSSL's reason, in the handshake or after it.
 
-        With TLS 1.3 an origin says after the handshake that it wants a client certificate. That is remembered for a
-        while: the next client is told before its own handshake, which protocol to be told in it can then choose.
-        """
-        if reason == _CERTIFICATE_REQUIRED:
-            self._wanting.put(name, time.monotonic() + _WANTING_SECONDS)
-            return _wants(name)
-        return errors.OriginTlsError(f"TLS with {name} failed: {reason.lower().replace('_', ' ')}")
+def broke(name: str, reason: str) -> errors.OriginError:
+    """The error of a TLS connection to an origin that broke, by OpenSSL's reason.
+
+    In the handshake or, with TLS 1.3, after it: only then an origin says that it wants a client certificate.
+    """
+    if reason == RENEGOTIATES:
+        return errors.OriginRenegotiates(
+            f"{name} wants to renegotiate TLS, most likely for a client certificate, which certifier does not have: "
+            f"exempt it with --bypass={name}"
+        )
+    alert = reason.partition("_ALERT_")[2]
+    if alert in _ABOUT_OURS:
+        return errors.OriginWantsCertificate(_wanting(name))
+    if alert:
+        return errors.OriginAlert(f"{name} ended TLS with the alert {alert.lower()}")
+    return errors.OriginTlsError(f"TLS with {name} failed: {reason.lower().replace('_', ' ')}")
 
 
-def _wants(name: str) -> errors.OriginError:
-    return errors.OriginWantsCertificate(
-        f"{name} wants a client certificate, which certifier does not have: exempt it with --bypass={name}"
-    )
+def _wanting(name: str) -> str:
+    return f"{name} wants a client certificate, which certifier does not have: exempt it with --bypass={name}"
 
 
 def _connect(address: Address, deadline: float) -> socket.socket:

@@ -2,7 +2,7 @@
 
 from errors import HelloError
 
-HANDSHAKE = 0x16  # ContentType
+ALERT, HANDSHAKE = 0x15, 0x16  # ContentType
 
 
 class Reader:

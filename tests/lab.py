@@ -99,16 +99,22 @@ class Program:
 
 
 class Origin:
-    """A server on loopback: TLS with ``certificate``, plain TCP without."""
+    """A server on loopback: TLS with ``certificate`` or by a context of one's own, plain TCP without."""
 
     def __init__(
-        self, handler: Handler, certificate: Path | None = None, alpn: list[str] | None = None, host: str = "127.0.0.1"
+        self,
+        handler: Handler,
+        certificate: Path | ssl.SSLContext | None = None,
+        alpn: list[str] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
         self._handler = handler
         self.connections = 0
         self.errors: list[Exception] = []
-        self._context = None
-        if certificate is not None:
+        self._context: ssl.SSLContext | None = None
+        if isinstance(certificate, ssl.SSLContext):
+            self._context = certificate
+        elif certificate is not None:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._context.load_cert_chain(certificate)
             if alpn:
@@ -200,9 +206,10 @@ def tunnel(proxy: tuple[str, int], target: str) -> Iterator[socket.socket]:
 
 
 def strict_context(ca: Path, alpn: list[str] | None = None) -> ssl.SSLContext:
-    """What a careful client has: only this CA, strict RFC 5280 rules."""
+    """What a careful client has: only this CA, strict RFC 5280 rules, no name but in the SAN (RFC 9525)."""
     context = ssl.create_default_context(cafile=str(ca))
     context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.hostname_checks_common_name = False
     if alpn:
         context.set_alpn_protocols(alpn)
     return context
@@ -215,13 +222,14 @@ def secure_tunnel(
     server_name: str | None = None,
     alpn: list[str] | None = None,
     context: ssl.SSLContext | None = None,
+    session: ssl.SSLSession | None = None,
 ) -> Iterator[ssl.SSLSocket]:
     """TLS through a CONNECT tunnel, verified for ``server_name``, else the target's host."""
     context = context or strict_context(program.ca, alpn)
     name = server_name or target.rpartition(":")[0].strip("[]")
     with (
         tunnel(program.address, target) as sock,
-        context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False) as secure,
+        context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False, session=session) as secure,
     ):
         yield secure
 
@@ -280,3 +288,16 @@ def serial_of(secure: ssl.SSLSocket) -> int:
 
 def run(*words: str | Path, timeout: float = WAIT, **options: object) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=timeout, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@contextmanager
+def talk(*words: str | Path) -> Iterator["subprocess.Popen[str]"]:
+    """A process whose standard input stays open, and whose output is of one piece; killed at the end."""
+    process = subprocess.Popen(
+        [str(w) for w in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

@@ -281,7 +281,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "acceptor": "soak",
         "tlsconfig": "proxy",
         "wire": "hello",
-        "flight": "origins",
+        "flight": "client_certificates",
         "patterns": "policy",
         "dialing": "rules",
         "ruling": "rules",
@@ -309,3 +309,15 @@ def test_the_readme_names_every_option() -> None:
     assert certifier.__doc__
     for option in re.findall(r"^  (?:-h )?(--[a-z-]+)", certifier.__doc__, re.MULTILINE):
         assert f"`{option}" in readme, option
+
+
+def test_the_tests_that_security_md_names_are_there() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (HERE / "SECURITY.md").read_text()))
+    there = {
+        node.name
+        for path in (HERE / "tests").glob("test_*.py")
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    assert named
+    assert not named - there

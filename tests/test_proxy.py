@@ -604,7 +604,10 @@ def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> Non
     """The other side ends at once; the request that came in the segment of the handshake's end must not break that."""
     got: AsyncResult[bytes] = AsyncResult()
 
+    handshaking = Event()  # an end before the hello would be a tunnel that is not TLS
+
     def close(sock: socket.socket) -> None:
+        assert handshaking.wait(WAIT)
         sock.shutdown(socket.SHUT_WR)
         got.set(sock.recv(100))
 
@@ -623,6 +626,7 @@ def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> Non
             except ssl.SSLWantReadError:
                 sock.sendall(ours.read())
                 theirs.write(sock.recv(65_536))
+                handshaking.set()
         tls.write(b"request")
         sock.sendall(ours.read())  # Finished and the request in one
         theirs.write(closed(sock))

@@ -134,18 +134,21 @@ def test_loops() -> None:
 # sockets
 
 
-def test_first_readable() -> None:
+def test_two_sockets_are_watched_together() -> None:
     one, one_end = socket.socketpair()
     two, two_end = socket.socketpair()
     with one, one_end, two, two_end:
         soon = time.monotonic() + 5
+        pair = sockets.Pair(one, two)
         with pytest.raises(TimeoutError):
-            sockets.first_readable(one, two, time.monotonic() + 0.01)
-        two_end.send(b"x")
-        assert sockets.first_readable(one, two, soon) is two
+            pair.wait(time.monotonic() + 0.01)
+        two_end.sendall(b"x")
+        assert pair.wait(soon) == 1
+        assert pair.wait(soon) == 1  # it was not read
         two.recv(1)
         one_end.close()
-        assert sockets.first_readable(one, two, soon) is one
+        assert pair.wait(soon) == 0
+        pair.close()
 
 
 def test_a_deadline_that_has_passed() -> None:

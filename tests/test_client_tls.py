@@ -1,0 +1,246 @@
+"""The TLS that clients get: each cipher suite there could be is asked for, and what must not be is tried."""
+
+import ssl
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+import rawtls
+from lab import Origin, Program, get, run, secure_tunnel, strict_context, talk, tunnel
+from rawtls import TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Hello, client_hello, usual
+from tlslite.api import HandshakeSettings, TLSConnection
+
+MODERN = ssl.OPENSSL_VERSION_INFO >= (3, 5)
+HANDSHAKE_FAILURE, PROTOCOL_VERSION, INAPPROPRIATE_FALLBACK, NO_RENEGOTIATION = 40, 70, 86, 100
+
+SUITES_1_3 = {
+    0x1301: "TLS_AES_128_GCM_SHA256",
+    0x1302: "TLS_AES_256_GCM_SHA384",
+    0x1303: "TLS_CHACHA20_POLY1305_SHA256",
+}
+# TLS 1.2: ECDHE and AEAD, nothing else.
+SUITES = {
+    "p256": {
+        0xC02B: "ECDHE-ECDSA-AES128-GCM-SHA256",
+        0xC02C: "ECDHE-ECDSA-AES256-GCM-SHA384",
+        0xCCA9: "ECDHE-ECDSA-CHACHA20-POLY1305",
+    },
+    "rsa2048": {
+        0xC02F: "ECDHE-RSA-AES128-GCM-SHA256",
+        0xC030: "ECDHE-RSA-AES256-GCM-SHA384",
+        0xCCA8: "ECDHE-RSA-CHACHA20-POLY1305",
+    },
+}
+
+
+@pytest.fixture(scope="module", params=SUITES)
+def key_type(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def proxy(key_type: str, roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
+    folder = tmp_path_factory.mktemp(key_type)
+    options = ["--store=certs", "--max=9", "--ca=ca", f"--key-type={key_type}", f"--upstream-ca={roots}"]
+    with Program(folder, *options) as running:
+        yield running
+
+
+def answer(proxy: Program, origin: Origin, hello: bytes) -> Hello | int:
+    """What a ClientHello is answered with: a ServerHello, or the description of an alert."""
+    with tunnel(proxy.address, f"localhost:{origin.port}") as sock:
+        sock.sendall(hello)
+        return rawtls.read_hello(sock)
+
+
+def accepted(proxy: Program, origin: Origin, extensions: Mapping[int, bytes]) -> set[int]:
+    """The suites that certifier takes, of all that there can be."""
+    found = set()
+    for start in range(0, 0x10000, 0x4000):  # no hello holds them all
+        left = set(range(start, start + 0x4000)) - {rawtls.FALLBACK_SCSV}
+        while isinstance(hello := answer(proxy, origin, client_hello(left, extensions)), Hello):
+            found.add(hello.suites[0])
+            left -= found
+        assert hello == HANDSHAKE_FAILURE
+    return found
+
+
+NEW = {rawtls.VERSIONS: rawtls.vector(1, TLS_1_3.to_bytes(2)), rawtls.KEY_SHARES: rawtls.vector(2, b"")}
+ALL = [*SUITES_1_3, *SUITES["p256"], *SUITES["rsa2048"]]
+
+
+def test_suites(proxy: Program, origin: Origin, key_type: str) -> None:
+    """No static RSA, no CBC, no RC4, no 3DES, no NULL, no EXPORT, no anonymous, no PSK, no CCM, nothing unheard of."""
+    assert accepted(proxy, origin, usual("localhost")) == set(SUITES[key_type])
+    assert accepted(proxy, origin, usual("localhost") | NEW) == set(SUITES_1_3)
+
+
+def test_each_suite_works(proxy: Program, origin: Origin, key_type: str) -> None:
+    for name in SUITES[key_type].values():
+        context = strict_context(proxy.ca)
+        context.set_ciphers(name)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        with secure_tunnel(proxy, f"localhost:{origin.port}", context=context) as secure:
+            assert get(secure).status == 200
+            assert secure.cipher() is not None
+            assert secure.cipher()[0] == name  # type: ignore[index]
+    for name in SUITES_1_3.values():
+        result = run(*s_client(proxy, origin), "-tls1_3", "-ciphersuites", name, input="").stdout
+        assert f"Cipher is {name}" in result
+        assert "Verify return code: 0 (ok)" in result
+
+
+def s_client(proxy: Program, origin: Origin) -> list[str | Path]:
+    return [
+        "openssl", "s_client", "-proxy", proxy.url.removeprefix("http://"), "-connect", f"localhost:{origin.port}",
+        "-servername", "localhost", "-CAfile", proxy.ca,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [rawtls.SSL_3, TLS_1_0, TLS_1_1])
+def test_old_versions(proxy: Program, origin: Origin, version: int) -> None:
+    every = [*ALL, 0x002F, 0xC009, 0xC013, 0x0005, 0x000A]
+    alerts = {PROTOCOL_VERSION, HANDSHAKE_FAILURE}  # OpenSSL says the latter for SSL 3.0
+    assert answer(proxy, origin, client_hello(every, usual("localhost"), version)) in alerts
+    extensions = usual("localhost") | {rawtls.VERSIONS: rawtls.vector(1, version.to_bytes(2))}
+    assert answer(proxy, origin, client_hello(every, extensions)) == PROTOCOL_VERSION
+
+
+@pytest.mark.parametrize("option", ["-tls1", "-tls1_1"])
+def test_old_versions_by_openssl(proxy: Program, origin: Origin, option: str) -> None:
+    result = run(*s_client(proxy, origin), option, "-cipher", "ALL:@SECLEVEL=0", input="")
+    assert "alert protocol version" in result.stderr
+
+
+def test_what_a_server_hello_says(proxy: Program, origin: Origin) -> None:
+    extensions = usual("localhost") | {
+        rawtls.EXTENDED_MASTER_SECRET: b"",
+        rawtls.HEARTBEAT: b"\1",
+        rawtls.ENCRYPT_THEN_MAC: b"",
+    }
+    hello = answer(proxy, origin, client_hello(ALL, extensions, compressions=b"\1\x40\0"))
+    assert isinstance(hello, Hello)
+    assert hello.version == TLS_1_2
+    assert hello.random.endswith(b"DOWNGRD\1")  # RFC 8446 §4.1.3: it could have been 1.3
+    assert hello.compressions == (0,)
+    assert hello.extensions[rawtls.RENEGOTIATION] == b"\0"  # RFC 5746 §3.6
+    assert rawtls.EXTENDED_MASTER_SECRET in hello.extensions  # RFC 7627
+    assert rawtls.HEARTBEAT not in hello.extensions
+    hello = answer(proxy, origin, client_hello(ALL, usual("localhost") | NEW))
+    assert isinstance(hello, Hello)
+    assert hello.extensions[rawtls.VERSIONS] == TLS_1_3.to_bytes(2)
+
+
+def test_a_version_that_was_fallen_back_to(proxy: Program, origin: Origin) -> None:
+    hello = client_hello([*ALL, rawtls.FALLBACK_SCSV], usual("localhost"))
+    assert answer(proxy, origin, hello) == INAPPROPRIATE_FALLBACK
+    both = NEW | {rawtls.VERSIONS: rawtls.numbers(1, [TLS_1_3, TLS_1_2])}
+    assert isinstance(
+        answer(proxy, origin, client_hello([*ALL, rawtls.FALLBACK_SCSV], usual("localhost") | both)), Hello
+    )
+
+
+def test_grease(proxy: Program, origin: Origin) -> None:
+    """RFC 8701: what nobody knows is passed over."""
+    extensions = {0x1A1A: b"", **usual("localhost"), **NEW, 0xFAFA: b"\0"}
+    extensions[rawtls.VERSIONS] = rawtls.numbers(1, [0x2A2A, TLS_1_3])
+    extensions[rawtls.GROUPS] = rawtls.numbers(2, [0x3A3A, rawtls.X25519])
+    assert isinstance(answer(proxy, origin, client_hello([0x4A4A, *ALL], extensions)), Hello)
+
+
+@pytest.mark.parametrize("group", [rawtls.X25519, rawtls.SECP256R1, rawtls.SECP384R1, 25, 30])
+def test_groups(proxy: Program, origin: Origin, group: int) -> None:
+    extensions = usual("localhost") | {rawtls.GROUPS: rawtls.numbers(2, {group, rawtls.SECP256R1})}
+    assert isinstance(answer(proxy, origin, client_hello(ALL, extensions)), Hello)
+    extensions = usual("localhost") | NEW | {rawtls.GROUPS: rawtls.numbers(2, [group])}
+    retry = answer(proxy, origin, client_hello(ALL, extensions))
+    assert isinstance(retry, Hello)
+    assert retry.random == rawtls.RETRY
+    assert retry.extensions[rawtls.KEY_SHARES] == group.to_bytes(2)
+
+
+@pytest.mark.parametrize("group", [1, 19, 21, 22])
+def test_small_groups(proxy: Program, origin: Origin, group: int) -> None:
+    """sect163k1, secp192r1, secp224r1, secp256k1."""
+    extensions = usual("localhost") | {rawtls.GROUPS: rawtls.numbers(2, [group])}
+    assert answer(proxy, origin, client_hello(ALL, extensions)) == HANDSHAKE_FAILURE
+    assert answer(proxy, origin, client_hello(ALL, extensions | NEW)) == HANDSHAKE_FAILURE
+
+
+@pytest.mark.skipif(not MODERN, reason="OpenSSL 3.5 and newer have X25519MLKEM768")
+def test_the_post_quantum_group(proxy: Program, origin: Origin) -> None:
+    groups = [rawtls.X25519, rawtls.X25519_MLKEM768]
+    extensions = usual("localhost") | NEW | {rawtls.GROUPS: rawtls.numbers(2, groups)}
+    retry = answer(proxy, origin, client_hello(ALL, extensions))
+    assert isinstance(retry, Hello)
+    assert retry.extensions[rawtls.KEY_SHARES] == rawtls.X25519_MLKEM768.to_bytes(2)
+    result = run(*s_client(proxy, origin), "-tls1_3", "-groups", "X25519MLKEM768", input="")
+    assert "Verify return code: 0 (ok)" in result.stdout
+
+
+def test_signatures_with_sha1(proxy: Program, origin: Origin) -> None:
+    extensions = usual("localhost") | {rawtls.SCHEMES: rawtls.numbers(2, [0x0203, 0x0201, 0x0101])}
+    assert answer(proxy, origin, client_hello(ALL, extensions)) == HANDSHAKE_FAILURE
+    assert answer(proxy, origin, client_hello(ALL, extensions | NEW)) == HANDSHAKE_FAILURE
+
+
+def test_keys_are_fresh(proxy: Program, origin: Origin) -> None:
+    """Neither the server's random nor its ephemeral key comes twice."""
+    shares, randoms = set(), set()
+    for _ in range(5):
+        with tunnel(proxy.address, f"localhost:{origin.port}") as sock:
+            sock.sendall(client_hello(ALL, usual("localhost")))
+            flight = rawtls.read_flight(sock)
+        randoms.add(flight[rawtls.SERVER_HELLO][2:34])
+        shares.add(flight[rawtls.SERVER_KEY_EXCHANGE][4:36])
+    assert len(shares) == len(randoms) == 5
+
+
+def test_a_hello_retry_request(proxy: Program, origin: Origin) -> None:
+    """For another library's client, which sends no share; OpenSSL's always has one that certifier takes.
+
+    And no ticket says that it may send data early, which could be sent twice (RFC 8446 §8).
+    """
+    settings = HandshakeSettings()
+    settings.keyShares = []
+    settings.minVersion = (3, 4)
+    with tunnel(proxy.address, f"localhost:{origin.port}") as sock:
+        connection = TLSConnection(sock)
+        connection.handshakeClientCert(settings=settings, serverName="localhost")
+        assert connection.version == (3, 4)
+        connection.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.read(max=4096, min=15).startswith(b"HTTP/1.1 200 OK")
+        (ticket,) = connection.tickets
+        assert rawtls.EARLY_DATA not in [extension.extType for extension in ticket.extensions]
+
+
+def test_renegotiation(proxy: Program, origin: Origin) -> None:
+    """``R`` makes openssl ask for it; it is told no at once, though nothing else is to be sent."""
+    with talk(*s_client(proxy, origin), "-tls1_2") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("R\n")
+        process.stdin.flush()
+        said = process.stdout.read()
+    assert "RENEGOTIATING" in said
+    assert "no renegotiation" in said
+    assert "Compression: NONE" in said
+    assert "Secure Renegotiation IS supported" in said
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_sessions(proxy: Program, origin: Origin, version: ssl.TLSVersion) -> None:
+    """One is resumed for its own name, and is no help for another."""
+    context = strict_context(proxy.ca)
+    context.maximum_version = version
+
+    def session(name: str, before: ssl.SSLSession | None = None) -> tuple[bool | None, ssl.SSLSession | None]:
+        target = f"127.0.0.1:{origin.port}"
+        with secure_tunnel(proxy, target, name, context=context, session=before) as secure:
+            assert get(secure).status == 200
+            return secure.session_reused, secure.session
+
+    reused, first = session("localhost")
+    assert not reused
+    assert session("localhost", first)[0]
+    assert not session("www.example.com", first)[0]
