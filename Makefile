@@ -2,6 +2,8 @@
 # make test   sets up and passes everything that must pass
 # make lint-certs  pkilint over the made CA and one leaf of each kind (part of make test)
 # make image-test  builds the container image and puts a request through it (needs root)
+# make soak   loads of abuse in their long form, some minutes (the short one is part of make test)
+# make fuzz   looks for octets that a parser does not foresee, a minute for each parser (FUZZ_SECONDS=60)
 # make bench  measures certifier beside those of its peers that are installed, ten minutes; results in bench/
 #             (bench-growth: how cost grows, half an hour; bench-mixed: latency under mixed load, two minutes)
 # make check  the same without the set-up: linter, types, tests
@@ -10,7 +12,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test check lint-certs image-test bench bench-growth bench-mixed clean
+FUZZ_SECONDS ?= 60  # for each target
+
+.PHONY: run test check lint-certs image-test soak fuzz bench bench-growth bench-mixed clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
@@ -27,6 +31,12 @@ check:
 
 lint-certs: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/test_lint.py
+
+soak: $(VENV)/dev.stamp
+	SOAK=1 $(BIN)/python -m pytest -s tests/test_soak.py
+
+fuzz: $(VENV)/fuzz.stamp
+	$(BIN)/python fuzz/run.py --seconds=$(FUZZ_SECONDS)
 
 image-test:
 	sh tests/image.sh
@@ -52,5 +62,10 @@ $(VENV)/dev.stamp: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/run.stamp
 
+# Only there for some machines: fuzz/run.py does without, and says so.
+$(VENV)/fuzz.stamp: requirements-fuzz.txt $(VENV)/dev.stamp
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=atheris -r requirements-fuzz.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build fuzz/findings .mypy_cache .ruff_cache .pytest_cache .hypothesis

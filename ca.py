@@ -10,12 +10,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+import certificates
 import files
+from certificates import Unreadable
 from errors import RetrievalError, UsageError
 from serials import SerialFile
 
@@ -25,8 +27,6 @@ VALIDITY = timedelta(days=3653)  # ten years
 EXPIRY_NOTICE = timedelta(days=30)
 BACKDATED = timedelta(days=2)  # for clients whose clock is behind
 
-# What the properties of a certificate raise that is malformed, or holds what nobody uses.
-_UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _GOOD_CA = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 -subj '/CN=My CA' -keyout ca.key"
     " -out ca.crt -addext keyUsage=critical,keyCertSign,cRLSign"
@@ -90,17 +90,13 @@ def paths_in(folder: Path) -> tuple[Path, Path, Path]:
 def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> CaFiles:
     """The CA of three files of an operator's, checked."""
     try:
-        certificate, *others = x509.load_pem_x509_certificates(_read(certificate_path))
-    except ValueError as error:
-        raise UsageError(f"{certificate_path} holds no PEM certificate") from error
+        certificate, *others = certificates.read(_read(certificate_path))
+    except Unreadable as error:
+        raise UsageError(f"{certificate_path} holds no PEM certificate: {error}") from error
     key = _load_key(key_path)
-    try:
-        public = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        missing = _check(certificate, certificate_path, now)
-        chain = tuple(c for c in (certificate, *others) if c.subject != c.issuer)
-    except _UNREADABLE as error:
-        raise UsageError(f"the certificate in {certificate_path} can't be read: {error}") from error
-    if _spki(key) != public:
+    missing = _check(certificate, certificate_path, now)
+    chain = tuple(c for c in (certificate, *others) if c.subject != c.issuer)
+    if _spki(key) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
         raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
     serials = SerialFile(serial_path)
     try:
@@ -165,7 +161,7 @@ def _load_key(path: Path) -> CaKey:
             f"the key in {path} has a passphrase, which certifier can't ask for; take it off:"
             f" openssl pkey -in {path} -out plain.key"
         ) from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: of a length that its kind has not
         raise UsageError(f"{path} holds no PEM private key that can be used") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise UsageError(f"the key in {path} is neither RSA nor EC")

@@ -26,7 +26,7 @@ from gevent.event import Event
 
 from admission import Turnstile
 from board import Board
-from errors import CertifierError, RetrievalError
+from errors import CertifierError, NotServable, RetrievalError
 from leaf import Leaf, Unsettled
 from leaves import Leaves
 from limits import Limits
@@ -225,10 +225,12 @@ class ContextCache:
                 self._board.retrieved("failed" if error else "none")
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
 
-    def _retrieve(self, name: str, client: str, renew: bool = False) -> Context | None:
+    def _retrieve(
+        self, name: str, client: str, renew: bool = False, refused: tuple[bytes, str] | None = None
+    ) -> Context | None:
         now = self._clock()
         contexts = self._contexts
-        outcome = self._slow_half(name, client, renew)
+        outcome = self._slow_half(name, client, renew, refused)
         if contexts is not self._contexts:  # cleared meanwhile: the outcome may be another CA's
             return self._retrieve(name, client, renew)
         if outcome is None:
@@ -236,8 +238,14 @@ class ContextCache:
             self._wont_do.put(name, now + WONT_DO_SECONDS)
             return None
         self._wont_do.pop(name)
+        try:
+            served = server_context(outcome.pem, self._keylog)
+        except NotServable as error:
+            if refused is not None or outcome.source != "disk":
+                raise
+            return self._retrieve(name, client, renew, (outcome.pem, str(error)))
         context = Context(
-            server_context(outcome.pem, self._keylog),
+            served,
             outcome.serial,
             max(outcome.renew_at.timestamp(), now + _RETRY_SECONDS),  # it is as new as can be had: a CA that ends
             outcome.not_after.timestamp(),
@@ -260,23 +268,25 @@ class ContextCache:
                 gevent.spawn(self.tidy)
         return context
 
-    def _on_thread(self, name: str, notes: list[str], renew: bool, make: bool) -> Leaf | None:
+    def _on_thread(
+        self, name: str, notes: list[str], renew: bool, make: bool, refused: tuple[bytes, str] | None
+    ) -> Leaf | None:
         while True:
             when = datetime.fromtimestamp(self._clock(), UTC)
             try:
-                return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make)
+                return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused)
             except Unsettled:
                 gevent.sleep(_SETTLE_SECONDS)
 
-    def _slow_half(self, name: str, client: str, renew: bool) -> Leaf | None:
+    def _slow_half(self, name: str, client: str, renew: bool, refused: tuple[bytes, str] | None) -> Leaf | None:
         """The leaf, by a pool thread. One that is to be made waits for its turn, one that is stored does not."""
         notes: list[str] = []
         passed = renew or self._turnstile.at_once(client)
         try:
-            leaf = self._on_thread(name, notes, renew, passed)
+            leaf = self._on_thread(name, notes, renew, passed, refused)
             if leaf is None and not passed and self.generates:
                 self._turnstile.wait(client)
-                leaf = self._on_thread(name, notes, renew, True)
+                leaf = self._on_thread(name, notes, renew, True, refused)
             elif passed and not renew and (leaf is None or leaf.source != "made"):
                 self._turnstile.give_back(client)
         finally:

@@ -43,6 +43,10 @@ class RetrievalError(CertifierError):
     reason = "No certificate could be made"
 
 
+class NotServable(RetrievalError):
+    """Ours: OpenSSL does not take the certificate or the key of a name."""
+
+
 class OutOfResources(CertifierError):
     """Ours: no descriptor, port or memory for a connection to the origin."""
 

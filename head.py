@@ -39,12 +39,13 @@ class RequestHead:
 class HeadReader:
     """Reads one head; each byte is looked at once. ``rest`` holds what came behind it."""
 
-    __slots__ = ("_most", "_seen", "rest")
+    __slots__ = ("_most", "_seen", "_skipped", "rest")
 
     def __init__(self, most: int = MAX_HEAD) -> None:
         self._most = most
         self.rest = bytearray()
         self._seen = 0
+        self._skipped = False
 
     def receive(self, data: bytes) -> RequestHead | None:
         """Take more bytes. The head once it is complete, None while more is needed.
@@ -53,7 +54,8 @@ class HeadReader:
         """
         buffer = self.rest
         buffer += data
-        if self._seen == 0 and buffer.startswith(b"\r\n"):
+        if not self._skipped and buffer.startswith(b"\r\n"):
+            self._skipped = True
             del buffer[:2]  # one empty line before the request line is to be ignored, RFC 9112 §2.2
         end = buffer.find(b"\r\n\r\n", max(0, self._seen - 3))
         limit = end + 4 if end >= 0 else len(buffer)

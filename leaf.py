@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import certificates
 import names
+from certificates import Unreadable
 from store import Stamp, Stored
 
 MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
@@ -44,9 +46,9 @@ class NotForName(Unusable):
 def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certificate]:
     """What is stored, if it can be served for the name now; else raises ``Unusable``."""
     try:
-        certificate = x509.load_pem_x509_certificate(stored.pem)
+        certificate = certificates.read(stored.pem)[0]
         sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+    except Unreadable as error:
         raise Unusable("it holds no certificate that can be read") from error
     except x509.ExtensionNotFound as error:
         raise Unusable("it has no subject alternative name") from error
@@ -79,7 +81,7 @@ def _check_key(pem: bytes, certificate: x509.Certificate) -> None:
         key = serialization.load_pem_private_key(pem[start:], password=None, unsafe_skip_rsa_key_validation=True)
     except TypeError as error:
         raise Unusable("its private key has a passphrase") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: of a length that its kind has not
         raise Unusable("its private key can't be read") from error
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):

@@ -44,13 +44,20 @@ class Leaves:
         return self._authority is not None
 
     def retrieve(
-        self, name: str, now: datetime, notes: list[str], renew: bool = False, make: bool = True
+        self,
+        name: str,
+        now: datetime,
+        notes: list[str],
+        renew: bool = False,
+        make: bool = True,
+        refused: tuple[bytes, str] | None = None,
     ) -> Leaf | None:
         """The leaf for a canonical name; None when it is not stored and none can be made, or without ``make``, shall.
 
         1. The first of what the store holds that can be served: an operator's, else certifier's own.
         2. An operator's file that can't is moved aside; certifier's own is replaced by what comes next. So it is,
            with ``renew``, when less than a third of its life is left: a client need not wait for that.
+           And so is, or moved aside, what OpenSSL ``refused``: its PEM, and why.
         3. With an authority: a new key, request and leaf, stored; had another process stored one meanwhile, its.
 
         Warnings for the log are added to ``notes``, one sentence each, whatever comes of it. Raises ``RetrievalError``
@@ -62,6 +69,8 @@ class Leaves:
         for stored in self._load(name, notes):
             try:
                 found = self._check(stored, name, now)
+                if refused is not None and found.pem == refused[0]:
+                    raise Unusable(refused[1])
                 if renew and stored.ours and self._authority is not None and now >= found.renew_at:
                     raise Unusable(f"less than a third of its life is left, until {found.not_after:%Y-%m-%d}")
             except Unusable as why:

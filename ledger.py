@@ -16,6 +16,8 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import certificates
+from certificates import Unreadable
 from store import MARK, content_of
 
 _LINE = re.compile(rb"([0-9]{1,48})\n\Z")
@@ -66,8 +68,8 @@ class Ledger:
     def _serial_in(self, path: Path) -> int:
         try:
             pem = content_of(path)
-            certificate = x509.load_pem_x509_certificate(pem)
-        except (OSError, ValueError):
+            certificate = certificates.first(pem)
+        except (OSError, Unreadable):
             return 0
         serial = certificate.serial_number
         counted = pem.startswith(MARK) or serial < _COUNTED

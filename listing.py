@@ -15,9 +15,10 @@ import json
 import sys
 from datetime import UTC, datetime
 
-from cryptography import x509
 from tqdm import tqdm
 
+import certificates
+from certificates import Unreadable
 from commandline import CommandLine
 from issuance import open_store
 from log import escape
@@ -54,14 +55,14 @@ def _row(entry: Entry) -> dict[str, object]:
         "error": None,
     }
     try:
-        certificate = x509.load_pem_x509_certificate(entry.path.read_bytes())
+        certificate = certificates.first(entry.path.read_bytes())
         row["serial"] = f"{certificate.serial_number:X}"
         row["issuer"] = certificate.issuer.rfc4514_string()
         row["not_before"] = _time(certificate.not_valid_before_utc)
         row["not_after"] = _time(certificate.not_valid_after_utc)
     except OSError as error:
         row["error"] = error.strerror
-    except ValueError:
+    except Unreadable:
         row["error"] = "no certificate that can be read"
     return row
 

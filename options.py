@@ -213,7 +213,11 @@ def _url(line: CommandLine, option: str) -> str | None:
     text = line.text(option)
     if text is None:
         return None
-    parts = urlsplit(text)
-    if parts.scheme != "http" or not parts.netloc or not (text.isascii() and text.isprintable()) or " " in text:
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme == "http" and parts.hostname is not None and parts.port != 0
+    except ValueError:  # brackets that hold no IPv6 address, a port that is no number
+        good = False
+    if not good or not (text.isascii() and text.isprintable()) or " " in text:
         raise UsageError(f"{option}={text}: not an http:// URL, such as http://127.0.0.1:8080/ca.crl")
     return text

@@ -1,7 +1,7 @@
 """``Proxy``: one connection from accept to close. It knows the way, others do the work.
 
 ``Proxy.handle`` reads top to bottom as ARCHITECTURE.md draws it: head, policy, dial, then what ``interception.py`` does
-with the tunnel, and the log line. Its caller, the ``StreamServer``, owns the client's socket and closes it.
+with the tunnel, and the log line. Its caller, the ``Acceptor``, owns the client's socket and closes it.
 """
 
 import logging

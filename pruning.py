@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from itertools import count
 from typing import NamedTuple
 
-from cryptography import x509
-
+import certificates
+from certificates import Unreadable
 from store import Entry, Store
 
 DAY_SECONDS = 86_400.0
@@ -61,10 +61,10 @@ def _reason(entry: Entry, now: float, unused: float | None) -> str | None:
     if unused is not None and now - entry.used >= unused:
         return f"not used for {(now - entry.used) / DAY_SECONDS:.0f} days"
     try:
-        end = x509.load_pem_x509_certificate(entry.path.read_bytes()).not_valid_after_utc
+        end = certificates.first(entry.path.read_bytes()).not_valid_after_utc
     except OSError:
         return None
-    except ValueError:
+    except Unreadable:
         return "holds no certificate that can be read"
     return f"expired on {end:%Y-%m-%d %H:%M} UTC" if now >= end.timestamp() else None
 

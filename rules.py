@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -40,11 +41,12 @@ def of_any(certificate: x509.Certificate, now: datetime) -> Iterator[Fault]:
             yield Fault(f"an RSA key of {key.key_size} bits", "browsers, Apple and Go refuse less than 2048")
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         yield Fault("a key that is neither RSA nor EC", "browsers and Apple refuse it")
-    if isinstance(certificate.signature_hash_algorithm, hashes.SHA1 | hashes.MD5):
-        yield Fault(
-            f"signed with {certificate.signature_hash_algorithm.name.upper()}",
-            "browsers, Apple, Go and OpenSSL refuse it",
-        )
+    try:
+        hashed = certificate.signature_hash_algorithm
+        if isinstance(hashed, hashes.SHA1 | hashes.MD5):
+            yield Fault(f"signed with {hashed.name.upper()}", "browsers, Apple, Go and OpenSSL refuse it")
+    except UnsupportedAlgorithm:
+        yield Fault("signed with an algorithm that nobody knows", "every client refuses it")
     if not 0 < certificate.serial_number.bit_length() <= _MAX_SERIAL_BITS or certificate.serial_number < 0:
         yield Fault("a serial number that is not positive or has over 20 octets", "Go and strict clients refuse it")
     if now < certificate.not_valid_before_utc:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 from gevent.pool import Pool
-from gevent.server import StreamServer
 
+from acceptor import Acceptor
 from limits import Limits
 from program import Program
 
@@ -25,7 +25,7 @@ def serve(
     """Serve until ``stop`` is set or SIGTERM or SIGINT comes. ``ready`` is called when connections are accepted."""
     program.policy.listeners += [listener.getsockname()[:2] for listener in listeners]
     pool = Pool(limits.connections + _ONLY_TOLD)
-    servers = [StreamServer(listener, program.proxy.handle, spawn=pool) for listener in listeners]
+    servers = [Acceptor(listener, program.proxy.handle, spawn=pool) for listener in listeners]
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
     gevent.signal_handler(signal.SIGUSR1, gevent.spawn, program.seeing.reopen)
     for number in (signal.SIGTERM, signal.SIGINT):

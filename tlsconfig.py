@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from errors import RetrievalError, UsageError
+from errors import NotServable, RetrievalError, UsageError
 
 # TLS 1.2; the suites of 1.3 are all forward secret and authenticated. Towards clients nothing else.
 _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -47,7 +47,10 @@ def client_context(extra_roots: str | None, verify: bool, keylog: Path | None = 
 
 
 def server_context(pem: bytes, keylog: Path | None = None) -> ssl.SSLContext:
-    """The context that serves one certificate; TLS 1.2 and 1.3. Raises ``RetrievalError`` if OpenSSL refuses it."""
+    """The context that serves one certificate; TLS 1.2 and 1.3.
+
+    Raises ``NotServable`` if OpenSSL refuses it, ``RetrievalError`` if it could not be asked.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_CLIENTS)
@@ -58,8 +61,11 @@ def server_context(pem: bytes, keylog: Path | None = None) -> ssl.SSLContext:
     try:
         with _as_file(pem) as path:
             context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one
-    except (ssl.SSLError, OSError) as error:
-        raise RetrievalError(f"OpenSSL refuses the certificate: {error}") from error
+    except ssl.SSLError as error:
+        reason = (error.reason or "its file can't be read").lower().replace("_", " ")
+        raise NotServable(f"OpenSSL refuses the certificate: {reason}") from error
+    except OSError as error:
+        raise RetrievalError(f"a certificate can't be given to OpenSSL: {error.strerror}") from error
     return context
 
 

@@ -8,7 +8,7 @@ import pytest
 from cryptography import x509
 from gevent.monkey import get_original
 from pki import TestCA, new_key, now
-from test_leaves import Room
+from test_leaves import NAME, Room
 from test_signer import authority_for, files
 
 from contexts import LOOK_SECONDS, WONT_DO_SECONDS, ContextCache
@@ -31,12 +31,18 @@ class Counted(Leaves):
         self.slow = 0.0
 
     def retrieve(
-        self, name: str, now: datetime, notes: list[str], renew: bool = False, make: bool = True
+        self,
+        name: str,
+        now: datetime,
+        notes: list[str],
+        renew: bool = False,
+        make: bool = True,
+        refused: tuple[bytes, str] | None = None,
     ) -> Leaf | None:
         self.count += 1
         if self.slow:
             get_original("time", "sleep")(self.slow)  # blocks this thread, not the hub
-        return super().retrieve(name, now, notes, renew, make)
+        return super().retrieve(name, now, notes, renew, make, refused)
 
 
 class Clock:
@@ -303,3 +309,23 @@ def test_the_store_of_a_running_proxy_stays_within_its_bound(room: Room, clock: 
     names = {entry.name for entry in room.store.entries()}
     assert "www.example.com" in names
     assert 5 <= len(names) <= 11
+
+
+def test_what_openssl_refuses_is_moved_aside_or_made_anew(room: Room, leaves: Counted, clock: Clock) -> None:
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    room.place(room.ca.issue(NAME, key=new_key(1024)))
+    clock.advance(seconds=60)
+    made = contexts.get(NAME)
+    assert made is not None
+    assert made.source == "made"
+    assert room.path.with_name(room.path.name + ".rejected").exists()
+    contexts.clear()
+    stored = room.path.read_bytes()
+    room.place(stored.replace(b"-----END CERTIFICATE-----", b"-----END CERTIFICATE-----,"))
+    again = contexts.get(NAME)
+    assert again is not None
+    assert (again.source, again.serial) == ("made", made.serial + 1)
+    contexts.clear()
+    last = contexts.get(NAME)
+    assert last is not None
+    assert (last.source, last.serial) == ("disk", again.serial)

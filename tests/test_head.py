@@ -42,8 +42,9 @@ def test_what_follows_is_kept() -> None:
 def test_one_empty_line_before_is_ignored() -> None:
     head, _ = read(b"\r\n" + GOOD)
     assert head is not None
-    with pytest.raises(ClientError):
-        read(b"\r\n\r\n\r\n" + GOOD)
+    for size in (1, 1 << 20):
+        with pytest.raises(ClientError):
+            read(b"\r\n\r\n\r\n" + GOOD, size)
 
 
 @pytest.mark.parametrize(

@@ -124,10 +124,11 @@ def test_a_bad_file_in_a_store_that_is_read_only_is_told_once(room: Room, monkey
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(room.store, "reject", read_only)
+    when = now()
     room.place(b"rubbish")
-    assert room.retrieve(NAME, now())
+    assert room.retrieve(NAME, when)
     assert [note for note in room.notes if "can't be moved aside: Read-only file system" in note]
-    assert room.retrieve(NAME, now())
+    assert room.retrieve(NAME, when)
     assert not [note for note in room.notes if "moved aside" in note]
 
 
@@ -156,6 +157,8 @@ def bad(ca: TestCA) -> dict[str, bytes]:
         "it ends on": ca.issue(NAME, ends=timedelta(minutes=1)),
         "not valid before": ca.issue(NAME, begins=timedelta(days=1)),
         "no subject alternative name": ca.pem + key_pem(ca.key),
+        "it holds no certificate that can be read": ca.issue(NAME)
+        + b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",
     }
 
 

@@ -1,0 +1,60 @@
+"""Certificates that others wrote, read from PEM.
+
+cryptography looks at the parts of a certificate when it is asked for them, and has an exception for each way in which
+they can be wrong. What was read here gives all the parts that certifier asks for.
+"""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.utils import CryptographyDeprecationWarning
+
+# Of serial numbers that are not positive: old scripts give them, ``check`` tells of them, and the log is ours alone.
+warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
+
+_WRONG = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+
+
+class Unreadable(Exception):
+    """A certificate is malformed, or holds what nobody uses."""
+
+
+def read(pem: bytes) -> list[x509.Certificate]:
+    """The certificates in PEM, one at least, in their order. Raises ``Unreadable`` if one of them is."""
+    with _unreadable():
+        found = x509.load_pem_x509_certificates(pem)
+        for certificate in found:
+            _look_at(certificate)
+        return found
+
+
+def first(pem: bytes) -> x509.Certificate:
+    """The first certificate in PEM, whatever comes behind it. Raises ``Unreadable``."""
+    with _unreadable():
+        certificate = x509.load_pem_x509_certificate(pem)
+        _look_at(certificate)
+        return certificate
+
+
+def _look_at(certificate: x509.Certificate) -> None:
+    certificate.public_key()
+    _ = certificate.subject, certificate.issuer, certificate.extensions
+    _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+
+
+@contextmanager
+def _unreadable() -> Iterator[None]:
+    try:
+        yield
+    except _WRONG as error:
+        raise Unreadable(str(error)) from error

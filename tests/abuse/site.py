@@ -1,0 +1,137 @@
+"""``Site``: a proxy, the origins behind it, and a good request that must succeed whatever was done before."""
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from gevent.pool import Pool
+from lab import WAIT, Handler, Origin, exchange, get, http_origin, read_reply, secure_tunnel, strict_context
+from vitals import Watched
+
+SECONDS = 2  # what the proxy is told as its time for heads, hellos, dials and handshakes
+PACE = 0.2  # seconds between two octets of who is slow
+AT_ONCE = 50  # clients that act at once, unless a load is about more: all of them, and the origins, are this process
+
+
+@dataclass(frozen=True)
+class Site:
+    """What a load is done to. ``secure`` and ``plain`` answer good requests; bad origins are the load's own."""
+
+    program: Watched
+    secure: Origin
+    plain: Origin
+    certificate: Path
+    context: ssl.SSLContext  # of a client that trusts the proxy's CA alone
+
+    @property
+    def target(self) -> str:
+        """Where a good request goes."""
+        return f"localhost:{self.secure.port}"
+
+    def good(self) -> float:
+        """A tunnel and a plain request that succeed; how many seconds they took."""
+        began = time.monotonic()
+        with secure_tunnel(self.program, self.target, context=self.context) as secure:
+            assert get(secure).status == 200
+        assert exchange(self.program.address, plain_get(f"localhost:{self.plain.port}")).status == 200
+        return time.monotonic() - began
+
+    def warm_up(self) -> None:
+        """Let it have all the threads that it will ever have, and its buffers and caches."""
+
+        def client(number: int) -> None:
+            with self.tunnel() as sock:
+                sock.sendall(hello_for(self.context, f"w{number}.example"))
+                assert sock.recv(1) == b"\x16"
+
+        together(client, 50, at_once=20)
+        self.good()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.program.address, timeout=WAIT)
+
+    def tunnel(self, target: str | None = None) -> socket.socket:
+        """A tunnel, established, to where a good request goes if nothing else is said."""
+        sock = self.connect()
+        sock.sendall(connect_head(target or self.target))
+        reply = read_reply(sock)
+        assert reply.status == 200, reply
+        return sock
+
+    @contextmanager
+    def origin(self, handler: Handler, secure: bool = False) -> Iterator[str]:
+        """An origin of a load's own; its address as a target."""
+        with Origin(handler, self.certificate if secure else None) as server:
+            yield f"localhost:{server.port}"
+
+
+@contextmanager
+def running(folder: Path, roots: Path, certificate: Path, *options: str, redirected: bool = False) -> Iterator[Site]:
+    """A site; ``redirected``: tunnels go, decrypted, to its plain origin, so that any name can be asked for."""
+    with Origin(http_origin, certificate) as secure, Origin(http_origin) as plain:
+        words = ["--store=certs", "--max=100", "--ca=ca", f"--upstream-ca={roots}", *options]
+        words += [f"--{what}-timeout={SECONDS}" for what in ("head", "hello", "dial", "tls")]
+        words += [f"--redirect=127.0.0.1:{plain.port}"] if redirected else []
+        with Watched(folder, *words) as program:
+            site = Site(program, secure, plain, certificate, strict_context(program.ca))
+            site.warm_up()
+            yield site
+
+
+def plain_get(target: str) -> bytes:
+    return f"GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
+
+
+def connect_head(target: str) -> bytes:
+    return f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
+
+
+def together(act: Callable[[int], object], count: int, at_once: int = AT_ONCE) -> None:
+    """Do it so often, so many at once; the first failure is raised."""
+    pool = Pool(at_once)
+    for _ in pool.imap_unordered(act, range(count)):
+        pass
+
+
+def hear(sock: socket.socket) -> bytes:
+    """All that the other side says until it ends, by FIN or reset."""
+    heard = b""
+    with suppress(ConnectionError):
+        while data := sock.recv(65_536):
+            heard += data
+    return heard
+
+
+def drip(sock: socket.socket, data: bytes) -> bytes:
+    """Send an octet now and then until the other side ends; what it said."""
+    sock.settimeout(PACE)
+    heard = b""
+    with suppress(ConnectionError):
+        for octet in data:
+            sock.sendall(bytes((octet,)))
+            with suppress(TimeoutError):
+                data = sock.recv(65_536)
+                if not data:
+                    return heard
+                heard += data
+    return heard + hear(sock)
+
+
+def cut(sock: socket.socket) -> None:
+    """Close with a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+
+
+def hello_for(context: ssl.SSLContext, name: str) -> bytes:
+    """A real ClientHello."""
+    out = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
+    with suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return out.read()

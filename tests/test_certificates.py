@@ -1,0 +1,70 @@
+"""Certificates that others wrote: each way in which one can be wrong is the same error."""
+
+import base64
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from pki import TestCA, now
+from test_ca import write
+
+import ca
+import certificates
+from certificates import Unreadable
+from errors import UsageError
+from ledger import Ledger
+from pruning import prune
+from store import MARK, Store
+
+CA = TestCA("op")
+GOOD = CA.issue("a.example", with_key=False)
+DER = x509.load_pem_x509_certificate(GOOD).public_bytes(Encoding.DER)
+
+SPOILERS = {  # what is replaced in its DER, and by what
+    "a version that there is not": (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x08"),
+    "a point that is none": (b"\x03\x42\x00\x04", b"\x03\x42\x00\x05"),
+    "a curve that nobody knows": (bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d03017f")),
+    "an extension twice": (b"\x55\x1d\x13", b"\x55\x1d\x0f"),
+    "a kind of name that nobody uses": (b"\x82\x09a.example", b"\xa3\x09a.example"),
+    "a date that is none": (b"Z\x17\x0d", b"X\x17\x0d"),
+    "a length that is too long": (DER[:4], b"\x30\x82\xff\xff"),
+}
+
+
+def spoiled(spoiler: str) -> bytes:
+    old, new = SPOILERS[spoiler]
+    assert DER.count(old) == 1
+    return pem(DER.replace(old, new))
+
+
+def pem(der: bytes) -> bytes:
+    """By hand: cryptography writes only what it can read."""
+    return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
+def test_good_ones() -> None:
+    assert [c.subject for c in certificates.read(GOOD + CA.pem)] == [certificates.first(GOOD).subject, CA.name]
+    assert certificates.first(pem(DER)) == certificates.first(GOOD + b"rubbish")
+
+
+@pytest.mark.parametrize("text", [b"", b"rubbish", *map(spoiled, SPOILERS)], ids=["empty", "rubbish", *SPOILERS])
+def test_bad_ones(text: bytes, tmp_path: Path) -> None:
+    for read in (certificates.read, certificates.first):
+        with pytest.raises(Unreadable):
+            read(text)
+    if b"CERTIFICATE" in text:
+        with pytest.raises(Unreadable):
+            certificates.read(GOOD + text)
+    # Wherever they may lie, they cost no more than themselves.
+    paths = write(tmp_path, CA)
+    paths[0].write_bytes(text)
+    with pytest.raises(UsageError, match="holds no PEM certificate"):
+        ca.load(*paths, now())
+    store = Store(tmp_path / "certs")
+    (store.root / "abc").mkdir()
+    (store.root / "abc" / "a.crt").write_bytes(MARK + text)
+    assert Ledger(store.root, CA.certificate).highest() == 0
+    assert [gone.reason for gone in prune(store, now().timestamp()).removed] == [
+        "holds no certificate that can be read"
+    ]

@@ -1,0 +1,93 @@
+"""Loads of abuse, each followed by a good request, and by a look at what the proxy holds: no more than before.
+
+In a short form, in seconds; with ``SOAK=1``, as ``make soak`` has it, in a long one, in minutes.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from abuse import hellos, origins, requests, resources, slow
+from abuse.site import Site, running
+
+LONG = bool(os.environ.get("SOAK"))
+
+pytestmark = pytest.mark.timeout(600 if LONG else 40)
+
+Load = Callable[[Site, int], None]
+
+# How often in the short form, and in the long one.
+LOADS: dict[Load, tuple[int, int]] = {
+    slow.slow_clients: (160, 4000),
+    slow.half_open: (63, 2100),
+    slow.idle_tunnels: (200, 2000),
+    hellos.odd_hellos: (28, 2000),
+    hellos.broken_hellos: (76, 4000),
+    hellos.names_that_are_none: (70, 4000),
+    requests.bad_connect_targets: (len(requests.BAD_TARGETS), 4000),
+    requests.smuggling: (len(requests.KINDS), 2000),
+    origins.garbage: (2 * len(origins.NO_HTTP + origins.CUT_OFF), 2000),
+    origins.ends_in_the_handshake: (40, 2000),
+    origins.never_answers: (30, 600),
+    origins.firehose: (10, 100),
+    origins.crumbs: (4, 40),
+    origins.answers_in_advance: (10, 1000),
+    resources.out_of_descriptors: (2, 24),
+}
+
+
+@pytest.fixture(scope="module")
+def site(roots: Path, certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running(tmp_path_factory.mktemp("site"), roots, certificate) as found:
+        yield found
+
+
+@pytest.mark.parametrize("load", LOADS, ids=lambda load: load.__name__)
+def test_load(site: Site, load: Load) -> None:
+    held(site, load, LOADS[load])
+
+
+def test_what_is_left_is_seen(site: Site) -> None:
+    """The negative twin: a tunnel that stays, a line that is not ours."""
+    before = site.program.vitals()
+    with site.tunnel():
+        held = site.program.vitals()
+        assert (held.descriptors, held.greenlets > before.greenlets) == (before.descriptors + 2, True)
+        assert not held.within(before.and_growth())
+    site.program.settled(before)
+    site.program.check_log()
+    site.program.lines.append("forged by a peer")
+    with pytest.raises(AssertionError, match="forged"):
+        site.program.check_log()
+    site.program.lines.pop()
+
+
+def test_unique_names(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    options = ("--store-max=500", "--new-names=100000", "--client-new-names=100000")
+    with running(tmp_path, roots, certificate, *options, redirected=True) as site:
+        hellos.unique_names(site, 100)  # now memory is full
+        held(site, hellos.unique_names, (300, 20_000))
+        assert len(list(tmp_path.glob("certs/???/*.crt"))) <= 500
+
+
+def test_names_past_the_rate(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    with running(tmp_path, roots, certificate, "--client-new-names=10", redirected=True) as site:
+        held(site, hellos.names_past_the_rate, (100, 400))
+
+
+def test_connections(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    with running(tmp_path, roots, certificate, "--max-connections=50", "--max-client-connections=40") as site:
+        held(site, resources.past_the_connections, (100, 5000))
+
+
+def held(site: Site, load: Load, sizes: tuple[int, int]) -> None:
+    """Do it; nothing may be left of it."""
+    before, began = site.program.vitals(), time.monotonic()
+    load(site, sizes[LONG])
+    site.good()
+    after = site.program.settled(before)
+    took = time.monotonic() - began
+    print(f"\n{load.__name__} {sizes[LONG]} times, {took:.1f} s\n  before {before}\n  after  {after}")
+    site.program.check_log()
