@@ -13,76 +13,32 @@ Nothing that waits can be evicted, and no error is cached.
 """
 
 import logging
-import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
 import gevent
-from gevent.event import Event
 
 from admission import Turnstile
 from board import Board
+from context import Context
 from errors import CertifierError, NotServable, RetrievalError
-from leaf import Leaf, Unsettled
 from leaves import Leaves
 from limits import Limits
 from lru import LRU
+from retrieval import Refused, Retrieval, Retriever
 from snapshot import Held
-from store import Stamp
 from tlsconfig import server_context
 from workers import Workers
 
 WONT_DO_SECONDS = 5.0  # an operator who places a certificate waits no longer than this for it to be seen
 _WONT_DO_NAMES = 10_000  # names so remembered; a miss costs a look at the disk
 LOOK_SECONDS = 5.0  # between two looks at the files of a name in use: an operator's new file counts after that
-_SETTLE_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
-RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
 _RETRY_SECONDS = 60.0  # between two attempts to renew a leaf that is still good
 
 log = logging.getLogger("certifier.contexts")
-
-
-@dataclass(slots=True)
-class Context:
-    """A TLS server context for one name, and where it came from at first."""
-
-    ssl: ssl.SSLContext
-    serial: int
-    renew_at: float  # seconds since the epoch
-    not_after: float
-    source: str  # "disk" or "made"
-    ours: bool  # its certificate is of certifier's making
-    stamp: Stamp  # of the files it was looked up in
-    look_at: float  # when to look at them again
-    used: float  # when a connection last asked for it
-
-
-class Retrieval:
-    """One retrieval under way: an Event to wait on, then a context, None (*won't do*) or an error."""
-
-    __slots__ = ("_done", "_error", "context")
-
-    def __init__(self) -> None:
-        self._done = Event()
-        self._error: CertifierError | None = None
-        self.context: Context | None = None
-
-    def wait(self) -> Context | None:
-        """The result, as soon as it is there. Raises the ``CertifierError`` of the retrieval."""
-        if not self._done.wait(RETRIEVAL_SECONDS):
-            raise RetrievalError("no certificate in time: the store's disk does not answer")
-        if self._error is not None:
-            raise type(self._error)(*self._error.args)  # each waiter its own: a traceback grows where it is raised
-        return self.context
-
-    def finish(self, context: Context | None = None, error: CertifierError | None = None) -> None:
-        """Wake all who wait."""
-        self.context, self._error = context, error
-        self._done.set()
 
 
 class ContextCache:
@@ -100,7 +56,7 @@ class ContextCache:
     ) -> None:
         self._board = board or Board(clock)
         self._keylog = keylog
-        self._turnstile = turnstile or Turnstile(Limits())
+        self._retriever = Retriever(leaves, workers, turnstile or Turnstile(Limits()), clock)
         self._contexts: LRU[str, Context] = LRU(capacity)
         self._wont_do: LRU[str, float] = LRU(_WONT_DO_NAMES)
         self._retrievals: dict[str, Retrieval] = {}
@@ -225,12 +181,10 @@ class ContextCache:
                 self._board.retrieved("failed" if error else "none")
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
 
-    def _retrieve(
-        self, name: str, client: str, renew: bool = False, refused: tuple[bytes, str] | None = None
-    ) -> Context | None:
+    def _retrieve(self, name: str, client: str, renew: bool = False, refused: Refused | None = None) -> Context | None:
         now = self._clock()
         contexts = self._contexts
-        outcome = self._slow_half(name, client, renew, refused)
+        outcome = self._retriever.retrieve(name, client, renew, refused)
         if contexts is not self._contexts:  # cleared meanwhile: the outcome may be another CA's
             return self._retrieve(name, client, renew)
         if outcome is None:
@@ -267,32 +221,6 @@ class ContextCache:
             if not self._tidying:
                 gevent.spawn(self.tidy)
         return context
-
-    def _on_thread(
-        self, name: str, notes: list[str], renew: bool, make: bool, refused: tuple[bytes, str] | None
-    ) -> Leaf | None:
-        while True:
-            when = datetime.fromtimestamp(self._clock(), UTC)
-            try:
-                return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused)
-            except Unsettled:
-                gevent.sleep(_SETTLE_SECONDS)
-
-    def _slow_half(self, name: str, client: str, renew: bool, refused: tuple[bytes, str] | None) -> Leaf | None:
-        """The leaf, by a pool thread. One that is to be made waits for its turn, one that is stored does not."""
-        notes: list[str] = []
-        passed = renew or self._turnstile.at_once(client)
-        try:
-            leaf = self._on_thread(name, notes, renew, passed, refused)
-            if leaf is None and not passed and self.generates:
-                self._turnstile.wait(client)
-                leaf = self._on_thread(name, notes, renew, True, refused)
-            elif passed and not renew and (leaf is None or leaf.source != "made"):
-                self._turnstile.give_back(client)
-        finally:
-            for note in notes:
-                log.warning("%s", note)
-        return leaf
 
     def _refresh(self, name: str, context: Context, due: bool) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing."""

@@ -9,6 +9,7 @@ import socket
 import time
 from dataclasses import dataclass
 
+import greeting
 import names
 import pages
 import preamble
@@ -17,22 +18,20 @@ import sockets
 from answering import explain, tell
 from contexts import ContextCache
 from dialing import Dialer, Redirect
-from errors import HelloTimeout, NoSharedProtocol, NotTls, OriginError, Refused
-from hello import ClientHello, HelloReader
+from errors import NoSharedProtocol, NotTls, OriginError, Refused
+from hello import ClientHello
 from limits import Limits
 from log import Record
 from names import Target
 from policy import Policy
 from refusals import Pair, Refusals
 from sight import Sight
-from tls import PlainStream, Stream, TlsStream
+from streams import PlainStream, Stream
+from tls import TlsStream
 from tunnel import Tunnel
 from upstream import Upstream, broke
-from wire import HANDSHAKE
 from witness import Witness
 
-CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
-_RECV = 16_384
 _HTTP = b"http/1.1"
 _H2 = "h2"
 _BYPASSED = "bypassed"
@@ -82,7 +81,7 @@ class Interception:
         if self._policy.bypasses_any and self._policy.bypasses(way.target, _peer(origin)):
             self._untouched(way, origin, data, _BYPASSED)
             return
-        hello, data = self.read_hello(way.client, origin, data)
+        hello, data = greeting.read_hello(way.client, origin, data, self._limits)
         if hello is not None:
             self.intercept(way, origin, hello, data)
         elif self._policy.rules.relays_non_tls:
@@ -161,51 +160,6 @@ class Interception:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
             self._refused(way, pair, None, True)
-
-    def read_hello(
-        self, client: socket.socket, origin: socket.socket | None, data: bytes
-    ) -> tuple[ClientHello | None, bytes]:
-        """The ClientHello, and all bytes received with it. None: the client speaks no TLS, or the origin spoke first.
-
-        Without an origin there is only the client to wait for. Raises ``HelloError``, or ``HelloTimeout`` when neither
-        side has said enough in time.
-        """
-        deadline = time.monotonic() + self._limits.hello_timeout
-        pair = sockets.Pair(client, origin) if origin is not None else None
-        try:
-            return self._read_hello(client, pair, data, deadline)
-        except TimeoutError as error:
-            raise HelloTimeout(f"no complete ClientHello within {self._limits.hello_timeout:.0f} s") from error
-        finally:
-            if pair is not None:
-                pair.close()
-
-    def _read_hello(
-        self, client: socket.socket, pair: sockets.Pair | None, data: bytes, deadline: float
-    ) -> tuple[ClientHello | None, bytes]:
-        reader = HelloReader(self._limits.hello)
-        watched = pair is not None
-        while True:
-            if data:
-                if not reader.wire and data[0] != HANDSHAKE:
-                    return None, data
-                hello = reader.receive(data)
-                if hello is not None:
-                    return hello, bytes(reader.wire)
-            if pair is not None and pair.wait(deadline):
-                if sockets.has_spoken(pair.other):
-                    return None, bytes(reader.wire)
-                # It closed: that is for a client that speaks TLS to be told inside it, if it speaks soon.
-                pair, deadline = None, min(deadline, time.monotonic() + CLOSED_SECONDS)
-            sockets.arm(client, deadline)
-            try:
-                data = client.recv(_RECV)
-            except TimeoutError:
-                if pair is None and watched and not reader.wire:
-                    return None, b""
-                raise
-            if not data:
-                return None, bytes(reader.wire)
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""

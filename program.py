@@ -15,6 +15,7 @@ from assets import Assets
 from board import Board
 from contexts import ContextCache
 from dialing import Dialer, Redirect
+from door import Door
 from downloads import Downloads
 from errors import UsageError
 from feed import Feed
@@ -25,6 +26,7 @@ from limits import Limits
 from onlookers import Onlookers, hosts_of
 from options import Options
 from overview import Overview
+from plain import PlainHttp
 from policy import Policy
 from proxy import Proxy
 from refusals import Refusals
@@ -82,19 +84,10 @@ class Program:
             self._feed,
             overview.snapshot,
         )
-        access_log = self.seeing.access_log
-        self.proxy = Proxy(
-            interception,
-            dialer,
-            self.policy,
-            self._access,
-            admission,
-            limits,
-            self._website,
-            sight,
-            access_log,
-            self._board,
-        )
+        door = Door(self._access)
+        plain = PlainHttp(dialer, self.policy, door, self._website, sight)
+        access_log, board = self.seeing.access_log, self._board
+        self.proxy = Proxy(interception, plain, dialer, self.policy, door, admission, limits, access_log, board)
         self._show_ca()
 
     def reload(self) -> None:

@@ -12,7 +12,7 @@ from gevent.lock import BoundedSemaphore
 
 import sockets
 from errors import CertifierError
-from tls import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
+from streams import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
 from witness import Witness
 
 BATCH = 262_144  # octets received after which a pump lets others run: gevent's calls switch only when they would block

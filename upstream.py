@@ -17,7 +17,8 @@ import sockets
 from flight import wants_certificate
 from names import Target
 from resolver import Resolver
-from tls import RENEGOTIATES, TlsStream
+from streams import RENEGOTIATES
+from tls import TlsStream
 from tlsconfig import client_context
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # no fault of the origin's

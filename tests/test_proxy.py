@@ -354,12 +354,13 @@ def test_malformed_heads(program: Program, head: bytes, status: int) -> None:
     assert exchange(program.address, head).status == status
 
 
-def test_a_head_that_is_not_completed(program: Program) -> None:
-    with socket.create_connection(program.address, timeout=WAIT) as sock:
-        sock.sendall(b"GET / HT")
-        assert read_reply(sock).status == 408
-    with socket.create_connection(program.address, timeout=WAIT) as sock:
-        assert closed(sock) == b""
+def test_a_head_that_is_not_completed(tmp_path: Path) -> None:
+    with Program(tmp_path, "--store=certs", "--max=9", "--head-timeout=1") as running:
+        with socket.create_connection(running.address, timeout=WAIT) as sock:
+            sock.sendall(b"GET / HT")
+            assert read_reply(sock).status == 408
+        with socket.create_connection(running.address, timeout=WAIT) as sock:
+            assert closed(sock) == b""
 
 
 # The hello
@@ -425,12 +426,12 @@ def test_an_origin_that_speaks_first(program: Program) -> None:
         assert sock.recv(100) == b"QUIT\r\n"
 
 
-def test_neither_side_speaks(program: Program, echo_origin: Origin) -> None:
-    seen = len(program.lines)
-    with tunnel(program.address, f"localhost:{echo_origin.port}") as sock:
-        sock.sendall(b"\x16\3\1")
-        assert closed(sock) == b""
-    program.wait_for("outcome=hello-timeout", seen)
+def test_neither_side_speaks(tmp_path: Path, echo_origin: Origin) -> None:
+    with Program(tmp_path, "--store=certs", "--max=9", "--hello-timeout=1") as running:
+        with tunnel(running.address, f"localhost:{echo_origin.port}") as sock:
+            sock.sendall(b"\x16\3\1")
+            assert closed(sock) == b""
+        running.wait_for("outcome=hello-timeout")
 
 
 # TLS directly on the listener
@@ -551,7 +552,8 @@ def test_a_client_that_leaves_without_a_word_is_no_fault_of_the_origins(program:
     seen = len(program.lines)
     with secure_tunnel(program, f"localhost:{origin.port}"):
         pass
-    assert " outcome=client-truncated" in program.wait_for(f"target=localhost:{origin.port}", seen)
+    # A reset where the session ticket was still unread.
+    assert re.search(" outcome=client-(truncated|reset)", program.wait_for(f"target=localhost:{origin.port}", seen))
 
 
 def test_a_reset_of_the_origin(program: Program, certificate: Path) -> None:

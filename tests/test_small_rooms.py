@@ -22,7 +22,7 @@ from hello import ClientHello
 from log import MAX_VALUE, Record, escape
 from names import Target
 from policy import Policy, Rules
-from tls import PlainStream
+from streams import PlainStream
 from tunnel import Tunnel
 from upstream import Upstream
 

@@ -1,0 +1,59 @@
+"""The first bytes of a tunnel: whether its client speaks TLS, and its ClientHello."""
+
+import socket
+import time
+
+import sockets
+from errors import HelloTimeout
+from hello import ClientHello, HelloReader
+from limits import Limits
+from wire import HANDSHAKE
+
+CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
+_RECV = 16_384
+
+
+def read_hello(
+    client: socket.socket, origin: socket.socket | None, data: bytes, limits: Limits
+) -> tuple[ClientHello | None, bytes]:
+    """The ClientHello, and all bytes received with it. None: the client speaks no TLS, or the origin spoke first.
+
+    ``data`` was read before. Without an origin there is only the client to wait for. Raises ``HelloError``, or
+    ``HelloTimeout`` when neither side has said enough in time.
+    """
+    deadline = time.monotonic() + limits.hello_timeout
+    pair = sockets.Pair(client, origin) if origin is not None else None
+    try:
+        return _read(client, pair, data, HelloReader(limits.hello), deadline)
+    except TimeoutError as error:
+        raise HelloTimeout(f"no complete ClientHello within {limits.hello_timeout:.0f} s") from error
+    finally:
+        if pair is not None:
+            pair.close()
+
+
+def _read(
+    client: socket.socket, pair: sockets.Pair | None, data: bytes, reader: HelloReader, deadline: float
+) -> tuple[ClientHello | None, bytes]:
+    closed = False  # the origin has
+    while True:
+        if data:
+            if not reader.wire and data[0] != HANDSHAKE:
+                return None, data
+            hello = reader.receive(data)
+            if hello is not None:
+                return hello, bytes(reader.wire)
+        if pair is not None and not closed and pair.wait(deadline):
+            if sockets.has_spoken(pair.other):
+                return None, bytes(reader.wire)
+            # A client that speaks TLS is to be told of it inside that, if it speaks soon.
+            closed, deadline = True, min(deadline, time.monotonic() + CLOSED_SECONDS)
+        sockets.arm(client, deadline)
+        try:
+            data = client.recv(_RECV)
+        except TimeoutError:
+            if closed and not reader.wire:
+                return None, b""
+            raise
+        if not data:
+            return None, bytes(reader.wire)

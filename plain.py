@@ -1,0 +1,106 @@
+"""``PlainHttp``: requests without a tunnel: for the proxy itself, or for an ``http://`` origin."""
+
+import socket
+import time
+from contextlib import closing, suppress
+from dataclasses import replace
+
+import names
+import sockets
+from dialing import Dialer
+from door import Client, Door
+from errors import ClientError
+from forward import Forwarding
+from head import RequestHead, http_target
+from log import Record
+from names import Target
+from names import target as parse_target
+from onlookers import Visit
+from policy import Policy
+from sight import Sight
+from website import Website
+
+STREAM_SECONDS = 30.0  # for a client to take the next piece of live data
+
+
+class PlainHttp:
+    """Serves them one by one."""
+
+    def __init__(self, dialer: Dialer, policy: Policy, door: Door, website: Website, sight: Sight) -> None:
+        self._dialer = dialer
+        self._policy = policy
+        self._door = door
+        self._website = website
+        self._sight = sight
+
+    def serve(self, client: Client, head: RequestHead, behind: bytes, record: Record) -> bytes | None:
+        """A plain-HTTP request: for the proxy itself, or forwarded. What follows it, or None at the end."""
+        if head.target.startswith("/") or head.target == "*":
+            self._own_page(client, head, head.target, head.header(b"host"), record)
+            return None
+        target, path = http_target(head.target, head.method)
+        record.target = str(target)
+        literal = names.ip_of(target.host) is not None or target.host == "localhost"  # asks no DNS for a stranger
+        if literal and self._dialer.is_self(target):
+            self._own_page(client, head, path, str(target), record)
+            return None
+        self._door.admit(client, head, record)
+        if (not literal and self._dialer.is_self(target)) or (
+            head.method in ("TRACE", "OPTIONS") and head.header(b"max-forwards") == "0"  # RFC 9110 §7.6.2
+        ):
+            self._own_page(client, head, path, str(target), record)
+            return None
+        said = head.header(b"host")
+        if self._policy.minds_mismatch and said and parse_target(said, default_port=80) != target:
+            record.note(self._policy.check_mismatch("Host", said, str(target)))
+        with self._dialer.own(target) as origin:
+            rest = self._forward(client, origin, head, target, path, behind, record)
+        record.outcome = "closed"
+        return rest
+
+    def _forward(
+        self,
+        client: Client,
+        origin: socket.socket,
+        head: RequestHead,
+        target: Target,
+        path: str,
+        behind: bytes,
+        record: Record,
+    ) -> bytes | None:
+        """Forward a request before those who look, and act; what follows it, or None at the end."""
+        recorder = self._sight.recorder(record, str(Target(*origin.getpeername()[:2])))
+        if recorder is None:
+            return Forwarding(client.sock, origin, head, record).run(target, path, behind)
+        record.told = self._sight.logs
+        exchange = recorder.request(head.method, str(target), path, head.http_version, head.headers)
+        answer = self._sight.decide(exchange)
+        if answer is None:
+            head = replace(head, method=exchange.method, headers=exchange.request_fields)
+            return Forwarding(client.sock, origin, head, record, recorder, exchange).run(
+                target, exchange.target, behind
+            )
+        reply = answer.written(head.method)
+        recorder.response(exchange, answer.status, answer.reason, [], time.monotonic())
+        recorder.end(exchange)
+        record.status = answer.status
+        sockets.last_word(client.sock, reply)
+        return None
+
+    def _own_page(self, client: Client, head: RequestHead, path: str, called: str, record: Record) -> None:
+        record.kind = "page"
+        try:  # what the client calls us may be another address than ours: a container's published port
+            where = parse_target(called, default_port=80)
+        except ClientError:
+            where = Target(*client.sock.getsockname()[:2])
+        answer = self._website.answer(Visit(head.method, path, client.ip, called, where, head.header))
+        record.status, record.outcome = answer.status, "closed"
+        if answer.stream is None:
+            sockets.last_word(client.sock, answer.reply)
+            return
+        with closing(answer.stream) as pieces, suppress(OSError):  # whoever looked has left
+            client.sock.settimeout(STREAM_SECONDS)
+            sockets.send(client.sock, answer.reply)
+            for piece in pieces:
+                sockets.send(client.sock, piece)
+            sockets.last_word(client.sock, b"")

@@ -1,0 +1,80 @@
+"""``Retrieval``: one name's leaf being had, and those who wait for it. ``Retriever``: has it, by a pool thread."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import gevent
+from gevent.event import Event
+
+from admission import Turnstile
+from context import Context
+from errors import CertifierError, RetrievalError
+from leaf import Leaf, Unsettled
+from leaves import Leaves
+from workers import Workers
+
+RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
+_SETTLE_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
+
+Refused = tuple[bytes, str]  # a stored PEM that OpenSSL does not serve, and why
+
+log = logging.getLogger("certifier.retrieval")
+
+
+class Retrieval:
+    """One retrieval under way: an Event to wait on, then a context, None (*won't do*) or an error."""
+
+    __slots__ = ("_done", "_error", "context")
+
+    def __init__(self) -> None:
+        self._done = Event()
+        self._error: CertifierError | None = None
+        self.context: Context | None = None
+
+    def wait(self) -> Context | None:
+        """The result, as soon as it is there. Raises the ``CertifierError`` of the retrieval."""
+        if not self._done.wait(RETRIEVAL_SECONDS):
+            raise RetrievalError("no certificate in time: the store's disk does not answer")
+        if self._error is not None:
+            raise type(self._error)(*self._error.args)  # each waiter its own: a traceback grows where it is raised
+        return self.context
+
+    def finish(self, context: Context | None = None, error: CertifierError | None = None) -> None:
+        """Wake all who wait."""
+        self.context, self._error = context, error
+        self._done.set()
+
+
+class Retriever:
+    """Has leaves from a store or a CA. ``clock`` gives seconds since the epoch."""
+
+    def __init__(self, leaves: Leaves, workers: Workers, turnstile: Turnstile, clock: Callable[[], float]) -> None:
+        self._leaves = leaves
+        self._workers = workers
+        self._turnstile = turnstile
+        self._clock = clock
+
+    def retrieve(self, name: str, client: str, renew: bool, refused: Refused | None) -> Leaf | None:
+        """The leaf, or None: *won't do*. One that is to be made waits for its turn, one that is stored does not."""
+        notes: list[str] = []
+        passed = renew or self._turnstile.at_once(client)
+        try:
+            leaf = self._on_thread(name, notes, renew, passed, refused)
+            if leaf is None and not passed and self._leaves.generates:
+                self._turnstile.wait(client)
+                leaf = self._on_thread(name, notes, renew, True, refused)
+            elif passed and not renew and (leaf is None or leaf.source != "made"):
+                self._turnstile.give_back(client)
+        finally:
+            for note in notes:
+                log.warning("%s", note)
+        return leaf
+
+    def _on_thread(self, name: str, notes: list[str], renew: bool, make: bool, refused: Refused | None) -> Leaf | None:
+        while True:
+            when = datetime.fromtimestamp(self._clock(), UTC)
+            try:
+                return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused)
+            except Unsettled:
+                gevent.sleep(_SETTLE_SECONDS)
