@@ -4,6 +4,7 @@ An end is passed on as what it was, a close_notify as such and a truncation as a
 direction goes on. Back-pressure is the blocking write: a pump does not read while the other side is slow.
 """
 
+import socket
 from contextlib import suppress
 
 import gevent
@@ -38,6 +39,7 @@ class Tunnel:
         self._client = client
         self._origin = origin
         self._tick = idle / _TICKS
+        self._one_way = False  # one direction has ended
         self._quiet = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
         self._unread = False  # the client still sends, and nobody takes it
@@ -67,9 +69,11 @@ class Tunnel:
     def _pump(self, source: Stream, sink: Stream) -> None:
         try:
             self._move(source, sink)
-        except BaseException:  # a bug or a kill: the other pump must not wait for this one
+        except Exception:  # a bug: the other pump must not wait for this one
             self._give_up()
             raise
+        finally:
+            self._one_way = True
 
     def _move(self, source: Stream, sink: Stream) -> None:
         octets = records = 0
@@ -80,8 +84,11 @@ class Tunnel:
                 taken = self._take(source, sink)
                 sink.flush()
             except OSError:
-                # The sink is gone. What it said before may still be on its way: the other pump finds its end.
+                # The sink is gone. What it said before may still be on its way: the other pump finds its end, which
+                # the FIN makes come where only our own side failed.
+                sockets.shut(sink.sock, socket.SHUT_WR)
                 self._unread = source is self._client
+                self._went_wrong(sink, RESET)
                 return
             if source.ended is not None:
                 break
@@ -109,9 +116,10 @@ class Tunnel:
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if self.client_ended_first is None:
             self.client_ended_first = source is self._client
-        if how is not ORDERLY and self.outcome is ORDERLY:
-            self.outcome = f"{'client' if source is self._client else 'origin'}-{how}"
-        if how is BROKEN and source is self._origin and not self.received and source.reason is not None:
+        if how is not ORDERLY:
+            self._went_wrong(source, how)
+        told = self.received or self.client_ended_first  # a client that left is not told, nor why the origin then broke
+        if how is BROKEN and source is self._origin and not told and source.reason is not None:
             self.alert = source.reason
             return
         if how is RESET or how is BROKEN:
@@ -120,12 +128,15 @@ class Tunnel:
         with suppress(OSError):  # it is gone: its own pump finds out
             sink.end(how)
 
+    def _went_wrong(self, side: Stream, how: str) -> None:
+        if self.outcome is ORDERLY:
+            self.outcome = f"{'client' if side is self._client else 'origin'}-{how}"
+
     def _watch(self) -> None:
         octets = self.sent + self.received
         self._quiet = self._quiet + 1 if octets == self._seen else 0
         self._seen = octets
-        half_closed = self._client.ended is not None or self._origin.ended is not None
-        if self._quiet >= (1 if half_closed else _TICKS):
+        if self._quiet >= (1 if self._one_way else _TICKS):
             self.outcome = "idle"
             self._give_up()
 
