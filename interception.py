@@ -29,6 +29,7 @@ from upstream import Upstream
 from wire import HANDSHAKE
 
 REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
+_GONE_SECONDS = 1.0  # after an origin closed at once: a client that begins TLS so soon can be told of it in a page
 _RECV = 16_384
 _HTTP = b"http/1.1"
 _H2 = "h2"
@@ -150,11 +151,12 @@ class Interception:
     ) -> tuple[ClientHello | None, bytes]:
         """The ClientHello, and all bytes received with it. None: the client speaks no TLS, or the origin spoke first.
 
-        Without an origin there is only the client to wait for. Raises ``HelloError``, or ``HelloTimeout`` when neither
-        side has said enough in time.
+        Without an origin, or with one that has gone, there is only the client to wait for. Raises ``HelloError``, or
+        ``HelloTimeout`` when neither side has said enough in time.
         """
         deadline = time.monotonic() + self._limits.hello_timeout
         reader = HelloReader(self._limits.hello)
+        gone = False
         try:
             while True:
                 if data:
@@ -163,13 +165,19 @@ class Interception:
                     hello = reader.receive(data)
                     if hello is not None:
                         return hello, bytes(reader.wire)
-                if origin is not None and sockets.first_readable(client, origin, deadline) is origin:
-                    return None, bytes(reader.wire)
+                watched = None if gone else origin
+                if watched is not None and sockets.first_readable(client, watched, deadline) is watched:
+                    gone = sockets.has_ended(watched)
+                    if not gone:
+                        return None, bytes(reader.wire)
+                    deadline = min(deadline, time.monotonic() + _GONE_SECONDS)
                 sockets.arm(client, deadline)
                 data = client.recv(_RECV)
                 if not data:
                     return None, bytes(reader.wire)
         except TimeoutError as error:
+            if gone:
+                return None, bytes(reader.wire)
             raise HelloTimeout(f"no complete ClientHello within {self._limits.hello_timeout:.0f} s") from error
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
@@ -227,7 +235,8 @@ class Interception:
         try:
             tunnel.run()
         finally:
-            record.sent, record.received, record.outcome = tunnel.sent, tunnel.received, tunnel.outcome
+            record.sent, record.received = tunnel.sent, tunnel.received
+        record.outcome = tunnel.outcome
         return tunnel
 
     def _refused(self, way: Way, pair: Pair, reason: str | None, closed: bool) -> None:
@@ -242,10 +251,13 @@ class Interception:
 
 
 def _peer(origin: socket.socket | OriginError) -> tuple[str, int] | None:
-    """The address that was dialled."""
+    """The address that was dialled; None where there is no connection, or not any more."""
     if isinstance(origin, OriginError):
         return None
-    host, port, *_ = origin.getpeername()
+    try:
+        host, port, *_ = origin.getpeername()
+    except OSError:  # reset as soon as it was made: its next use tells that, and the client can be told then
+        return None
     return host, port
 
 

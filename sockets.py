@@ -18,8 +18,9 @@ LINGER_OCTETS = 1 << 20  # closed with input unread, the kernel's reset takes th
 
 def tune(sock: socket.socket) -> None:
     """No Nagle delay: a record is written whole. Keep-alive: a peer that vanished is noticed, after some hours."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with suppress(OSError):  # a connection that is gone already: its next use tells that
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def arm(sock: socket.socket, deadline: float) -> None:
@@ -47,6 +48,14 @@ def first_readable(one: socket.socket, other: socket.socket, deadline: float) ->
     if found is None:
         raise TimeoutError("deadline passed")
     return found
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Whether what can be read of a socket, which must be something, is its end."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True
 
 
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
