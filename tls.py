@@ -18,6 +18,7 @@ import ssl
 from contextlib import suppress
 
 import sockets
+from errors import OutOfResources
 
 ORDERLY = "closed"  # the peer said that it has sent all: close_notify, or FIN where there is no TLS
 TRUNCATED = "truncated"  # TCP ended without a close_notify
@@ -106,20 +107,24 @@ class TlsStream:
         server_hostname: str | None = None,
         received: bytes = b"",
     ) -> None:
-        """A client if ``server_hostname`` is given, else a server. ``received``: what was read from ``sock`` before."""
+        """A client if ``server_hostname`` is given, else a server. ``received``: what was read from ``sock`` before.
+
+        Raises ``OutOfResources``.
+        """
         self.sock = sock
         self.ended: str | None = None
         self.reason: str | None = None
         self.flight = b""  # what was received in a handshake that failed
         self._context = context
         self._offer = alpn
-        self._in = ssl.MemoryBIO()
-        self._out = ssl.MemoryBIO()
-        if received:
-            self._in.write(received)
-        context.set_alpn_protocols(alpn)
         server_side = server_hostname is None
-        self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
+        try:
+            self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._in.write(received)
+            context.set_alpn_protocols(alpn)
+            self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
+        except (ssl.SSLError, MemoryError) as error:
+            raise OutOfResources(f"OpenSSL can't begin a connection: {error!r}") from error
 
     @property
     def version(self) -> str | None:
