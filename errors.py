@@ -42,7 +42,7 @@ class RetrievalError(CertifierError):
 
 
 class OutOfResources(CertifierError):
-    """Ours: no descriptor, port or memory for a connection to the origin."""
+    """Ours: no descriptor, port, memory or thread for what a connection needs."""
 
     status = 503
     reason = "Proxy out of resources"

@@ -219,7 +219,7 @@ FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
     "upstream": {"proxy", "contexts", "policy", "hello"},
     "interception": {"cryptography", "store", "signer", "leaves", "ca", "ssl"},
     "proxy": {"ssl", "cryptography", "store", "signer", "leaves", "ca"},
-    "workers": set(ROOMS) - {"workers"} | {"logging", "threading"},
+    "workers": set(ROOMS) - {"workers", "errors"} | {"logging", "threading"},
     "certifier": {"tls", "hello", "tunnel"},
 }
 
