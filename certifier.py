@@ -79,6 +79,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import gevent
@@ -122,13 +123,16 @@ log = logging.getLogger("certifier")
 def main(argv: list[str]) -> int:
     """Run the program or a command; its exit status: 2 for what the operator got wrong, 0 after a signal."""
     version = f"certifier {VERSION}"
+    if sys.stderr is None:  # it was closed, which must not keep us from serving
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - to the end of the program
     try:
         if argv and argv[0] in COMMANDS:
             command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main
             return command(argv[1:], version)
         return _run(options.proxy_options(CommandLine(__doc__, argv, version)))
     except UsageError as error:
-        print(f"certifier: {error}", file=sys.stderr)
+        with suppress(OSError):
+            print(f"certifier: {error}", file=sys.stderr)
         return 2
 
 
@@ -186,17 +190,16 @@ class Program:
 
     def reload(self) -> None:
         """Read all files anew; tunnels go on. A bad new file leaves what was in force."""
-        with self._reloading:  # one after the other: the newest reading shall be the last to be applied
+        stays = "not reloaded, what was in force stays"
+        # One after the other: the newest reading shall be the last to be applied.
+        with self._reloading, logs.background(stays, logging.ERROR):
             self._reload()
 
     def _reload(self) -> None:
-        try:
-            new_rules, new_users = rules(self._chosen.rules), users(self._chosen.rules)
-            self._workers.run(self._upstream.reload)
-            self._workers.run(self._issuance.reload, self._now())
-        except UsageError as error:
-            log.error("not reloaded, what was in force stays: %s", error)
-            return
+        new_rules, new_users = rules(self._chosen.rules), users(self._chosen.rules)
+        new_roots = self._workers.run(self._upstream.read_roots)
+        self._workers.run(self._issuance.reload, self._now())
+        self._upstream.use(new_roots)
         self._contexts.clear()
         self.policy.rules, self._access.users = new_rules, new_users
         log.info("reloaded: CA, stored certificates, roots of origins, lists and users")
@@ -207,8 +210,9 @@ class Program:
         hours = 0
         while True:
             if hours % 24 == 0:
-                if stale := self._workers.run(self._issuance.clear_stale):
-                    log.warning("removed %d temporary files that a crash had left", stale)
+                with logs.background("temporary files that a crash may have left are not removed"):
+                    if stale := self._workers.run(self._issuance.clear_stale):
+                        log.warning("removed %d temporary files that a crash had left", stale)
                 if hours:
                     self._tell_expiry()
             self._contexts.tidy()
@@ -261,12 +265,12 @@ def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options, limits
         gevent.signal_handler(number, stop.set)
     for server, listener in zip(servers, listeners, strict=True):
         server.start()
-        print(f"listening on {Target(*listener.getsockname()[:2])}", file=sys.stderr, flush=True)
+        logs.say(f"listening on {Target(*listener.getsockname()[:2])}")
     if chosen.leaves.ca.folder is not None:
         where = Target(*listeners[0].getsockname()[:2])
         path = chosen.leaves.ca.folder / "ca.crt"
-        print(f"CA certificate: {path}", file=sys.stderr)
-        print(f"try: curl -x http://{where} --cacert {path} https://www.example.com/", file=sys.stderr, flush=True)
+        logs.say(f"CA certificate: {path}")
+        logs.say(f"try: curl -x http://{where} --cacert {path} https://www.example.com/")
     stop.wait()
     for server in servers:
         server.close()

@@ -1,13 +1,17 @@
 """The log: one line a connection on stderr, ``key=value`` words, nothing from a peer unescaped."""
 
 import logging
+import os
 import re
 import select
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TextIO
+from types import TracebackType
 
+from gevent.hub import get_hub
 from gevent.monkey import get_original
 
 from errors import CertifierError
@@ -83,6 +87,17 @@ class Record:
         log.info("%s", " ".join(words))
 
 
+@contextmanager
+def background(consequence: str, level: int = logging.WARNING) -> Iterator[None]:
+    """Work that nobody waits for: what goes wrong with it is told, and ends it alone."""
+    try:
+        yield
+    except (CertifierError, OSError) as error:
+        log.log(level, "%s: %s", consequence, error)
+    except Exception:  # the top of such work, as of a connection
+        log.exception("%s", consequence)
+
+
 class _Formatter(logging.Formatter):
     """UTC, milliseconds, the level where it is not INFO; every line of a traceback belongs to its message."""
 
@@ -94,33 +109,67 @@ class _Formatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """Drops lines while the other end of a pipe does not read them: its writer would stand still, and all with it."""
+class _Handler(logging.Handler):
+    """Writes lines to a descriptor as far as that needs no wait: with the hub, all connections would stand still.
 
-    def __init__(self, stream: TextIO) -> None:
-        super().__init__(stream)
+    What can't be written, since nobody reads a pipe's other end or a disk is full, is lost, and counted.
+    """
+
+    def __init__(self, fd: int) -> None:
+        super().__init__()
+        self._fd = fd
         self._poll = get_original("select", "poll")()
-        self._poll.register(stream.fileno(), select.POLLOUT)
-        self._dropped = 0
+        self._poll.register(fd, select.POLLOUT)
+        self._lost = 0
+        self._torn = False  # the last line was written in part
 
     def emit(self, record: logging.LogRecord) -> None:
-        # A pipe is writable while it takes PIPE_BUF octets at once: longer lines, of tracebacks, may still wait.
-        if not self._poll.poll(0):
-            self._dropped += 1
-            return
-        if self._dropped:
-            dropped, self._dropped = self._dropped, 0
-            log.warning("%d log lines were lost: nobody read them", dropped)
-        super().emit(record)
+        if self._lost:
+            told = log.makeRecord(log.name, logging.WARNING, "", 0, "%d log lines were lost", (self._lost,), None)
+            if self._write(self.format(told)):
+                self._lost = 0
+        self.say(self.format(record))
+
+    def say(self, line: str) -> None:
+        """Write a line that is no entry of the log."""
+        if not self._write(line):
+            self._lost += 1
+
+    def _write(self, line: str) -> bool:
+        rest = ("\n" * self._torn + line + "\n").encode("utf-8", "backslashreplace")
+        with suppress(OSError):
+            while rest and self._poll.poll(0):
+                # So many a pipe takes at once when it takes any.
+                rest = rest[os.write(self._fd, rest[: select.PIPE_BUF]) :]
+                self._torn = bool(rest)
+        return not rest
 
 
 def set_up(most: int = MAX_VALUE) -> None:
     """Log to stderr, values of at most so many characters. What is written was escaped, or is our own text."""
     global _most
     _most = most
-    handler = _Handler(sys.stderr)
+    handler = _Handler(sys.stderr.fileno())
     handler.setFormatter(_Formatter())
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.raiseExceptions = False  # a closed stderr must not end connections
+    # What nobody caught, gevent would print itself: without our form, and ending the hub where stderr can't be written.
+    get_hub().print_exception = _tell_uncaught  # type: ignore[method-assign]
+
+
+def say(line: str) -> None:
+    """Tell the operator something that is no entry of the log."""
+    for handler in log.handlers:
+        if isinstance(handler, _Handler):
+            handler.say(line)
+
+
+def _tell_uncaught(
+    context: object,  # noqa: ARG001
+    t: type[BaseException] | None,
+    v: BaseException | str | None,
+    tb: TracebackType | None,
+) -> None:
+    trace = (t, v, tb) if t is not None and isinstance(v, BaseException) else None
+    log.error("an error that nobody caught: %s", v, exc_info=trace)

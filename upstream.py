@@ -44,9 +44,13 @@ class Upstream:
         self._wanting: LRU[str, float] = LRU(_WANTING_NAMES)  # until when
         self._resolver = Resolver()
 
-    def reload(self) -> None:
-        """Read the roots anew; on a ``UsageError`` those in force stay."""
-        self._context = client_context(*self._roots)
+    def read_roots(self) -> ssl.SSLContext:
+        """The roots, read anew, for ``use``. Raises ``UsageError``."""
+        return client_context(*self._roots)
+
+    def use(self, roots: ssl.SSLContext) -> None:
+        """Verify by these from now on."""
+        self._context = roots
 
     def resolve(self, target: Target, deadline: float) -> list[Address]:
         """The target's addresses in the order to try them."""
