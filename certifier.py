@@ -86,11 +86,11 @@ import gevent
 from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 from gevent.pool import Pool
-from gevent.server import StreamServer
 
 import log as logs
 import options
 import sockets
+from acceptor import Acceptor
 from access import Access
 from admission import Admission, Turnstile
 from commandline import CommandLine
@@ -259,7 +259,7 @@ def _warn(chosen: Options) -> None:
 def _serve(proxy: Proxy, listeners: list[socket.socket], chosen: Options, limits: Limits) -> None:
     """Accept until a signal comes, then let tunnels finish."""
     pool = Pool(limits.connections + _ONLY_TOLD)
-    servers = [StreamServer(listener, proxy.handle, spawn=pool) for listener in listeners]
+    servers = [Acceptor(listener, proxy.handle, spawn=pool) for listener in listeners]
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
