@@ -270,6 +270,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
     elsewhere = {
         "certifier": "program",
         "options": "program",
+        "acceptor": "faults",
         "tls": "proxy",
         "interception": "proxy",
         "workers": "contexts",

@@ -1,0 +1,93 @@
+"""A log that can't be written: connections know nothing of it. What it looks like is in test_small_rooms.py."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from faultlab import Control, Faulty
+from lab import WAIT, exchange
+
+import log
+
+
+def a_pipe(full: bool, read: bool) -> tuple[int, int]:
+    """A pipe, full or empty, whose other end can be read or is closed; both ends."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    while full:
+        try:
+            os.write(writer, b"x" * 4096)
+        except BlockingIOError:
+            break
+    os.set_blocking(writer, True)
+    if not read:
+        os.close(reader)
+    return reader, writer
+
+
+def listener_of(pid: int) -> tuple[str, int]:
+    """Where a process listens, which can't say so."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        held = set()
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                held.add(os.readlink(path))
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in held:
+                return "127.0.0.1", int(local.partition(":")[2], 16)
+        time.sleep(0.01)  # it starts
+    raise AssertionError("it does not listen")
+
+
+@pytest.mark.parametrize("stderr", ["closed", "/dev/full", "without a reader", "full"])
+def test_connections_go_on(tmp_path: Path, stderr: str) -> None:
+    program = [*Faulty.command(), "--store=certs", "--max=9", "--ca=ca", "--listen=127.0.0.1:0"]
+    shell = {"closed": "2>&-", "/dev/full": "2>/dev/full"}.get(stderr, "")
+    reader, writer = a_pipe(full=stderr == "full", read=stderr != "without a reader")
+    words = ["sh", "-c", f'exec "$@" {shell}', "sh", *program]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=writer) as process:
+        try:
+            address = listener_of(process.pid)
+            control = Control(tmp_path)
+            for _ in range(3):
+                assert exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+            # A bug in a greenlet of its own, which gevent would print.
+            control.order("arm", "thread resolver._lead", 1, "memory")
+            get = b"GET http://a.example.com:%d/ HTTP/1.1\r\nHost: a\r\n\r\n"
+            assert exchange(address, get % address[1]).status == 503
+            assert exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+            control.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT) == 0
+        finally:
+            process.kill()
+    os.close(writer)
+    if stderr != "without a reader":
+        os.close(reader)
+
+
+def test_what_nobody_reads_is_lost_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line longer than what a pipe takes, too, whose writer would have to wait in its middle."""
+    reader, writer = a_pipe(full=False, read=True)
+    with os.fdopen(reader, "rb", buffering=0) as read, os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        log.set_up()
+        logger = logging.getLogger("certifier")
+        logger.info("short")
+        logger.info("%s", "long " * 100_000)
+        logger.info("lost")
+        text = read.read(1 << 20)
+        assert re.match(rb"\S+Z short\n\S+Z (long )+", text)
+        logger.info("again")
+        assert re.fullmatch(rb"\n\S+Z warning: 2 log lines were lost\n\S+Z again\n", read.read(1 << 20))
+        logger.info("whole")
+        assert re.fullmatch(rb"\S+Z whole\n", read.read(1 << 20))
