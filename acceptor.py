@@ -1,45 +1,42 @@
-"""``Acceptor``: accepts connections; where none can be accepted, for lack of descriptors, it waits and says so."""
+"""``Acceptor``: accepts connections, and goes on where that fails: no descriptors, no memory, a client that left."""
 
+import errno
 import logging
+import socket
 import time
+from typing import Any
 
-from gevent import get_hub
+from gevent.hub import Hub, get_hub
 from gevent.server import StreamServer
-from gevent.socket import socket
 
-TELL_SECONDS = 1.0  # between two lines in the log
+_TELL_SECONDS = 60.0  # between two lines about it
 
-log = logging.getLogger("certifier")
+log = logging.getLogger("certifier.acceptor")
 
 
-class _NoneLeft(Exception):
-    """A connection could not be accepted, and that was told."""
+class _Pause(Exception):
+    """Nothing can be accepted for now: ``StreamServer`` tries again in 10 ms, then in twice that."""
 
 
 class Acceptor(StreamServer):
-    """A ``StreamServer`` whose log lines are ours.
+    """A ``StreamServer`` that tells in the log why it pauses, where its base prints a traceback each time."""
 
-    gevent waits after a failed accept, from 10 ms to a second, while connections queue in the kernel. It also prints a
-    traceback each time.
-    """
-
-    _told = 0.0
+    max_delay = 0.2  # seconds, of that doubling: what is missing may be there again at any time
+    _tell_at = 0.0
 
     def start(self) -> None:
-        """Begin to accept."""
-        hub = get_hub()
-        hub.NOT_ERROR = (*hub.NOT_ERROR, _NoneLeft)  # so it prints none
+        """Accept from now on."""
+        get_hub().NOT_ERROR = (*Hub.NOT_ERROR, _Pause)
         super().start()
 
-    def do_read(self) -> tuple[socket, tuple[str, int]]:
-        """The next connection; nothing if there is none."""
+    def do_read(self) -> tuple[socket.socket, Any]:
+        """The next connection; called by the base class."""
         try:
             return super().do_read()
         except OSError as error:
             if self.is_fatal_error(error):
                 raise
-            now = time.monotonic()
-            if now >= self._told + TELL_SECONDS:
-                self._told = now
-                log.error("can't accept connections for the moment: %s", error.strerror)
-            raise _NoneLeft from error
+            if error.errno != errno.ECONNABORTED and time.monotonic() >= self._tell_at:
+                self._tell_at = time.monotonic() + _TELL_SECONDS
+                log.warning("can't accept connections for now: %s", error.strerror)
+            raise _Pause from error

@@ -119,6 +119,8 @@ log = logging.getLogger("certifier")
 def main(argv: list[str]) -> int:
     """Run the program or a command; its exit status: 2 for what the operator got wrong, 0 after a signal."""
     version = f"certifier {VERSION}"
+    if sys.stderr is None:  # it was closed, which must not keep us from serving
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - to the end of the program
     try:
         if argv and argv[0] in COMMANDS:
             command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main
@@ -175,16 +177,17 @@ def _work(
 def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
     """Say where it listens, where the CA certificate is, and what to try."""
     for listener in listeners:
-        print(f"listening on {Target(*listener.getsockname()[:2])}", file=sys.stderr, flush=True)
+        logs.say(f"listening on {Target(*listener.getsockname()[:2])}")
     if chosen.leaves.ca.folder is not None:
         where = Target(*listeners[0].getsockname()[:2])
         path = chosen.leaves.ca.folder / "ca.crt"
-        print(f"CA certificate: {path}", file=sys.stderr)
-        print(f"try: curl -x http://{where} --cacert {path} https://www.example.com/", file=sys.stderr, flush=True)
+        logs.say(f"CA certificate: {path}")
+        logs.say(f"try: curl -x http://{where} --cacert {path} https://www.example.com/")
 
 
 def _refuse(error: UsageError) -> int:
-    print(f"certifier: {error}", file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(f"certifier: {error}", file=sys.stderr, flush=True)
     return 2
 
 

@@ -27,6 +27,7 @@ from context import Context
 from errors import CertifierError, NotServable, RetrievalError
 from leaves import Leaves
 from limits import Limits
+from log import background
 from lru import LRU
 from retrieval import Refused, Retrieval, Retriever
 from snapshot import Held
@@ -128,13 +129,12 @@ class ContextCache:
         """Do what is due after leaves were made; at start, once. Takes a while."""
         self._tidying = True
         try:
-            done = -1
-            while done != self._made:
-                done = self._made
-                for note in self._workers.run(self._leaves.tidy, datetime.fromtimestamp(self._clock(), UTC)):
-                    log.info("%s", note)
-        except OSError as error:
-            log.warning("the store can't be tidied: %s", error.strerror)
+            with background("the store can't be tidied"):
+                done = -1
+                while done != self._made:
+                    done = self._made
+                    for note in self._workers.run(self._leaves.tidy, datetime.fromtimestamp(self._clock(), UTC)):
+                        log.info("%s", note)
         finally:
             self._tidying = False
 
@@ -156,9 +156,9 @@ class ContextCache:
         if until is not None and self._clock() < until:
             retrieval.finish()
             return retrieval
-        self._retrievals[name] = retrieval
         # A greenlet of its own: the client that asked first may leave, the others stay.
-        gevent.spawn(self._lead, name, client, retrieval)
+        gevent.spawn(self._lead, name, client, retrieval)  # before others can wait for what fails to begin
+        self._retrievals[name] = retrieval
         return retrieval
 
     def _lead(self, name: str, client: str, retrieval: Retrieval) -> None:
@@ -224,7 +224,7 @@ class ContextCache:
 
     def _refresh(self, name: str, context: Context, due: bool) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing."""
-        try:
+        with background(f"the present certificate for {name} stays in use"):
             stamp = None
             if not due:
                 stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
@@ -233,8 +233,6 @@ class ContextCache:
                 self._board.retrieved("renewed")
             else:
                 context.stamp = stamp
-        except CertifierError as failure:
-            log.warning("the present certificate stays in use: %s", failure)
 
 
 def _interrupted(name: str) -> RetrievalError:

@@ -48,7 +48,7 @@ class NotServable(RetrievalError):
 
 
 class OutOfResources(CertifierError):
-    """Ours: no descriptor, port or memory for a connection to the origin."""
+    """Ours: no descriptor, port, memory or thread for what a connection needs."""
 
     status = 503
     reason = "Proxy out of resources"

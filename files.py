@@ -86,7 +86,7 @@ def temporary(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
         os.fsync(fd)
         yield made
     finally:
-        with suppress(FileNotFoundError):
+        with suppress(OSError):  # renamed; or a disk that fails: ``clear_stale`` comes by once a day
             os.unlink(made)
         os.close(fd)
 
@@ -120,7 +120,13 @@ def _open_temporary(folder: Path) -> tuple[int, Path]:
         path = folder / _TEMPORARY.format(os.getpid(), next(_number))
         with suppress(FileExistsError):  # of a process of this number that crashed, perhaps in another container
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:
-                return fd, path
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                if os.fstat(fd).st_nlink:
+                    return fd, path
+            except OSError:
+                os.close(fd)
+                with suppress(OSError):
+                    os.unlink(path)
+                raise
             os.close(fd)  # taken for stale between the two lines above

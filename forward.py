@@ -118,9 +118,10 @@ class Forwarding:
                 try:
                     if out:
                         self._origin.sendall(out)
-                except OSError:
+                except OSError:  # the origin has closed, and may have answered before; else the FIN makes it end
                     self._uploaded = False
-                    return  # the origin has closed; it may have answered before
+                    sockets.shut(self._origin, socket.SHUT_WR)
+                    return
                 if self._uploaded:
                     return
         except (h11.ProtocolError, ClientError, OSError) as error:

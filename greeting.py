@@ -44,7 +44,7 @@ def _read(
             if hello is not None:
                 return hello, bytes(reader.wire)
         if pair is not None and not closed and pair.wait(deadline):
-            if sockets.has_spoken(pair.other):
+            if not sockets.has_ended(pair.other):
                 return None, bytes(reader.wire)
             # A client that speaks TLS is to be told of it inside that, if it speaks soon.
             closed, deadline = True, min(deadline, time.monotonic() + CLOSED_SECONDS)

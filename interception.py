@@ -245,9 +245,10 @@ class Interception:
         try:
             tunnel.run()
         finally:
-            record.sent, record.received, record.outcome = tunnel.sent, tunnel.received, tunnel.outcome
+            record.sent, record.received = tunnel.sent, tunnel.received
             if witness is not None:
                 witness.closed(tunnel.outcome)
+        record.outcome = tunnel.outcome  # not after a bug
         return tunnel
 
     def _refused(self, way: Way, pair: Pair, reason: str | None, closed: bool) -> None:

@@ -62,7 +62,7 @@ class Leaves:
 
         Warnings for the log are added to ``notes``, one sentence each, whatever comes of it. Raises ``RetrievalError``
         when none can be made, and ``Unsettled`` where an operator may still be placing a file: ask again a little
-        later. A store that fails costs a note, not the connection.
+        later. A store that fails costs a note; the connection only where nothing can be made.
         """
         replacing, why_replaced = None, ""
         stamp = self._store.stamp(name)
@@ -103,7 +103,10 @@ class Leaves:
         try:
             return self._store.load(name)
         except OSError as error:
-            notes += self._once(f"can't read the stored certificate for {name}: {error.strerror}")
+            problem = f"can't read the stored certificate for {name}: {error.strerror}"
+            if self._authority is None:  # there may be one: then the tunnel must not pass untouched
+                raise RetrievalError(problem) from error
+            notes += self._once(problem)
             return []
 
     def _once(self, note: str) -> list[str]:

@@ -5,6 +5,7 @@ import os
 import select
 import stat
 from pathlib import Path
+from select import PIPE_BUF
 
 from gevent.monkey import get_original
 
@@ -27,26 +28,31 @@ class LineFile:
 
     def write(self, line: str) -> None:
         """Append a line, or several, given without the last one's end, in ASCII."""
-        # A pipe is writable while it takes PIPE_BUF octets at once; a longer write would wait, and everyone with it.
-        if self._poll is not None and not self._poll.poll(0):
-            self._lost += 1  # told later: the warning would have to go the same way
-            return
         data = f"{line}\n".encode("ascii", "backslashreplace")
         if self._torn:
             data = b"\n" + data
+        reason = None
         try:
-            written = os.write(self._fd, data)
+            left = len(data) - self._put(data)
         except OSError as error:
-            self._lose(error.strerror)
-            return
-        if written < len(data):  # the disk is full now
-            self._torn = written > 0 or self._torn
-            self._lose("No space left on device")
+            left, reason = len(data), error.strerror
+        if left:
+            self._torn = left < len(data) or self._torn
+            self._lose(reason or "it takes no more")
             return
         self._torn = False
         if self._lost:
             lost, self._lost = self._lost, 0
             log.warning("%s can be written again; %d lines were lost", self._path or "stderr", lost)
+
+    def _put(self, data: bytes) -> int:
+        """Write as far as that needs no wait, in which everyone would wait; how many octets that were."""
+        if self._poll is None:
+            return os.write(self._fd, data)
+        put = 0
+        while put < len(data) and self._poll.poll(0):
+            put += os.write(self._fd, data[put : put + PIPE_BUF])  # so many a pipe takes at once when it takes any
+        return put
 
     def reopen(self) -> None:
         """Go on in a new file, the present one being renamed (logrotate); if there can be none, in the present one."""
@@ -66,7 +72,7 @@ class LineFile:
         if self._path is not None:
             os.close(self._fd)
 
-    def _lose(self, reason: str | None) -> None:
+    def _lose(self, reason: str) -> None:
         self._lost += 1
         if self._lost == 1 and self._path is not None:
             log.warning("can't write %s: %s; lines are lost until it can be", self._path, reason)

@@ -4,9 +4,14 @@ import json
 import logging
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from types import TracebackType
 from typing import Protocol
+
+from gevent.hub import get_hub
 
 from errors import CertifierError
 from linefile import LineFile
@@ -137,6 +142,17 @@ class Record:
         )
 
 
+@contextmanager
+def background(consequence: str, level: int = logging.WARNING) -> Iterator[None]:
+    """Work that nobody waits for: what goes wrong with it is told, and ends it alone."""
+    try:
+        yield
+    except (CertifierError, OSError) as error:
+        log.log(level, "%s: %s", consequence, error)
+    except Exception:  # the top of such work, as of a connection
+        log.exception("%s", consequence)
+
+
 def quotable(text: str) -> str:
     """A peer's text for a place between quotes, cut if long."""
     return text[:_most].encode("unicode_escape").decode("ascii").replace('"', '\\"')
@@ -175,7 +191,11 @@ class _Handler(logging.Handler):
         self._file = LineFile(None)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._file.write(self.format(record))
+        self.say(self.format(record))
+
+    def say(self, line: str) -> None:
+        """Write a line that is no entry of the log."""
+        self._file.write(line)
 
 
 def set_up(most: int = MAX_VALUE) -> None:
@@ -187,4 +207,22 @@ def set_up(most: int = MAX_VALUE) -> None:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    logging.raiseExceptions = False  # a closed stderr must not end connections
+    # What nobody caught, gevent would print itself: without our form, and ending the hub where stderr can't be written.
+    get_hub().print_exception = _tell_uncaught  # type: ignore[method-assign]
+
+
+def say(line: str) -> None:
+    """Tell the operator something that is no entry of the log."""
+    for handler in log.handlers:
+        if isinstance(handler, _Handler):
+            handler.say(line)
+
+
+def _tell_uncaught(
+    context: object,  # noqa: ARG001
+    t: type[BaseException] | None,
+    v: BaseException | str | None,
+    tb: TracebackType | None,
+) -> None:
+    trace = (t, v, tb) if t is not None and isinstance(v, BaseException) else None
+    log.error("an error that nobody caught: %s", v, exc_info=trace)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import gevent
 from gevent.lock import BoundedSemaphore
 
+import log as logs
 import sockets
 from access import Access
 from admission import Admission, Turnstile
@@ -17,7 +18,6 @@ from contexts import ContextCache
 from dialing import Dialer, Redirect
 from door import Door
 from downloads import Downloads
-from errors import UsageError
 from feed import Feed
 from health import Health
 from interception import Interception
@@ -93,17 +93,16 @@ class Program:
     def reload(self) -> None:
         """Read all files anew; tunnels go on. A bad new file leaves what was in force."""
         self.seeing.reopen()
-        with self._reloading:  # one after the other: the newest reading shall be the last to be applied
+        stays = "not reloaded, what was in force stays"
+        # One after the other: the newest reading shall be the last to be applied.
+        with self._reloading, logs.background(stays, logging.ERROR):
             self._reload()
 
     def _reload(self) -> None:
-        try:
-            new_rules, new_users = rules(self._chosen.rules), users(self._chosen.rules)
-            self._workers.run(self._upstream.reload)
-            self._workers.run(self._issuance.reload, self._now())
-        except UsageError as error:
-            log.error("not reloaded, what was in force stays: %s", error)
-            return
+        new_rules, new_users = rules(self._chosen.rules), users(self._chosen.rules)
+        new_roots = self._workers.run(self._upstream.read_roots)
+        self._workers.run(self._issuance.reload, self._now())
+        self._upstream.use(new_roots)
         self._contexts.clear()
         self.policy.rules, self._access.users = new_rules, new_users
         log.info("reloaded: CA, stored certificates, roots of origins, lists and users")
@@ -114,8 +113,9 @@ class Program:
         hours = 0
         while True:
             if hours % 24 == 0:
-                if stale := self._workers.run(self._issuance.clear_stale):
-                    log.warning("removed %d temporary files that a crash had left", stale)
+                with logs.background("temporary files that a crash may have left are not removed"):
+                    if stale := self._workers.run(self._issuance.clear_stale):
+                        log.warning("removed %d temporary files that a crash had left", stale)
                 if hours:
                     self._tell_expiry()
             self._contexts.tidy()

@@ -11,11 +11,11 @@ from itertools import chain, zip_longest
 import gevent
 from gevent.event import AsyncResult
 from gevent.monkey import get_original
-from gevent.threadpool import ThreadPool
 
 import errors
 import names
 from lru import LRU
+from workers import Workers
 
 LOOK_UP_SECONDS = 5.0  # how long one may take
 _GOOD_SECONDS = 10.0  # how long an answer counts: getaddrinfo tells no TTL, and browsers keep one for a minute
@@ -32,7 +32,7 @@ class Resolver:
     """Looks names up. Raises ``OriginNotFound``, ``OriginLookupTimeout`` or ``OutOfResources``."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPool(_THREADS)
+        self._workers = Workers(_THREADS)
         self._answers: LRU[str, tuple[float, Answer]] = LRU(_NAMES)
         self._under_way: dict[str, AsyncResult[Answer]] = {}
 
@@ -54,36 +54,41 @@ class Resolver:
         if result is None:
             if len(self._under_way) >= _THREADS:
                 return errors.OriginLookupTimeout(f"too many look-ups are under way for one of {host}")
-            result = self._under_way[host] = AsyncResult()
-            gevent.spawn(self._lead, host, result)
+            result = AsyncResult()
+            gevent.spawn(self._lead, host, result)  # before others can wait for what fails to begin
+            self._under_way[host] = result
         found = result.wait(timeout=max(0.0, min(deadline - time.monotonic(), LOOK_UP_SECONDS)))
         return errors.OriginLookupTimeout(f"looking up {host} took too long") if found is None else found
 
     def _lead(self, host: str, result: "AsyncResult[Answer]") -> None:
         """Look up to the end, which may be long after all who asked have gone."""
+        answer: Answer = errors.OutOfResources(f"the look-up of {host} failed")  # a bug, told by its traceback
         try:
-            answer = self._pool.apply(_look_up, (host,))
-            seconds = _BAD_SECONDS if isinstance(answer, errors.CertifierError) else _GOOD_SECONDS
-            self._answers.put(host, (time.monotonic() + seconds, answer))
+            answer = self._workers.run(_look_up, host)
+            self._answers.put(host, (time.monotonic() + _GOOD_SECONDS, answer))
+        except errors.OriginNotFound as error:
+            answer = error
+            self._answers.put(host, (time.monotonic() + _BAD_SECONDS, answer))
+        except errors.OutOfResources as error:  # says nothing of the name: the next who asks may have more luck
+            answer = error
         finally:
             del self._under_way[host]
             result.set(answer)
 
 
-def _look_up(host: str) -> Answer:
-    """On a thread of the pool: plain values, errors too."""
+def _look_up(host: str) -> list[str]:
     try:
         found = _getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        return errors.OriginNotFound(f"{host}: {error.strerror}")
-    except UnicodeError:  # ".." and the like, which our own names exclude: the last net
-        return errors.OriginNotFound(f"{host} can't be looked up")
+        raise errors.OriginNotFound(f"{host}: {error.strerror}") from error
+    except UnicodeError as error:  # ".." and the like, which our own names exclude: the last net
+        raise errors.OriginNotFound(f"{host} can't be looked up") from error
     except OSError as error:
-        return errors.OutOfResources(f"{host} can't be looked up: {error.strerror}")
+        raise errors.OutOfResources(f"{host} can't be looked up: {error.strerror}") from error
     # Scoped addresses (of link-local ones) are left out: a name of the DNS has none.
     ips = list(dict.fromkeys(str(ip) for entry in found if (ip := names.ip_of(str(entry[4][0]))) is not None))
     if not ips:
-        return errors.OriginNotFound(f"{host} has no usable address")
+        raise errors.OriginNotFound(f"{host} has no usable address")
     first = [ip for ip in ips if (":" in ip) == (":" in ips[0])]
     second = [ip for ip in ips if ip not in first]
     return [ip for ip in chain.from_iterable(zip_longest(first, second)) if ip is not None]

@@ -19,8 +19,9 @@ LINGER_OCTETS = 1 << 20  # closed with input unread, the kernel's reset takes th
 
 def tune(sock: socket.socket) -> None:
     """No Nagle delay: a record is written whole. Keep-alive: a peer that vanished is noticed, after some hours."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with suppress(OSError):  # a connection that is gone already: its next use tells that
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
 def arm(sock: socket.socket, deadline: float) -> None:
@@ -69,14 +70,6 @@ class Pair:
             watcher.close()
 
 
-def has_spoken(sock: socket.socket) -> bool:
-    """Whether a socket that can be read has data, and not just its end."""
-    try:
-        return bool(sock.recv(1, socket.MSG_PEEK))
-    except OSError:
-        return False
-
-
 def send_now(sock: socket.socket, data: bytes) -> int:
     """Send what the socket takes at once; how many octets that were."""
     try:
@@ -90,6 +83,14 @@ def send(sock: socket.socket, data: bytes) -> None:
     sent = send_now(sock, data)
     if sent < len(data):
         sock.sendall(memoryview(data)[sent:])
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Whether what can be read of a socket, which must be something, is its end."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True
 
 
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:

@@ -257,10 +257,13 @@ def _touch(path: Path, now: float) -> None:
 def content_of(path: Path, most: int = MAX_FILE) -> bytes:
     """What a regular file holds, its first octets if it is larger than any certificate. Raises ``OSError``."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
-    with open(fd, "rb", buffering=0) as file:
+    try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file")
-        return file.read(most)
+        with open(fd, "rb", buffering=0, closefd=False) as file:  # it leaves a directory's descriptor open
+            return file.read(most)
+    finally:
+        os.close(fd)
 
 
 def _free(path: Path) -> Path:

@@ -9,6 +9,7 @@ import ssl
 from contextlib import suppress
 
 import sockets
+from errors import OutOfResources
 from streams import BROKEN, NOTHING, ORDERLY, RENEGOTIATES, TRUNCATED, WIRE, WIRE_VIEW, Stream
 
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as well
@@ -39,18 +40,22 @@ class TlsStream(Stream):
         server_hostname: str | None = None,
         received: bytes = b"",
     ) -> None:
-        """A client if ``server_hostname`` is given, else a server. ``received``: what was read from ``sock`` before."""
+        """A client if ``server_hostname`` is given, else a server. ``received``: what was read from ``sock`` before.
+
+        Raises ``OutOfResources``.
+        """
         super().__init__(sock)
         self.flight = bytearray()  # what was received in a handshake that has not succeeded
         self._context = context
         self._offer = alpn
-        self._in = ssl.MemoryBIO()
-        self._out = ssl.MemoryBIO()
-        if received:
-            self._in.write(received)
-        context.set_alpn_protocols(alpn)
         server_side = server_hostname is None
-        self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
+        try:
+            self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._in.write(received)
+            context.set_alpn_protocols(alpn)
+            self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
+        except (ssl.SSLError, MemoryError) as error:
+            raise OutOfResources(f"OpenSSL can't begin a connection: {error!r}") from error
 
     @property
     def version(self) -> str | None:  # type: ignore[override]

@@ -51,14 +51,14 @@ def server_context(pem: bytes, keylog: Path | None = None) -> ssl.SSLContext:
 
     Raises ``NotServable`` if OpenSSL refuses it, ``RetrievalError`` if it could not be asked.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CLIENTS)
-    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    context.num_tickets = 1  # OpenSSL makes two: saves 0.03 ms a connection
-    if keylog is not None:
-        context.keylog_filename = str(keylog)
     try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers(_CLIENTS)
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+        context.num_tickets = 1  # OpenSSL makes two: saves 0.03 ms a connection
+        if keylog is not None:
+            context.keylog_filename = str(keylog)
         with _as_file(pem) as path:
             context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one
     except ssl.SSLError as error:

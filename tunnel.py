@@ -4,6 +4,7 @@ An end is passed on as what it was, a close_notify as such and a truncation as a
 direction goes on. Back-pressure is the blocking write: a pump does not read while the other side is slow.
 """
 
+import socket
 from contextlib import suppress
 
 import gevent
@@ -46,6 +47,7 @@ class Tunnel:
         self._client = client
         self._origin = origin
         self._tick = idle / _TICKS
+        self._one_way = False  # one direction has ended
         self._quiet = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
         self._witness = witness
@@ -73,7 +75,7 @@ class Tunnel:
                 self._apart()
             if self._over:
                 self._client.end(ORDERLY)
-            if self._unread and self.refusal is None:
+            if self._unread and self.refusal is None and self.alert is None:
                 sockets.last_word(self._client.sock, b"")  # what the origin said at last must arrive
         finally:
             watchdog.stop()
@@ -109,14 +111,14 @@ class Tunnel:
                     if not sink.flush_now():
                         return False
                 except OSError:
-                    # The sink is gone. What it said before may still be on its way: its own direction finds its end.
-                    self._unread = source is client
+                    self._gone(sink)
                     break
                 if source.ended is not None:
                     self._pass_on(source.ended, source, sink)
                     break
         finally:
             pair.close()
+        self._one_way = True
         if self.alert is None:
             self._pump(sink, source)
         return True
@@ -134,10 +136,11 @@ class Tunnel:
     def _pump(self, source: Stream, sink: Stream) -> None:
         try:
             self._move(source, sink)
-        except BaseException:  # a bug or a kill: the other pump must not wait for this one
-            if self.alert is None:  # else the client is yet to be told
-                self._give_up()
+        except Exception:  # a bug: the other pump must not wait for this one
+            self._give_up()
             raise
+        finally:
+            self._one_way = True
 
     def _move(self, source: Stream, sink: Stream) -> None:
         octets = records = 0
@@ -154,8 +157,7 @@ class Tunnel:
                 sockets.shut(self._origin.sock)  # wakes the other pump, if it is that which reads there
                 return
             except OSError:
-                # The sink is gone. What it said before may still be on its way: the other pump finds its end.
-                self._unread = source is self._client
+                self._gone(sink)
                 return
             if self._witness is not None and self._witness.ends:
                 self._over = self._unread = True
@@ -229,6 +231,16 @@ class Tunnel:
         else:
             sink.flush()
 
+    def _gone(self, sink: Stream) -> None:
+        """An end that takes no more. What it said before may still be on its way: its own direction finds its end."""
+        sockets.shut(sink.sock, socket.SHUT_WR)  # makes that come where only our own side failed
+        self._unread = sink is self._origin
+        self._went_wrong(sink, RESET)
+
+    def _went_wrong(self, side: Stream, how: str) -> None:
+        if self.outcome is ORDERLY:
+            self.outcome = f"{'client' if side is self._client else 'origin'}-{how}"
+
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if self.refusal is not None or self._over:
             return
@@ -236,8 +248,8 @@ class Tunnel:
             self._witness.lost()
         if self.client_ended_first is None:
             self.client_ended_first = source is self._client
-        if how is not ORDERLY and self.outcome is ORDERLY:
-            self.outcome = f"{'client' if source is self._client else 'origin'}-{how}"
+        if how is not ORDERLY:
+            self._went_wrong(source, how)
         # What an origin says to the truncation of a client that has left is no news.
         if source is self._origin and not self.received and self._client.ended in (None, ORDERLY):
             self.alert = source.reason if not source.renegotiates else RENEGOTIATES
@@ -253,8 +265,7 @@ class Tunnel:
         octets = self.sent + self.received
         self._quiet = self._quiet + 1 if octets == self._seen else 0
         self._seen = octets
-        half_closed = self._client.ended is not None or self._origin.ended is not None
-        if self._quiet >= (1 if half_closed else _TICKS):
+        if self._quiet >= (1 if self._one_way else _TICKS):
             self.outcome = "idle"
             self._give_up()
 

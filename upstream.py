@@ -42,9 +42,13 @@ class Upstream:
         self._context = client_context(*self._settings)
         self._resolver = Resolver()
 
-    def reload(self) -> None:
-        """Read the roots anew; on a ``UsageError`` those in force stay."""
-        self._context = client_context(*self._settings)
+    def read_roots(self) -> ssl.SSLContext:
+        """The roots, read anew, for ``use``. Raises ``UsageError``."""
+        return client_context(*self._settings)
+
+    def use(self, roots: ssl.SSLContext) -> None:
+        """Verify by these from now on."""
+        self._context = roots
 
     def resolve(self, target: Target, deadline: float) -> list[Address]:
         """The target's addresses in the order to try them."""
@@ -118,7 +122,7 @@ def _connect(address: Address, deadline: float) -> socket.socket:
 
 def _race(addresses: list[Address], target: Target, deadline: float) -> socket.socket:
     """Happy Eyeballs, RFC 8305 §5: the attempts overlap, the first that succeeds wins."""
-    results: Queue[socket.socket | OSError] = Queue()
+    results: Queue[socket.socket | Exception] = Queue()
     attempts = []
     failures: list[OSError] = []
     waiting = iter(addresses)
@@ -127,7 +131,7 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
     def attempt(address: Address) -> None:
         try:
             results.put(_connect(address, deadline))
-        except OSError as error:
+        except Exception as error:  # a bug, too: who waits for the result must hear of it
             results.put(error)
 
     try:
@@ -142,6 +146,8 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
                 continue
             if isinstance(result, OSError):
                 failures.append(result)
+            elif isinstance(result, Exception):
+                raise result
             else:
                 winner = result
     finally:
@@ -157,8 +163,9 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
 
 def _dial_error(target: Target, failures: list[OSError]) -> errors.CertifierError:
     """The error of a dial whose every attempt failed: what tells most about the origin, first."""
-    if any(failure.errno in _OURS for failure in failures):
-        return errors.OutOfResources(f"certifier can't open a connection: {failures[0].strerror}")
+    ours = [failure for failure in failures if failure.errno in _OURS]
+    if ours:
+        return errors.OutOfResources(f"certifier can't open a connection: {ours[0].strerror}")
     if any(failure.errno == errno.ECONNREFUSED for failure in failures):
         return errors.OriginRefused(f"{target} refused the connection")
     if any(isinstance(failure, TimeoutError) for failure in failures):

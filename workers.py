@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 from gevent.threadpool import ThreadPool
 
+from errors import OutOfResources
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -19,8 +21,14 @@ class Workers:
         self._pool = ThreadPool(threads)
 
     def run(self, work: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
-        """Do it on a thread while other greenlets go on; its result or its exception."""
-        outcome: R | Exception = self._pool.apply(_outcome, (work, arguments, keywords))
+        """Do it on a thread while other greenlets go on; its result or its exception.
+
+        Raises ``OutOfResources`` where the system gives no thread.
+        """
+        try:
+            outcome: R | Exception = self._pool.apply(_outcome, (work, arguments, keywords))
+        except RuntimeError as error:  # as threads are started on demand
+            raise OutOfResources(f"certifier can't start a thread: {error}") from error
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -5,6 +5,7 @@ Those that only ask must work. OpenSSL and Go say different alerts; some servers
 
 import re
 import shutil
+import signal
 import socket
 import ssl
 import struct
@@ -167,6 +168,65 @@ def test_many_requests_at_once(program: Program, certificate: Path) -> None:
     assert [(event.stream_id, dict(event.headers)[b":status"]) for event in responses] == [(3, b"502")]
     goaway = next(event for event in events if isinstance(event, h2.events.ConnectionTerminated))
     assert goaway.last_stream_id == 3
+
+
+class BioServer:
+    """A TLS server over a socket whose alerts its owner sends."""
+
+    def __init__(self, sock: socket.socket, certificate: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        context.num_tickets = 0
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                sock.sendall(self._out.read())
+                self._in.write(sock.recv(65_536))
+            else:
+                sock.sendall(self._out.read())
+                return
+
+    def alert(self) -> bytes:
+        """What it says to a record that is not the client's."""
+        self._in.write(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(ssl.SSLError):
+            self._tls.read(1)
+        return self._out.read()
+
+
+@pytest.mark.parametrize("first", ["origin", "client"])
+def test_an_alert_and_a_reset_that_meet_a_request(program: Program, certificate: Path, first: str) -> None:
+    """What the client said can't be passed on, and why that is so comes after: it is told all the same."""
+    ready, go, gone = Event(), Event(), Event()
+
+    def handler(sock: socket.socket) -> None:
+        tls = BioServer(sock, certificate)
+        ready.set()
+        assert go.wait(WAIT)
+        sock.sendall(tls.alert())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        socket.close(sock.detach())  # at once: gevent's own waits for its loop
+        gone.set()
+
+    with Origin(handler) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+        assert ready.wait(WAIT)
+        program.process.send_signal(signal.SIGSTOP)
+        while Path(f"/proc/{program.process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+            pass
+        try:
+            if first == "client":
+                secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            go.set()
+            assert gone.wait(WAIT)
+            if first == "origin":
+                secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        finally:
+            program.process.send_signal(signal.SIGCONT)
+        assert read_reply(secure).status == 502
+        assert secure.recv(1) == b""
 
 
 def test_an_origin_that_lets_in_again_is_let_in(program: Program, certificate: Path) -> None:

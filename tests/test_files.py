@@ -3,12 +3,14 @@ import os
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from lab import HERE
 
 import files
+from workers import Workers
 
 # A process that makes a temporary file, says so, and lives until its input ends.
 MAKER = f"""
@@ -31,6 +33,26 @@ def test_a_file_is_made_once_and_replaced(tmp_path: Path) -> None:
     files.replace(path, b"3", mode=0o640)
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"3", 0o640)
     assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("call", ["fcntl.flock", "os.fstat", "os.fchmod", "os.fsync", "os.link", "os.unlink"])
+def test_a_call_that_fails_leaves_no_descriptor_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    workers = Workers(1)  # as in the program; elsewhere gevent's os.close lets a directory wait for the loop
+    workers.run(os.getpid)
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as broken:
+        broken.setattr(call, fail)
+        with nullcontext() if call == "os.unlink" else pytest.raises(OSError, match="Input/output"):
+            workers.run(files.write_new, tmp_path / "x", b"1")
+    assert set(os.listdir("/proc/self/fd")) <= before
+    assert len(os.listdir(tmp_path)) == (2 if call == "os.unlink" else 0)
+    files.clear_stale(tmp_path)
+    assert os.listdir(tmp_path) == (["x"] if call == "os.unlink" else [])
 
 
 def test_what_a_crash_left_is_cleared_and_what_is_being_written_is_not(tmp_path: Path) -> None:

@@ -8,9 +8,10 @@ import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
 
+import gevent
 import pytest
 from browser import Browser, Page
-from lab import Origin, Program, exchange, get, run, secure_tunnel
+from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel
 from test_users import ALICE, line
 from test_website import BASE, ask
 
@@ -67,8 +68,10 @@ def visit(proxy: Program, origin: Origin, path: str = "/", name: str = "localhos
 
 
 def settle(page: Page, proxy: Program) -> None:
-    """Wait until the page shows every tunnel that there was."""
-    page.until(f"{ROWS} === {len(json.loads(ask(proxy, '/state').body)['tunnels'])}")
+    """Wait until the page shows every tunnel that there was, of which the last one may not have ended yet."""
+    with gevent.Timeout(WAIT):
+        while page.value(ROWS) != len(json.loads(ask(proxy, "/state").body)["tunnels"]):
+            pass
 
 
 def refuse(proxy: Program) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from store import MARK, TOUCH_SECONDS, Store, Stored
+from workers import Workers
 
 PEM = b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
 
@@ -113,6 +114,18 @@ def test_a_failed_write_leaves_nothing_behind(certs: Store, monkeypatch: pytest.
     path = certs.path("a.example")
     assert path is not None
     assert os.listdir(path.parent) == []
+
+
+def test_a_directory_in_place_of_a_file_costs_no_descriptor(certs: Store) -> None:
+    path = certs.path("a.example")
+    assert path is not None
+    path.mkdir(parents=True)
+    workers = Workers(1)  # as in the program; elsewhere gevent's os.close lets a directory wait for the loop
+    workers.run(certs.stamp, "a.example")
+    before = set(os.listdir("/proc/self/fd"))
+    with pytest.raises(IsADirectoryError):
+        workers.run(certs.load, "a.example")
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_store_that_is_a_file(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def out_of_descriptors(site: Site, count: int) -> None:
             finally:
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
         site.good()
-    site.program.wait_for("error: can't accept connections for the moment: Too many open files")
+    site.program.wait_for("warning: can't accept connections for now: Too many open files")
 
 
 def past_the_connections(site: Site, count: int) -> None:
