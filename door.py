@@ -10,7 +10,7 @@ from head import RequestHead
 from log import Record
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Client:
     """Who connected."""
 

@@ -40,6 +40,7 @@ class Forwarding:
         self._client = client
         self._origin = origin
         self._head = head
+        assert head.connection is not None  # a CONNECT is not forwarded
         self._server = head.connection  # our side towards the client
         # Our side towards the origin. h11's limit is for heads that are not complete.
         self._user_agent = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)

@@ -5,6 +5,7 @@ Source: RFC 8446 §4.1.2 and §5.1, RFC 6066 §3 (server_name), RFC 7301 §3.1 (
 library that is fed the same bytes judges the rest.
 """
 
+import struct
 from dataclasses import dataclass
 
 from errors import HelloError
@@ -16,6 +17,11 @@ _WIRE = 2  # times that with record headers: a hello cut into tiny records is ab
 _CLIENT_HELLO = 1  # HandshakeType
 _MAX_RECORD = 16_384
 _SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS, _ECH = 0, 16, 43, 0xFE0D
+_READ = {_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS}
+_UNREAD = Reader(b"")
+
+_LENGTH = struct.Struct(">H").unpack_from
+_EXTENSION = struct.Struct(">HH").unpack_from  # its type, and its length
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +72,49 @@ class HelloReader:
             if body[0] != _CLIENT_HELLO or (len(body) >= 4 and size > self._most):
                 raise HelloError("not a ClientHello")
             if len(body) >= 4 and size <= len(body):
-                return _parse(Reader(bytes(body[4:size])))
+                return _parse(bytes(body[4:size]))
         if len(wire) > _WIRE * self._most:
             raise HelloError("ClientHello too large")
         return None
 
 
-def _parse(hello: Reader) -> ClientHello:
-    hello.take(2 + 32)  # legacy_version, random
-    hello.vector(1)  # legacy_session_id
-    hello.vector(2)  # cipher_suites
-    hello.vector(1)  # legacy_compression_methods
-    extensions: dict[int, Reader] = {}
-    block = hello.vector(2) if hello else hello  # TLS 1.2 allows a hello without extensions
-    while block:
-        kind = block.number(2)
-        if kind in extensions:
-            raise HelloError("ClientHello with a duplicate extension")
-        extensions[kind] = block.vector(2)
-    if hello:
-        raise HelloError("bytes after the ClientHello's extensions")
+def _parse(hello: bytes) -> ClientHello:
+    extensions = _extensions(hello)
     return ClientHello(
         server_name=_server_name(extensions.get(_SERVER_NAME)),
         alpn_protocols=_alpn_protocols(extensions.get(_ALPN)),
         supported_versions=_supported_versions(extensions.get(_SUPPORTED_VERSIONS)),
         encrypted_client_hello=_ECH in extensions,
     )
+
+
+def _extensions(hello: bytes) -> dict[int, Reader]:
+    """Walked by offsets: there are a dozen or more, of which three are read."""
+    found: dict[int, Reader] = {}
+    length = len(hello)
+    try:
+        at = 2 + 32  # legacy_version, random
+        at += 1 + hello[at]  # legacy_session_id
+        at += 2 + _LENGTH(hello, at)[0]  # cipher_suites
+        at += 1 + hello[at]  # legacy_compression_methods
+        if at == length:
+            return found  # TLS 1.2 allows a hello without extensions
+        end = at + 2 + _LENGTH(hello, at)[0]
+        at += 2
+        while at < end:
+            kind, size = _EXTENSION(hello, at)
+            if kind in found:
+                raise HelloError("ClientHello with a duplicate extension")
+            at += 4
+            found[kind] = Reader(hello[at : at + size]) if kind in _READ else _UNREAD
+            at += size
+    except (IndexError, struct.error) as error:
+        raise HelloError("ClientHello shorter than its lengths say") from error
+    if at != end or end > length:
+        raise HelloError("ClientHello shorter than its lengths say")
+    if end < length:
+        raise HelloError("bytes after the ClientHello's extensions")
+    return found
 
 
 def _server_name(extension: Reader | None) -> str | None:

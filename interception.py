@@ -39,7 +39,7 @@ _BYPASSED = "bypassed"
 log = logging.getLogger("certifier.interception")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Way:
     """A tunnel that was asked for: whose, where to, and what its line in the log shall say."""
 

@@ -3,6 +3,7 @@
 import os
 import socket
 
+import sockets
 from errors import UsageError
 from names import Target, ip_of
 from options import Options
@@ -41,7 +42,9 @@ def check_openness(chosen: Options) -> None:
 def _listen(target: Target, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
     try:
-        return socket.create_server(tuple(target), family=family, backlog=_BACKLOG, reuse_port=shared)
+        listener = socket.create_server(tuple(target), family=family, backlog=_BACKLOG, reuse_port=shared)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise UsageError(f"can't listen on {target}: {reason}; choose another with --listen=HOST:PORT") from error
+    sockets.tune(listener)  # the sockets that it accepts inherit that
+    return listener

@@ -77,7 +77,6 @@ class Proxy:
         client = Client(sock, ip, str(Target(ip, address[1])), self._admission.enter(ip))
         deadline = time.monotonic() + self._limits.head_timeout
         try:
-            sockets.tune(sock)
             sockets.arm(sock, deadline)
             data = sock.recv(_RECV)
             if data[:1] == bytes((HANDSHAKE,)):

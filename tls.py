@@ -29,7 +29,7 @@ class TlsStream(Stream):
     are set right before OpenSSL reads them, and no switch lies between.
     """
 
-    __slots__ = ("_context", "_in", "_offer", "_out", "_tls", "flight")
+    __slots__ = ("_context", "_finished", "_in", "_offer", "_out", "_tickets", "_tls", "flight")
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class TlsStream(Stream):
         """
         super().__init__(sock)
         self.flight = bytearray()  # what was received in a handshake that has not succeeded
+        self._finished = False
+        self._tickets = 0  # octets of session tickets that wait for something to be sent with
         self._context = context
         self._offer = alpn
         server_side = server_hostname is None
@@ -83,12 +85,16 @@ class TlsStream(Stream):
                 raise
             else:
                 done = True
-            sockets.arm(self.sock, deadline)
-            self.flush()
+            if done and self._tls.server_side and self.version == "TLSv1.3":
+                self._tickets = self._out.pending  # RFC 8446 §4.6.1: at any time; a write of their own costs 60 µs
+            elif self._out.pending:
+                sockets.arm(self.sock, deadline)
+                self.flush()
             if done:
                 self.sock.settimeout(None)
                 self.flight.clear()
                 return
+            sockets.arm(self.sock, deadline)
             count = self.sock.recv_into(WIRE)
             if not count:
                 raise ConnectionAbortedError("closed in the TLS handshake")
@@ -118,7 +124,7 @@ class TlsStream(Stream):
 
     def answer(self) -> None:
         """That we do not renegotiate. The peer may wait for this answer, and the writer for the peer."""
-        if not self._out.pending:
+        if self._out.pending <= self._tickets:
             return
         if self.ended is None and self.version == "TLSv1.2":  # 1.3 has key updates instead
             self.renegotiates = True
@@ -143,11 +149,16 @@ class TlsStream(Stream):
     def close_notify(self) -> None:
         """Send a close_notify. The peer's data can still be read."""
         try:
-            self._tls.unwrap()
-        except ssl.SSLWantReadError:
-            pass  # it was sent, and the peer's has not come yet
+            self.finish()
         finally:
             self.flush()
+
+    def finish(self) -> None:
+        """Encrypt a close_notify."""
+        if not self._finished:
+            self._finished = True
+            with suppress(ssl.SSLWantReadError):  # the peer's has not come yet
+                self._tls.unwrap()
 
     def _take(self, count: int) -> None:
         if count:
@@ -158,4 +169,5 @@ class TlsStream(Stream):
     def _waiting(self) -> bytes:
         if not self._out.pending:
             return self._unsent
+        self._tickets = 0
         return self._unsent + self._out.read() if self._unsent else self._out.read()

@@ -91,7 +91,7 @@ class Tunnel:
             return False
         most = [_SMALL, _SMALL]  # until it is known that records are large
         try:
-            if not (client.flush_now() and origin.flush_now()):
+            if (self.sent and not origin.flush_now()) or (self.received and not client.flush_now()):
                 return False
         except OSError:
             return False  # the pumps find out which
@@ -108,6 +108,8 @@ class Tunnel:
                 most[side] = _SMALL if records * _TINY > octets else FULL
                 source.answer()
                 try:
+                    if source.ended is ORDERLY:
+                        sink.finish()
                     if not sink.flush_now():
                         return False
                 except OSError:

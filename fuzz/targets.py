@@ -169,6 +169,7 @@ def check_request(seen: bytes, whole: bool = True) -> bool:
     assert keys.count(b"host") == 1, seen
     assert keys.count(b"content-length") + keys.count(b"transfer-encoding") <= 1, seen
     connection = found.connection
+    assert connection is not None, seen  # no CONNECT
     if reader.rest:
         connection.receive_data(bytes(reader.rest))
     event = connection.next_event()
