@@ -218,7 +218,7 @@ class ContextCache:
             self._contexts.put(name, context)
         if context.source == "made":
             self._made += 1
-            if not self._tidying:
+            if not (self._tidying or self._leaves.is_tidy):
                 gevent.spawn(self.tidy)
         return context
 

@@ -49,7 +49,12 @@ class KeyStock:
         except IndexError:
             return generate(self.kind)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there are enough keys made ahead."""
+        return len(self._keys) >= self._goal
+
     def fill(self) -> None:
         """Make keys ahead until there are enough; takes seconds for RSA."""
-        while len(self._keys) < self._goal:
+        while not self.is_full:
             self._keys.append(generate(self.kind))

@@ -89,6 +89,11 @@ class Leaves:
         kept = self._keep(made, name, now, replacing, notes)
         return replace(kept, stamp=self._store.stamp(name))
 
+    @property
+    def is_tidy(self) -> bool:
+        """Whether ``tidy`` has nothing to do: keys of this type are not made ahead, the store has no bound."""
+        return self._bound is None and self._keys.is_full
+
     def tidy(self, now: datetime) -> tuple[str, ...]:
         """What is due after leaves were made: keys ahead for the next ones, a store within its bound. Notes to log."""
         self._keys.fill()

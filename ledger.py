@@ -54,12 +54,18 @@ class Ledger:
         """
         self._highest = serial
         with suppress(OSError):  # the store fails: that is told where a certificate can't be stored
-            self._path.parent.mkdir(mode=0o700, exist_ok=True)
-            fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fd = self._open()
+            except FileNotFoundError:
+                self._path.parent.mkdir(mode=0o700)
+                fd = self._open()
             try:
                 os.ftruncate(fd, os.pwrite(fd, b"%d\n" % serial, 0))
             finally:
                 os.close(fd)
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
     def _read_store(self) -> int:
         paths = [*self._root.glob("???/*.crt"), *self._root.glob(_SET_ASIDE)]

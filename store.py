@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -124,12 +125,7 @@ class Store:
 
     def path(self, name: str) -> Path | None:
         """Where the certificate of a canonical name stands; None for a name too long for a file."""
-        if len(name) > MAX_STEM:
-            return None
-        if "/" in name or "\0" in name or name.startswith("."):
-            raise ValueError("not a canonical name")  # names.py lets none through: this is the second lock
-        digest = hashlib.md5(name.encode("ascii"), usedforsecurity=False).hexdigest()
-        return self.root / digest[:3] / f"{name}.crt"
+        return _path(self.root, name)
 
     def load(self, name: str) -> list[Stored]:
         """What is stored for the name, in the order to be tried.
@@ -149,7 +145,7 @@ class Store:
 
     def stamp(self, name: str) -> Stamp:
         """What changes when a file that counts for the name is placed, replaced or removed."""
-        return tuple(_stamp(file) for path in self._paths(name) for file in (path, path.with_suffix(".key")))
+        return tuple(_stamp(file) for path in self._paths(name) for file in (str(path), f"{str(path)[:-4]}.key"))
 
     def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
         """Look at the files of a name in use: the stamp to compare with next time, None when they have changed.
@@ -182,7 +178,8 @@ class Store:
         path = self.path(name)
         if path is None:
             return None
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):
+            os.mkdir(path.parent, 0o700)
         _refuse_link(path.parent)
         new = Stored(MARK + pem, True, path)
         with files.temporary(path, new.pem) as temporary:
@@ -197,7 +194,7 @@ class Store:
                     if present is not None and present != replacing:
                         return present
                     os.rename(temporary, path)
-        files.sync(path.parent)
+        # The folder is not synced: what a power cut takes back is made again, with a serial of its own.
         return new
 
     def reject(self, stored: Stored) -> bool:
@@ -215,6 +212,16 @@ class Store:
 
     def _lock(self) -> AbstractContextManager[None]:
         return files.locked(self.root / ".lock")
+
+
+@lru_cache(maxsize=1024)  # a retrieval asks for the same few several times, and pathlib is slow
+def _path(root: Path, name: str) -> Path | None:
+    if len(name) > MAX_STEM:
+        return None
+    if "/" in name or "\0" in name or name.startswith("."):
+        raise ValueError("not a canonical name")  # names.py lets none through: this is the second lock
+    digest = hashlib.md5(name.encode("ascii"), usedforsecurity=False).hexdigest()
+    return root / digest[:3] / f"{name}.crt"
 
 
 def _refuse_link(folder: Path) -> None:
@@ -236,9 +243,9 @@ def _load(path: Path) -> Stored | None:
     return Stored(pem, False, path)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: str) -> tuple[int, int, int] | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
