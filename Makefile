@@ -5,7 +5,8 @@
 # make soak   loads of abuse in their long form, some minutes (the short one is part of make test)
 # make fuzz   looks for octets that a parser does not foresee, a minute for each parser (FUZZ_SECONDS=60)
 # make bench  measures certifier beside those of its peers that are installed, ten minutes; results in bench/
-#             (bench-growth: how cost grows, half an hour; bench-mixed: latency under mixed load, two minutes)
+#             (bench-growth: how cost grows, half an hour; bench-mixed: latency under mixed load, two minutes;
+#              bench-price: what looking at the traffic costs, five minutes)
 # make check  the same without the set-up: linter, types, tests
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60  # for each target
 
-.PHONY: run test check lint-certs image-test soak fuzz bench bench-growth bench-mixed clean
+.PHONY: run test check lint-certs image-test soak fuzz bench bench-growth bench-mixed bench-price clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
@@ -49,6 +50,9 @@ bench-growth: $(VENV)/run.stamp
 
 bench-mixed: $(VENV)/run.stamp
 	$(BIN)/python -m bench --out=bench --part=flood --part=bulk
+
+bench-price: $(VENV)/run.stamp
+	$(BIN)/python -m bench --out=bench --part=price
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("certifier needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'

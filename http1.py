@@ -1,7 +1,8 @@
 """HTTP/1.1 as it passes by: both directions of a connection, decoded without taking part in it.
 
-h11 parses the heads, each by a connection of its own, since what we see are two halves of a conversation in which we
-have no side. Bodies are cut by ``framing.py``: h11 would copy them. Requests and responses are matched by their order.
+Heads that ``heads.py`` leaves to it h11 parses, each by a connection of its own, since what we see are two halves of a
+conversation in which we have no side. Bodies are cut by ``framing.py``: h11 would copy them. Requests and responses
+are matched by their order.
 """
 
 import time
@@ -9,6 +10,7 @@ from collections import deque
 
 import h11
 
+import heads
 from exchange import Exchange, Octets, Recorder, Unreadable, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
 
@@ -105,14 +107,10 @@ class Http1:
                 self._request_ended()
 
     def _request(self, head: bytes) -> None:
-        connection = h11.Connection(h11.SERVER)
-        connection.receive_data(head)
-        event = connection.next_event()
-        if not isinstance(event, h11.Request):
-            raise Unreadable("not a request head")
+        found = heads.request(head) or _request(head)
         if len(self._asked) >= MAX_WAITING:
             raise Unreadable(f"more than {MAX_WAITING} requests without a response")
-        fields = event.headers.raw_items()
+        fields = found.fields
         host = b""
         for name, content in fields:
             key = name.lower()
@@ -123,10 +121,10 @@ class Http1:
             elif key == b"content-length" and self._upload is None and int(content):
                 self._upload = Counted(int(content))
         exchange = self._recorder.request(
-            event.method.decode("ascii"),
+            found.method.decode("ascii"),
             host.decode("latin-1"),
-            event.target.decode("ascii"),
-            event.http_version.decode("ascii"),
+            found.target.decode("ascii"),
+            found.version.decode("ascii"),
             fields,
         )
         self._asked.append(exchange)
@@ -168,19 +166,12 @@ class Http1:
     def _response(self, head: bytes) -> None:
         if not self._asked:
             raise Unreadable("a response without a request")
-        connection = h11.Connection(h11.CLIENT)
-        if head[9:10] == b"1":
-            connection.send(_ASKING)
-        connection.receive_data(head)
-        event = connection.next_event()
-        if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
+        found = heads.response(head) or _response(head)
+        if found is None:
             return
-        if not isinstance(event, h11.Response | h11.InformationalResponse):
-            raise Unreadable("not a response head")
         exchange = self._asked[0]
-        fields = event.headers.raw_items()
-        status = event.status_code
-        self._recorder.response(exchange, status, event.reason.decode("latin-1"), fields, self._first_byte)
+        status, reason, fields = found
+        self._recorder.response(exchange, status, reason.decode("latin-1"), fields, self._first_byte)
         if status == 101:
             exchange.upgrade = header(fields, b"upgrade") or "another protocol"
             self._switched(f"upgraded to {exchange.upgrade}")
@@ -206,6 +197,29 @@ class Http1:
     def _switched(self, what: str) -> None:
         self._recorder.end(self._asked.popleft())
         self._stop(what)
+
+
+def _request(head: bytes) -> heads.Request:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(head)
+    event = connection.next_event()
+    if not isinstance(event, h11.Request):
+        raise Unreadable("not a request head")
+    return heads.Request(event.method, event.target, event.http_version, event.headers.raw_items())
+
+
+def _response(head: bytes) -> heads.Response | None:
+    """None for an interim one, which tells nothing."""
+    connection = h11.Connection(h11.CLIENT)
+    if head[9:10] == b"1":
+        connection.send(_ASKING)
+    connection.receive_data(head)
+    event = connection.next_event()
+    if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
+        return None
+    if not isinstance(event, h11.Response | h11.InformationalResponse):
+        raise Unreadable("not a response head")
+    return heads.Response(event.status_code, event.reason, event.headers.raw_items())
 
 
 def _body(fields: list[tuple[bytes, bytes]]) -> Body | None:

@@ -70,8 +70,8 @@ class Tunnel:
         watchdog = get_hub().loop.timer(self._tick, self._tick)
         try:
             watchdog.start(self._watch)
-            # A witness may wait in one direction for the other.
-            if self._witness is not None or not self._together():
+            # A witness that acts waits in one direction for the other.
+            if self._writing is not None or not self._together():
                 self._apart()
             if self._over:
                 self._client.end(ORDERLY)
@@ -104,7 +104,11 @@ class Tunnel:
                 octets = source.fill_now(most[side])
                 if octets is None:
                     continue
-                records = self._take(source, sink)
+                try:
+                    records = self._take(source, sink)
+                except CertifierError as refusal:
+                    self._refuse(refusal)
+                    return True
                 most[side] = _SMALL if records * _TINY > octets else FULL
                 source.answer()
                 try:
@@ -155,8 +159,7 @@ class Tunnel:
                     source.answer()
                 self._flush(sink)
             except CertifierError as refusal:
-                self.refusal = refusal
-                sockets.shut(self._origin.sock)  # wakes the other pump, if it is that which reads there
+                self._refuse(refusal)
                 return
             except OSError:
                 self._gone(sink)
@@ -210,7 +213,8 @@ class Tunnel:
             for piece in witness.sent(octets):
                 self._answer(witness)
                 sink.encrypt(piece)
-                sink.flush()
+                if witness.acts:
+                    sink.flush()
             self._answer(witness)
         else:
             self.received += len(octets)
@@ -232,6 +236,10 @@ class Tunnel:
                 sink.flush()
         else:
             sink.flush()
+
+    def _refuse(self, refusal: CertifierError) -> None:
+        self.refusal = refusal
+        sockets.shut(self._origin.sock)  # wakes the other pump, if it is that which reads there
 
     def _gone(self, sink: Stream) -> None:
         """An end that takes no more. What it said before may still be on its way: its own direction finds its end."""

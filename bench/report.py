@@ -5,8 +5,9 @@ from bench.results import Json
 _INTRO = """\
 # Benchmark
 
-Made by `make bench` (the table), `make bench-growth` (how cost grows) and `make bench-mixed` (latency under mixed
-load); figures are in [results.json](results.json). Less is better everywhere.
+Made by `make bench` (the table), `make bench-growth` (how cost grows), `make bench-mixed` (latency under mixed
+load) and `make bench-price` (what looking costs); figures are in
+[results.json](results.json). Less is better everywhere.
 
 """
 
@@ -109,13 +110,28 @@ def mixed(parts: Json) -> str:
         ]
     ]
     for part in parts.values():
-        quiet, loaded = ([_median(part[f"{kind}_{share}"]) for share in ("p50", "p99")] for kind in ("quiet", "loaded"))
+        quiet, loaded = (
+            [number(_median(part[f"{kind}_{share}"])) for share in ("p50", "p99")] for kind in ("quiet", "loaded")
+        )
         lines.append([part["title"], " / ".join(quiet), " / ".join(loaded), f"{part['times']:.1f}", part["facts"][-1]])
     return _aligned(lines)
 
 
-def _median(values: list[float]) -> str:
-    return number(sorted(values)[len(values) // 2])
+def price(part: Json) -> str:
+    """What each way of looking costs, and how much more than none that is."""
+    lines = [["what is on", "a small request, µs", "more", "a GB, s", "more"]]
+    small, bulk = (_median(part["ways"]["nothing"][key]) for key in ("small", "bulk"))
+    for way, rounds in part["ways"].items():
+        line = [way]
+        for key, off, digits in (("small", small, 0), ("bulk", bulk, 2)):
+            value = _median(rounds[key])
+            line += [f"{value:.{digits}f}", "" if way == "nothing" else f"{value - off:+.{digits}f}"]
+        lines.append(line)
+    return _aligned(lines)
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
 
 
 def document(parts: Json) -> str:
@@ -135,4 +151,8 @@ def document(parts: Json) -> str:
         told = next(iter(parts["mixed"].values()))
         text += f"\n## Latency under mixed load\n\ncertifier {told['version']}. {machine(told['machine'])}\n\n"
         text += f"{mixed(parts['mixed'])}\n"
+    if "price" in parts:
+        part = parts["price"]
+        text += f"\n## What looking costs\n\ncertifier {part['version']}, CPU. {machine(part['machine'])}\n\n"
+        text += f"{price(part)}\n"
     return text

@@ -14,6 +14,7 @@ from bench.floor import Floor
 from bench.growth import Curve
 from bench.mixed import Mixed
 from bench.peers import Peer
+from bench.price import Price
 
 Json = dict[str, Any]
 FOREIGN = 0.05  # share of the proxy's cores that others may take before it is told
@@ -43,6 +44,11 @@ class Results:
         self.parts.setdefault("mixed", {})[part] = {
             "machine": machine, "version": version, "times": mixed.times, **asdict(mixed)
         }  # fmt: skip
+
+    def put_price(self, machine: dict[str, str], version: str, prices: dict[str, Price]) -> None:
+        """What looking costs."""
+        ways = {way: asdict(price) for way, price in prices.items()}
+        self.parts["price"] = {"machine": machine, "version": version, "ways": ways}
 
 
 class Table:

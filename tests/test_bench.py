@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 from lab import HERE, run
 
+from bench.price import WAYS
+
 
 def bench(folder: Path, *words: str) -> dict[str, Any]:
     done = run(
@@ -55,6 +57,13 @@ def test_mixed_load(tmp_path: Path) -> None:
     for mixed in parts.values():
         assert 0 < mixed["quiet_p50"][0] <= mixed["quiet_p99"][0]
         assert 0 < mixed["loaded_p50"][0] <= mixed["loaded_p99"][0]
+
+
+def test_price(tmp_path: Path) -> None:
+    ways = bench(tmp_path, "--part=price")["price"]["ways"]
+    assert set(ways) == set(WAYS)
+    assert all(len(way[key]) == 1 and way[key][0] > 0 for way in ways.values() for key in ("small", "bulk"))
+    assert ways["nothing"]["small"] < ways["`--har`"]["small"]  # seven times as much
 
 
 def test_a_proxy_that_does_not_start_is_told_and_fails_the_run(tmp_path: Path) -> None:

@@ -1,12 +1,11 @@
 import contextlib
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import CertifierError, ClientError, HeadTooLarge
-from head import MAX_HEAD, HeadReader, RequestHead, _connect, _parse, http_target
+from head import MAX_HEAD, HeadReader, RequestHead, http_target
 from names import Target
 
 GOOD = b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\nX-A: 1\r\nx-a: 2\r\n\r\n"
@@ -115,36 +114,19 @@ def test_garbage_raises_nothing_else(data: bytes) -> None:
             HeadReader().receive(text)
 
 
-FIELDS = st.lists(
-    st.builds(
-        lambda name, colon, value, end: name + colon + value + end,
-        st.sampled_from([b"Host", b"host", b"X-y", b"Content-Length", b"transfer-encoding", b"Expect", b"a b", b""]),
-        st.sampled_from([b":", b": ", b":\t ", b" :", b""]),
-        st.sampled_from([b"a:1", b"", b"x y", b"x\ty ", b"\xe9", b"\x00", b"0", b"chunked", b'"\\"', b"\x0b"]),
-        st.sampled_from([b"\r\n", b"\r\n", b"\n", b"\r\n ", b"\r"]),
-    ),
-    max_size=4,
-)
-
-
-@given(
-    st.sampled_from([b"CONNECT", b"CONNECT", b"connect", b"GET"]),
-    st.sampled_from([b"a:1", b"", b"a b", b"/\xe9", b"[::1]:443"]),
-    st.sampled_from([b"HTTP/1.1", b"HTTP/1.0", b"HTTP/2.0", b"http/1.1"]),
-    FIELDS,
-)
-def test_the_short_way_for_a_connect_sees_what_h11_sees(
-    method: bytes, target: bytes, version: bytes, fields: list[bytes]
-) -> None:
-    head = b"%b %b %b\r\n%b\r\n" % (method, target, version, b"".join(fields))
-    short = _connect(head)
-    if short is not None:
-        found = _parse(head)
-        assert short == replace(found, connection=None)
-
-
-def test_the_short_way_is_taken() -> None:
+def test_a_plain_connect_is_read_as_h11_reads_it() -> None:
     head = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nUser-Agent: curl/8 (x) \r\n\r\n"
-    short = _connect(head)
-    assert short == replace(_parse(head), connection=None)
-    assert short.header(b"user-agent") == "curl/8 (x)"
+    plain, other = read(head)[0], read(head.replace(b"(x)", b"(\xe9)"))[0]  # not ASCII: h11's
+    assert plain is not None
+    assert other is not None
+    assert (plain.connection is None, other.connection is None) == (True, False)
+    assert plain.headers == [(name, value.replace(b"\xe9", b"x")) for name, value in other.headers]
+    assert plain.header(b"user-agent") == "curl/8 (x)"
+    assert (plain.method, plain.target, plain.http_version, plain.has_body) == (
+        other.method, other.target, other.http_version, other.has_body,
+    )  # fmt: skip
+
+
+def test_a_plain_connect_with_a_body_is_refused() -> None:
+    with pytest.raises(ClientError, match="a CONNECT with a body"):
+        read(b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\nContent-Length: 1\r\n\r\n")

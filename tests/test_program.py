@@ -216,6 +216,7 @@ FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
     "head": {"socket", "ssl", "gevent"},
     "exchange": set(ROOMS) - {"exchange", "bodies"} | {"socket", "ssl", "gevent", "logging"},
     "framing": {"socket", "ssl", "gevent", "logging", "h11"},
+    "heads": set(ROOMS) - {"heads"} | {"socket", "ssl", "gevent", "logging", "h11"},
     "http1": {"socket", "ssl", "gevent", "logging"},
     "frames": {"socket", "ssl", "gevent", "logging", "hpack"},
     "http2": {"socket", "ssl", "gevent", "logging"},

@@ -1,0 +1,79 @@
+"""What looking at the traffic costs: CPU a request and a GB with each way of looking on, against none."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from bench.lab import Lab
+from bench.peers.certifier import Certifier
+from bench.rows import bulk, small
+
+_RESPONSE = """\
+count = 0
+
+
+def response(exchange):
+    global count
+    count += 1
+"""
+_DATA = """\
+octets = 0
+
+
+def data(tunnel, direction, data):
+    global octets
+    octets += len(data)
+"""
+_REWRITE = """\
+REWRITE = True
+
+
+def request(exchange):
+    return None
+"""
+_TAPS = {"response": _RESPONSE, "data": _DATA, "rewrite": _REWRITE}
+
+WAYS = {  # what is on, and the words of the command line for it
+    "nothing": (),
+    "`--log-requests`": ("--log-requests", "--log-file=log"),
+    "`--har`": ("--har=traffic.har",),
+    "`--pcap`": ("--pcap=traffic.pcapng",),
+    "`--tap` with `data`": ("--tap={taps}/data.py",),
+    "`--tap` with `response`": ("--tap={taps}/response.py",),
+    "`--tap` that may rewrite": ("--tap={taps}/rewrite.py",),
+    "`--keylog`": ("--keylog=keys",),
+}
+
+
+@dataclass(slots=True)
+class Price:
+    """One way of looking: microseconds of CPU a request, seconds of CPU a GB, a value a round."""
+
+    small: list[float] = field(default_factory=list)
+    bulk: list[float] = field(default_factory=list)
+
+
+def measure(certifier: Certifier, lab: Lab) -> dict[str, Price]:
+    """All ways in turn, as often as there are rounds: each on a proxy just started."""
+    taps = lab.folder / "taps"
+    taps.mkdir()
+    taps.chmod(0o755)
+    for name, text in _TAPS.items():
+        (taps / f"{name}.py").write_text(text)
+    plan = replace(lab.plan, bulk_seconds=lab.plan.bulk_seconds / 2)  # what is written goes to the disk
+    found = {way: Price() for way in WAYS}
+    for _ in range(plan.rounds):
+        for way, words in WAYS.items():
+            peer = replace(certifier, extra=(*certifier.extra, *(word.format(taps=taps) for word in words)))
+            with lab.start(peer) as proxy:
+                found[way].small.append(small(proxy, plan)["small"].value)
+                found[way].bulk.append(bulk(proxy, plan)["bulk"].value)
+                _made(proxy.setting.folder, words)
+    return found
+
+
+def _made(folder: Path, words: tuple[str, ...]) -> None:
+    """See that a file that was asked for holds something: nothing is cheaper than what is not done."""
+    for word in words:
+        _, _, name = word.partition("=")
+        if name and not name.endswith(".py") and not any(file.stat().st_size for file in folder.glob(f"{name}*")):
+            raise RuntimeError(f"{word} wrote nothing")
