@@ -32,6 +32,8 @@ class Plan:
     # mixed load
     mixed_seconds: float = 10.0
     flood_rate: int = 1000  # new names a second
+    # what looking costs
+    ways: int = 100  # of looking, at most
 
     @property
     def own_names(self) -> list[str]:
@@ -59,6 +61,7 @@ QUICK = Plan(
     row_step=100,
     mixed_seconds=1.0,
     flood_rate=100,
+    ways=3,
 )
 
 

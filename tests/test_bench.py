@@ -61,7 +61,7 @@ def test_mixed_load(tmp_path: Path) -> None:
 
 def test_price(tmp_path: Path) -> None:
     ways = bench(tmp_path, "--part=price")["price"]["ways"]
-    assert set(ways) == set(WAYS)
+    assert list(ways) == list(WAYS)[:3]
     assert all(len(way[key]) == 1 and way[key][0] > 0 for way in ways.values() for key in ("small", "bulk"))
     assert ways["nothing"]["small"] < ways["`--har`"]["small"]  # seven times as much
 
