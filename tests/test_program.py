@@ -346,3 +346,9 @@ def test_the_tests_that_security_md_names_are_there() -> None:
     }
     assert named
     assert not named - there
+
+
+def test_architecture_md_tells_of_every_room() -> None:
+    told = set(re.findall(r"`(\w+)\.py`", (HERE / "ARCHITECTURE.md").read_text()))
+    assert not set(ROOMS) - told
+    assert not {room for room in told if not (HERE / f"{room}.py").exists()}
