@@ -104,10 +104,10 @@ class Tunnel:
                 octets = source.fill_now(most[side])
                 if octets is None:
                     continue
-                records = self._take(source, sink)
-                most[side] = _SMALL if records * _TINY > octets else FULL
-                source.answer()
                 try:
+                    records = self._take(source, sink)
+                    most[side] = _SMALL if records * _TINY > octets else FULL
+                    source.answer()
                     if not sink.flush_now():
                         return False
                 except OSError:
@@ -183,9 +183,9 @@ class Tunnel:
         while data := source.decrypt():
             octets += len(data)
             records += 1
-            sink.encrypt(data)
             if keeps:
                 self.early += data
+            sink.encrypt(data)
         if upward:
             self.sent += octets
         elif octets:
@@ -221,8 +221,11 @@ class Tunnel:
         """Send the client what a witness says in the origin's stead."""
         if answer := witness.answer():
             self.received += len(answer)
-            self._client.encrypt(answer)
-            self._flush(self._client)
+            try:
+                self._client.encrypt(answer)
+                self._flush(self._client)
+            except OSError:
+                self._gone(self._client)
 
     def _flush(self, sink: Stream) -> None:
         if self._writing is not None and sink is self._client:
