@@ -265,10 +265,4 @@ class Interception:
 
 def _peer(origin: socket.socket | OriginError) -> tuple[str, int] | None:
     """The address that was dialled; None where nobody is there, or no more: then its TLS fails, and that is told."""
-    if isinstance(origin, OriginError):
-        return None
-    try:
-        host, port, *_ = origin.getpeername()
-    except OSError:
-        return None
-    return host, port
+    return None if isinstance(origin, OriginError) else sockets.peer(origin)

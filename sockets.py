@@ -70,6 +70,15 @@ class Pair:
             watcher.close()
 
 
+def peer(sock: socket.socket) -> tuple[str, int] | None:
+    """The address at the other end; None where nobody is there any more."""
+    try:
+        host, port, *_ = sock.getpeername()
+    except OSError:
+        return None
+    return host, port
+
+
 def send_now(sock: socket.socket, data: bytes) -> int:
     """Send what the socket takes at once; how many octets that were."""
     try:
