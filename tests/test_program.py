@@ -300,7 +300,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "interception": "proxy",
         "workers": "contexts",
         "leaf": "leaves",
-        "acceptor": "soak",
+        "acceptor": "faults",
         "tlsconfig": "proxy",
         "wire": "hello",
         "flight": "client_certificates",
