@@ -89,6 +89,14 @@ def crowded(program: Faulty, name: str) -> str:
         program.order("crowd", False)
 
 
+def crowded_page(program: Faulty, name: str) -> str:
+    program.order("crowd", True)
+    try:
+        return own_page(program, name)
+    finally:
+        program.order("crowd", False)
+
+
 def direct(program: Faulty, name: str) -> str:
     """TLS without a CONNECT."""
     with program.client() as sock:
