@@ -168,6 +168,13 @@ def own_page(program: Faulty, name: str, path: str = "/") -> str:
         return told(read_reply(sock))
 
 
+def called_otherwise(program: Faulty, _: str) -> str:
+    """certifier by another address of this machine: that it is our own takes a look."""
+    with program.client() as sock:
+        sock.sendall(b"GET http://127.0.0.2:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % program.address[1])
+        return told(read_reply(sock))
+
+
 def health(program: Faulty, name: str) -> str:
     return own_page(program, name, "/healthz")
 

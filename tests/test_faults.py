@@ -108,6 +108,9 @@ PROGRAMS = {
         "tapped": Scenario(scenarios.tapped, steps="tunnel|streams|tls.(encrypt|close)|sockets"),
         "tap": Scenario(scenarios.tapped, steps="open taps"),
     },
+    "--open --listen=0.0.0.0:0": {
+        "called otherwise": Scenario(scenarios.called_otherwise, steps="socket"),
+    },
     # No CA; an operator's certificate for some names.
     "": {
         "operator's": Scenario(scenarios.known, steps=f"^(?!load_pem_private_key).*({ISSUING})"),
@@ -145,6 +148,7 @@ TABLE = [
     Row("thread (access|downloads|health).* memory", "cut", "failed", bug=True),
     Row("thread access._verify", "503 proxy_internal_error", OURS),
     # Look-up and dial.
+    Row("socket sockets._is_local .* EMFILE", "503 proxy_internal_error", OURS),
     Row("direct: thread resolver.* memory", "alert internal_error", OURS, bug=True),
     Row("thread resolver.* memory", "503 proxy_internal_error", OURS, bug=True),
     # Without a CONNECT there is nobody to be answered in HTTP, but a page inside TLS can be had.
