@@ -150,6 +150,12 @@ def plain_get(program: Faulty, name: str) -> str:
         return text
 
 
+def tapped_get(program: Faulty, name: str) -> str:
+    with program.client() as sock:
+        sock.sendall(f"GET http://{name}:{program.lab.plain.port}/tap HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+        return told(read_reply(sock))
+
+
 def plain_post(program: Faulty, name: str) -> str:
     """With a body in two pieces."""
     with program.client() as sock:

@@ -106,6 +106,7 @@ PROGRAMS = {
     },
     "--ca=ca --tap=tap.py": {
         "tapped": Scenario(scenarios.tapped, steps="tunnel|streams|tls.(encrypt|close)|sockets"),
+        "tapped GET": Scenario(scenarios.tapped_get, steps="sockets|connect"),
         "tap": Scenario(scenarios.tapped, steps="open taps"),
     },
     "--open --listen=0.0.0.0:0": {
