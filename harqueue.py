@@ -7,6 +7,7 @@ import gevent
 
 from exchange import Connection, Exchange
 from har import HarFile
+from log import background
 from workers import Workers
 
 MAX_OCTETS = 134_217_728  # of bodies that wait for the disk; what comes beyond is lost, and told
@@ -53,11 +54,11 @@ class HarQueue:
         try:
             while self._waiting:
                 batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                try:
+                lost = len(batch)
+                with background("can't write the HAR file"):
                     self._workers.run(self._file.append, *batch)
-                except OSError as error:
-                    self._lost += len(batch)
-                    log.warning("can't write the HAR file: %s", error.strerror)
+                    lost = 0
+                self._lost += lost
                 self._octets -= sum(exchange.captured for exchange in batch)
                 if self._lost:
                     lost, self._lost = self._lost, 0

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import gevent
 
+from errors import OutOfResources
 from issuance import Issuance
 from workers import Workers
 
@@ -32,4 +33,7 @@ class Health:
         return self._look.get() if self._look.ready() else "the store's disk does not answer"
 
     def _probe(self) -> str | None:
-        return self._workers.run(self._issuance.fault, datetime.fromtimestamp(self._clock(), UTC))
+        try:
+            return self._workers.run(self._issuance.fault, datetime.fromtimestamp(self._clock(), UTC))
+        except OutOfResources as error:
+            return str(error)

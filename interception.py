@@ -18,7 +18,7 @@ import sockets
 from answering import explain, tell
 from contexts import ContextCache
 from dialing import Dialer, Redirect
-from errors import NoSharedProtocol, NotTls, OriginError, Refused
+from errors import NoSharedProtocol, NotTls, OriginError, OriginGone, Refused
 from hello import ClientHello
 from limits import Limits
 from log import Record
@@ -131,7 +131,10 @@ class Interception:
             return
         record.client_tls, record.client_alpn = stream.version, stream.alpn
         if isinstance(upstream, PlainStream):
-            self._introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
+            try:
+                self._introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
+            except OriginError as error:
+                upstream = error
         if isinstance(upstream, OriginError):
             record.fail(upstream)
             record.status = upstream.status
@@ -225,16 +228,24 @@ class Interception:
     def _untouched(self, way: Way, origin: socket.socket, data: bytes, how: str = "untouched") -> None:
         way.record.context = how
         if how != _BYPASSED:
-            self._introduce(way, origin, None)
+            try:
+                self._introduce(way, origin, None)
+            except OriginError as error:
+                way.record.fail(error)  # what the client speaks, nobody knows: its end tells it
+                return
         self._relay(way, PlainStream(way.client, data), PlainStream(origin))
 
     def _introduce(
         self, way: Way, origin: socket.socket, name: str | None, version: str | None = None, alpn: str | None = None
     ) -> None:
-        """Tell a redirect that wants it whose stream it gets. Raises ``OSError`` if one of the two is gone."""
+        """Tell a redirect that wants it whose stream it gets. Raises ``OriginGone``, or ``OSError``: the client is."""
         if self._redirect is not None and self._redirect.preamble:
-            origin.settimeout(self._limits.dial_timeout)
-            sockets.send(origin, preamble.of_socket(way.client, name, version, alpn))
+            told = preamble.of_socket(way.client, name, version, alpn)
+            try:
+                origin.settimeout(self._limits.dial_timeout)
+                sockets.send(origin, told)
+            except OSError as error:
+                raise OriginGone(f"{self._redirect.target} closed the connection") from error
 
     def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
@@ -265,10 +276,4 @@ class Interception:
 
 def _peer(origin: socket.socket | OriginError) -> tuple[str, int] | None:
     """The address that was dialled; None where nobody is there, or no more: then its TLS fails, and that is told."""
-    if isinstance(origin, OriginError):
-        return None
-    try:
-        host, port, *_ = origin.getpeername()
-    except OSError:
-        return None
-    return host, port
+    return None if isinstance(origin, OriginError) else sockets.peer(origin)

@@ -9,7 +9,7 @@ import names
 import sockets
 from dialing import Dialer
 from door import Client, Door
-from errors import ClientError
+from errors import ClientError, OriginGone
 from forward import Forwarding
 from head import RequestHead, http_target
 from log import Record
@@ -69,7 +69,10 @@ class PlainHttp:
         record: Record,
     ) -> bytes | None:
         """Forward a request before those who look, and act; what follows it, or None at the end."""
-        recorder = self._sight.recorder(record, str(Target(*origin.getpeername()[:2])))
+        where = sockets.peer(origin)
+        if where is None:
+            raise OriginGone(f"{target} closed the connection")
+        recorder = self._sight.recorder(record, str(Target(*where)))
         if recorder is None:
             return Forwarding(client.sock, origin, head, record).run(target, path, behind)
         record.told = self._sight.logs

@@ -74,7 +74,7 @@ class Sight:
         return self._taps.rewrites
 
     def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness | None:
-        """For an intercepted tunnel, its plaintext between the client and ``origin``, an address:port."""
+        """For an intercepted tunnel, its plaintext between the client and ``origin``: an address:port, or empty."""
         if not self.looks:
             return None
         observers = self._told()
@@ -89,7 +89,7 @@ class Sight:
             watcher = Watcher(connection, chorus, alpn, self._capture)
         target = record.target or ""
         passage = Passage(connection.id, record.client, origin, target, name, record.user, alpn)
-        flow = Flow(record.client, origin) if self._pcap is not None else None
+        flow = Flow(record.client, origin) if self._pcap is not None and origin else None
         return Witness(guard, watcher, rewriter, passage, self._taps, flow, self._pcap)
 
     def _told(self) -> list[Observer]:

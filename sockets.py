@@ -12,6 +12,8 @@ from ipaddress import ip_address
 
 from gevent.hub import Waiter, get_hub
 
+from errors import OutOfResources
+
 READ = 1  # libev's event mask
 LINGER_SECONDS = 1.0  # how long, and how many octets, we read on after a reply that ends a connection:
 LINGER_OCTETS = 1 << 20  # closed with input unread, the kernel's reset takes the reply with it
@@ -70,6 +72,15 @@ class Pair:
             watcher.close()
 
 
+def peer(sock: socket.socket) -> tuple[str, int] | None:
+    """The address at the other end; None where nobody is there any more."""
+    try:
+        host, port, *_ = sock.getpeername()
+    except OSError:
+        return None
+    return host, port
+
+
 def send_now(sock: socket.socket, data: bytes) -> int:
     """Send what the socket takes at once; how many octets that were."""
     try:
@@ -122,7 +133,10 @@ def last_word(sock: socket.socket, reply: bytes) -> None:
 
 
 def same_endpoint(address: tuple[str, int], listener: tuple[str, int]) -> bool:
-    """Whether a connection to ``address`` would reach ``listener``, which may be a wildcard address."""
+    """Whether a connection to ``address`` would reach ``listener``, which may be a wildcard address.
+
+    Raises ``OutOfResources``.
+    """
     if address[1] != listener[1]:
         return False
     if address[0] == listener[0]:
@@ -138,7 +152,11 @@ def same_endpoint(address: tuple[str, int], listener: tuple[str, int]) -> bool:
 def _is_local(ip: str) -> bool:
     """Whether the address is one of this machine's: the only addresses that can be bound."""
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+    try:
+        probe = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise OutOfResources(f"certifier can't open a socket: {error.strerror}") from error
+    with probe:
         try:
             probe.bind((ip, 0))
         except OSError:

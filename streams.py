@@ -80,12 +80,9 @@ class Stream(ABC):
     def flush_now(self) -> bool:
         """Send what the peer takes at once; whether that was all."""
         if data := self._waiting():
-            self._unsent = b""
-            sent = sockets.send_now(self.sock, data)
-            if sent < len(data):
-                self._unsent = data[sent:]
-                return False
-        return True
+            self._unsent = data  # who tries again after a failure shall fail, too
+            self._unsent = data[sockets.send_now(self.sock, data) :]
+        return not self._unsent
 
     @abstractmethod
     def answer(self) -> None:

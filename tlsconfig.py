@@ -19,6 +19,7 @@ _ORIGINS = (
 )
 # SSL_OP_LEGACY_SERVER_CONNECT and SSL_OP_ALLOW_UNSAFE_LEGACY_RENEGOTIATION, for which Python has no names.
 _WITHOUT_RFC_5746 = 0x4 | 0x40000
+_OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing about the certificate
 
 
 def client_context(extra_roots: str | None, verify: bool, keylog: Path | None = None) -> ssl.SSLContext:
@@ -63,6 +64,8 @@ def server_context(pem: bytes, keylog: Path | None = None) -> ssl.SSLContext:
             context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one
     except ssl.SSLError as error:
         reason = (error.reason or "its file can't be read").lower().replace("_", " ")
+        if error.reason in _OUT_OF_ORDER:
+            raise RetrievalError(f"OpenSSL can't take a certificate for now: {reason}") from error
         raise NotServable(f"OpenSSL refuses the certificate: {reason}") from error
     except OSError as error:
         raise RetrievalError(f"a certificate can't be given to OpenSSL: {error.strerror}") from error

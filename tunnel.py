@@ -106,16 +106,15 @@ class Tunnel:
                     continue
                 try:
                     records = self._take(source, sink)
-                except CertifierError as refusal:
-                    self._refuse(refusal)
-                    return True
-                most[side] = _SMALL if records * _TINY > octets else FULL
-                source.answer()
-                try:
+                    most[side] = _SMALL if records * _TINY > octets else FULL
+                    source.answer()
                     if source.ended is ORDERLY:
                         sink.finish()
                     if not sink.flush_now():
                         return False
+                except CertifierError as refusal:
+                    self._refuse(refusal)
+                    return True
                 except OSError:
                     self._gone(sink)
                     break
@@ -188,9 +187,9 @@ class Tunnel:
         while data := source.decrypt():
             octets += len(data)
             records += 1
-            sink.encrypt(data)
             if keeps:
                 self.early += data
+            sink.encrypt(data)
         if upward:
             self.sent += octets
         elif octets:
@@ -227,8 +226,11 @@ class Tunnel:
         """Send the client what a witness says in the origin's stead."""
         if answer := witness.answer():
             self.received += len(answer)
-            self._client.encrypt(answer)
-            self._flush(self._client)
+            try:
+                self._client.encrypt(answer)
+                self._flush(self._client)
+            except OSError:
+                self._gone(self._client)
 
     def _flush(self, sink: Stream) -> None:
         if self._writing is not None and sink is self._client:

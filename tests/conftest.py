@@ -5,9 +5,10 @@ from gevent import monkey
 
 monkey.patch_all()
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import faultlab
 import pytest
 from lab import Origin, Program, echo, http_origin
 from pki import TestCA
@@ -51,3 +52,10 @@ def program(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
     folder = tmp_path_factory.mktemp("program")
     with Program(folder, "--store=certs", "--max=100", "--ca=ca", f"--upstream-ca={roots}") as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], faultlab.Faulty]]:
+    """Programs whose calls fail to order, by their options."""
+    with faultlab.programs(tmp_path_factory.mktemp) as started:
+        yield started

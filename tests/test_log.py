@@ -3,6 +3,15 @@
 import logging
 import os
 import re
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from faultlab import Control, Faulty
+from lab import WAIT, exchange
 
 import log
 
@@ -20,6 +29,49 @@ def a_pipe(full: bool, read: bool) -> tuple[int, int]:
     if not read:
         os.close(reader)
     return reader, writer
+
+
+def listener_of(pid: int) -> tuple[str, int]:
+    """Where a process listens, which can't say so."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        held = set()
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                held.add(os.readlink(path))
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, _, state, *_, inode = line.split()[:10]
+            if state == "0A" and f"socket:[{inode}]" in held:
+                return "127.0.0.1", int(local.partition(":")[2], 16)
+        time.sleep(0.01)  # it starts
+    raise AssertionError("it does not listen")
+
+
+@pytest.mark.parametrize("stderr", ["closed", "/dev/full", "without a reader", "full"])
+def test_connections_go_on(tmp_path: Path, stderr: str) -> None:
+    program = [*Faulty.command(), "--store=certs", "--max=9", "--ca=ca", "--listen=127.0.0.1:0"]
+    shell = {"closed": "2>&-", "/dev/full": "2>/dev/full"}.get(stderr, "")
+    reader, writer = a_pipe(full=stderr == "full", read=stderr != "without a reader")
+    words = ["sh", "-c", f'exec "$@" {shell}', "sh", *program]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=writer) as process:
+        try:
+            address = listener_of(process.pid)
+            control = Control(tmp_path)
+            for _ in range(3):
+                assert exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+            # A bug in a greenlet of its own, which gevent would print.
+            control.order("arm", "thread resolver._lead", 1, "memory")
+            get = b"GET http://a.example.com:%d/ HTTP/1.1\r\nHost: a\r\n\r\n"
+            assert exchange(address, get % address[1]).status == 503
+            assert exchange(address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+            control.close()
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT) == 0
+        finally:
+            process.kill()
+    os.close(writer)
+    if stderr != "without a reader":
+        os.close(reader)
 
 
 def test_what_nobody_reads_is_lost_and_counted() -> None:

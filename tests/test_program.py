@@ -301,7 +301,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "interception": "proxy",
         "workers": "contexts",
         "leaf": "leaves",
-        "acceptor": "soak",
+        "acceptor": "faults",
         "tlsconfig": "proxy",
         "wire": "hello",
         "flight": "client_certificates",
