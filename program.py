@@ -57,7 +57,7 @@ class Program:
         self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
         self._board = Board(clock)
-        self._feed = Feed()
+        self._feed = Feed(clock=clock)
         self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
         self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, worker, self._board)
         keylog, sight = self.seeing.keylog, self.seeing.sight
@@ -73,7 +73,7 @@ class Program:
         dialer = Dialer(self._upstream, self.policy, redirect, limits, self._board)
         refused = Refusals(chosen.rules.learn_bypass)
         interception = Interception(
-            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight
+            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight, self._board.meter
         )
         admission = Admission(limits)
         overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION, clock)
@@ -85,7 +85,7 @@ class Program:
             overview.snapshot,
         )
         door = Door(self._access)
-        plain = PlainHttp(dialer, self.policy, door, self._website, sight)
+        plain = PlainHttp(dialer, self.policy, door, self._website, sight, self._board.meter)
         access_log, board = self.seeing.access_log, self._board
         self.proxy = Proxy(interception, plain, dialer, self.policy, door, admission, limits, access_log, board)
         self._show_ca()
@@ -122,13 +122,6 @@ class Program:
             gevent.sleep(HOUR_SECONDS)
             self._contexts.renew()
             hours += 1
-
-    def keep_board(self) -> None:
-        """Once a second, a little after it begins: sample what happened, and tell those who look."""
-        while True:
-            gevent.sleep(1.01 - self._clock() % 1)
-            self._board.tick()
-            self._feed.tick()
 
     def stop_pages(self) -> None:
         """Let those who look go: nothing else ends their connections."""

@@ -31,7 +31,6 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
     gevent.spawn(program.keep_house)
-    gevent.spawn(program.keep_board)
     for server in servers:
         server.start()
     ready()
