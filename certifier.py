@@ -106,6 +106,7 @@ from errors import UsageError
 from limits import Limits
 from names import Target
 from options import Options
+from peers import Post, posts
 from program import Program
 from serving import serve
 from supervisor import Supervisor
@@ -141,10 +142,11 @@ def _run(chosen: Options) -> int:
         serve(program, listeners, limits, lambda: _announce(chosen, listeners), Event())
         return 0
     bound = listening.bind(chosen.listen, chosen.workers)
+    places = posts(chosen.workers)
 
     def work(number: int, tells: int, lifeline: int) -> int:
         try:
-            return _work(chosen, limits, number, bound, tells, lifeline)
+            return _work(chosen, limits, places[number], bound, tells, lifeline)
         except UsageError as error:
             return _refuse(error)
         except Exception:  # the top of a worker
@@ -156,16 +158,16 @@ def _run(chosen: Options) -> int:
 
 
 def _work(
-    chosen: Options, limits: Limits, number: int, bound: list[list[socket.socket]], tells: int, lifeline: int
+    chosen: Options, limits: Limits, post: Post, bound: list[list[socket.socket]], tells: int, lifeline: int
 ) -> int:
     """One of several workers. It ends when the supervisor does."""
     gevent.reinit()  # the listeners were made before the fork
-    for other, listeners in enumerate(bound):
-        if other != number:
+    for number, listeners in enumerate(bound):
+        if number != post.number:
             for listener in listeners:  # whoever holds it keeps it open, past its worker's end too
                 listener.close()
-    program = Program(chosen, limits, worker=number)
-    if number == 0:
+    program = Program(chosen, limits, post=post)
+    if post.number == 0:
         program.warn()
     stop = Event()
     orphaned = gevent.get_hub().loop.io(lifeline, 1)
@@ -175,7 +177,7 @@ def _work(
         with suppress(BrokenPipeError):  # only those of the first hour are waited for
             os.write(tells, b".")
 
-    serve(program, bound[number], limits, ready, stop)
+    serve(program, bound[post.number], limits, ready, stop)
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import gevent
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 import log as logs
@@ -26,6 +27,7 @@ from limits import Limits
 from onlookers import Onlookers, hosts_of
 from options import Options
 from overview import Overview
+from peers import Peers, Post
 from plain import PlainHttp
 from policy import Policy
 from proxy import Proxy
@@ -45,21 +47,23 @@ log = logging.getLogger("certifier.program")
 class Program:
     """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong.
 
-    ``clock`` gives seconds since the epoch, to all of them. ``worker`` is its number where there are several.
+    ``clock`` gives seconds since the epoch, to all of them. ``post`` is its place where there are several workers.
     """
 
     def __init__(
-        self, chosen: Options, limits: Limits, clock: Callable[[], float] = time.time, worker: int | None = None
+        self, chosen: Options, limits: Limits, clock: Callable[[], float] = time.time, post: Post | None = None
     ) -> None:
         self._chosen = chosen
         self._clock = clock
         self._reloading = BoundedSemaphore()
         self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
-        self._board = Board(clock)
+        stirred = Event()
+        self._board = Board(clock) if post is None else Board(clock, kept=post.kept, stirred=stirred.set)
         self._feed = Feed(clock=clock)
         self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
-        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, worker, self._board)
+        number = None if post is None else post.number
+        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, number, self._board)
         keylog, sight = self.seeing.keylog, self.seeing.sight
         turnstile = Turnstile(limits)
         self._contexts = ContextCache(
@@ -77,12 +81,13 @@ class Program:
         )
         admission = Admission(limits)
         overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION, clock)
+        self._peers = None if post is None else Peers(post, overview.snapshot, stirred)
         self._website = Website(
             Assets(),
             Onlookers(self._access, hosts_of(chosen.listen)),
             Health(self._issuance, self._workers, clock),
             self._feed,
-            overview.snapshot,
+            overview.snapshot if self._peers is None else self._peers.snapshot,
         )
         door = Door(self._access)
         plain = PlainHttp(dialer, self.policy, door, self._website, sight, self._board.meter)
@@ -123,9 +128,20 @@ class Program:
             self._contexts.renew()
             hours += 1
 
+    def meet_peers(self) -> None:
+        """Answer other workers from now on."""
+        if self._peers is not None:
+            self._peers.start()
+
     def stop_pages(self) -> None:
         """Let those who look go: nothing else ends their connections."""
         self._feed.close()
+
+    def close(self) -> None:
+        """Write what is waiting, at the end."""
+        if self._peers is not None:
+            self._peers.keep()
+        self.seeing.close()
 
     def warn(self) -> None:
         """Tell the operator what he may not have meant."""
