@@ -10,32 +10,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count, islice
-from typing import NamedTuple
 
 import rows
 from exchange import Connection, Exchange
 from histogram import Histogram
+from history import History, Sums
 from log import Record
 from meter import Meter
-from snapshot import HISTORY_SECONDS, LATE_SECONDS, MAX_OPEN, MAX_ROWS, Counts, Cursor, Kept, Row, Sample
+from snapshot import LATE_SECONDS, MAX_OPEN, MAX_ROWS, Counts, Cursor, Kept, Row, Sample
 
 LOOKED_SECONDS = 10.0  # somebody who looked so long ago may be between two pages, and still there
 MAX_LABELS = 64  # of one count: what is counted by has fewer, and a slip must not become a leak
 _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
 
 Latest = deque[tuple[int, Row]]  # rows, each with the number of the event that it came by
-
-
-class Sums(NamedTuple):
-    """What only grows, and samples are the differences of."""
-
-    connections: int = 0
-    sent: int = 0
-    received: int = 0
-    memory: int = 0
-    disk: int = 0
-    made: int = 0
-    requests: int = 0
 
 
 class Board:
@@ -70,9 +58,7 @@ class Board:
         self._tunnels: Latest = deque(maxlen=MAX_ROWS)
         self._requests: Latest = deque(maxlen=MAX_ROWS)
         self._refusals: Latest = deque(maxlen=MAX_ROWS)
-        self._samples: deque[Sample] = deque(maxlen=HISTORY_SECONDS)
-        self._second = int(clock())  # that is not sampled yet
-        self._before = self._sums()  # when it began
+        self._history = History(int(clock()), self._sums())
         self._looked = 0.0
 
     def _inherit(self, kept: Kept) -> None:
@@ -160,8 +146,8 @@ class Board:
 
     def history(self, since: Cursor) -> list[Sample]:
         """The samples of the last minutes that are news, or that others may still add to."""
-        self._sample(int(self._clock()))
-        return [sample for sample in self._samples if sample["at"] > since.at - LATE_SECONDS]
+        self._history.sample(int(self._clock()), self._sums())
+        return self._history.after(since.at - LATE_SECONDS)
 
     def under_way(self) -> list[Row]:
         """The newest open tunnels, the oldest of them first."""
@@ -184,39 +170,10 @@ class Board:
 
     def _stir(self, now: float) -> None:
         """Something is about to be counted."""
-        if int(now) != self._second:
-            self._sample(int(now))
+        if int(now) != self._history.second:
+            self._history.sample(int(now), self._sums())
         if self._stirred is not None:
             self._stirred()
-
-    def _sample(self, second: int) -> None:
-        """Sample the seconds up to this one.
-
-        All that was counted since the last time happened in the first of them. When in them octets passed is not known:
-        while somebody looks there is but one second; else they are spread evenly.
-        """
-        first, self._second = self._second, second
-        sums, before = self._sums(), self._before
-        if second < first:
-            self._samples.clear()  # the clock was set back: they are of times to come
-        if second <= first:
-            return
-        self._before = sums
-        grown = Sums(*(new - old for new, old in zip(sums, before, strict=True)))
-        for at in range(max(first, second - HISTORY_SECONDS), second):
-            counted = grown if at == first else Sums()
-            self._samples.append(
-                {
-                    "at": at + 1,
-                    "connections": counted.connections,
-                    "sent": _share(grown.sent, at - first, second - first),
-                    "received": _share(grown.received, at - first, second - first),
-                    "memory": counted.memory,
-                    "disk": counted.disk,
-                    "made": counted.made,
-                    "requests": counted.requests,
-                }
-            )
 
     def _sums(self) -> Sums:
         retrievals = self._counts["retrievals"]
@@ -229,11 +186,6 @@ class Board:
             retrievals.get("made", 0),
             sum(self._counts["requests"].values()),
         )
-
-
-def _share(whole: int, number: int, parts: int) -> int:
-    """Of a whole that is cut into so many parts, as even as can be, the one with this number."""
-    return whole * (number + 1) // parts - whole * number // parts
 
 
 def _after(latest: Latest, seen: int) -> list[Row]:
