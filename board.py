@@ -1,7 +1,8 @@
 """``Board``: what this process does now and did lately, for the page and the metrics: counts, samples, latest rows.
 
-In memory and bounded. Counting costs some microseconds a tunnel, and no timer; what can be summed up when somebody
-asks, is. Everything runs on the hub, so counting needs no lock. Moments are seconds since the epoch.
+In memory and bounded. Counting costs some microseconds a tunnel, and no timer: a second is sampled when the first thing
+after it happens, or somebody asks; with nobody looking and nothing happening, nothing runs. Everything runs on the hub,
+so counting needs no lock. Moments are seconds since the epoch.
 """
 
 import secrets
@@ -9,13 +10,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count, islice
-from typing import NamedTuple
 
 import rows
 from exchange import Connection, Exchange
 from histogram import Histogram
+from history import History, Sums
 from log import Record
-from snapshot import HISTORY_SECONDS, LATE_SECONDS, MAX_OPEN, MAX_ROWS, Counts, Cursor, Row, Sample
+from meter import Meter
+from snapshot import LATE_SECONDS, MAX_OPEN, MAX_ROWS, Counts, Cursor, Kept, Row, Sample
 
 LOOKED_SECONDS = 10.0  # somebody who looked so long ago may be between two pages, and still there
 MAX_LABELS = 64  # of one count: what is counted by has fewer, and a slip must not become a leak
@@ -24,42 +26,53 @@ _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "P
 Latest = deque[tuple[int, Row]]  # rows, each with the number of the event that it came by
 
 
-class Totals(NamedTuple):
-    """What only grows, and samples are the differences of."""
-
-    connections: int = 0
-    sent: int = 0
-    received: int = 0
-    memory: int = 0
-    disk: int = 0
-    made: int = 0
-    requests: int = 0
-
-
 class Board:
-    """Of one process, which ``name`` tells from the others. It is an ``exchange.Observer``, too."""
+    """Of one process, which ``name`` tells from the others. It is an ``exchange.Observer``, too.
 
-    def __init__(self, clock: Callable[[], float] = time.time, name: str | None = None) -> None:
+    ``kept`` is what another process had counted, whose place this one takes. ``stirred`` is called whenever something
+    is counted. Who relays adds to ``meter``.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        name: str | None = None,
+        kept: Kept | None = None,
+        stirred: Callable[[], object] | None = None,
+    ) -> None:
         self.name = name or secrets.token_hex(4)
-        self.started = clock()
         self.events = 0  # number of the latest
+        self.meter = Meter()
         self.histograms = {"retrieval": Histogram(), "dial": Histogram(), "first_byte": Histogram()}
         self._clock = clock
-        self._connections = 0
-        self._sent = self._received = 0  # of what has ended
-        self._counts: Counts = {"tunnels": {}, "plain": {}, "retrievals": {}, "refusals": {}, "requests": {}}
+        self._stirred = stirred
+        self._started = clock()
+        self._cpu = 0.0  # seconds that others had used before
+        self._counts: Counts = {
+            "connections": {"accepted": 0}, "tunnels": {}, "plain": {}, "retrievals": {}, "refusals": {}, "requests": {}
+        }  # fmt: skip
+        if kept is not None:
+            self._inherit(kept)
         self._number = count(1)
         self._open: dict[int, Record] = {}
         self._tunnels: Latest = deque(maxlen=MAX_ROWS)
         self._requests: Latest = deque(maxlen=MAX_ROWS)
         self._refusals: Latest = deque(maxlen=MAX_ROWS)
-        self._samples: deque[Sample] = deque(maxlen=HISTORY_SECONDS)
+        self._history = History(int(clock()), self._sums())
         self._looked = 0.0
-        self._before = Totals()
+
+    def _inherit(self, kept: Kept) -> None:
+        self._started, self._cpu = kept["started"], kept["cpu_seconds"]
+        for kind, counts in self._counts.items():
+            counts |= kept["counts"][kind]
+        self.meter.sent, self.meter.received = kept["counts"]["octets"]["sent"], kept["counts"]["octets"]["received"]
+        for name, histogram in self.histograms.items():
+            histogram.add(kept["histograms"][name])
 
     def connected(self) -> None:
         """A connection was accepted."""
-        self._connections += 1
+        self._stir(self._clock())
+        self._counts["connections"]["accepted"] += 1
 
     def opened(self, record: Record) -> int:
         """A tunnel or request begins; the number to say that it is over by."""
@@ -70,14 +83,13 @@ class Board:
     def closed(self, number: int) -> None:
         """It is over, and its record is written."""
         record = self._open.pop(number)
-        self._sent += record.sent
-        self._received += record.received
         if record.kind == "page":
             return
+        now = self._clock()
+        self._stir(now)
         self._count("tunnels" if record.kind == "tunnel" else "plain", record.outcome)
         record.progress = None
         self.events += 1
-        now = self._clock()
         entry = self.events, rows.of_record(record, f"{self.name}-{number}", now - _age(record), now)
         self._tunnels.append(entry)
         if record.refused is not None:
@@ -90,6 +102,7 @@ class Board:
 
     def retrieved(self, source: str, seconds: float | None = None) -> None:
         """A context came from ``memory``, ``disk``, was ``made``, ``renewed``, is ``none``, or ``failed``; how fast."""
+        self._stir(self._clock())
         self._count("retrievals", source)
         if seconds is not None:
             self.histograms["retrieval"].observe(seconds)
@@ -101,6 +114,7 @@ class Board:
         """An exchange is over."""
         method = exchange.method if exchange.method in _METHODS else "other"
         status = exchange.status if exchange.status is not None and 100 <= exchange.status < 600 else None
+        self._stir(self._clock())
         self._count("requests", f"{method} {f'{status // 100}xx' if status else 'none'}")
         if exchange.first_byte is not None:
             self.histograms["first_byte"].observe(exchange.first_byte - exchange.began)
@@ -109,25 +123,6 @@ class Board:
 
     def noted(self, connection: Connection, what: str) -> None:
         """That a connection is not looked at any more is for the log."""
-
-    def tick(self) -> None:
-        """Once a second: sample what happened since the last time."""
-        now = self._totals()
-        grown = Totals(*(new - old for new, old in zip(now, self._before, strict=True)))
-        self._before = now
-        self._samples.append(
-            {
-                "at": round(self._clock()),
-                "connections": grown.connections,
-                "sent": grown.sent,
-                "received": grown.received,
-                "memory": grown.memory,
-                "disk": grown.disk,
-                "made": grown.made,
-                "requests": grown.requests,
-                "tunnels": self.tunnels,
-            }
-        )
 
     @property
     def tunnels(self) -> int:
@@ -139,17 +134,20 @@ class Board:
         """Whether somebody looks at rows: then it is worth to look into tunnels for requests."""
         return 0 <= self._clock() - self._looked < LOOKED_SECONDS
 
-    def counts(self) -> Counts:
-        """All counts."""
-        totals = self._totals()
-        octets = {"sent": totals.sent, "received": totals.received}
-        return {"connections": {"accepted": totals.connections}, "octets": octets} | {
-            kind: dict(counts) for kind, counts in self._counts.items()
+    def kept(self) -> Kept:
+        """All that was counted."""
+        return {
+            "started": self._started,
+            "cpu_seconds": self._cpu + time.process_time(),
+            "counts": {kind: dict(counts) for kind, counts in self._counts.items()}
+            | {"octets": {"sent": self.meter.sent, "received": self.meter.received}},
+            "histograms": {name: histogram.data() for name, histogram in self.histograms.items()},
         }
 
     def history(self, since: Cursor) -> list[Sample]:
         """The samples of the last minutes that are news, or that others may still add to."""
-        return [sample for sample in self._samples if sample["at"] > since.at - LATE_SECONDS]
+        self._history.sample(int(self._clock()), self._sums())
+        return self._history.after(since.at - LATE_SECONDS)
 
     def under_way(self) -> list[Row]:
         """The newest open tunnels, the oldest of them first."""
@@ -170,17 +168,19 @@ class Board:
             label = "other"
         counts[label] = counts.get(label, 0) + 1
 
-    def _totals(self) -> Totals:
-        sent, received = self._sent, self._received
-        for record in self._open.values():
-            octets = record.progress or record
-            sent += octets.sent
-            received += octets.received
+    def _stir(self, now: float) -> None:
+        """Something is about to be counted."""
+        if int(now) != self._history.second:
+            self._history.sample(int(now), self._sums())
+        if self._stirred is not None:
+            self._stirred()
+
+    def _sums(self) -> Sums:
         retrievals = self._counts["retrievals"]
-        return Totals(
-            self._connections,
-            sent,
-            received,
+        return Sums(
+            self._counts["connections"]["accepted"],
+            self.meter.sent,
+            self.meter.received,
             retrievals.get("memory", 0),
             retrievals.get("disk", 0),
             retrievals.get("made", 0),

@@ -106,6 +106,7 @@ from errors import UsageError
 from limits import Limits
 from names import Target
 from options import Options
+from peers import Post, posts
 from program import Program
 from serving import serve
 from supervisor import Supervisor
@@ -141,26 +142,32 @@ def _run(chosen: Options) -> int:
         serve(program, listeners, limits, lambda: _announce(chosen, listeners), Event())
         return 0
     bound = listening.bind(chosen.listen, chosen.workers)
+    places = posts(chosen.workers)
 
     def work(number: int, tells: int, lifeline: int) -> int:
         try:
-            return _work(chosen, limits, number, bound[number], tells, lifeline)
+            return _work(chosen, limits, places[number], bound, tells, lifeline)
         except UsageError as error:
             return _refuse(error)
         except Exception:  # the top of a worker
             log.exception("worker %d can't go on", number)
             return 1
 
-    return Supervisor(chosen.workers, work).run(lambda: _announce(chosen, bound[0]))
+    listeners = [listener for own in bound for listener in own]
+    return Supervisor(chosen.workers, work, listeners).run(lambda: _announce(chosen, bound[0]))
 
 
 def _work(
-    chosen: Options, limits: Limits, number: int, listeners: list[socket.socket], tells: int, lifeline: int
+    chosen: Options, limits: Limits, post: Post, bound: list[list[socket.socket]], tells: int, lifeline: int
 ) -> int:
     """One of several workers. It ends when the supervisor does."""
     gevent.reinit()  # the listeners were made before the fork
-    program = Program(chosen, limits, worker=number)
-    if number == 0:
+    for number, listeners in enumerate(bound):
+        if number != post.number:
+            for listener in listeners:  # whoever holds it keeps it open, past its worker's end too
+                listener.close()
+    program = Program(chosen, limits, post=post)
+    if post.number == 0:
         program.warn()
     stop = Event()
     orphaned = gevent.get_hub().loop.io(lifeline, 1)
@@ -170,7 +177,7 @@ def _work(
         with suppress(BrokenPipeError):  # only those of the first hour are waited for
             os.write(tells, b".")
 
-    serve(program, listeners, limits, ready, stop)
+    serve(program, bound[post.number], limits, ready, stop)
     return 0
 
 

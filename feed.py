@@ -1,9 +1,10 @@
-"""``Feed``: wakes those who look at live data, once a tick. At most so many, and nobody waits for a slow one.
+"""``Feed``: wakes those who look at live data, once a second. At most so many, and nobody waits for a slow one.
 
 No data passes here: each asks for what is news to it, and who comes late finds only the latest rows.
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from gevent.event import Event
@@ -14,12 +15,12 @@ MAX_ONLOOKERS = 16  # each costs a connection, and some milliseconds of CPU a se
 
 
 class Feed:
-    """The ticks of one process."""
+    """The ticks of one process: each a little after a second of the ``clock`` begins, and can be told."""
 
-    def __init__(self, most: int = MAX_ONLOOKERS) -> None:
+    def __init__(self, most: int = MAX_ONLOOKERS, clock: Callable[[], float] = time.time) -> None:
         self._most = most
-        self._next = Event()
-        self._closed = False
+        self._clock = clock
+        self._closed = Event()
         self.onlookers = 0
 
     @contextmanager
@@ -36,17 +37,11 @@ class Feed:
         finally:
             self.onlookers -= 1
 
-    def tick(self) -> None:
-        """There is news."""
-        before, self._next = self._next, Event()
-        before.set()
-
     def close(self) -> None:
         """There will be no more: whoever looks comes to an end."""
-        self._closed = True
-        self.tick()
+        self._closed.set()
 
     def _ticks(self) -> Iterator[None]:
-        while not self._closed:
+        while not self._closed.is_set():
             yield
-            self._next.wait()
+            self._closed.wait(1.01 - self._clock() % 1)

@@ -15,6 +15,7 @@ from errors import CertifierError, ClientError, OriginError, OriginGone, OriginP
 from exchange import Exchange, Recorder
 from head import MAX_HEAD, RequestHead
 from log import Record
+from meter import Meter
 from names import Target
 
 QUIET_SECONDS = 300.0  # how long either side may say nothing while we wait for it: long polls end before that
@@ -34,9 +35,11 @@ class Forwarding:
         record: Record,
         recorder: Recorder | None = None,
         exchange: Exchange | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._recorder = recorder
         self._exchange = exchange
+        self._meter = meter or Meter()  # of all connections
         self._client = client
         self._origin = origin
         self._head = head
@@ -108,6 +111,7 @@ class Forwarding:
                     continue
                 if isinstance(event, h11.Data):
                     self._record.sent += len(event.data)
+                    self._meter.sent += len(event.data)
                     if self._recorder is not None and self._exchange is not None:
                         self._recorder.upload(self._exchange, event.data, 0, len(event.data))
                     out = self._user_agent.send(event)
@@ -170,6 +174,7 @@ class Forwarding:
                 self._send(h11.Response(status_code=event.status_code, reason=event.reason, headers=headers))
             elif isinstance(event, h11.Data):
                 self._record.received += len(event.data)
+                self._meter.received += len(event.data)
                 if self._recorder is not None and self._exchange is not None:
                     self._recorder.download(self._exchange, event.data, 0, len(event.data))
                 self._send(event)

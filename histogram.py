@@ -30,6 +30,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    def add(self, data: HistogramData) -> None:
+        """Count what another one with the same bounds has counted."""
+        self._counts = [sum(pair) for pair in zip(self._counts, data["counts"], strict=True)]
+        self._sum += data["sum"]
+
     def data(self) -> HistogramData:
         """What was counted."""
         return {"bounds": list(self._bounds), "counts": list(self._counts), "sum": self._sum}

@@ -22,6 +22,7 @@ from errors import NoSharedProtocol, NotTls, OriginError, OriginGone, Refused
 from hello import ClientHello
 from limits import Limits
 from log import Record
+from meter import Meter
 from names import Target
 from policy import Policy
 from refusals import Pair, Refusals
@@ -63,6 +64,7 @@ class Interception:
         redirect: Redirect | None,
         limits: Limits,
         sight: Sight,
+        meter: Meter,
     ) -> None:
         self._contexts = contexts
         self._upstream = upstream
@@ -72,6 +74,7 @@ class Interception:
         self._redirect = redirect
         self._limits = limits
         self._sight = sight
+        self._meter = meter
 
     def run(self, way: Way, origin: socket.socket, data: bytes) -> None:
         """A CONNECT tunnel whose origin was dialled; ``data`` came behind the CONNECT.
@@ -250,7 +253,7 @@ class Interception:
     def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
         record = way.record
-        record.progress = tunnel = Tunnel(client, origin, self._limits.idle_timeout, witness)
+        record.progress = tunnel = Tunnel(client, origin, self._limits.idle_timeout, witness, self._meter)
         if witness is not None:
             witness.opened()
         try:

@@ -4,6 +4,7 @@ import resource
 from dataclasses import dataclass, replace
 
 _SPARE_DESCRIPTORS = 200  # for the store, the log, look-ups, the listeners, and those who are only told to go
+_PEER_DESCRIPTORS = 3  # for each other worker: the two ends of its channel, and a question to it
 _SHARE = 0.9  # of all connections that one client may have
 
 
@@ -48,7 +49,8 @@ class Limits:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         most = -(-self.connections // workers)
         if hard != resource.RLIM_INFINITY:
-            most = max(1, min(most, (hard - _SPARE_DESCRIPTORS) // 2))
+            spare = _SPARE_DESCRIPTORS + _PEER_DESCRIPTORS * (workers - 1)
+            most = max(1, min(most, (hard - spare) // 2))
         own = -(-self.client_connections // workers) or max(1, int(most * _SHARE))
         return replace(
             self,

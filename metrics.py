@@ -39,7 +39,9 @@ _COUNTERS = {
 _GAUGES = {
     "connections": ("connections", "Connections of clients that are open."),
     "tunnels": ("tunnels_open", "Tunnels that are open."),
+    "connections_max": ("connections_max", "Most connections (--max-connections)."),
     "contexts": ("contexts", "Names whose certificate is in memory."),
+    "contexts_max": ("contexts_max", "Most names kept in memory (--max, of each of its processes)."),
     "onlookers": ("onlookers", "Clients that watch live data."),
     "learned": ("learned_bypasses", "Pairs of client and name that pass untouched (--learn-bypass)."),
     "memory_bytes": ("memory_bytes", "Memory in use by its processes."),
@@ -72,15 +74,9 @@ class _Collector(Collector):
             yield GaugeMetricFamily(f"certifier_{name}", about, snapshot["gauges"].get(kind, 0))
         for kind, (name, about) in _HISTOGRAMS.items():
             yield _histogram(name, about, snapshot["histograms"][kind])
-        yield CounterMetricFamily(
-            "certifier_cpu_seconds", "CPU time used by its processes.", snapshot["gauges"]["cpu_seconds"]
-        )
+        yield CounterMetricFamily("certifier_cpu_seconds", "CPU time used by its processes.", snapshot["cpu_seconds"])
         facts = snapshot["facts"]
         yield GaugeMetricFamily("certifier_healthy", "1 while /healthz says ok, else 0.", self._healthy)
-        yield GaugeMetricFamily(
-            "certifier_connections_max", "Most connections (--max-connections).", facts["connections_max"]
-        )
-        yield GaugeMetricFamily("certifier_contexts_max", "Most names kept in memory (--max).", facts["capacity"])
         yield GaugeMetricFamily(
             "certifier_start_time_seconds", "When it was started, since the epoch.", snapshot["started"]
         )

@@ -45,26 +45,23 @@ class Overview:
         learned = self._refused.learned()
         files = self._issuance.files
         return {
+            **board.kept(),
             "now": self._clock(),
-            "started": board.started,
             "seen": {board.name: board.events},
             "facts": {
                 "version": self._version,
-                "capacity": self._contexts.capacity,
-                "connections_max": self._admission.most,
                 "ca_ends": None if files is None else files.certificate.not_valid_after_utc.timestamp(),
             },
             "gauges": {
                 "connections": self._admission.count,
+                "connections_max": self._admission.most,
                 "tunnels": board.tunnels,
                 "contexts": len(self._contexts),
+                "contexts_max": self._contexts.capacity,
                 "onlookers": self._feed.onlookers,
                 "learned": len(learned),
-                "cpu_seconds": time.process_time(),
                 "memory_bytes": _resident(),
             },
-            "counts": board.counts(),
-            "histograms": {name: histogram.data() for name, histogram in board.histograms.items()},
             "history": [] if since is None else board.history(since),
             "open": [] if since is None else board.under_way(),
             "tunnels": latest["tunnels"],

@@ -13,6 +13,7 @@ from errors import ClientError, OriginGone
 from forward import Forwarding
 from head import RequestHead, http_target
 from log import Record
+from meter import Meter
 from names import Target
 from names import target as parse_target
 from onlookers import Visit
@@ -26,12 +27,15 @@ STREAM_SECONDS = 30.0  # for a client to take the next piece of live data
 class PlainHttp:
     """Serves them one by one."""
 
-    def __init__(self, dialer: Dialer, policy: Policy, door: Door, website: Website, sight: Sight) -> None:
+    def __init__(
+        self, dialer: Dialer, policy: Policy, door: Door, website: Website, sight: Sight, meter: Meter
+    ) -> None:
         self._dialer = dialer
         self._policy = policy
         self._door = door
         self._website = website
         self._sight = sight
+        self._meter = meter
 
     def serve(self, client: Client, head: RequestHead, behind: bytes, record: Record) -> bytes | None:
         """A plain-HTTP request: for the proxy itself, or forwarded. What follows it, or None at the end."""
@@ -74,13 +78,13 @@ class PlainHttp:
             raise OriginGone(f"{target} closed the connection")
         recorder = self._sight.recorder(record, str(Target(*where)))
         if recorder is None:
-            return Forwarding(client.sock, origin, head, record).run(target, path, behind)
+            return Forwarding(client.sock, origin, head, record, meter=self._meter).run(target, path, behind)
         record.told = self._sight.logs
         exchange = recorder.request(head.method, str(target), path, head.http_version, head.headers)
         answer = self._sight.decide(exchange)
         if answer is None:
             head = replace(head, method=exchange.method, headers=exchange.request_fields)
-            return Forwarding(client.sock, origin, head, record, recorder, exchange).run(
+            return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
                 target, exchange.target, behind
             )
         reply = answer.written(head.method)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import gevent
+from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 import log as logs
@@ -26,6 +27,7 @@ from limits import Limits
 from onlookers import Onlookers, hosts_of
 from options import Options
 from overview import Overview
+from peers import Peers, Post
 from plain import PlainHttp
 from policy import Policy
 from proxy import Proxy
@@ -45,21 +47,23 @@ log = logging.getLogger("certifier.program")
 class Program:
     """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong.
 
-    ``clock`` gives seconds since the epoch, to all of them. ``worker`` is its number where there are several.
+    ``clock`` gives seconds since the epoch, to all of them. ``post`` is its place where there are several workers.
     """
 
     def __init__(
-        self, chosen: Options, limits: Limits, clock: Callable[[], float] = time.time, worker: int | None = None
+        self, chosen: Options, limits: Limits, clock: Callable[[], float] = time.time, post: Post | None = None
     ) -> None:
         self._chosen = chosen
         self._clock = clock
         self._reloading = BoundedSemaphore()
         self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
         self._workers = Workers()
-        self._board = Board(clock)
-        self._feed = Feed()
+        stirred = Event()
+        self._board = Board(clock) if post is None else Board(clock, kept=post.kept, stirred=stirred.set)
+        self._feed = Feed(clock=clock)
         self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
-        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, worker, self._board)
+        number = None if post is None else post.number
+        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, number, self._board)
         keylog, sight = self.seeing.keylog, self.seeing.sight
         turnstile = Turnstile(limits)
         self._contexts = ContextCache(
@@ -73,19 +77,20 @@ class Program:
         dialer = Dialer(self._upstream, self.policy, redirect, limits, self._board)
         refused = Refusals(chosen.rules.learn_bypass)
         interception = Interception(
-            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight
+            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight, self._board.meter
         )
         admission = Admission(limits)
         overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION, clock)
+        self._peers = None if post is None else Peers(post, overview.snapshot, stirred)
         self._website = Website(
             Assets(),
             Onlookers(self._access, hosts_of(chosen.listen)),
             Health(self._issuance, self._workers, clock),
             self._feed,
-            overview.snapshot,
+            overview.snapshot if self._peers is None else self._peers.snapshot,
         )
         door = Door(self._access)
-        plain = PlainHttp(dialer, self.policy, door, self._website, sight)
+        plain = PlainHttp(dialer, self.policy, door, self._website, sight, self._board.meter)
         access_log, board = self.seeing.access_log, self._board
         self.proxy = Proxy(interception, plain, dialer, self.policy, door, admission, limits, access_log, board)
         self._show_ca()
@@ -123,16 +128,20 @@ class Program:
             self._contexts.renew()
             hours += 1
 
-    def keep_board(self) -> None:
-        """Once a second, a little after it begins: sample what happened, and tell those who look."""
-        while True:
-            gevent.sleep(1.01 - self._clock() % 1)
-            self._board.tick()
-            self._feed.tick()
+    def meet_peers(self) -> None:
+        """Answer other workers from now on."""
+        if self._peers is not None:
+            self._peers.start()
 
     def stop_pages(self) -> None:
         """Let those who look go: nothing else ends their connections."""
         self._feed.close()
+
+    def close(self) -> None:
+        """Write what is waiting, at the end."""
+        if self._peers is not None:
+            self._peers.keep()
+        self.seeing.close()
 
     def warn(self) -> None:
         """Tell the operator what he may not have meant."""

@@ -31,7 +31,7 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
     gevent.spawn(program.keep_house)
-    gevent.spawn(program.keep_board)
+    program.meet_peers()
     for server in servers:
         server.start()
     ready()
@@ -43,4 +43,4 @@ def serve(
         log.info("stopping: %d connections have %.0f s to finish", len(pool), DRAIN_SECONDS)
     pool.join(timeout=DRAIN_SECONDS)
     pool.kill(timeout=1)
-    program.seeing.close()
+    program.close()

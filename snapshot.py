@@ -1,6 +1,7 @@
 """``Snapshot``: what certifier does now and did lately, as plain values that JSON can carry; ``merge`` adds up several.
 
 Each process of a proxy answers for itself (``Overview.snapshot``), and whoever is asked merges what all of them said.
+What a process has counted, its ``Kept``, may outlive it (``Peers``).
 A ``Cursor`` tells what the asker has seen, and so what is news to it: nothing is kept for those who look.
 
 Moments are seconds since the epoch, durations seconds, sizes octets.
@@ -25,7 +26,7 @@ _CURSOR = re.compile(r"[0-9]{1,12}(;[0-9a-z]{1,16}=[0-9]{1,15}){0,256}\Z")
 
 
 class Sample(TypedDict):
-    """What happened in one second; ``tunnels`` is how many were open at its end."""
+    """What happened in the second before ``at``."""
 
     at: int
     connections: int
@@ -35,7 +36,6 @@ class Sample(TypedDict):
     disk: int
     made: int
     requests: int
-    tunnels: int
 
 
 class Held(TypedDict):
@@ -57,7 +57,16 @@ class Learned(TypedDict):
     seconds: float
 
 
-class Snapshot(TypedDict):
+class Kept(TypedDict):
+    """What only grows, since ``started``."""
+
+    started: float
+    cpu_seconds: float
+    counts: Counts
+    histograms: dict[str, HistogramData]
+
+
+class Snapshot(Kept):
     """All that the page and the metrics show.
 
     ``seen`` has the number of each process's latest event. Gauges, counts and histograms are whole; rows and samples
@@ -65,12 +74,9 @@ class Snapshot(TypedDict):
     """
 
     now: float
-    started: float
     seen: dict[str, int]
     facts: dict[str, Any]  # what is the same in all processes
     gauges: dict[str, float]
-    counts: Counts
-    histograms: dict[str, HistogramData]
     history: list[Sample]
     open: list[Row]
     tunnels: list[Row]
@@ -103,39 +109,67 @@ class Cursor(NamedTuple):
         return ";".join([str(self.at), *(f"{name}={number}" for name, number in self.seen)])
 
 
-def merge(snapshots: list[Snapshot]) -> Snapshot:
-    """One snapshot of several processes', at least one: sums, and the latest rows of all."""
-    counts: Counts = {}
+def kept_of(snapshot: Kept) -> Kept:
+    """Of a snapshot, what only grows."""
+    return {
+        "started": snapshot["started"],
+        "cpu_seconds": snapshot["cpu_seconds"],
+        "counts": snapshot["counts"],
+        "histograms": snapshot["histograms"],
+    }
+
+
+def merge(snapshots: list[Snapshot], silent: Iterable[Kept] = ()) -> Snapshot:
+    """One snapshot of several processes', at least one: sums, and the latest rows of all.
+
+    Of those that are ``silent`` there is only what they had counted.
+    """
     gauges: dict[str, float] = {}
     for snapshot in snapshots:
-        for kind, by_label in snapshot["counts"].items():
-            _add(counts.setdefault(kind, {}), by_label)
         _add(gauges, snapshot["gauges"])
-    histograms = snapshots[0]["histograms"]
     held: dict[str, Held] = {}
     for entry in sorted((entry for s in snapshots for entry in s["held"]), key=lambda entry: -entry["used"]):
         held.setdefault(entry["name"], entry)
     return {
+        **_sum([*snapshots, *silent]),
         "now": min(s["now"] for s in snapshots),
-        "started": min(s["started"] for s in snapshots),
         "seen": {name: number for s in snapshots for name, number in s["seen"].items()},
         "facts": snapshots[0]["facts"],
         "gauges": gauges,
-        "counts": counts,
-        "histograms": {name: merged([s["histograms"][name] for s in snapshots]) for name in histograms},
         "history": _history(sample for s in snapshots for sample in s["history"]),
         "open": _latest((row for s in snapshots for row in s["open"]), "started", MAX_OPEN),
         "tunnels": _latest((row for s in snapshots for row in s["tunnels"]), "ended"),
         "requests": _latest((row for s in snapshots for row in s["requests"]), "ended"),
         "refusals": _latest((row for s in snapshots for row in s["refusals"]), "ended"),
         "held": list(held.values())[:MAX_HELD],
-        "learned": [entry for s in snapshots for entry in s["learned"]],
+        "learned": _learned(entry for s in snapshots for entry in s["learned"]),
+    }
+
+
+def _sum(several: list[Kept]) -> Kept:
+    counts: Counts = {}
+    for one in several:
+        for kind, by_label in one["counts"].items():
+            _add(counts.setdefault(kind, {}), by_label)
+    return {
+        "started": min(one["started"] for one in several),
+        "cpu_seconds": sum(one["cpu_seconds"] for one in several),
+        "counts": counts,
+        "histograms": {name: merged([one["histograms"][name] for one in several]) for name in several[0]["histograms"]},
     }
 
 
 def _add(sums: dict[str, Any], values: dict[str, Any]) -> None:
     for label, value in values.items():
         sums[label] = sums.get(label, 0) + value
+
+
+def _learned(entries: Iterable[Learned]) -> list[Learned]:
+    """Each pair once, with the most of its time left: each process learns for itself."""
+    longest: dict[tuple[str, str], Learned] = {}
+    for entry in sorted(entries, key=lambda entry: entry["seconds"]):
+        longest[entry["client"], entry["name"]] = entry
+    return list(longest.values())
 
 
 def _history(samples: Iterable[Sample]) -> list[Sample]:

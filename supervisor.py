@@ -1,14 +1,16 @@
 """``Supervisor``: several worker processes on the same listeners; one that dies is replaced, signals are passed on.
 
 The supervisor does nothing but wait: no greenlets, no threads, so that a worker forked from it starts clean. It holds
-all listeners, so connections that wait for a worker that died wait for the next one.
+all listeners, so connections that wait for a worker that died wait for the next one; it closes them before the workers
+let their tunnels finish, so that whoever comes then is refused at once.
 """
 
 import logging
 import os
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from gevent.monkey import get_original
@@ -34,9 +36,10 @@ Work = Callable[[int, int, int], int]
 class Supervisor:
     """Runs ``work`` in so many processes."""
 
-    def __init__(self, count: int, work: Work) -> None:
+    def __init__(self, count: int, work: Work, listeners: Sequence[socket.socket] = ()) -> None:
         self._count = count
         self._work = work
+        self._listeners = listeners
         self._numbers: dict[int, int] = {}  # of each process
         self._started: dict[int, float] = {}
         self._due: list[tuple[float, int]] = []  # when to replace whom
@@ -57,6 +60,8 @@ class Supervisor:
         while True:
             found = self._wait()
             if found in _ENDING:
+                for listener in self._listeners:
+                    listener.close()
                 self._reap_all(signal.SIGTERM)
                 return 0
             if found in _PASSED_ON:

@@ -13,6 +13,7 @@ from gevent.lock import BoundedSemaphore
 
 import sockets
 from errors import CertifierError
+from meter import Meter
 from streams import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
 from witness import Witness
 
@@ -35,7 +36,12 @@ class Tunnel:
     """
 
     def __init__(
-        self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS, witness: Witness | None = None
+        self,
+        client: Stream,
+        origin: Stream,
+        idle: float = IDLE_SECONDS,
+        witness: Witness | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.sent = 0
         self.received = 0
@@ -51,6 +57,7 @@ class Tunnel:
         self._quiet = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
         self._witness = witness
+        self._meter = meter or Meter()  # of all tunnels
         # A witness that acts answers the client from the other pump: one writer at a time.
         self._writing = BoundedSemaphore() if witness is not None and witness.acts else None
         self._over = False  # after an answer of the witness's own
@@ -192,8 +199,10 @@ class Tunnel:
             sink.encrypt(data)
         if upward:
             self.sent += octets
+            self._meter.sent += octets
         elif octets:
             self.received += octets
+            self._meter.received += octets
             self.early.clear()
         return records
 
@@ -207,6 +216,7 @@ class Tunnel:
         octets = b"".join(pieces)
         if source is self._client:
             self.sent += len(octets)
+            self._meter.sent += len(octets)
             if not self.received and len(self.early) < _EARLY:
                 self.early += octets
             for piece in witness.sent(octets):
@@ -217,6 +227,7 @@ class Tunnel:
             self._answer(witness)
         else:
             self.received += len(octets)
+            self._meter.received += len(octets)
             self.early.clear()
             witness.received(octets)
             sink.encrypt(octets)
@@ -226,6 +237,7 @@ class Tunnel:
         """Send the client what a witness says in the origin's stead."""
         if answer := witness.answer():
             self.received += len(answer)
+            self._meter.received += len(answer)
             try:
                 self._client.encrypt(answer)
                 self._flush(self._client)

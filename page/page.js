@@ -132,11 +132,11 @@ class Page {
     say("tile-sent", rate(last.sent));
     say("sub-sent", `${octets(counts.octets.sent)} in all`);
     say("tile-hits", asked ? `${Math.round((100 * recent.memory) / asked)} %` : "–");
-    say("sub-hits", `${count(gauges.contexts)} of ${count(facts.capacity)} names held`);
+    say("sub-hits", `${count(gauges.contexts)} of ${count(gauges.contexts_max)} names held`);
     say("tile-refused", count(sum(counts.refusals)));
     say("sub-refused", Object.keys(counts.refusals).join(", ") || "nothing yet");
     say("version", facts.version);
-    const cpu = before ? (gauges.cpu_seconds - before.gauges.cpu_seconds) / (snapshot.now - before.now) : 0;
+    const cpu = before ? (snapshot.cpu_seconds - before.cpu_seconds) / (snapshot.now - before.now) : 0;
     say("uptime", `${duration(Math.round(snapshot.now - snapshot.started))}, ${octets(gauges.memory_bytes)}, ${Math.max(0, Math.round(cpu * 100))} % of a core`);
     for (const name of ["traffic", "connections", "sources"]) PLOTS[name].show(history, snapshot.now);
     for (const [name, data] of Object.entries(snapshot.histograms)) PLOTS[name].show(data);

@@ -35,13 +35,11 @@ def closed_tunnel(made: Board, outcome: str = "closed", **values: object) -> Rec
 def snapshot_of(made: Board, since: Cursor = Cursor()) -> Snapshot:  # noqa: B008 - a tuple
     latest = made.latest(since)
     return {
+        **made.kept(),
         "now": made._clock(),
-        "started": made.started,
         "seen": {made.name: made.events},
         "facts": {"version": "1"},
         "gauges": {"tunnels": made.tunnels},
-        "counts": made.counts(),
-        "histograms": {name: histogram.data() for name, histogram in made.histograms.items()},
         "history": made.history(since),
         "open": made.under_way(),
         "tunnels": latest["tunnels"],
@@ -62,17 +60,19 @@ def test_a_tunnel_from_its_beginning_to_its_end() -> None:
     number = made.opened(record)
     assert made.tunnels == 1
     record.progress = Octets(5, 7)
+    made.meter.sent, made.meter.received = 5, 7
     (row,) = made.under_way()
     assert (row["key"], row["ended"], row["outcome"], row["sent"], row["received"]) == (f"w-{number}", None, None, 5, 7)
-    assert made.counts()["octets"] == {"sent": 5, "received": 7}
+    assert made.kept()["counts"]["octets"] == {"sent": 5, "received": 7}
     record.sent, record.received, record.outcome, record.context = 50, 70, "closed", "memory"
+    made.meter.sent, made.meter.received = 50, 70
     made.closed(number)
     assert (made.tunnels, made.under_way()) == (0, [])
     (row,) = made.latest(Cursor())["tunnels"]
     assert (row["key"], row["ended"], row["outcome"], row["sni"]) == (f"w-{number}", clock.time, "closed", "b.example")
     assert row["started"] == pytest.approx(clock.time, abs=1)
-    assert made.counts()["octets"] == {"sent": 50, "received": 70}
-    assert made.counts()["tunnels"] == {"closed": 1}
+    assert made.kept()["counts"]["octets"] == {"sent": 50, "received": 70}
+    assert made.kept()["counts"]["tunnels"] == {"closed": 1}
     assert made.latest(Cursor())["refusals"] == []
 
 
@@ -83,7 +83,7 @@ def test_refusals_are_counted_by_their_rule() -> None:
         number = made.opened(record)
         record.fail(error)
         made.closed(number)
-    assert made.counts()["refusals"] == {"policy": 2, "loop": 1}
+    assert made.kept()["counts"]["refusals"] == {"policy": 2, "loop": 1}
     assert [row["detail"] for row in made.latest(Cursor())["refusals"]] == ["x is denied", "y", "z is denied"]
     assert len(made.latest(Cursor())["tunnels"]) == 4
 
@@ -96,25 +96,29 @@ def test_requests_are_told_apart_from_tunnels_and_our_own_pages_are_left_out() -
     number = made.opened(page)
     assert made.under_way() == []
     made.closed(number)
-    assert made.counts()["plain"] == {"closed": 1}
-    assert made.counts()["tunnels"] == {}
+    assert made.kept()["counts"]["plain"] == {"closed": 1}
+    assert made.kept()["counts"]["tunnels"] == {}
     assert [row["kind"] for row in made.latest(Cursor())["tunnels"]] == ["request"]
 
 
 def test_everything_is_bounded() -> None:
-    made = Board()
+    clock = Clock()
+    made = Board(clock)
     for number in range(MAX_ROWS + 10):
         closed_tunnel(made, f"outcome-{number}", sni="x" * 100_000, detail="y" * 100_000, refused="z")
         made.opened(Record("127.0.0.1:1", target="a:1"))
-        made.tick()
-    assert len(made.counts()["tunnels"]) == MAX_LABELS + 1
-    assert sum(made.counts()["tunnels"].values()) == MAX_ROWS + 10
+        clock.advance(seconds=1)
+    assert len(made.kept()["counts"]["tunnels"]) == MAX_LABELS + 1
+    assert sum(made.kept()["counts"]["tunnels"].values()) == MAX_ROWS + 10
     latest = made.latest(Cursor())
     assert [len(kept) for kept in latest.values()] == [MAX_ROWS, 0, MAX_ROWS]
     assert len(made.under_way()) == MAX_OPEN
     assert made.under_way()[-1]["key"].endswith(f"-{2 * (MAX_ROWS + 10)}")
-    assert len(made.history(Cursor())) <= snapshot.HISTORY_SECONDS
+    assert len(made.history(Cursor())) == snapshot.HISTORY_SECONDS
     assert len(json.dumps(snapshot_of(made))) < 3 * MAX_ROWS * 1500
+
+
+QUIET = {"connections": 0, "memory": 0, "disk": 0, "made": 0, "requests": 0, "sent": 0, "received": 0}
 
 
 def test_samples_are_what_happened_in_between() -> None:
@@ -124,25 +128,84 @@ def test_samples_are_what_happened_in_between() -> None:
     made.connected()
     made.retrieved("memory")
     made.retrieved("made", 0.002)
-    number = made.opened(record := Record("127.0.0.1:1", target="a:1"))
-    record.progress = Octets(10, 20)
-    made.tick()
+    made.meter.sent, made.meter.received = 10, 20
+    at = int(clock.time)
+    assert made.history(Cursor()) == []
     clock.advance(seconds=1)
-    record.progress = Octets(15, 20)
-    made.tick()
+    made.connected()
+    made.meter.sent = 15
     clock.advance(seconds=1)
-    record.sent, record.received = 16, 20
-    made.closed(number)
-    made.tick()
-    quiet = {"connections": 0, "memory": 0, "disk": 0, "made": 0, "requests": 0, "received": 0}
-    at = round(clock.time)
     assert made.history(Cursor()) == [
-        {"at": at - 2, **quiet, "connections": 2, "memory": 1, "made": 1, "sent": 10, "received": 20, "tunnels": 1},
-        {"at": at - 1, **quiet, "sent": 5, "tunnels": 1},
-        {"at": at, **quiet, "sent": 1, "tunnels": 0},
+        {**QUIET, "at": at + 1, "connections": 2, "memory": 1, "made": 1, "sent": 10, "received": 20},
+        {**QUIET, "at": at + 2, "connections": 1, "sent": 5},
     ]
-    assert [sample["at"] for sample in made.history(Cursor(at + snapshot.LATE_SECONDS - 1))] == [at]
+    late = Cursor(at + 1 + snapshot.LATE_SECONDS)
+    assert [sample["at"] for sample in made.history(late)] == [at + 2]
     assert sum(made.histograms["retrieval"].data()["counts"]) == 1
+
+
+def test_octets_of_seconds_that_nobody_looked_at_are_spread_over_them() -> None:
+    clock = Clock()
+    made = Board(clock)
+    made.connected()
+    made.meter.sent = 10
+    at = int(clock.time)
+    clock.advance(seconds=4)
+    assert [(sample["at"] - at, sample["connections"], sample["sent"]) for sample in made.history(Cursor())] == [
+        (1, 1, 2), (2, 0, 3), (3, 0, 2), (4, 0, 3),
+    ]  # fmt: skip
+    clock.advance(seconds=3 * snapshot.HISTORY_SECONDS)
+    made.connected()
+    made.meter.sent += 3 * snapshot.HISTORY_SECONDS
+    clock.advance(seconds=1)
+    samples = made.history(Cursor())
+    assert len(samples) == snapshot.HISTORY_SECONDS
+    assert [sample["sent"] for sample in samples[:-1]] == [0] * (snapshot.HISTORY_SECONDS - 1)
+    assert (samples[-1]["connections"], samples[-1]["sent"]) == (1, 3 * snapshot.HISTORY_SECONDS)
+
+
+def test_a_clock_that_is_set_back() -> None:
+    clock = Clock()
+    made = Board(clock)
+    made.connected()
+    clock.advance(seconds=5)
+    made.connected()
+    clock.advance(seconds=-100)
+    assert made.history(Cursor()) == []
+    made.connected()
+    clock.advance(seconds=1)
+    (sample,) = made.history(Cursor())
+    assert (sample["at"], sample["connections"]) == (int(clock.time), 2)
+
+
+def test_one_counts_on_from_another() -> None:
+    clock = Clock()
+    first = Board(clock, "first")
+    first.connected()
+    closed_tunnel(first, "idle", refused="policy")
+    first.retrieved("disk", 0.003)
+    first.dialled(0.01)
+    first.meter.received = 7
+    kept = first.kept()
+    clock.advance(seconds=5)
+    stirred: list[None] = []
+    second = Board(clock, "second", json.loads(json.dumps(kept)), lambda: stirred.append(None))
+    again = second.kept()
+    assert {**again, "cpu_seconds": 0} == {**kept, "cpu_seconds": 0}
+    assert again["cpu_seconds"] > kept["cpu_seconds"]
+    assert stirred == []
+    second.connected()
+    closed_tunnel(second, "idle")
+    second.retrieved("disk", 0.003)
+    assert len(stirred) == 3
+    counts = second.kept()["counts"]
+    assert (counts["connections"], counts["tunnels"]) == ({"accepted": 2}, {"idle": 2})
+    assert (counts["refusals"], counts["octets"]) == ({"policy": 1}, {"sent": 0, "received": 7})
+    assert sum(second.kept()["histograms"]["retrieval"]["counts"]) == 2
+    assert len(second.latest(Cursor())["tunnels"]) == 1
+    clock.advance(seconds=1)
+    assert [sample["connections"] for sample in second.history(Cursor())] == [1]  # what it inherited is no news
+    assert first.kept()["counts"] == kept["counts"]
 
 
 def test_only_what_is_news_is_told() -> None:
@@ -159,7 +222,7 @@ def test_somebody_looks_for_a_while() -> None:
     clock = Clock()
     made = Board(clock)
     assert not made.looked_at
-    made.counts()
+    made.kept()["counts"]
     assert not made.looked_at
     made.latest(Cursor())
     clock.advance(seconds=board.LOOKED_SECONDS - 1)
@@ -192,7 +255,7 @@ def test_an_exchange_as_a_row() -> None:
     assert row["url"] == "https://www.example.com/login?next=%2F"
     assert (row["sent"], row["received"], row["error"]) == (3, 5, None)
     assert 0 <= row["first"] <= row["ended"] - row["started"] < 1
-    assert made.counts()["requests"] == {"POST 3xx": 1}
+    assert made.kept()["counts"]["requests"] == {"POST 3xx": 1}
     assert sum(made.histograms["first_byte"].data()["counts"]) == 1
 
 
@@ -222,7 +285,7 @@ def test_an_exchange_is_cut_to_what_is_shown() -> None:
     recorder.end(exchange, "e" * 5000)
     (row,) = made.latest(Cursor())["requests"]
     assert len(json.dumps(row)) < 2 * rows.MAX_FIELDS * 3 * rows.MAX_TEXT
-    assert made.counts()["requests"] == {"other none": 1}
+    assert made.kept()["counts"]["requests"] == {"other none": 1}
 
 
 def test_a_body_is_not_kept() -> None:
@@ -255,11 +318,10 @@ def test_a_histogram_counts_each_value_once(values: list[float]) -> None:
 def test_snapshots_are_merged() -> None:
     clock = Clock()
     one, two = Board(clock, "one"), Board(clock, "two")
-    closed_tunnel(one, sent=3)
+    closed_tunnel(one)
     clock.advance(seconds=1)
-    closed_tunnel(two, "idle", sent=4)
-    one.tick()
-    two.tick()
+    closed_tunnel(two, "idle")
+    one.meter.sent, two.meter.sent = 3, 4
     clock.advance(seconds=1)
     closed_tunnel(one)
     one.opened(Record("127.0.0.1:2", target="b:1"))
@@ -271,8 +333,9 @@ def test_snapshots_are_merged() -> None:
     assert both["gauges"] == {"tunnels": 2}
     assert [row["outcome"] for row in both["tunnels"]] == ["closed", "idle", "closed"]
     assert len(both["open"]) == 2
-    (sample,) = both["history"]
-    assert (sample["at"], sample["sent"], sample["tunnels"]) == (round(clock.time) - 1, 7, 0)
+    before, sample = both["history"]
+    assert (before["at"], before["sent"]) == (int(clock.time) - 1, 1)  # two saw nothing of it: 4 in two seconds
+    assert (sample["at"], sample["sent"]) == (int(clock.time), 6)
     assert sum(both["histograms"]["dial"]["counts"]) == 1
     assert both["seen"] == {"one": 2, "two": 1}
     since = Cursor.of(both)
@@ -282,9 +345,23 @@ def test_snapshots_are_merged() -> None:
 def test_merging_one_changes_nothing() -> None:
     made = Board()
     closed_tunnel(made, refused="policy")
-    made.tick()
     alone = snapshot_of(made)
     assert merge([json.loads(json.dumps(alone))]) == alone
+
+
+def test_of_who_is_silent_there_is_what_it_had_counted() -> None:
+    one, two = Board(name="one"), Board(name="two")
+    closed_tunnel(one)
+    closed_tunnel(two)
+    two.opened(Record("127.0.0.1:3", target="c:1"))
+    two.dialled(0.01)
+    two.meter.sent = 5
+    both = merge([snapshot_of(one)], [two.kept()])
+    assert both["counts"]["tunnels"] == {"closed": 2}
+    assert both["counts"]["octets"]["sent"] == 5
+    assert sum(both["histograms"]["dial"]["counts"]) == 1
+    assert (both["gauges"], both["seen"]) == ({"tunnels": 0}, {"one": 1})
+    assert len(both["tunnels"]) == 1
 
 
 def test_certificates_of_several_processes_by_their_latest_use() -> None:
@@ -295,6 +372,13 @@ def test_certificates_of_several_processes_by_their_latest_use() -> None:
     one["held"] = [held("a", 5), held("b", 1)]
     two["held"] = [held("b", 9), held("c", 2)]
     assert [(entry["name"], entry["used"]) for entry in merge([one, two])["held"]] == [("b", 9), ("a", 5), ("c", 2)]
+
+
+def test_bypasses_that_several_processes_learned_are_told_once() -> None:
+    one, two = snapshot_of(Board()), snapshot_of(Board())
+    one["learned"] = [{"client": "a", "name": "x", "seconds": 5.0}, {"client": "b", "name": "x", "seconds": 9.0}]
+    two["learned"] = [{"client": "a", "name": "x", "seconds": 7.0}]
+    assert [(entry["client"], entry["seconds"]) for entry in merge([one, two])["learned"]] == [("a", 7.0), ("b", 9.0)]
 
 
 def test_a_cursor_survives_the_way_there_and_back() -> None:

@@ -100,12 +100,14 @@ def test_openmetrics_for_who_asks_for_it(used: Program) -> None:
 def test_of_several_processes() -> None:
     both = [Board(name="one"), Board(name="two")]
     for board in both:
-        closed_tunnel(board, sent=5)
+        closed_tunnel(board)
+        board.meter.sent = 5
         board.retrieved("disk", 0.003)
     snapshots = [snapshot_of(board) for board in both]
     for snapshot in snapshots:
-        snapshot["facts"] |= {"capacity": 9, "connections_max": 9, "ca_ends": None}
-        snapshot["gauges"] |= {"cpu_seconds": 1.5, "contexts": 2}
+        snapshot["facts"] |= {"ca_ends": None}
+        snapshot["gauges"] |= {"contexts": 2, "contexts_max": 9}
+        snapshot["cpu_seconds"] = 1.5
     families = list(prometheus(expose(merge(snapshots), False, "")[1].decode()))
     assert value(families, "certifier_tunnels_total", outcome="closed") == 2
     assert value(families, "certifier_bytes_total", direction="sent") == 10
@@ -113,6 +115,7 @@ def test_of_several_processes() -> None:
     assert value(families, "certifier_retrieval_seconds_bucket", le="0.005") == 2
     assert value(families, "certifier_cpu_seconds_total") == 3
     assert value(families, "certifier_contexts") == 4
+    assert value(families, "certifier_contexts_max") == 18
     assert value(families, "certifier_healthy") == 0
     assert value(families, "certifier_ca_not_after_timestamp_seconds") is None
 

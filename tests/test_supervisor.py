@@ -106,10 +106,22 @@ def test_signals_are_passed_on(tmp_path: Path, roots: Path, origin: Origin, echo
             assert {exchange(running.address, head).status for _ in range(20)} == {403}
             running.process.send_signal(signal.SIGTERM)
             running.wait_for("stopping: 1 connections have 10 s to finish")
+            await_refusal(running)
             secure.sendall(b"last")
             assert secure.recv(4) == b"last"
         assert running.process.wait(WAIT) == 0
         assert children_of_dead(running) == []
+
+
+def await_refusal(program: Program) -> None:
+    """Until nobody listens any more: whoever connects must not be left in the queue of who accepts no more."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(program.address, timeout=WAIT).close()
+        except ConnectionRefusedError:
+            return
+    raise AssertionError("still listening")
 
 
 def children_of_dead(program: Program) -> list[str]:

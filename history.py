@@ -1,0 +1,68 @@
+"""``History``: what happened in each of the last seconds, from sums that only grow."""
+
+from collections import deque
+from typing import NamedTuple
+
+from snapshot import HISTORY_SECONDS, Sample
+
+
+class Sums(NamedTuple):
+    """What samples are the differences of."""
+
+    connections: int = 0
+    sent: int = 0
+    received: int = 0
+    memory: int = 0
+    disk: int = 0
+    made: int = 0
+    requests: int = 0
+
+
+class History:
+    """Of one process, from a second of the epoch on, at whose beginning there were these sums.
+
+    ``second`` is the first one that is not sampled yet. All but octets is counted only after its second was begun by
+    ``sample``.
+    """
+
+    def __init__(self, second: int, sums: Sums) -> None:
+        self.second = second
+        self._before = sums
+        self._samples: deque[Sample] = deque(maxlen=HISTORY_SECONDS)
+
+    def sample(self, second: int, sums: Sums) -> None:
+        """Sample the seconds up to this one.
+
+        What was counted since the last time happened in the first of them. When in them octets passed is not known:
+        while somebody looks there is but one second; else they are spread evenly.
+        """
+        first, self.second = self.second, second
+        if second < first:
+            self._samples.clear()  # the clock was set back: they are of times to come
+        if second <= first:
+            return
+        grown = Sums(*(new - old for new, old in zip(sums, self._before, strict=True)))
+        self._before = sums
+        for at in range(max(first, second - HISTORY_SECONDS), second):
+            counted = grown if at == first else Sums()
+            self._samples.append(
+                {
+                    "at": at + 1,
+                    "connections": counted.connections,
+                    "sent": _share(grown.sent, at - first, second - first),
+                    "received": _share(grown.received, at - first, second - first),
+                    "memory": counted.memory,
+                    "disk": counted.disk,
+                    "made": counted.made,
+                    "requests": counted.requests,
+                }
+            )
+
+    def after(self, at: int) -> list[Sample]:
+        """The samples later than that."""
+        return [sample for sample in self._samples if sample["at"] > at]
+
+
+def _share(whole: int, number: int, parts: int) -> int:
+    """Of a whole that is cut into so many parts, as even as can be, the one with this number."""
+    return whole * (number + 1) // parts - whole * number // parts

@@ -1,0 +1,111 @@
+"""``Peers``: the workers of one proxy, as one of them sees them. Whichever is asked answers for all.
+
+Each worker goes on counting where the one before it in its place stopped; so what a dead one counted is not lost, and
+a sum never falls. For that each keeps its totals where they outlive it (``Tallies``): before it tells them to anybody,
+and a second after it counted something. So a kill loses what was counted in the last second, and the octets of tunnels
+that began to flow again after it was quiet.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import gevent
+from gevent.event import Event
+
+from channels import Channels
+from snapshot import Cursor, Kept, Snapshot, kept_of, merge
+from tallies import Tallies
+
+ANSWER_SECONDS = (
+    1.0  # for a worker that is stopped or too busy: its counts are those that it kept, its gauges are left out
+)
+KEEP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A worker's place among the workers; those who take it one after the other count on."""
+
+    number: int
+    channels: Channels
+    tallies: Tallies
+
+    @property
+    def kept(self) -> Kept | None:
+        """What was kept by who had the place last; None if nobody had."""
+        return _kept(self.tallies, self.number)
+
+
+def posts(count: int) -> list[Post]:
+    """The places of so many workers, made before they are forked."""
+    channels, tallies = Channels(count), Tallies(count)
+    return [Post(number, channels, tallies) for number in range(count)]
+
+
+class Peers:
+    """``own`` is ``Overview.snapshot`` of this worker; ``stirred`` is set whenever it counts something."""
+
+    def __init__(self, post: Post, own: Callable[[Cursor | None], Snapshot], stirred: Event) -> None:
+        self._post = post
+        self._own = own
+        self._stirred = stirred
+
+    def start(self) -> None:
+        """Answer the others from now on."""
+        self.keep()
+        gevent.spawn(self._keep_on)
+        gevent.spawn(self._post.channels.serve, self._post.number, self._answer)
+
+    def keep(self) -> None:
+        """Keep what was counted."""
+        self._told(None)
+
+    def snapshot(self, since: Cursor | None) -> Snapshot:
+        """What all do, as ``Overview.snapshot`` has it of one. Waits for them, but not long."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        others = [number for number in range(len(self._post.channels)) if number != self._post.number]
+        asked = [gevent.spawn(self._ask, number, since, deadline) for number in others]
+        gevent.joinall(asked)
+        answers = [greenlet.get() for greenlet in asked]
+        silent = [_kept(self._post.tallies, n) for n, answer in zip(others, answers, strict=True) if answer is None]
+        return merge(
+            [self._told(since), *(answer for answer in answers if answer is not None)],
+            [kept for kept in silent if kept is not None],
+        )
+
+    def _ask(self, number: int, since: Cursor | None, deadline: float) -> Snapshot | None:
+        question = b"" if since is None else str(since).encode()
+        try:
+            answer: Snapshot = json.loads(self._post.channels.ask(number, question, deadline) or b"")
+        except ValueError:
+            return None
+        return answer
+
+    def _answer(self, question: bytes) -> bytes:
+        return json.dumps(self._told(Cursor.parse(question.decode()) if question else None)).encode()
+
+    def _told(self, since: Cursor | None) -> Snapshot:
+        """What this worker does, to be told: from then on its counts must not be lost."""
+        snapshot = self._own(since)
+        self._post.tallies.keep(self._post.number, json.dumps(kept_of(snapshot)).encode())
+        return snapshot
+
+    def _keep_on(self) -> None:
+        octets = None
+        while True:
+            self._stirred.wait()
+            gevent.sleep(KEEP_SECONDS)
+            self._stirred.clear()
+            before, octets = octets, self._told(None)["counts"]["octets"]
+            if octets != before:  # they stir nothing themselves
+                self._stirred.set()
+
+
+def _kept(tallies: Tallies, number: int) -> Kept | None:
+    tally = tallies.last(number)
+    if tally is None:
+        return None
+    kept: Kept = json.loads(tally)
+    return kept

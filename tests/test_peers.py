@@ -1,0 +1,326 @@
+"""Several workers: whichever is asked answers for all, one that hangs holds up nobody, and no count ever falls."""
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+from lab import WAIT, Origin, Program, Reply, get, read_reply, secure_tunnel
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families as prometheus
+from test_board import closed_tunnel, snapshot_of
+from test_metrics import value
+from test_supervisor import children
+from test_website import BASE, _parsed
+
+import peers
+from board import Board
+from peers import Peers, Post, posts
+
+REQUEST = len("GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+
+
+@pytest.fixture
+def three(tmp_path: Path, roots: Path) -> Iterator[Program]:
+    with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--workers=3") as running:
+        yield running
+
+
+def accepted_by(process: int, sock: socket.socket) -> bool:
+    """Whether a process has the other end of a connection to it, at the latest after a while."""
+    port = f":{sock.getsockname()[1]:04X}"
+    deadline = time.monotonic() + 0.3
+    while time.monotonic() < deadline:
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        inodes = {row[9] for row in rows if row[2].endswith(port) and row[9] != "0"}
+        if inodes:  # it was accepted by somebody
+            held = {os.readlink(f"/proc/{process}/fd/{fd}") for fd in os.listdir(f"/proc/{process}/fd")}
+            return any(f"socket:[{inode}]" in held for inode in inodes)
+    return False
+
+
+def connect(stack: ExitStack, program: Program, worker: int) -> socket.socket:
+    """A connection that this worker has accepted."""
+    while True:
+        sock = stack.enter_context(socket.create_connection(program.address, timeout=WAIT))
+        if accepted_by(worker, sock):
+            return sock
+        sock.close()
+
+
+def ask(program: Program, worker: int, path: str) -> Reply:
+    """A page that this worker shows."""
+    with ExitStack() as stack:
+        sock = connect(stack, program, worker)
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        return read_reply(sock)
+
+
+def scrape(program: Program, worker: int) -> list[Metric]:
+    return list(prometheus(ask(program, worker, "/metrics").body.decode()))
+
+
+def state(program: Program, worker: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(ask(program, worker, "/state").body)
+    return found
+
+
+def do(program: Program, origin: Origin, tunnels: int) -> None:
+    before = sum(" tunnel " in line for line in program.lines)
+    for _ in range(tunnels):
+        with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            assert get(secure).status == 200
+            secure.unwrap()
+    program.tunnels(before + tunnels)
+
+
+def counted(families: list[Metric]) -> tuple[float | None, ...]:
+    retrievals = [value(families, "certifier_retrievals_total", source=s) or 0 for s in ("memory", "disk", "made")]
+    return (
+        value(families, "certifier_tunnels_total", outcome="closed"),
+        value(families, "certifier_bytes_total", direction="sent"),
+        value(families, "certifier_dial_seconds_count"),
+        sum(retrievals),
+    )
+
+
+def of(tunnels: int) -> tuple[float, ...]:
+    return (tunnels, tunnels * REQUEST, tunnels, tunnels)
+
+
+# The program
+
+
+def test_whichever_is_asked_answers_for_all(three: Program, origin: Origin) -> None:
+    do(three, origin, 40)
+    workers = children(three)
+    for worker in workers:
+        assert counted(scrape(three, worker)) == of(40)
+        shown = state(three, worker)
+        assert len({row["key"].partition("-")[0] for row in shown["tunnels"]}) == 3
+        assert [row["ended"] for row in shown["tunnels"]] == sorted(row["ended"] for row in shown["tunnels"])
+        assert len(shown["tunnels"]) == 40
+        assert [entry["name"] for entry in shown["held"]] == ["localhost"]
+        assert shown["gauges"]["contexts"] == 3
+        assert shown["gauges"]["contexts_max"] == 300
+        while sum(sample["connections"] for sample in shown["history"]) < 40:  # the present second is no sample yet
+            shown = state(three, worker)
+    accepted = [value(scrape(three, worker), "certifier_connections_accepted_total") or 0 for worker in workers]
+    assert 40 < accepted[0] < accepted[1] < accepted[2]
+    started = [value(scrape(three, worker), "certifier_start_time_seconds") for worker in workers]
+    assert len(set(started)) == 1
+
+
+def test_open_tunnels_of_all_and_what_is_asked_in_them(three: Program, origin: Origin) -> None:
+    target = f"localhost:{origin.port}"
+    workers = children(three)
+    state(three, workers[0])  # from now on somebody looks, at all of them
+    with ExitStack() as stack:
+        tunnels = [stack.enter_context(secure_tunnel(three, target)) for _ in range(20)]
+        for number, secure in enumerate(tunnels):
+            get(secure, f"/{number}")
+        for worker in workers:
+            shown = state(three, worker)
+            assert shown["gauges"]["tunnels"] == len(shown["open"]) == 20
+            asked = {f"https://test/{number}" for number in range(20)}
+            assert {row["url"] for row in shown["requests"]} == asked
+        three.process.send_signal(signal.SIGHUP)  # and nobody minds
+        assert get(tunnels[0]).status == 200
+
+
+def test_the_feed_tells_what_all_do(three: Program, origin: Origin) -> None:
+    with ExitStack() as stack:
+        sock = connect(stack, three, children(three)[1])
+        sock.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        read_reply(sock)
+        news = _parsed(stack.enter_context(sock.makefile("r", encoding="utf-8")))
+        _, whole = next(news)
+        assert (whole["tunnels"], len(whole["seen"])) == ([], 3)
+        do(three, origin, 30)
+        rows: list[str] = []
+        while len(rows) < 30:
+            _, told = next(news)
+            rows += [row["key"] for row in told["tunnels"]]
+        assert len(set(rows)) == len(rows) == 30  # each once
+        assert len({key.partition("-")[0] for key in rows}) == 3
+
+
+def test_what_a_killed_worker_had_counted_stays(three: Program, origin: Origin) -> None:
+    do(three, origin, 20)
+    assert counted(scrape(three, children(three)[0])) == of(20)
+    for turn in range(2):
+        victim = children(three)[turn]
+        before = len(three.lines)
+        os.kill(victim, signal.SIGKILL)
+        three.wait_for(rf"process {victim}\) died: SIGKILL", before)
+        alive = [worker for worker in children(three) if worker != victim]
+        for worker in alive:
+            assert counted(scrape(three, worker)) == of(20)
+        deadline = time.monotonic() + WAIT
+        while len(children(three)) < 3:  # one that lived for a few seconds is not replaced at once
+            assert time.monotonic() < deadline
+            gevent.sleep(0.01)
+    do(three, origin, 20)
+    for worker in children(three):
+        assert counted(scrape(three, worker)) == of(40)
+
+
+def test_a_worker_that_is_told_to_end_leaves_what_it_counted(three: Program, origin: Origin) -> None:
+    do(three, origin, 20)
+    victim = children(three)[2]
+    os.kill(victim, signal.SIGTERM)  # before anybody asked, or a second had passed
+    three.wait_for(rf"process {victim}\) died: exit status 0")
+    assert counted(scrape(three, children(three)[0])) == of(20)
+
+
+def test_a_worker_that_hangs_holds_up_nobody(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--workers=2") as running:
+        do(running, origin, 20)
+        one, other = children(running)
+        assert counted(scrape(running, one)) == of(20)
+        os.kill(other, signal.SIGSTOP)
+        try:
+            with ExitStack() as stack:
+                sock = connect(stack, running, one)
+                began = time.monotonic()
+                sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                families = list(prometheus(read_reply(sock).body.decode()))
+                assert peers.ANSWER_SECONDS <= time.monotonic() - began < 2
+            assert counted(families) == of(20)
+            assert value(families, "certifier_contexts_max") == 100  # its gauges are left out
+        finally:
+            os.kill(other, signal.SIGCONT)
+        for worker in (one, other):
+            families = scrape(running, worker)
+            assert counted(families) == of(20)
+            assert value(families, "certifier_contexts_max") == 200
+
+
+def test_all_let_their_tunnels_finish(three: Program, echo_origin: Origin) -> None:
+    workers = children(three)
+    with ExitStack() as stack:
+        tunnels = []
+        for _ in range(20):
+            secure = stack.enter_context(secure_tunnel(three, f"localhost:{echo_origin.port}"))
+            secure.sendall(b"first")
+            assert secure.recv(5) == b"first"
+            tunnels.append(secure)
+        took = {worker for secure in tunnels for worker in workers if accepted_by(worker, secure)}
+        assert took == set(workers)
+        three.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + WAIT
+        while len([line for line in three.lines if "stopping: " in line]) < 3:
+            assert time.monotonic() < deadline
+            gevent.sleep(0.01)
+        with pytest.raises(ConnectionRefusedError):  # not left in the queue of who accepts no more
+            socket.create_connection(three.address, timeout=WAIT)
+        for secure in tunnels:
+            secure.sendall(b"last")
+            assert secure.recv(4) == b"last"
+    assert three.process.wait(WAIT) == 0
+    assert len([line for line in three.tunnels(20) if "outcome=closed" in line or "client-" in line]) == 20
+
+
+def test_with_nobody_looking_nothing_runs(three: Program, echo_origin: Origin) -> None:
+    def switches() -> int:
+        processes = [three.process.pid, *children(three)]
+        told = [Path(f"/proc/{process}/status").read_text() for process in processes]
+        return sum(int(line.split()[1]) for text in told for line in text.splitlines() if "ctxt_switches" in line)
+
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(secure_tunnel(three, f"localhost:{echo_origin.port}"))
+        deadline = time.monotonic() + WAIT
+        while True:  # what was counted last is kept once more
+            before = switches()
+            gevent.sleep(2.5)
+            if switches() == before:
+                break
+            assert time.monotonic() < deadline
+
+
+# Peers
+
+
+@pytest.fixture
+def post_of() -> Iterator[Callable[[int], list[Post]]]:
+    made: list[Post] = []
+
+    def make(count: int) -> list[Post]:
+        made.extend(posts(count))
+        return made
+
+    yield make
+    made[0].channels.close()
+
+
+def worker(post: Post, clock: Any = time.time) -> tuple[Board, Peers, Event]:
+    stirred = Event()
+    board = Board(clock, kept=post.kept, stirred=stirred.set)
+    return board, Peers(post, lambda since: snapshot_of(board, *([] if since is None else [since])), stirred), stirred
+
+
+def test_what_was_counted_is_kept_within_a_second_though_nobody_asks(
+    monkeypatch: pytest.MonkeyPatch, post_of: Callable[[int], list[Post]]
+) -> None:
+    monkeypatch.setattr(peers, "KEEP_SECONDS", 0.05)
+    (post,) = post_of(1)
+    assert post.kept is None
+    board, made, stirred = worker(post)
+    made.start()
+    gevent.sleep(0)
+    closed_tunnel(board)
+    board.meter.sent = 5
+
+    def kept() -> tuple[float, float]:
+        assert post.kept is not None
+        counts = post.kept["counts"]
+        return counts["tunnels"].get("closed", 0), counts["octets"]["sent"]
+
+    def until(tunnels: int, octets: int) -> None:
+        with gevent.Timeout(WAIT):
+            while kept() != (tunnels, octets):
+                gevent.sleep(0.01)
+
+    until(1, 5)
+    board.meter.sent = 9  # stirs nothing, but is looked at once more
+    until(1, 9)
+    with gevent.Timeout(WAIT):
+        while stirred.is_set():
+            gevent.sleep(0.01)
+    successor, _, _ = worker(post)
+    assert successor.kept()["counts"]["tunnels"] == {"closed": 1}
+
+
+def test_what_was_told_is_kept_at_once(post_of: Callable[[int], list[Post]]) -> None:
+    first, second = post_of(2)
+    board, made, _ = worker(first)
+    closed_tunnel(board)
+    assert made.snapshot(None)["counts"]["tunnels"] == {"closed": 1}
+    assert first.kept is not None
+    assert first.kept["counts"]["tunnels"] == {"closed": 1}
+    other, asked, _ = worker(second)
+    closed_tunnel(other)
+    assert asked.snapshot(None)["counts"]["tunnels"] == {"closed": 2}
+
+
+def test_an_answer_that_was_cut_short_is_none(post_of: Callable[[int], list[Post]]) -> None:
+    first, second = post_of(2)
+    _, made, _ = worker(first)
+    board, _, _ = worker(second)
+    closed_tunnel(board)
+    server = gevent.spawn(second.channels.serve, 1, lambda _: json.dumps(snapshot_of(board)).encode()[:-9])
+    try:
+        began = time.monotonic()
+        assert made.snapshot(None)["counts"]["tunnels"] == {}
+        assert time.monotonic() - began < peers.ANSWER_SECONDS
+    finally:
+        server.kill()
