@@ -73,6 +73,10 @@ class Turnstile:
             raise TooManyNames(f"{client}, or all clients together, ask for too many new names a second")
         gevent.sleep(delay)
 
+    def crowded(self, client: str) -> bool:
+        """Whether a pass would need a wait."""
+        return max(self._clients.peek(client) or 0.0, self._all) > self._clock()
+
     def give_back(self, client: str) -> None:
         """A pass was not needed."""
         self._all -= 1 / self._limits.new_names

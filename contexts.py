@@ -77,6 +77,10 @@ class ContextCache:
         """Most names in memory."""
         return self._contexts.capacity
 
+    def crowded(self, client: str) -> bool:
+        """Whether a new name of this client would have to wait for its turn."""
+        return self._retriever.crowded(client)
+
     def __len__(self) -> int:
         return len(self._contexts)
 

@@ -109,8 +109,10 @@ class Interception:
             record.context = "memory"
         else:
             retrieval = self._contexts.start(name, way.ip)
-            # Before a byte of our own TLS goes to the origin we must know that we will intercept.
-            if not self._contexts.generates and retrieval.wait() is None:
+            # Before a byte of our own TLS goes to the origin we must know that we will intercept; and a flood of names,
+            # most of which will be refused, must not cost a handshake each, nor cost origins one.
+            ahead = self._contexts.generates and not self._contexts.crowded(way.ip)
+            if not ahead and retrieval.wait() is None:
                 self._leave(way, origin, data)
                 return
         upstream: Stream | OriginError

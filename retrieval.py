@@ -55,6 +55,10 @@ class Retriever:
         self._turnstile = turnstile
         self._clock = clock
 
+    def crowded(self, client: str) -> bool:
+        """Whether a new name would have to wait for its turn."""
+        return self._turnstile.crowded(client)
+
     def retrieve(self, name: str, client: str, renew: bool, refused: Refused | None) -> Leaf | None:
         """The leaf, or None: *won't do*. One that is to be made waits for its turn, one that is stored does not."""
         notes: list[str] = []

@@ -73,3 +73,14 @@ def test_a_pass_that_was_not_needed_is_given_back(monkeypatch: pytest.MonkeyPatc
     for _ in range(1000):
         assert stile.at_once("a")
         stile.give_back("a")
+
+
+def test_it_is_crowded_as_long_as_the_next_one_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    stile, clock, _ = turnstile(monkeypatch, new_names=1000, client_new_names=10)
+    assert not stile.crowded("a")
+    while not stile.crowded("a"):
+        assert stile.at_once("a")
+    assert not stile.at_once("a")
+    assert not stile.crowded("b")
+    clock.time += 0.11
+    assert not stile.crowded("a")

@@ -6,7 +6,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import bcrypt
@@ -393,6 +393,24 @@ def test_too_many_new_names(tmp_path: Path, roots: Path) -> None:
         again = run("openssl", "s_client", "-connect", program.url[7:], "-servername", "0.example", input="")
         assert alerts[-1] or "CN = 0.example" in again.stdout
         assert time.monotonic() - start < 8
+
+
+def test_an_origin_hears_nothing_of_names_that_are_refused(tmp_path: Path, roots: Path) -> None:
+    """No TLS is begun with the origin of a name that waits for its turn; with that of one whose turn it is, at once."""
+    heard: list[bytes] = []
+    with (
+        Origin(lambda sock: heard.append(sock.recv(1))) as origin,
+        running(tmp_path, roots, "--client-new-names=1") as program,
+        ExitStack() as stack,
+    ):
+        for number in range(20):
+            sock = stack.enter_context(tunnel(program.address, f"127.0.0.1:{origin.port}"))
+            sock.sendall(records(message(server_name(f"{number}.example".encode()))))
+        for _ in range(8):
+            program.wait_for("outcome=too-many-new-names")
+            del program.lines[: 1 + next(n for n, line in enumerate(program.lines) if "too-many-new-names" in line)]
+        begun = heard.count(b"\x16")
+    assert 2 <= begun <= 12
 
 
 def test_an_idle_tunnel_is_closed(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
