@@ -102,7 +102,7 @@ class Forwarding:
                 event = self._server.next_event()
                 events += 1
                 if events % _EVENTS == 0:
-                    gevent.sleep(0)
+                    sockets.give_way()
                 if event is h11.NEED_DATA:
                     data = self._client.recv(_CHUNK)
                     if not data:
@@ -142,7 +142,7 @@ class Forwarding:
                 event = self._user_agent.next_event()
                 events += 1
                 if events % _EVENTS == 0:
-                    gevent.sleep(0)
+                    sockets.give_way()
                 if event is h11.NEED_DATA:
                     self._flush()
                     data = self._receive()

@@ -17,7 +17,7 @@ from meter import Meter
 from streams import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
 from witness import Witness
 
-BATCH = 262_144  # octets received after which a pump lets others run: gevent's calls switch only when they would block
+BATCH = 131_072  # octets received after which a pump lets others run: gevent's calls switch only when they would block
 _RECORDS = 256  # records after which it does so too: tiny ones cost as much each as large ones
 _TINY = 512  # octets of a record below which it is tiny
 _SMALL = 8_192  # octets of a fill while records are tiny: of 23 octets each there are 350 in it
@@ -180,7 +180,7 @@ class Tunnel:
             if octets >= BATCH or records >= _RECORDS:
                 most = _SMALL if records * _TINY > octets else FULL
                 octets = records = 0
-                gevent.sleep(0)
+                sockets.give_way()
             octets += source.fill(most)
         self._pass_on(source.ended, source, sink)
 

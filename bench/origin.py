@@ -5,6 +5,7 @@ Threads that block do: with the client it needs less CPU than the proxy between 
 """
 
 import multiprocessing
+import os
 import signal
 import socket
 import ssl
@@ -131,6 +132,7 @@ def _answer(secure: ssl.SSLSocket) -> bool:
     if not path.startswith(b"/bulk/"):
         secure.sendall(_REPLY)
         return True
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)  # behind those who answer small requests
     left = int(path.removeprefix(b"/bulk/"))
     secure.sendall(_HEAD % left + b"Connection: close\r\n\r\n")
     while left > 0:

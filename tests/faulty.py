@@ -218,6 +218,7 @@ class Control:
     def start(self) -> None:
         """What is there now is the baseline of ``settle``."""
         self.resting.wait()  # house-keeping
+        gc.unfreeze()  # what the program froze at its start is not found
         self._pools = [found for found in gc.get_objects() if isinstance(found, ThreadPool)]
         for pool in self._pools:
             pool.size = pool.maxsize

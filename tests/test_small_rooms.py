@@ -289,3 +289,17 @@ def test_a_tunnel_relays_what_was_read_before_and_counts() -> None:
         assert (tunnel.sent, tunnel.received, tunnel.outcome) == (5, 6, "closed")
         assert origin_end.recv(100) == b"early"
         assert client_end.recv(100) == b"answer"
+
+
+def test_who_gives_way_lets_sockets_be_looked_at() -> None:
+    """Not after fifty turns only, as gevent does with ``sleep(0)``."""
+    one, other = socket.socketpair()
+    with one, other:
+        reader = gevent.spawn(other.recv, 1)
+        sockets.give_way()  # it waits now
+        one.send(b"x")
+        turns = 0
+        while not reader.ready():
+            sockets.give_way()
+            turns += 1
+        assert turns <= 3
