@@ -105,6 +105,14 @@ class Browser:
         page.go(url)
         return page
 
+    def developer_tools(self) -> "Page":
+        """The window of its developer tools, inspecting nothing: their modules can be imported in it."""
+        target = self.call("Target.createTarget", url="devtools://devtools/bundled/devtools_app.html")["targetId"]
+        session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        page = self.pages[session] = Page(self, session, target)
+        page.until("location.protocol === 'devtools:' && document.readyState === 'complete'")
+        return page
+
     def _read(self) -> None:
         buffer = b""
         while data := nb_read(self._in, 1 << 20):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from browser import Browser
 from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel
 from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
@@ -159,6 +160,32 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path, option: str, message:
 
 
 # Records
+
+
+IMPORTED = """
+Promise.all([import("./models/har/har.js"), import("./panels/network/network.js")]).then(async ([har]) => {
+    const log = new har.HARFormat.HARRoot(JSON.parse(TEXT)).log;
+    const requests = har.Importer.Importer.requestsFromHARLog(log);
+    return Promise.all(requests.map(async (request) => {
+        const content = await request.requestContentData();
+        return [request.requestMethod, request.url(), request.statusCode, request.mimeType, content.text,
+                request.duration >= 0];
+    }));
+})
+"""
+
+
+def test_developer_tools_of_a_browser_open_a_har(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """By Chromium's own importer, as when the file is dropped into its Network tab."""
+    path = tmp_path / "all.har"
+    urls = [f"https://localhost:{server.port}/{name}" for name in ("one", "two?a=b")]
+    with watched(tmp_path, roots, f"--har={path}") as program:
+        for url in urls:
+            curl(program, url)
+        eventually(path, "two")
+    with Browser(tmp_path) as browser:
+        found = browser.developer_tools().value(IMPORTED.replace("TEXT", json.dumps(path.read_text())))
+    assert found == [["GET", url, 200, "application/json", JSON.decode(), True] for url in urls]
 
 
 def test_har(tmp_path: Path, roots: Path, server: Origin) -> None:
