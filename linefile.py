@@ -4,6 +4,7 @@ import logging
 import os
 import select
 import stat
+from contextlib import suppress
 from pathlib import Path
 from select import PIPE_BUF
 
@@ -50,8 +51,9 @@ class LineFile:
         if self._poll is None:
             return os.write(self._fd, data)
         put = 0
-        while put < len(data) and self._poll.poll(0):
-            put += os.write(self._fd, data[put : put + PIPE_BUF])  # so many a pipe takes at once when it takes any
+        with suppress(BlockingIOError):  # another process was faster
+            while put < len(data) and self._poll.poll(0):
+                put += os.write(self._fd, data[put : put + PIPE_BUF])  # so many a pipe takes at once when it takes any
         return put
 
     def reopen(self) -> None:
@@ -79,7 +81,8 @@ class LineFile:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
+    """Not by waiting for who shall read a FIFO, in which everyone would wait: without one that can't be written."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o600)
 
 
 def _poll(fd: int) -> "select.poll | None":
