@@ -167,7 +167,7 @@ class TlsStream(Stream):
             self.ended = TRUNCATED
 
     def _waiting(self) -> bytes:
-        if not self._out.pending:
+        if self._out.pending <= self._tickets:  # alone they'd reset what a client that has left had yet to upload
             return self._unsent
         self._tickets = 0
         return self._unsent + self._out.read() if self._unsent else self._out.read()
