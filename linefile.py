@@ -10,6 +10,8 @@ from select import PIPE_BUF
 
 from gevent.monkey import get_original
 
+_STDERR = 2
+
 log = logging.getLogger("certifier.linefile")
 
 
@@ -22,7 +24,7 @@ class LineFile:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._fd = 2 if path is None else _open(path)
+        self._fd = _stderr() if path is None else _open(path)
         self._poll = _poll(self._fd)
         self._lost = 0  # lines since one could be written
         self._torn = False  # the last one was written in part
@@ -71,13 +73,21 @@ class LineFile:
 
     def close(self) -> None:
         """No more lines come."""
-        if self._path is not None:
+        if self._fd != _STDERR:
             os.close(self._fd)
 
     def _lose(self, reason: str) -> None:
         self._lost += 1
         if self._lost == 1 and self._path is not None:
             log.warning("can't write %s: %s; lines are lost until it can be", self._path, reason)
+
+
+def _stderr() -> int:
+    """A pipe is opened once more where that can be: then a write fails where another process was faster."""
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.fstat(_STDERR).st_mode):
+            return os.open(f"/proc/self/fd/{_STDERR}", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return _STDERR
 
 
 def _open(path: Path) -> int:
