@@ -4,10 +4,13 @@ import logging
 import os
 import select
 import stat
+from contextlib import suppress
 from pathlib import Path
 from select import PIPE_BUF
 
 from gevent.monkey import get_original
+
+_STDERR = 2
 
 log = logging.getLogger("certifier.linefile")
 
@@ -21,7 +24,7 @@ class LineFile:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._fd = 2 if path is None else _open(path)
+        self._fd = _stderr() if path is None else _open(path)
         self._poll = _poll(self._fd)
         self._lost = 0  # lines since one could be written
         self._torn = False  # the last one was written in part
@@ -50,8 +53,9 @@ class LineFile:
         if self._poll is None:
             return os.write(self._fd, data)
         put = 0
-        while put < len(data) and self._poll.poll(0):
-            put += os.write(self._fd, data[put : put + PIPE_BUF])  # so many a pipe takes at once when it takes any
+        with suppress(BlockingIOError):  # another process was faster
+            while put < len(data) and self._poll.poll(0):
+                put += os.write(self._fd, data[put : put + PIPE_BUF])  # so many a pipe takes at once when it takes any
         return put
 
     def reopen(self) -> None:
@@ -69,7 +73,7 @@ class LineFile:
 
     def close(self) -> None:
         """No more lines come."""
-        if self._path is not None:
+        if self._fd != _STDERR:
             os.close(self._fd)
 
     def _lose(self, reason: str) -> None:
@@ -78,8 +82,17 @@ class LineFile:
             log.warning("can't write %s: %s; lines are lost until it can be", self._path, reason)
 
 
+def _stderr() -> int:
+    """A pipe is opened once more where that can be: then a write fails where another process was faster."""
+    with suppress(OSError):
+        if stat.S_ISFIFO(os.fstat(_STDERR).st_mode):
+            return os.open(f"/proc/self/fd/{_STDERR}", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return _STDERR
+
+
 def _open(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY, 0o600)
+    """Not by waiting for who shall read a FIFO, in which everyone would wait: without one that can't be written."""
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o600)
 
 
 def _poll(fd: int) -> "select.poll | None":

@@ -10,11 +10,11 @@ from contextlib import suppress
 
 import sockets
 from errors import OutOfResources
-from streams import BROKEN, NOTHING, ORDERLY, RENEGOTIATES, TRUNCATED, WIRE, WIRE_VIEW, Stream
+from streams import BROKEN, FULL, NOTHING, ORDERLY, RENEGOTIATES, TRUNCATED, WIRE, WIRE_VIEW, Stream
 
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as well
 _PLAIN_VIEW = memoryview(_PLAIN)
-_UNSAID = 65_536  # octets of answers to a peer that asks on and on, and does not read them
+_UNSAID = 2 * FULL  # octets that wait for a peer that asks on and on, and does not read: more than a fill leaves
 
 
 def alert(description: int) -> bytes:
@@ -131,7 +131,7 @@ class TlsStream(Stream):
         if not self._sending:
             with suppress(OSError):  # the next read finds out
                 self.flush_now()
-        elif self._out.pending > _UNSAID and self.ended is None:
+        if len(self._unsent) + self._out.pending > _UNSAID and self.ended is None:
             self.ended, self.reason = BROKEN, RENEGOTIATES
 
     def end(self, how: str) -> None:
@@ -167,7 +167,7 @@ class TlsStream(Stream):
             self.ended = TRUNCATED
 
     def _waiting(self) -> bytes:
-        if not self._out.pending:
+        if self._out.pending <= self._tickets:  # alone they'd reset what a client that has left had yet to upload
             return self._unsent
         self._tickets = 0
         return self._unsent + self._out.read() if self._unsent else self._out.read()

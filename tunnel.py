@@ -115,7 +115,7 @@ class Tunnel:
                     records = self._take(source, sink)
                     most[side] = _SMALL if records * _TINY > octets else FULL
                     source.answer()
-                    if source.ended is ORDERLY:
+                    if records and source.ended is ORDERLY:  # else the client may yet have to be told why
                         sink.finish()
                     if not sink.flush_now():
                         return False

@@ -1,12 +1,15 @@
 """The TLS that clients get: each cipher suite there could be is asked for, and what must not be is tried."""
 
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import rawtls
-from lab import Origin, Program, get, run, secure_tunnel, strict_context, talk, tunnel
+from gevent.event import Event
+from lab import WAIT, Origin, Program, get, run, secure_tunnel, strict_context, talk, tunnel
 from rawtls import TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Hello, client_hello, usual
 from tlslite.api import HandshakeSettings, TLSConnection
 
@@ -244,3 +247,44 @@ def test_sessions(proxy: Program, origin: Origin, version: ssl.TLSVersion) -> No
     assert not reused
     assert session("localhost", first)[0]
     assert not session("www.example.com", first)[0]
+
+
+def test_a_client_that_uploads_and_leaves(proxy: Program, certificate: Path) -> None:
+    """It never reads: sent to it unasked, a session ticket would cut off the upload that is still on its way."""
+    blocked = Event()
+    heard: list[int] = []
+
+    def slow(sock: socket.socket) -> None:
+        blocked.wait(WAIT)
+        count = 0
+        while data := sock.recv(65_536):
+            count += len(data)
+        heard.append(count)  # not after a truncation
+
+    with Origin(slow, certificate) as origin, tunnel(proxy.address, f"localhost:{origin.port}") as sock:
+        came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = strict_context(proxy.ca).wrap_bio(came, goes, server_hostname="localhost")
+        while client.version() is None or goes.pending:
+            try:
+                client.do_handshake()
+            except ssl.SSLWantReadError:
+                sock.sendall(goes.read())
+                came.write(sock.recv(65_536))
+            else:
+                sock.sendall(goes.read())
+        count, rest = 0, b""
+        sock.settimeout(0.5)
+        with suppress(TimeoutError):  # the origin takes nothing, and all that lies between is full
+            while True:
+                count += client.write(bytes(16_384))
+                rest = goes.read()
+                while rest:
+                    rest = rest[sock.send(rest) :]
+        blocked.set()
+        with suppress(ssl.SSLWantReadError):
+            client.unwrap()
+        sock.settimeout(WAIT)
+        sock.sendall(rest + goes.read())
+        sock.close()
+        proxy.wait_for(f" tunnel .*:{origin.port} .* client_tls=TLSv1.3 .* sent={count} .* outcome=closed$")
+    assert heard == [count]

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from faultlab import Control, Faulty
+from gevent.monkey import get_original
 from lab import WAIT, exchange
 
 import log
+from linefile import LineFile
 
 
 def a_pipe(full: bool, read: bool) -> tuple[int, int]:
@@ -97,3 +100,24 @@ def test_what_nobody_reads_is_lost_and_counted() -> None:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+@pytest.mark.timeout(10)
+def test_another_process_fills_the_pipe_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between our look whether there is room and our write: workers share stderr. Its other writers may wait on."""
+    reader, writer = a_pipe(full=True, read=True)
+    kept = os.dup(2)
+    os.dup2(writer, 2)
+    try:
+        file = LineFile(None)
+        assert os.get_blocking(2)
+        room = get_original("select", "poll")()
+        with open(os.devnull, "wb") as free:
+            room.register(free, select.POLLOUT)
+            monkeypatch.setattr(file, "_poll", room)  # as it was before the other one wrote
+            file.write("lost")
+        file.close()
+    finally:
+        os.dup2(kept, 2)
+        for fd in (kept, reader, writer):
+            os.close(fd)

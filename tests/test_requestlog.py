@@ -172,6 +172,30 @@ def test_reopened_after_a_rename(tmp_path: Path, capfd: pytest.CaptureFixture[st
     file.close()
 
 
+@pytest.mark.timeout(10)
+def test_a_fifo_that_nobody_reads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nobody waits for a reader, not when it is opened anew either; who comes later reads on."""
+    log.set_up()
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="No such device"):
+        LineFile(path)
+    with open(path, "rb", 0, opener=without_a_wait):
+        file = LineFile(path)
+    file.write("lost")
+    file.reopen()
+    assert "can't reopen" in capfd.readouterr().err
+    with open(path, "rb", 0, opener=without_a_wait) as reader:
+        file.reopen()
+        file.write("read")
+        assert reader.read(4096) == b"read\n"
+    file.close()
+
+
+def without_a_wait(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         LineFile(tmp_path / "none" / "log")

@@ -1,0 +1,114 @@
+"""Peers that ask something of TLS itself in the middle of a tunnel, and what they do with the answer."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import gevent
+import pytest
+from lab import WAIT, Origin, Program, read_reply, secure_tunnel
+from tlslite.api import X509, HandshakeSettings, TLSConnection, X509CertChain, parsePEMKey
+from tlslite.messages import ClientHello, HelloRequest
+
+import tls
+from streams import BROKEN, PlainStream
+from tlsconfig import server_context
+from tunnel import Tunnel
+
+TLS_1_2, TLS_1_3 = (3, 3), (3, 4)
+MOST = 8192  # octets of answers that wait; TIMES are too many for that and for the kernel's buffers
+TIMES = 1500
+
+
+def test_an_origin_that_closes_in_order_when_it_may_not_renegotiate(program: Program, certificate: Path) -> None:
+    """It says nothing else, so the client is told why, as it is where the origin breaks off."""
+    pem = certificate.read_text()
+    chain = X509CertChain([X509().parse(pem)])
+
+    def asks(sock: socket.socket) -> None:
+        settings = HandshakeSettings()
+        settings.maxVersion = TLS_1_2
+        connection = TLSConnection(sock)
+        connection.handshakeServer(certChain=chain, privateKey=parsePEMKey(pem, private=True), settings=settings)
+        connection.read(max=4096, min=1)
+        list(connection._sendMsg(HelloRequest().create()))
+        assert sock.recv(4096)
+        connection.close()
+
+    with Origin(asks) as origin, secure_tunnel(program, f"localhost:{origin.port}") as secure:
+        secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert read_reply(secure).reason == "Origin wants to renegotiate TLS"
+
+
+class Asking:
+    """A client of TLS, and a tunnel from it to whoever takes all and says nothing."""
+
+    def __init__(self, certificate: Path, version: tuple[int, int]) -> None:
+        self.sock, sock = socket.socketpair()
+        above, self._sink = socket.socketpair()
+        self._all = self.sock, sock, above, self._sink
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is
+        self.stream = tls.TlsStream(sock, server_context(certificate.read_bytes()), [])
+        self.tunnel = Tunnel(self.stream, PlainStream(above))
+        self._running = gevent.spawn(self._run)
+        self._taking = gevent.spawn(self._take)
+        settings = HandshakeSettings()
+        settings.minVersion = settings.maxVersion = version
+        self.connection = TLSConnection(self.sock)
+        self.connection.handshakeClientCert(settings=settings)
+
+    def ask(self) -> None:
+        """For new keys, or to renegotiate."""
+        connection = self.connection
+        if connection.version == TLS_1_3:
+            list(connection.send_keyupdate_request(1))
+            connection.write(b"x")  # of many in a row OpenSSL itself has enough
+        else:
+            list(connection._sendMsg(ClientHello().create(TLS_1_2, bytearray(32), bytearray(), [0xC02B])))
+        gevent.sleep(0)
+
+    def _run(self) -> None:
+        self.stream.handshake(time.monotonic() + WAIT)
+        self.tunnel.run()
+
+    def _take(self) -> None:
+        while self._sink.recv(65_536):
+            pass
+
+    def close(self) -> None:
+        gevent.killall([self._running, self._taking])
+        for sock in self._all:
+            sock.close()
+
+
+@pytest.fixture(params=[TLS_1_2, TLS_1_3])
+def asking(request: pytest.FixtureRequest, certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
+    monkeypatch.setattr(tls, "_UNSAID", MOST)
+    found = Asking(certificate, request.param)
+    yield found
+    found.close()
+
+
+def test_who_asks_on_and_on_and_does_not_read(asking: Asking) -> None:
+    """What it is told would wait for it in memory, more with each question."""
+    for _ in range(TIMES):
+        asking.ask()
+        if asking.stream.ended is not None:
+            break
+    assert asking.stream.ended is BROKEN
+
+
+def test_who_asks_on_and_on_and_reads(asking: Asking) -> None:
+    answers = bytearray()
+
+    def read() -> None:
+        while True:
+            answers.extend(asking.sock.recv(65_536))
+
+    reading = gevent.spawn(read)
+    for _ in range(TIMES):
+        asking.ask()
+    reading.kill()
+    assert asking.stream.ended is None
+    assert len(answers) > 2 * MOST
