@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import names
+from batch import Batch
 from ca import CaFiles
 from errors import RetrievalError
 from keys import Key, PublicKey, kind_of
@@ -54,7 +55,8 @@ class Authority:
 
     def __init__(self, files: CaFiles, ledger: Ledger, days: int = DAYS, crl_url: str | None = None) -> None:
         self._files = files
-        self._ledger = ledger
+        # Each costs two syncs: threads that want one at the same time share them.
+        self._serials = Batch[int](lambda count, notes: files.serials.take(ledger, notes, count))
         self._lifetime = timedelta(days=days)
         self._points = _distribution_points(crl_url) if crl_url is not None else None
         issuer = files.certificate
@@ -90,7 +92,7 @@ class Authority:
             .subject_name(csr.subject)
             .issuer_name(issuer.subject)
             .public_key(key)
-            .serial_number(self._files.serials.take(self._ledger, notes))
+            .serial_number(self._serials.take(notes))
             .not_valid_before(max(now - BACKDATED, now + self._lifetime - MAX_LIFE))
             .not_valid_after(min(now + self._lifetime, issuer.not_valid_after_utc))
             .add_extension(san, critical=len(csr.subject) == 0)
