@@ -87,7 +87,7 @@ class Leaves:
             notes.append(why_replaced)
         made = self._make(self._authority, name, now, notes)
         kept = self._keep(made, name, now, replacing, notes)
-        return replace(kept, stamp=self._store.stamp(name))
+        return replace(kept, stamp=self._store.stamp_again(name, stamp))
 
     @property
     def is_tidy(self) -> bool:

@@ -38,7 +38,8 @@ class Ledger:
     def highest(self) -> int:
         """The highest serial that is known; 0 if none is. Reads all certificates when nothing was kept."""
         try:
-            kept = _LINE.match(self._path.read_bytes())
+            with self._path.open("rb", buffering=0) as file:  # spares five calls of the system
+                kept = _LINE.match(file.read(64))
         except OSError:
             kept = None
         if kept is None:

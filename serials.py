@@ -28,12 +28,12 @@ class SerialFile:
         """Make the file, at a random start: a CA made anew must not repeat the serials of the one before."""
         files.write_new(self.path, b"%d\n" % (secrets.randbits(63) + 1))
 
-    def peek(self) -> int:
-        """The next serial, not taken. Raises ``RetrievalError`` when the file holds none."""
-        with self.path.open("rb") as file:
+    def peek(self, count: int = 1) -> int:
+        """The next serial, not taken. Raises ``RetrievalError`` when the file holds none, or fewer than ``count``."""
+        with self.path.open("rb", buffering=0) as file:  # spares four calls of the system
             content = file.read(64)
         serial = int(content) if _LINE.match(content) else 0
-        if not 0 < serial < MAX_SERIAL:
+        if not 0 < serial <= MAX_SERIAL - count:
             raise RetrievalError(f"serial file {self.path} must hold one positive decimal number: the next serial")
         return serial
 
@@ -43,8 +43,8 @@ class SerialFile:
             self.peek()
             self.path.open("r+b").close()
 
-    def take(self, ledger: Ledger, notes: list[str]) -> int:
-        """The next serial, taken for good before this returns; never one that the store has seen.
+    def take(self, ledger: Ledger, notes: list[str], count: int = 1) -> range:
+        """The next serials, taken for good before this returns; never one that the store has seen.
 
         What is to be logged is added to ``notes``. Raises ``RetrievalError`` when the file holds no serial: what other
         stores with the same CA have used can't be known then.
@@ -52,7 +52,7 @@ class SerialFile:
         with files.locked(self._lock):
             highest = ledger.highest()
             try:
-                serial = self.peek()
+                serial = self.peek(count)
             except RetrievalError as error:
                 raise RetrievalError(f"{error}; the highest that this store has seen is {highest}") from error
             if serial <= highest:
@@ -61,6 +61,6 @@ class SerialFile:
                     " other stores of the same CA may have used more"
                 )
                 serial = highest + 1
-            files.replace(self.path, b"%d\n" % (serial + 1), mode=self.path.stat().st_mode & 0o777)
-            ledger.note(serial)
-        return serial
+            files.replace(self.path, b"%d\n" % (serial + count), mode=self.path.stat().st_mode & 0o777)
+            ledger.note(serial + count - 1)
+        return range(serial, serial + count)

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import names
+from batch import Batch
 from ca import CaFiles
 from errors import RetrievalError
 from keys import Key, PublicKey, kind_of
@@ -25,6 +26,9 @@ DAYS = 45  # of a leaf's life: well under what Apple (398 days) and browsers (20
 CRL_VALIDITY = timedelta(days=7)  # clients keep it so long; it never changes
 _MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1
 
+# The same in all leaves; made once.
+_CONSTRAINTS = x509.BasicConstraints(ca=False, path_length=None)
+_EXTENDED_KEY_USAGE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
 _KEY_USAGE = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
@@ -54,7 +58,8 @@ class Authority:
 
     def __init__(self, files: CaFiles, ledger: Ledger, days: int = DAYS, crl_url: str | None = None) -> None:
         self._files = files
-        self._ledger = ledger
+        # Each costs two syncs: threads that want one at the same time share them.
+        self._serials = Batch[int](lambda count, notes: files.serials.take(ledger, notes, count))
         self._lifetime = timedelta(days=days)
         self._points = _distribution_points(crl_url) if crl_url is not None else None
         issuer = files.certificate
@@ -72,12 +77,12 @@ class Authority:
         Raises ``RetrievalError`` if the request is not signed by the key it holds or asks for anything but
         exactly this name, and ``OSError`` from the serial file.
         """
-        san = _san(name)
+        san, subject = _san(name), _subject(name)
         try:
             asked = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except x509.ExtensionNotFound:
             asked = None
-        if not csr.is_signature_valid or asked != san or csr.subject != _subject(name):
+        if not csr.is_signature_valid or asked != san or csr.subject != subject:
             raise RetrievalError(f"the certificate request for {name} is not one for that name")
         key = csr.public_key()
         if not isinstance(key, PublicKey) or kind_of(key) is None:
@@ -87,16 +92,16 @@ class Authority:
             raise RetrievalError(f"the CA certificate expired on {issuer.not_valid_after_utc:%Y-%m-%d}")
         builder = (
             x509.CertificateBuilder()
-            .subject_name(csr.subject)
+            .subject_name(subject)
             .issuer_name(issuer.subject)
             .public_key(key)
-            .serial_number(self._files.serials.take(self._ledger, notes))
+            .serial_number(self._serials.take(notes))
             .not_valid_before(max(now - BACKDATED, now + self._lifetime - MAX_LIFE))
             .not_valid_after(min(now + self._lifetime, issuer.not_valid_after_utc))
-            .add_extension(san, critical=len(csr.subject) == 0)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(san, critical=len(subject) == 0)
+            .add_extension(_CONSTRAINTS, critical=True)
             .add_extension(_KEY_USAGE, critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(_EXTENDED_KEY_USAGE, critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(self._aki, critical=False)
         )

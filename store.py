@@ -147,6 +147,11 @@ class Store:
         """What changes when a file that counts for the name is placed, replaced or removed."""
         return tuple(_stamp(file) for path in self._paths(name) for file in (str(path), f"{str(path)[:-4]}.key"))
 
+    def stamp_again(self, name: str, stamp: Stamp) -> Stamp:
+        """The stamp after ``save``: what others placed since it was taken is still to be noticed."""
+        path = self.path(name)
+        return stamp if path is None else (_stamp(str(path)), *stamp[1:])
+
     def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
         """Look at the files of a name in use: the stamp to compare with next time, None when they have changed.
 
@@ -178,9 +183,10 @@ class Store:
         path = self.path(name)
         if path is None:
             return None
-        with suppress(FileExistsError):
+        try:
             os.mkdir(path.parent, 0o700)
-        _refuse_link(path.parent)
+        except FileExistsError:
+            _refuse_link(path.parent)
         new = Stored(MARK + pem, True, path)
         with files.temporary(path, new.pem) as temporary:
             if replacing is None:

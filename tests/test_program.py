@@ -230,6 +230,7 @@ FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
     "policy": {"socket", "ssl", "gevent", "tls", "sockets"},
     "store": {"cryptography", "gevent", "logging"},
     "serials": {"cryptography", "gevent", "logging"},
+    "batch": set(ROOMS) - {"batch"} | {"cryptography", "logging"},
     "files": set(ROOMS) - {"files"} | {"cryptography", "logging"},
     "ledger": {"gevent", "logging", "ssl", "socket"},
     "leaf": {"gevent", "logging", "ssl", "socket", "signer"},

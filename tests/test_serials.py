@@ -22,7 +22,7 @@ def ledger_in(folder: Path) -> Ledger:
 
 def take(serials: SerialFile, notes: list[str] | None = None) -> int:
     """As a process does that has just started: what it knows is on disk."""
-    return serials.take(ledger_in(serials.path.parent), [] if notes is None else notes)
+    return serials.take(ledger_in(serials.path.parent), [] if notes is None else notes)[0]
 
 
 @pytest.fixture
@@ -35,6 +35,22 @@ def test_the_file_holds_the_next_one(serials: SerialFile) -> None:
     assert serials.peek() == 41
     assert [take(serials), take(serials)] == [41, 42]
     assert serials.path.read_text() == "43\n"
+
+
+def test_several_at_once(serials: SerialFile) -> None:
+    ledger = ledger_in(serials.path.parent)
+    assert serials.take(ledger, [], 3) == range(41, 44)
+    assert serials.path.read_text() == "44\n"
+    assert ledger_in(serials.path.parent).highest() == 43
+    serials.path.write_text("41\n")
+    assert serials.take(ledger, [], 2) == range(44, 46)
+
+
+def test_fewer_left_than_are_wanted(serials: SerialFile) -> None:
+    serials.path.write_text(f"{MAX_SERIAL - 2}\n")
+    with pytest.raises(RetrievalError):
+        serials.take(ledger_in(serials.path.parent), [], 3)
+    assert serials.take(ledger_in(serials.path.parent), [], 2)[-1] == MAX_SERIAL - 1
 
 
 def test_a_new_file_starts_somewhere(tmp_path: Path) -> None:
@@ -66,7 +82,7 @@ from ledger import Ledger
 from serials import SerialFile
 serials = SerialFile(Path({str(serials.path)!r}))
 ledger = Ledger(serials.path.parent, x509.load_pem_x509_certificate({CA.pem!r}))
-print(*[serials.take(ledger, []) for _ in range(50)])
+print(*[serials.take(ledger, [])[0] for _ in range(50)])
 """
     with ThreadPoolExecutor(6) as pool:
         runs = [

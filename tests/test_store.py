@@ -202,6 +202,24 @@ def test_use_is_noted_to_the_hour_and_only_on_our_own(certs: Store) -> None:
     assert theirs.path.stat().st_mtime == 1000
 
 
+@pytest.mark.parametrize("placed", [True, False])
+def test_what_was_placed_while_a_certificate_was_made_is_noticed(certs: Store, placed: bool) -> None:
+    stamp = certs.stamp("a.example.com")
+    if placed:
+        place(certs, "_.example.com", b"WILD")
+    certs.save("a.example.com", PEM)
+    again = certs.stamp_again("a.example.com", stamp)
+    assert certs.look("a.example.com", again, True, 0) == (None if placed else again)
+    assert (again == certs.stamp("a.example.com")) is not placed
+
+
+def test_the_stamp_of_a_name_too_long_to_be_stored(certs: Store) -> None:
+    name = ".".join(["a" * 60] * 4)
+    stamp = certs.stamp(name)
+    assert certs.save(name, PEM) is None
+    assert certs.stamp_again(name, stamp) == stamp == certs.stamp(name)
+
+
 def test_a_look_at_a_name_in_use(certs: Store) -> None:
     """Touched or pruned, our own goes on being served; replaced by another process or an operator, it is read anew."""
     certs.save("a.example", PEM)
