@@ -17,7 +17,7 @@ class Plan:
     bulk_start: int = 8 << 20  # octets of the first download, doubled until one takes half a second
     latencies: int = 1000  # warm connections, one at a time,
     latency_seconds: float = 5.0  # or as many as there are in this time
-    new_names: int = 200  # for CPU, from all clients
+    new_names: int = 100  # for CPU, from all clients
     new_latencies: int = 100  # one at a time
     crowd: int = 100  # clients at once on one new name
     tunnels: tuple[int, ...] = (500, 5000)  # idle ones

@@ -1,6 +1,7 @@
 """The rows of the table: what is measured of one proxy in one round, and how.
 
-Two starts a round: one for memory, which earlier work would blur, and one for the rest.
+Three starts a round: one for memory, which earlier work would blur; and two for new names, each with no more of them
+than certifier lets pass at once (two seconds of its rate): past that a limit would be measured, not a cost.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ def measure(peer: Peer, lab: Lab) -> Figures:
         found |= small(proxy, plan)
         found |= bulk(proxy, plan)
         found |= new(proxy, plan)
+    with lab.start(peer) as proxy:
         names = [new_name(number) for number in range(plan.new_names, plan.new_names + plan.new_latencies)]
         found |= latencies(proxy, "new", names)
         found |= crowd(proxy, plan)
