@@ -593,6 +593,7 @@ def test_an_answer_before_the_upload_ends(program: Program, certificate: Path) -
     """An origin that refuses an upload and closes is heard, though the client still sends."""
 
     def refuse(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else Nagle may keep it, and the reset drop it
         sock.recv(100)
         sock.sendall(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
 
