@@ -18,9 +18,8 @@ from channels import Channels
 from snapshot import Cursor, Kept, Snapshot, kept_of, merge
 from tallies import Tallies
 
-ANSWER_SECONDS = (
-    1.0  # for a worker that is stopped or too busy: its counts are those that it kept, its gauges are left out
-)
+# For a worker that is stopped or too busy: its counts are those that it kept, its gauges are left out.
+ANSWER_SECONDS = 1.0
 KEEP_SECONDS = 1.0
 
 

@@ -1,4 +1,4 @@
-"""``Tunnel``: the two pumps between a client and an origin, their byte counts, deadlines and ends.
+"""``Tunnel``: both directions between a client and an origin, their byte counts, deadlines and ends.
 
 An end is passed on as what it was, a close_notify as such and a truncation as a truncation, and the other
 direction goes on. Back-pressure is the blocking write: a pump does not read while the other side is slow.
@@ -67,7 +67,7 @@ class Tunnel:
         """Relay until both directions have ended."""
         self._client.sock.settimeout(None)
         self._origin.sock.settimeout(None)
-        # What was received with the handshakes is taken before either pump can end the other side: see tls.py.
+        # What was received with the handshakes is taken before either pump can end the other side: see streams.py.
         try:
             self._take(self._client, self._origin)
             self._take(self._origin, self._client)
