@@ -1,4 +1,4 @@
-"""Certificates that others wrote, read from PEM.
+"""Certificates that others wrote, read from PEM or DER.
 
 cryptography looks at the parts of a certificate when it is asked for them, and has an exception for each way in which
 they can be wrong. What was read here gives all the parts that certifier asks for.
@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.utils import CryptographyDeprecationWarning
 
 # Of serial numbers that are not positive: old scripts give them, ``check`` tells of them, and the log is ours alone.
@@ -44,6 +45,12 @@ def first(pem: bytes) -> x509.Certificate:
         certificate = x509.load_pem_x509_certificate(pem)
         _look_at(certificate)
         return certificate
+
+
+def key_of(der: bytes) -> CertificatePublicKeyTypes:
+    """The public key of a certificate in DER. Raises ``Unreadable``."""
+    with _unreadable():
+        return x509.load_der_x509_certificate(der).public_key()
 
 
 def _look_at(certificate: x509.Certificate) -> None:

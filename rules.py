@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from errors import RetrievalError
+from strength import MIN_RSA
 from tlsconfig import server_context
 
 MAX_LIFE = timedelta(days=398)  # Apple, https://support.apple.com/102028
-MIN_RSA = 2048
 _MAX_SERIAL_BITS = 159  # 20 octets with a clear sign bit, RFC 5280 §4.1.2.2
 _STEPS = 20  # a handshake takes two or three
 

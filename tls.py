@@ -6,6 +6,7 @@ decrypted to its last complete record. ``unwrap`` reads as well, and would destr
 
 import socket
 import ssl
+import sys
 from contextlib import suppress
 
 import sockets
@@ -14,6 +15,7 @@ from streams import BROKEN, FULL, NOTHING, ORDERLY, RENEGOTIATES, TRUNCATED, WIR
 
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as well
 _PLAIN_VIEW = memoryview(_PLAIN)
+_DER = 2  # _ssl.ENCODING_DER
 _UNSAID = 2 * FULL  # octets that wait for a peer that asks on and on, and does not read: more than a fill leaves
 
 
@@ -68,6 +70,13 @@ class TlsStream(Stream):
     def alpn(self) -> str | None:  # type: ignore[override]
         """The application protocol that was selected."""
         return self._tls.selected_alpn_protocol()
+
+    def verified_chain(self) -> list[bytes]:
+        """The certificates by which the peer was verified, in DER, from its own to the root."""
+        if sys.version_info >= (3, 13):
+            return self._tls.get_verified_chain()
+        chain = self._tls._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # what 3.13 gave a public name
+        return [certificate.public_bytes(_DER) for certificate in chain]
 
     def handshake(self, deadline: float) -> None:
         """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``."""

@@ -12,8 +12,8 @@ from errors import NotServable, RetrievalError, UsageError
 # TLS 1.2; the suites of 1.3 are all forward secret and authenticated. Towards clients nothing else.
 _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
 # Origins may be older: forward secret CBC behind the others, with SHA-2. Level 2 refuses DH under 2048 bits, RSA under
-# 112 bits of strength (by OpenSSL's reckoning 1962 bits have that) and signatures with SHA-1 or MD5. Said here, since
-# distributions, their openssl.cnf and versions of Python differ in what they have by default.
+# 1962 (``strength.py`` has the rest) and signatures with SHA-1 or MD5. Said here, since distributions, their
+# openssl.cnf and versions of Python differ in what they have by default.
 _ORIGINS = (
     "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:!aNULL:!aDSS:!SHA1:!AESCCM"
 )

@@ -18,6 +18,7 @@ from flight import wants_certificate
 from names import Target
 from resolver import Resolver
 from streams import RENEGOTIATES
+from strength import weakness
 from tls import TlsStream
 from tlsconfig import client_context
 
@@ -70,9 +71,7 @@ class Upstream:
         try:
             stream.handshake(deadline)
         except ssl.SSLCertVerificationError as error:
-            raise errors.OriginCertificateError(
-                f"the certificate of {name} does not verify: {error.verify_message}"
-            ) from error
+            raise _untrusted(name, error.verify_message) from error
         except ssl.SSLError as error:
             if wants_certificate(bytes(stream.flight)):
                 raise errors.OriginWantsCertificate(_wanting(name)) from error
@@ -83,6 +82,10 @@ class Upstream:
             if wants_certificate(bytes(stream.flight), closed=True):
                 raise errors.OriginLeftWithoutCertificate(_wanting(name)) from error
             raise errors.OriginTlsError(f"{name} closed the connection in the TLS handshake") from error
+        if self._context.verify_mode is ssl.CERT_REQUIRED:
+            weak = weakness(stream.verified_chain())
+            if weak is not None:
+                raise _untrusted(name, weak)
         return stream
 
 
@@ -102,6 +105,10 @@ def broke(name: str, reason: str) -> errors.OriginError:
     if alert:
         return errors.OriginAlert(f"{name} ended TLS with the alert {alert.lower()}")
     return errors.OriginTlsError(f"TLS with {name} failed: {reason.lower().replace('_', ' ')}")
+
+
+def _untrusted(name: str, reason: str) -> errors.OriginCertificateError:
+    return errors.OriginCertificateError(f"the certificate of {name} does not verify: {reason}")
 
 
 def _wanting(name: str) -> str:

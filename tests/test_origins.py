@@ -7,12 +7,13 @@ import os
 import re
 import socket
 import ssl
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from bad_chains import BAD, BAD_NAMES, GOOD, GOOD_NAMES, Roots
+from bad_chains import BAD, BAD_NAMES, GOOD, GOOD_NAMES, NARROW, Roots
 from chains import Made, file, make
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -78,6 +79,13 @@ def through(program: Program, site: Site, name: str) -> Reply:
 def refused(program: Program, site: Site, name: str, trusted: Path, reason: str) -> Iterator[Reply]:
     with pytest.raises(ssl.SSLCertVerificationError, match=reason):
         directly(site, name, trusted)
+    with not_trusted(program, site, name, reason) as reply:
+        yield reply
+
+
+@contextmanager
+def not_trusted(program: Program, site: Site, name: str, reason: str) -> Iterator[Reply]:
+    """The page that says so, and nothing of the client's has reached the site."""
     reply = through(program, site, name)
     assert (reply.status, reply.reason) == (502, "Origin certificate not trusted")
     assert reply.headers["proxy-status"].startswith("certifier; error=tls_certificate_error; details=")
@@ -106,6 +114,34 @@ def test_good(
     with Site(GOOD[kind](their_roots), tmp_path, version) as site:
         assert directly(site, "localhost", trusted).status == 200
         assert through(careful, site, "localhost").status == 200
+
+
+def gnutls(site: Site, trusted: Path) -> str:
+    """What a client says that takes RSA from 2048 bits on, where OpenSSL is content with less; nothing if it trusts."""
+    result = run(
+        "gnutls-cli", "--priority=NORMAL:%PROFILE_MEDIUM", f"--x509cafile={trusted}", f"--port={site.port}",
+        "localhost", stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert ("The certificate is trusted" in result.stdout) == (result.returncode == 0), result
+    return "" if result.returncode == 0 else result.stdout
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=["1.2", "1.3"])
+@pytest.mark.parametrize("kind", NARROW)
+def test_narrow(
+    careful: Program, their_roots: Roots, trusted: Path, tmp_path: Path, kind: str, version: ssl.TLSVersion
+) -> None:
+    with Site(NARROW[kind](their_roots), tmp_path, version) as site:
+        assert "insecure algorithm" in gnutls(site, trusted)
+        with not_trusted(careful, site, "localhost", r"RSA key of \d+ bits"):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["RSA 2048", "with an intermediate"])
+def test_not_narrow(their_roots: Roots, trusted: Path, tmp_path: Path, kind: str) -> None:
+    """What the client of ``test_narrow`` accepts; ``test_good`` has it through certifier."""
+    with Site(GOOD[kind](their_roots), tmp_path, ssl.TLSVersion.TLSv1_3) as site:
+        assert gnutls(site, trusted) == ""
 
 
 def loopback(name: str) -> str:
@@ -204,7 +240,7 @@ def test_without_verification_they_would_have_been_heard(their_roots: Roots, tru
     """What stands between these sites and the client is verification alone."""
     options = ["--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={trusted}", "--no-verify-upstream"]
     with Program(tmp_path, *options) as program:
-        for chain, _ in BAD.values():
+        for chain in (*(chain for chain, _ in BAD.values()), *NARROW.values()):
             with Site(chain(their_roots), tmp_path, ssl.TLSVersion.TLSv1_3) as site:
                 assert through(program, site, "localhost").status == 200
                 assert site.heard == b"G"
