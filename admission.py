@@ -13,7 +13,7 @@ from limits import Limits
 from lru import LRU
 
 QUEUE_SECONDS = 5.0  # how long a connection may wait for its turn: a browser shows that as a slow page, not as an error
-_BURST_SECONDS = 2.0  # of a rate that was not used may be used at once: a page asks for dozens of new names together
+_BURST_SECONDS = 4.0  # of a rate that was not used may be used at once: a page asks for dozens of new names together
 _CLIENTS = 10_000  # whose rate is remembered
 
 
@@ -70,12 +70,20 @@ class Turnstile:
         """Pass, after a wait if need be. Raises ``TooManyNames`` when it would be too long."""
         delay = self._take(client, wait=QUEUE_SECONDS)
         if delay is None:
-            raise TooManyNames(f"{client}, or all clients together, ask for too many new names a second")
+            raise self.refuse(client)
         gevent.sleep(delay)
 
     def crowded(self, client: str) -> bool:
         """Whether a pass would need a wait."""
         return max(self._clients.peek(client) or 0.0, self._all) > self._clock()
+
+    def is_full(self, client: str) -> bool:
+        """Whether a pass would need a longer wait than anybody has."""
+        return max(self._clients.peek(client) or 0.0, self._all) > self._clock() + QUEUE_SECONDS
+
+    def refuse(self, client: str) -> TooManyNames:
+        """What is told to who would need that."""
+        return TooManyNames(f"{client}, or all clients together, ask for too many new names a second")
 
     def give_back(self, client: str) -> None:
         """A pass was not needed."""

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from itertools import count, islice
 
 import rows
@@ -23,7 +24,7 @@ LOOKED_SECONDS = 10.0  # somebody who looked so long ago may be between two page
 MAX_LABELS = 64  # of one count: what is counted by has fewer, and a slip must not become a leak
 _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
 
-Latest = deque[tuple[int, Row]]  # rows, each with the number of the event that it came by
+Latest = deque[tuple[int, Callable[[], Row]]]  # rows, each with the number of the event that it came by
 
 
 class Board:
@@ -90,7 +91,8 @@ class Board:
         self._count("tunnels" if record.kind == "tunnel" else "plain", record.outcome)
         record.progress = None
         self.events += 1
-        entry = self.events, rows.of_record(record, f"{self.name}-{number}", now - _age(record), now)
+        rows.shorten(record)  # its row is made when somebody looks at it, which is seldom
+        entry = self.events, partial(rows.of_record, record, f"{self.name}-{number}", now - _age(record), now)
         self._tunnels.append(entry)
         if record.refused is not None:
             self._count("refusals", record.refused)
@@ -119,7 +121,8 @@ class Board:
         if exchange.first_byte is not None:
             self.histograms["first_byte"].observe(exchange.first_byte - exchange.began)
         self.events += 1
-        self._requests.append((self.events, rows.of_exchange(exchange, f"{self.name}-r{exchange.id}")))
+        row = rows.of_exchange(exchange, f"{self.name}-r{exchange.id}")
+        self._requests.append((self.events, lambda: row))
 
     def noted(self, connection: Connection, what: str) -> None:
         """That a connection is not looked at any more is for the log."""
@@ -193,7 +196,7 @@ def _after(latest: Latest, seen: int) -> list[Row]:
     for number, row in reversed(latest):
         if number <= seen:
             break
-        found.append(row)
+        found.append(row())
     return found[::-1]
 
 

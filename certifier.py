@@ -69,8 +69,8 @@ Limits (their reasons stand in limits.py):
   --dial-timeout=<s>            For look-up and TCP to an origin [default: 10].
   --tls-timeout=<s>             For each of the two handshakes [default: 10].
   --idle-timeout=<s>            For a tunnel without a byte either way [default: 3600].
-  --new-names=<n>               Certificates made a second, in all [default: 100].
-  --client-new-names=<n>        The same for one client address [default: 50].
+  --new-names=<n>               Certificates made a second, in all [default: 50].
+  --client-new-names=<n>        The same for one client address [default: 25].
   --max-log-value=<n>           Characters of a value in the log [default: 300].
 
   -h --help               Show this and exit.

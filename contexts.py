@@ -151,7 +151,10 @@ class ContextCache:
         return due
 
     def start(self, name: str, client: str = "") -> Retrieval:
-        """Steps 2 to 4, to be waited for by whoever called. ``client`` is whose turn it is to have a new name made."""
+        """Steps 2 to 4, to be waited for by whoever called. ``client`` is whose turn it is to have a new name made.
+
+        Raises ``TooManyNames`` where it would come too late.
+        """
         retrieval = self._retrievals.get(name)
         if retrieval is not None:
             return retrieval
@@ -160,6 +163,9 @@ class ContextCache:
         if until is not None and self._clock() < until:
             retrieval.finish()
             return retrieval
+        self._retriever.admit(name, client)
+        if name in self._retrievals:  # another came meanwhile
+            return self._retrievals[name]
         # A greenlet of its own: the client that asked first may leave, the others stay.
         gevent.spawn(self._lead, name, client, retrieval)  # before others can wait for what fails to begin
         self._retrievals[name] = retrieval

@@ -22,18 +22,14 @@ def read_hello(
     ``HelloTimeout`` when neither side has said enough in time.
     """
     deadline = time.monotonic() + limits.hello_timeout
-    pair = sockets.Pair(client, origin) if origin is not None else None
     try:
-        return _read(client, pair, data, HelloReader(limits.hello), deadline)
+        return _read(client, origin, data, HelloReader(limits.hello), deadline)
     except TimeoutError as error:
         raise HelloTimeout(f"no complete ClientHello within {limits.hello_timeout:.0f} s") from error
-    finally:
-        if pair is not None:
-            pair.close()
 
 
 def _read(
-    client: socket.socket, pair: sockets.Pair | None, data: bytes, reader: HelloReader, deadline: float
+    client: socket.socket, origin: socket.socket | None, data: bytes, reader: HelloReader, deadline: float
 ) -> tuple[ClientHello | None, bytes]:
     closed = False  # the origin has
     while True:
@@ -43,8 +39,8 @@ def _read(
             hello = reader.receive(data)
             if hello is not None:
                 return hello, bytes(reader.wire)
-        if pair is not None and not closed and pair.wait(deadline):
-            if not sockets.has_ended(pair.other):
+        if origin is not None and not closed and sockets.either(client, origin, deadline):
+            if not sockets.has_ended(origin):
                 return None, bytes(reader.wire)
             # A client that speaks TLS is to be told of it inside that, if it speaks soon.
             closed, deadline = True, min(deadline, time.monotonic() + CLOSED_SECONDS)

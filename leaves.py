@@ -5,6 +5,7 @@ out, no gevent object, no logging; what is to be logged is added to a list of no
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 
@@ -99,6 +100,10 @@ class Leaves:
         self._keys.fill()
         removed = self._bound.keep(now.timestamp()) if self._bound is not None else 0
         return (f"removed {removed} certificates from the store, unused longest (--store-max)",) if removed else ()
+
+    def stored(self, names: Iterable[str]) -> set[str]:
+        """Those of the names for which something is stored, whether it can be served or not."""
+        return {name for name in names if self._store.holds(name)}
 
     def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
         """Look at the files of a name in use, as ``Store.look``: the stamp for next time, None when they changed."""

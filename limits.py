@@ -21,7 +21,7 @@ class Limits:
     ``dial_timeout``        for look-up and TCP to an origin, all its addresses
     ``tls_timeout``         for each of the two handshakes
     ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need
-    ``new_names``           certificates made a second: a quarter of a core; as many again at once, ten times a second's
+    ``new_names``           certificates made a second: a quarter of a core; what was not used of some seconds, at once
     ``client_new_names``    the same for one client address: a page asks for dozens at once, and then for few
     ``log_value``           characters of one value in the log: a DNS name has 253
     """
@@ -35,8 +35,8 @@ class Limits:
     dial_timeout: float = 10.0
     tls_timeout: float = 10.0
     idle_timeout: float = 3600.0
-    new_names: int = 100
-    client_new_names: int = 50
+    new_names: int = 50
+    client_new_names: int = 25
     log_value: int = 300
 
     def within_descriptors(self, workers: int = 1) -> "Limits":

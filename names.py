@@ -5,12 +5,14 @@ A *name* is canonical text: a lower-case DNS name without its trailing dot, or a
 """
 
 import re
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
 from errors import ClientError
 
 MAX_NAME = 253  # octets of a DNS name in text (RFC 1035 §2.3.4)
+_MAX_IP = 45  # octets of an IP address in text: the IPv6 form with an IPv4 address at its end
 
 _LABEL = r"(?!-)(?!_(?:\.|\Z))[a-z0-9_-]{1,63}"
 _DNS_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)\Z){_LABEL}\Z")
@@ -43,8 +45,13 @@ def ip_of(text: str) -> IPv4Address | IPv6Address | None:
 
     An IPv4-mapped one (RFC 4291 §2.5.5.2) is the IPv4 address that a connection to it reaches.
     """
-    if not text or "%" in text or not (":" in text or text[-1].isdigit()):
+    if not 0 < len(text) <= _MAX_IP or "%" in text or not (":" in text or text[-1].isdigit()):
         return None  # what most names are told by: an exception costs more than the rest
+    return _ip_of(text)
+
+
+@lru_cache(maxsize=1024)  # a connection asks several times for the same few
+def _ip_of(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
     except ValueError:

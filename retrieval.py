@@ -12,6 +12,7 @@ from context import Context
 from errors import CertifierError, RetrievalError
 from leaf import Leaf, Unsettled
 from leaves import Leaves
+from lookout import Lookout
 from workers import Workers
 
 RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
@@ -54,17 +55,25 @@ class Retriever:
         self._workers = workers
         self._turnstile = turnstile
         self._clock = clock
+        self._lookout = Lookout(workers, leaves.stored)
 
     def crowded(self, client: str) -> bool:
         """Whether a new name would have to wait for its turn."""
         return self._turnstile.crowded(client)
 
+    def admit(self, name: str, client: str) -> None:
+        """Raise ``TooManyNames`` where ``retrieve`` would, for next to nothing."""
+        if self._leaves.generates and self._turnstile.is_full(client) and not self._lookout.sees(name):
+            raise self._turnstile.refuse(client)
+
     def retrieve(self, name: str, client: str, renew: bool, refused: Refused | None) -> Leaf | None:
         """The leaf, or None: *won't do*. One that is to be made waits for its turn, one that is stored does not."""
         notes: list[str] = []
         passed = renew or self._turnstile.at_once(client)
+        leaf = None
         try:
-            leaf = self._on_thread(name, notes, renew, passed, refused)
+            if passed or refused is not None or not self._leaves.generates or self._lookout.sees(name):
+                leaf = self._on_thread(name, notes, renew, passed, refused)
             if leaf is None and not passed and self._leaves.generates:
                 self._turnstile.wait(client)
                 leaf = self._on_thread(name, notes, renew, True, refused)

@@ -16,6 +16,12 @@ MAX_FIELDS = 40  # of a head
 _SECRET = re.compile(rb"auth|cookie|token|secret|key|passw|session|signature|credential|csrf|xsrf", re.IGNORECASE)
 
 
+def shorten(record: Record) -> None:
+    """Cut what a row would cut, before a record is kept for one."""
+    record.user, record.target, record.sni = _cut(record.user), _cut(record.target), _cut(record.sni)
+    record.detail, record.remark = _cut(record.detail), _cut(record.remark)
+
+
 def of_record(record: Record, key: str, started: float, ended: float | None) -> Row:
     """Of a tunnel or a plain-HTTP request; ``ended`` is None while it goes on. Moments are seconds since the epoch."""
     octets = record.progress or record

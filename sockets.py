@@ -3,19 +3,21 @@
 Deadlines are ``time.monotonic()`` seconds; one that passes raises ``TimeoutError``.
 """
 
+import errno
 import os
 import socket
 import struct
 import time
 from contextlib import suppress
 from ipaddress import ip_address
+from typing import Any
 
 import gevent
 from gevent.hub import Waiter, get_hub
 
 from errors import OutOfResources
 
-READ = 1  # libev's event mask
+READ, WRITE = 1, 2  # libev's event mask
 LINGER_SECONDS = 1.0  # how long, and how many octets, we read on after a reply that ends a connection:
 LINGER_OCTETS = 1 << 20  # closed with input unread, the kernel's reset takes the reply with it
 
@@ -35,47 +37,70 @@ def arm(sock: socket.socket, deadline: float) -> None:
     sock.settimeout(left)
 
 
+def wait(sock: socket.socket, deadline: float, event: int = READ) -> None:
+    """Wait until the socket can be read, by data or by its end, or written.
+
+    For where there is nothing to be read yet, as behind a question: gevent's calls try first, and cost twice as much.
+    """
+    _first((_watcher(sock, event),), deadline)
+
+
+def either(one: socket.socket, other: socket.socket, deadline: float | None = None) -> int:
+    """Wait until one of two can be read, by data or by its end: 0 for the first one, 1 for the other."""
+    watchers = _watcher(one, READ), _watcher(other, READ)
+    while True:
+        try:
+            return _first(watchers, deadline)
+        except OSError as error:
+            if error.errno != errno.EBADF:  # gevent's, when we shut one of them: the next look tells which
+                raise
+
+
+def _watcher(sock: socket.socket, event: int) -> Any:
+    """The socket's own: one more would cost as much as the wait. Whoever waits by it meanwhile gets an error."""
+    return sock._read_event if event == READ else sock._write_event  # type: ignore[attr-defined]
+
+
+def _first(watchers: tuple[Any, ...], deadline: float | None) -> int:
+    hub = get_hub()
+    waiter: Waiter[int | None] = Waiter(hub)
+    timer = None
+    if deadline is not None:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("deadline passed")
+        timer = hub.loop.timer(left)
+        timer.start(waiter.switch, None)
+    try:
+        for number, watcher in enumerate(watchers):
+            watcher.start(waiter.switch, number)
+        found = waiter.get()
+    finally:
+        for watcher in watchers:
+            watcher.stop()
+        if timer is not None:
+            timer.close()
+    if found is None:
+        raise TimeoutError("deadline passed")
+    return found
+
+
+def connect(sock: socket.socket, address: tuple[str, int], deadline: float) -> None:
+    """Connect to an IP address. Raises ``OSError``."""
+    sock.settimeout(0.0)
+    try:
+        sock.connect(address)
+    except BlockingIOError:
+        wait(sock, deadline, WRITE)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            raise OSError(error, os.strerror(error)) from None
+    sock.settimeout(None)
+
+
 def give_way() -> None:
     """Let all others run that can. After ``sleep(0)`` gevent looks at sockets only every fifty times."""
     gevent.sleep(1e-6)
-
-
-class Pair:
-    """Two sockets that are watched together. To be closed before they are."""
-
-    __slots__ = ("_hub", "_watchers", "other")
-
-    def __init__(self, one: socket.socket, other: socket.socket) -> None:
-        self.other = other
-        self._hub = get_hub()
-        io = self._hub.loop.io
-        self._watchers = io(one.fileno(), READ), io(other.fileno(), READ)
-
-    def wait(self, deadline: float | None = None) -> int:
-        """Wait until one of the two can be read, by data or by its end: 0 for the first one, 1 for the other."""
-        waiter: Waiter[int | None] = Waiter(self._hub)
-        one, other = self._watchers
-        timer = None
-        if deadline is not None:
-            timer = self._hub.loop.timer(max(0.0, deadline - time.monotonic()))
-            timer.start(waiter.switch, None)
-        try:
-            one.start(waiter.switch, 0)
-            other.start(waiter.switch, 1)
-            found = waiter.get()
-        finally:
-            one.stop()
-            other.stop()
-            if timer is not None:
-                timer.close()
-        if found is None:
-            raise TimeoutError("deadline passed")
-        return found
-
-    def close(self) -> None:
-        """Watch no more."""
-        for watcher in self._watchers:
-            watcher.close()
 
 
 def peer(sock: socket.socket) -> tuple[str, int] | None:
@@ -131,7 +156,7 @@ def last_word(sock: socket.socket, reply: bytes) -> None:
         send(sock, reply)
         sock.shutdown(socket.SHUT_WR)
         while left > 0:
-            arm(sock, deadline)
+            wait(sock, deadline)
             data = sock.recv(65_536)
             if not data:
                 break

@@ -136,6 +136,10 @@ class Store:
         found = [stored for path in self._paths(name) if (stored := _load(path)) is not None]
         return sorted((s for s in found if not s.ours or s.path == self.path(name)), key=lambda stored: stored.ours)
 
+    def holds(self, name: str) -> bool:
+        """Whether anything is where ``load`` looks, be it what it may."""
+        return any(os.path.lexists(path) for path in self._paths(name))
+
     def read(self, path: Path) -> Stored:
         """A certificate that was found in a walk. Raises ``OSError``."""
         stored = _load(path)

@@ -4,6 +4,7 @@ To the rules of ``streams.py`` comes one that makes ``unwrap()`` safe: when a sw
 decrypted to its last complete record. ``unwrap`` reads as well, and would destroy what it finds.
 """
 
+import os
 import socket
 import ssl
 import sys
@@ -103,8 +104,11 @@ class TlsStream(Stream):
                 self.sock.settimeout(None)
                 self.flight.clear()
                 return
-            sockets.arm(self.sock, deadline)
-            count = self.sock.recv_into(WIRE)
+            sockets.wait(self.sock, deadline)
+            try:
+                count = os.readv(self.sock.fileno(), [WIRE])
+            except BlockingIOError:
+                continue
             if not count:
                 raise ConnectionAbortedError("closed in the TLS handshake")
             self.flight += WIRE_VIEW[:count]

@@ -102,34 +102,30 @@ class Tunnel:
                 return False
         except OSError:
             return False  # the pumps find out which
-        pair = sockets.Pair(client.sock, origin.sock)
-        try:
-            while True:
-                side = pair.wait()
-                source, sink = (origin, client) if side else (client, origin)
-                # No switch from here on until flush_now(): the buffers are shared, and unwrap() relies on it.
-                octets = source.fill_now(most[side])
-                if octets is None:
-                    continue
-                try:
-                    records = self._take(source, sink)
-                    most[side] = _SMALL if records * _TINY > octets else FULL
-                    source.answer()
-                    if records and source.ended is ORDERLY:  # else the client may yet have to be told why
-                        sink.finish()
-                    if not sink.flush_now():
-                        return False
-                except CertifierError as refusal:
-                    self._refuse(refusal)
-                    return True
-                except OSError:
-                    self._gone(sink)
-                    break
-                if source.ended is not None:
-                    self._pass_on(source.ended, source, sink)
-                    break
-        finally:
-            pair.close()
+        while True:
+            side = sockets.either(client.sock, origin.sock)
+            source, sink = (origin, client) if side else (client, origin)
+            # No switch from here on until flush_now(): the buffers are shared, and unwrap() relies on it.
+            octets = source.fill_now(most[side])
+            if octets is None:
+                continue
+            try:
+                records = self._take(source, sink)
+                most[side] = _SMALL if records * _TINY > octets else FULL
+                source.answer()
+                if records and source.ended is ORDERLY:  # else the client may yet have to be told why
+                    sink.finish()
+                if not sink.flush_now():
+                    return False
+            except CertifierError as refusal:
+                self._refuse(refusal)
+                return True
+            except OSError:
+                self._gone(sink)
+                break
+            if source.ended is not None:
+                self._pass_on(source.ended, source, sink)
+                break
         self._one_way = True
         if self.alert is None:
             self._pump(sink, source)

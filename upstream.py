@@ -119,8 +119,7 @@ def _connect(address: Address, deadline: float) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sockets.tune(sock)
-        sockets.arm(sock, deadline)
-        sock.connect(address)
+        sockets.connect(sock, address, deadline)
     except BaseException:  # a kill, too, must not leave the socket behind
         sock.close()
         raise

@@ -313,7 +313,7 @@ def main(path: str, arguments: list[str]) -> int:
         return refusing + look_up("127.0.0.1", *rest, **options)
 
     resolver._getaddrinfo = faulty(getaddrinfo, "getaddrinfo")
-    replace(sockets.Pair, "wait")
+    replace(sockets, "wait", "either", what="wait")
     listen = listening._listen
 
     def listen_here(*details: Any, **options: Any) -> socket.socket:

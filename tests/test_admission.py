@@ -35,7 +35,7 @@ def turnstile(monkeypatch: pytest.MonkeyPatch, **limits: int) -> tuple[Turnstile
 def test_a_burst_passes_at_once_then_the_rate_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     stile, clock, _ = turnstile(monkeypatch, new_names=100, client_new_names=10)
     passed = sum(stile.at_once("a") for _ in range(100))
-    assert passed in (20, 21)  # two seconds of its rate, and the one that is due
+    assert passed in (40, 41)  # four seconds of its rate, and the one that is due
     assert stile.at_once("b")  # another client is not held up by that
     clock.time += 1
     assert sum(stile.at_once("a") for _ in range(100)) in (10, 11)
@@ -46,6 +46,7 @@ def test_who_comes_faster_waits_and_then_is_refused(monkeypatch: pytest.MonkeyPa
     while stile.at_once("a"):
         pass
     for _ in range(49):
+        assert not stile.is_full("a")
         stile.wait("a")
     assert slept == sorted(slept)
     assert slept[0] == pytest.approx(0, abs=0.11)
@@ -54,6 +55,8 @@ def test_who_comes_faster_waits_and_then_is_refused(monkeypatch: pytest.MonkeyPa
         stile.wait("a")
     with pytest.raises(TooManyNames):
         stile.wait("a")
+    assert stile.is_full("a")
+    assert not stile.is_full("b")
     stile.wait("b")
     assert slept[-1] == 0
 

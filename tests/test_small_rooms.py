@@ -4,6 +4,8 @@ import json
 import re
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import gevent
@@ -139,16 +141,70 @@ def test_two_sockets_are_watched_together() -> None:
     two, two_end = socket.socketpair()
     with one, one_end, two, two_end:
         soon = time.monotonic() + 5
-        pair = sockets.Pair(one, two)
         with pytest.raises(TimeoutError):
-            pair.wait(time.monotonic() + 0.01)
+            sockets.either(one, two, time.monotonic() + 0.01)
         two_end.sendall(b"x")
-        assert pair.wait(soon) == 1
-        assert pair.wait(soon) == 1  # it was not read
+        assert sockets.either(one, two, soon) == 1
+        assert sockets.either(one, two) == 1  # it was not read
         two.recv(1)
         one_end.close()
-        assert pair.wait(soon) == 0
-        pair.close()
+        assert sockets.either(one, two, soon) == 0
+
+
+def test_shut_by_ourselves_a_socket_that_is_watched_has_ended() -> None:
+    one, one_end = socket.socketpair()
+    two, two_end = socket.socketpair()
+    with one, one_end, two, two_end:
+        watching = gevent.spawn(sockets.either, one, two, time.monotonic() + 5)
+        gevent.sleep(0)
+        sockets.shut(two)
+        assert watching.get() == 1
+
+
+def test_a_socket_is_waited_for() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        soon = time.monotonic() + 5
+        with pytest.raises(TimeoutError):
+            sockets.wait(one, time.monotonic() + 0.01)
+        with pytest.raises(TimeoutError):
+            sockets.wait(one, time.monotonic() - 1)
+        sockets.wait(one, soon, sockets.WRITE)
+        other.sendall(b"x")
+        sockets.wait(one, soon)
+        one.settimeout(0.01)  # gevent's own waits go on as before
+        assert one.recv(1) == b"x"
+        with pytest.raises(TimeoutError):
+            one.recv(1)
+        other.close()
+        sockets.wait(one, soon)
+
+
+def test_connecting() -> None:
+    soon = time.monotonic() + 5
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
+        sockets.connect(sock, listener.getsockname(), soon)
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.sendall(b"x")
+            assert sock.recv(1) == b"x"  # it blocks again
+        address = listener.getsockname()
+    with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+        sockets.connect(sock, address, soon)
+    with full_listener() as address, socket.socket() as sock, pytest.raises(TimeoutError):
+        sockets.connect(sock, address, time.monotonic() + 0.05)
+
+
+@contextmanager
+def full_listener() -> Iterator[tuple[str, int]]:
+    """A listener that takes no more connections: its queue is full, and who comes waits for an answer."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
+        for _ in range(2):
+            sock = waiting.enter_context(socket.socket())
+            sock.settimeout(0.0)
+            with suppress(BlockingIOError):
+                sock.connect(listener.getsockname())
+        yield listener.getsockname()
 
 
 def test_a_deadline_that_has_passed() -> None:

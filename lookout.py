@@ -1,0 +1,58 @@
+"""``Lookout``: whether anything is stored for a name, looked up for many names by one piece of work on a thread.
+
+For a crowd of names of which most will have to wait for their turn, or be refused: a hop to a thread and back for each
+would cost more than all the rest of its refusal, and the connections that are served their pace.
+"""
+
+from collections.abc import Callable, Collection
+
+import gevent
+from gevent.event import Event
+
+from workers import Workers
+
+GATHER_SECONDS = 0.01  # how long names are gathered
+
+
+class _Look:
+    """Names that are looked up together."""
+
+    __slots__ = ("done", "error", "found", "names")
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.found: Collection[str] = ()
+        self.error: Exception | None = None
+        self.done = Event()
+
+
+class Lookout:
+    """``stored`` tells, on a thread, which of some names may have something stored for them."""
+
+    def __init__(self, workers: Workers, stored: Callable[[list[str]], Collection[str]]) -> None:
+        self._workers = workers
+        self._stored = stored
+        self._next: _Look | None = None
+
+    def sees(self, name: str) -> bool:
+        """Whether something may be stored for a name. Waits; raises what the look raised."""
+        look = self._next
+        if look is None:
+            look = _Look()
+            gevent.spawn(self._lead, look)  # before others can wait for what fails to begin
+            self._next = look
+        look.names.append(name)
+        look.done.wait()
+        if look.error is not None:
+            raise type(look.error)(*look.error.args)  # each who waits his own
+        return name in look.found
+
+    def _lead(self, look: _Look) -> None:
+        gevent.sleep(GATHER_SECONDS)
+        self._next = None
+        try:
+            look.found = self._workers.run(self._stored, look.names)
+        except Exception as error:  # the top of this work: whoever waits must hear of it
+            look.error = error
+        finally:
+            look.done.set()

@@ -1,0 +1,76 @@
+"""``Lookout``: many names that are looked up at once."""
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from errors import OutOfResources
+from lookout import Lookout
+from store import Store
+from workers import Workers
+
+pytestmark = pytest.mark.timeout(20)
+
+
+def test_names_that_are_asked_for_together_are_looked_up_together() -> None:
+    asked: list[list[str]] = []
+
+    def stored(names: list[str]) -> set[str]:
+        asked.append(names)
+        return {name for name in names if name.startswith("known")}
+
+    lookout = Lookout(Workers(1), stored)
+    names = [f"{kind}{number}" for number in range(20) for kind in ("known", "new")]
+    asking = {name: gevent.spawn(lookout.sees, name) for name in names}
+    assert {name: each.get() for name, each in asking.items()} == {name: name.startswith("known") for name in names}
+    assert asked == [names]
+    assert not lookout.sees("new")
+    assert asked == [names, ["new"]]
+
+
+def test_who_asks_during_a_look_is_in_the_next_one() -> None:
+    lookouts: list[gevent.Greenlet[..., bool]] = []
+    looking = Event()
+
+    class Slow(Workers):
+        def run(self, work, *arguments, **keywords):  # type: ignore[no-untyped-def]
+            if not looking.is_set():
+                looking.set()
+                lookouts.append(gevent.spawn(lookout.sees, "second"))
+                gevent.sleep(0)
+            return super().run(work, *arguments, **keywords)
+
+    lookout = Lookout(Slow(1), lambda names: {"second"}.intersection(names))
+    assert not lookout.sees("first")
+    assert lookouts[0].get()
+
+
+def test_what_goes_wrong_reaches_all_and_no_later_look() -> None:
+    failing = [True]
+
+    def stored(names: list[str]) -> list[str]:
+        if failing:
+            raise OutOfResources("no more")
+        return names
+
+    lookout = Lookout(Workers(1), stored)
+    for each in [gevent.spawn(lookout.sees, name) for name in "ab"]:
+        with pytest.raises(OutOfResources, match="no more"):
+            each.get()
+    failing.clear()
+    assert lookout.sees("a")
+
+
+def test_what_the_store_holds(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    store = Store(tmp_path / "certs")
+    assert not store.holds("a.example.com")
+    store.save("a.example.com", b"x")
+    assert store.holds("a.example.com")
+    assert not store.holds("b.example.com")
+    wildcard = store.path("_.example.com")
+    assert wildcard is not None
+    wildcard.parent.mkdir()
+    wildcard.symlink_to("nowhere")  # to be looked at, and told of
+    assert store.holds("b.example.com")
+    assert not store.holds("b.example.org")
+    assert not store.holds("a" * 250)
