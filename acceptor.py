@@ -22,7 +22,7 @@ class Acceptor(StreamServer):
     """A ``StreamServer`` that tells in the log why it pauses, where its base prints a traceback each time."""
 
     # Between two the connections that are there go on: a burst of new ones, each with a handshake, must not come first.
-    max_accept = 10
+    max_accept = 5
     max_delay = 0.2  # seconds, of that doubling: what is missing may be there again at any time
     _tell_at = 0.0
 
