@@ -309,7 +309,11 @@ def wrong_with(scenario: Scenario, program: Faulty, title: str, step: str, nth: 
     met.add(row)
     sees = scenario.sees if row.sees is None else row.sees
     logs = [] if row.logs is None else [scenario.logs if row.logs == "same" else row.logs]
-    if not re.fullmatch(sees, had.sees) or len(logs) != len(had.logs) or not all(map(re.fullmatch, map(str, logs), had.logs)):
+    if (
+        not re.fullmatch(sees, had.sees)
+        or len(logs) != len(had.logs)
+        or not all(map(re.fullmatch, map(str, logs), had.logs))
+    ):
         yield f"{fault}: {had.sees} {had.logs}, not {sees} {logs}"
     if bool(had.odd) != row.bug:
         yield f"{fault}: odd lines {had.odd}"
