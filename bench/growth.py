@@ -18,6 +18,7 @@ from bench.plan import warm_name
 from bench.rows import latencies, repeat
 from bench.tunnels import idle_cpu, most, opened
 
+_UNBOUNDED = ("--new-names=100000", "--client-new-names=100000")  # else it would take an hour to fill it
 _LINKS = 30_000  # names of one file: ext4 allows 65,000
 
 
@@ -41,7 +42,8 @@ def names(peer: Certifier, lab: Lab) -> Curve:
     """Names in memory: CPU of a warm connection to any of them, memory a name."""
     plan = lab.plan
     curve = Curve("Names in memory", "names", ["warm connection, CPU ms", "memory a name, KiB"])
-    with lab.start(replace(peer, capacity=plan.memory_names[-1] + 100)) as proxy:
+    extra = (*peer.extra, *_UNBOUNDED)
+    with lab.start(replace(peer, capacity=plan.memory_names[-1] + 100, extra=extra)) as proxy:
         connections(proxy, plan.clients * 10, plan.clients, lambda _: warm_name(0))
         before, there = proxy.rss(), 0
         for count in plan.memory_names:
