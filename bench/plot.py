@@ -63,7 +63,7 @@ def _table(part: Json) -> Drawing:
                 continue
             drawing.line(scale(cell["low"]), middle, scale(cell["high"]), middle, colour)
             drawing.dot(scale(cell["median"]), middle, colour)
-            drawing.text(scale(cell["median"]) + 8, middle + 4, number(cell["median"]), colour)
+            drawing.text(scale(cell["high"]) + 8, middle + 4, number(cell["median"]), colour)
     return drawing
 
 
