@@ -70,20 +70,25 @@ class Turnstile:
         """Pass, after a wait if need be. Raises ``TooManyNames`` when it would be too long."""
         delay = self._take(client, wait=QUEUE_SECONDS)
         if delay is None:
-            raise self.refuse(client)
+            raise self.refusal(client)
         gevent.sleep(delay)
 
     def crowded(self, client: str) -> bool:
         """Whether a pass would need a wait."""
-        return max(self._clients.peek(client) or 0.0, self._all) > self._clock()
+        return self._due(client) > self._clock()
 
     def is_full(self, client: str) -> bool:
         """Whether a pass would need a longer wait than anybody has."""
-        return max(self._clients.peek(client) or 0.0, self._all) > self._clock() + QUEUE_SECONDS
+        return self._due(client) > self._clock() + QUEUE_SECONDS
 
-    def refuse(self, client: str) -> TooManyNames:
+    @staticmethod
+    def refusal(client: str) -> TooManyNames:
         """What is told to who would need that."""
         return TooManyNames(f"{client}, or all clients together, ask for too many new names a second")
+
+    def _due(self, client: str) -> float:
+        """When its next pass is, by the clock."""
+        return max(self._clients.peek(client) or 0.0, self._all)
 
     def give_back(self, client: str) -> None:
         """A pass was not needed."""

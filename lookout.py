@@ -44,7 +44,7 @@ class Lookout:
         look.names.append(name)
         look.done.wait()
         if look.error is not None:
-            raise type(look.error)(*look.error.args)  # each who waits his own
+            raise type(look.error)(*look.error.args) from look.error  # each who waits his own
         return name in look.found
 
     def _lead(self, look: _Look) -> None:

@@ -64,7 +64,7 @@ class Retriever:
     def admit(self, name: str, client: str) -> None:
         """Raise ``TooManyNames`` where ``retrieve`` would, for next to nothing."""
         if self._leaves.generates and self._turnstile.is_full(client) and not self._lookout.sees(name):
-            raise self._turnstile.refuse(client)
+            raise self._turnstile.refusal(client)
 
     def retrieve(self, name: str, client: str, renew: bool, refused: Refused | None) -> Leaf | None:
         """The leaf, or None: *won't do*. One that is to be made waits for its turn, one that is stored does not."""

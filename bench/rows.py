@@ -1,7 +1,7 @@
 """The rows of the table: what is measured of one proxy in one round, and how.
 
 Three starts a round: one for memory, which earlier work would blur; and two for new names, each with no more of them
-than certifier lets pass at once (two seconds of its rate): past that a limit would be measured, not a cost.
+than certifier lets pass at once (four seconds of its rate): past that a limit would be measured, not a cost.
 """
 
 import hashlib

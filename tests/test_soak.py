@@ -67,9 +67,8 @@ def test_what_is_left_is_seen(site: Site) -> None:
 def test_unique_names(tmp_path: Path, roots: Path, certificate: Path) -> None:
     options = ("--store-max=500", "--new-names=100000", "--client-new-names=100000")
     with running(tmp_path, roots, certificate, *options, redirected=True) as site:
-        hellos.unique_names(
-            site, (100, 1500)[LONG]
-        )  # now memory is full; before the long form, all that is remembered by name
+        # Now memory is full; before the long form, all that is remembered by name, too.
+        hellos.unique_names(site, (100, 1500)[LONG])
         held(site, hellos.unique_names, (300, 20_000))
         assert len(list(tmp_path.glob("certs/???/*.crt"))) <= 500
 
