@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,10 @@ def accepted_by(process: int, sock: socket.socket) -> bool:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         inodes = {row[9] for row in rows if row[2].endswith(port) and row[9] != "0"}
         if inodes:  # it was accepted by somebody
-            held = {os.readlink(f"/proc/{process}/fd/{fd}") for fd in os.listdir(f"/proc/{process}/fd")}
+            held = set()
+            for fd in os.listdir(f"/proc/{process}/fd"):
+                with suppress(FileNotFoundError):  # it closes others meanwhile
+                    held.add(os.readlink(f"/proc/{process}/fd/{fd}"))
             return any(f"socket:[{inode}]" in held for inode in inodes)
     return False
 
