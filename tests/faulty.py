@@ -238,10 +238,13 @@ class Control:
         return {"left": left, "fired": faults.fired, "steps": dict(faults.steps), "mark": self._marks}
 
     def _left(self) -> dict[str, int]:
+        if tasks := self._tasks():
+            return {
+                "tasks": tasks
+            }  # what ``get_objects`` finds half made, a tuple on another thread, can't be finished
         fds, threads = self._held()
         left = {
             "connections": self._admission.count,
-            "tasks": self._tasks(),
             "descriptors": fds - self._fds,
             "threads": threads - self._threads,
             "greenlets": sum(isinstance(found, gevent.Greenlet) and not found.dead for found in gc.get_objects()),
