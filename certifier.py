@@ -90,6 +90,7 @@ monkey.patch_all()
 import importlib
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -132,6 +133,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(chosen: Options) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a start that takes long can be broken off without a traceback
     limits = chosen.limits.within_descriptors(chosen.workers)
     logs.set_up(limits.log_value)
     listening.check_openness(chosen)

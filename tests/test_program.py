@@ -1,15 +1,17 @@
 """The command line, and what the repository promises of its own shape."""
 
 import ast
+import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lab import HERE, Origin, Program, get, run, secure_tunnel, strict_context
+from lab import HERE, WAIT, Origin, Program, get, run, secure_tunnel, strict_context
 from pki import TestCA, key_pem, new_key
 from test_ca import encrypted_key
 
@@ -204,6 +206,20 @@ def test_options_are_checked_values() -> None:
     assert chosen.verify_upstream
     with pytest.raises(UsageError):
         options.proxy_options(CommandLine(certifier.__doc__, [*GOOD, "--redirect=a"], "v"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_takes_long_can_be_broken_off(tmp_path: Path, number: signal.Signals) -> None:
+    write_ca(tmp_path)
+    (tmp_path / "ca.crt").unlink()
+    os.mkfifo(tmp_path / "ca.crt")
+    command = [sys.executable, str(HERE / "certifier.py"), *GOOD, *SIGN]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        with (tmp_path / "ca.crt").open("wb"):  # returns once it is being read
+            process.send_signal(number)
+            assert process.wait(WAIT) == -number
+        assert process.stderr
+        assert process.stderr.read() == b""
 
 
 # The shape of the repository
