@@ -5,7 +5,7 @@ says what is wrong and what to do.
 """
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -35,13 +35,17 @@ _GOOD_CA = (
 
 @dataclass(frozen=True)
 class CaFiles:
-    """A CA to sign with. ``chain`` is what is sent behind a leaf: the intermediates, not the root."""
+    """A CA to sign with. ``chain`` is what is sent behind a leaf: the intermediates, not the root.
+
+    One that ``is_new`` was made just now, and has signed nothing.
+    """
 
     certificate: x509.Certificate
     key: CaKey
     chain: tuple[x509.Certificate, ...]
     serials: SerialFile
     warnings: tuple[str, ...] = ()
+    is_new: bool = False
 
     @property
     def pem(self) -> bytes:
@@ -75,11 +79,11 @@ def open_folder(folder: Path, now: datetime) -> CaFiles:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.locked(folder / ".lock"):  # two programs started at once make one CA
-            if not paths[0].exists():
+            if is_new := not paths[0].exists():
                 _make(*paths, now)
     except OSError as error:
         raise UsageError(f"can't make a CA in {folder}: {error.strerror}") from error
-    return load(*paths, now)
+    return replace(load(*paths, now), is_new=is_new)
 
 
 def paths_in(folder: Path) -> tuple[Path, Path, Path]:

@@ -47,6 +47,13 @@ def first(pem: bytes) -> x509.Certificate:
         return certificate
 
 
+def issuer_and_serial(pem: bytes) -> tuple[x509.Name, int]:
+    """What tells the first certificate in PEM from all others (RFC 5280 §4.1.2.2). Raises ``Unreadable``."""
+    with _unreadable():
+        certificate = x509.load_pem_x509_certificate(pem)
+        return certificate.issuer, certificate.serial_number
+
+
 def key_of(der: bytes) -> CertificatePublicKeyTypes:
     """The public key of a certificate in DER. Raises ``Unreadable``."""
     with _unreadable():

@@ -3,6 +3,7 @@
 Everything here may block on the disk. Raises ``UsageError`` for what the operator got wrong.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -19,15 +20,24 @@ from signer import Authority
 from store import Store
 
 
-class Issuance:
-    """The parts behind a name's certificate. ``files`` and ``authority`` are None where nothing is signed."""
+def _silent(_: str) -> None:
+    """Tell nobody."""
 
-    def __init__(self, chosen: LeafOptions, now: datetime, store_max: int | None = None) -> None:
+
+class Issuance:
+    """The parts behind a name's certificate. ``files`` and ``authority`` are None where nothing is signed.
+
+    ``tell`` is called with a sentence before what may take minutes.
+    """
+
+    def __init__(
+        self, chosen: LeafOptions, now: datetime, store_max: int | None = None, tell: Callable[[str], None] = _silent
+    ) -> None:
         self._chosen = chosen
         signs = chosen.ca.folder is not None or chosen.ca.files is not None
         self.store = open_store(chosen.store, create=signs or not chosen.store.exists())
         self.files = ca_files(chosen.ca, now)
-        self.authority = self._new_authority(self.files)
+        self.authority = self._new_authority(self.files, tell)
         bound = Bound(self.store, store_max) if store_max is not None else None
         self.leaves = Leaves(self.store, self.authority, KeyStock(chosen.key_type), bound)
 
@@ -36,7 +46,7 @@ class Issuance:
         # A folder whose certificate is missing for a moment must not get a new CA.
         paths = self._ca_paths()
         found = ca.load(*paths, now) if paths is not None else None
-        self.files, self.authority = found, self._new_authority(found)
+        self.files, self.authority = found, self._new_authority(found, _silent)
         self.leaves.use(self.authority)
 
     def fault(self, now: datetime) -> str | None:
@@ -58,10 +68,17 @@ class Issuance:
         folder = self._chosen.ca.folder
         return ca.paths_in(folder) if folder is not None else self._chosen.ca.files
 
-    def _new_authority(self, found: CaFiles | None) -> Authority | None:
+    def _new_authority(self, found: CaFiles | None, tell: Callable[[str], None]) -> Authority | None:
         if found is None:
             return None
         ledger = Ledger(self.store.root, found.certificate)
+        if found.is_new:
+            ledger.note(0)
+        else:
+            try:
+                found.serials.prepare(ledger, tell)
+            except OSError as error:
+                raise UsageError(f"can't use the serial file {found.serials.path}: {error.strerror}") from error
         return Authority(found, ledger, self._chosen.days, self._chosen.crl_url)
 
 

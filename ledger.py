@@ -4,13 +4,15 @@ A serial file that was restored from an old backup, or is another's, would repea
 holds the certificates. So that not all of them need be read, the highest is kept in ``<store>/.serials/<CA>``, a
 decimal integer and a newline; where that is missing (a store of another program's), the certificates are read once.
 
-For pool threads. Used under the serial file's lock, which makes it safe between processes.
+Blocks on the disk. Used under the serial file's lock, which makes it safe between processes.
 """
 
 import hashlib
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 from cryptography import x509
@@ -22,6 +24,7 @@ from store import MARK, content_of
 
 _LINE = re.compile(rb"([0-9]{1,48})\n\Z")
 _COUNTED = 1 << 64  # a longer one of another program's is random, and is not met by counting up
+_MANY = 10_000  # certificates: to read more takes seconds
 _SET_ASIDE = "???/*.crt.rejected*"  # what was moved aside was issued all the same
 
 
@@ -36,17 +39,27 @@ class Ledger:
         self._highest = 0  # that this process has taken: for a store that can't be written
 
     def highest(self) -> int:
-        """The highest serial that is known; 0 if none is. Reads all certificates when nothing was kept."""
+        """The highest serial that is known; 0 if none is."""
+        self._highest = max(self._highest, self.kept() or 0)
+        return self._highest
+
+    def kept(self) -> int | None:
+        """What was kept of this CA; None if nothing was."""
         try:
             with self._path.open("rb", buffering=0) as file:  # spares five calls of the system
                 kept = _LINE.match(file.read(64))
         except OSError:
-            kept = None
-        if kept is None:
-            self.note(max(self._highest, self._read_store()))
-        else:
-            self._highest = max(self._highest, int(kept[1]))
-        return self._highest
+            return None
+        return int(kept[1]) if kept is not None else None
+
+    def read(self, tell: Callable[[str], None]) -> int:
+        """The highest serial in the store's certificates. No lock is needed; it may take minutes, which is told."""
+        highest = 0
+        for number, path in enumerate(chain(self._root.glob("???/*.crt"), self._root.glob(_SET_ASIDE))):
+            if number == _MANY:
+                tell("reading all certificates in the store, once, for the serial numbers that this CA has used")
+            highest = max(highest, self._serial_in(path))
+        return highest
 
     def note(self, serial: int) -> None:
         """Keep a serial that was taken, higher than all before.
@@ -68,16 +81,11 @@ class Ledger:
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
-    def _read_store(self) -> int:
-        paths = [*self._root.glob("???/*.crt"), *self._root.glob(_SET_ASIDE)]
-        return max((self._serial_in(path) for path in paths), default=0)
-
     def _serial_in(self, path: Path) -> int:
         try:
             pem = content_of(path)
-            certificate = certificates.first(pem)
+            issuer, serial = certificates.issuer_and_serial(pem)
         except (OSError, Unreadable):
             return 0
-        serial = certificate.serial_number
         counted = pem.startswith(MARK) or serial < _COUNTED
-        return serial if counted and certificate.issuer == self._issuer.subject else 0
+        return serial if counted and issuer == self._issuer.subject else 0

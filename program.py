@@ -56,7 +56,7 @@ class Program:
         self._chosen = chosen
         self._clock = clock
         self._reloading = BoundedSemaphore()
-        self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max)
+        self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max, log.info)
         self._workers = Workers()
         stirred = Event()
         self._board = Board(clock) if post is None else Board(clock, kept=post.kept, stirred=stirred.set)

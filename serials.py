@@ -7,6 +7,7 @@ by any number of threads or processes, through any crash. (A lock on the renamed
 
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import files
@@ -42,6 +43,13 @@ class SerialFile:
         with files.locked(self._lock):
             self.peek()
             self.path.open("r+b").close()
+
+    def prepare(self, ledger: Ledger, tell: Callable[[str], None]) -> None:
+        """See that the ledger knows what its store has seen: before ``take``, which can't wait for that."""
+        if ledger.kept() is None:
+            found = ledger.read(tell)
+            with files.locked(self._lock):
+                ledger.note(max(found, ledger.highest()))
 
     def take(self, ledger: Ledger, notes: list[str], count: int = 1) -> range:
         """The next serials, taken for good before this returns; never one that the store has seen.

@@ -275,10 +275,11 @@ def content_of(path: Path, most: int = MAX_FILE) -> bytes:
     """What a regular file holds, its first octets if it is larger than any certificate. Raises ``OSError``."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file")
         with open(fd, "rb", buffering=0, closefd=False) as file:  # it leaves a directory's descriptor open
-            return file.read(most)
+            return file.read(min(most, found.st_size))  # so much memory is taken for it first
     finally:
         os.close(fd)
 

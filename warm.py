@@ -28,6 +28,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import NoReturn
 
 import gevent
@@ -102,7 +103,7 @@ def main(argv: list[str], version: str) -> int:
     if chosen.ca.folder is None and chosen.ca.files is None:
         raise UsageError("no CA to sign with: --ca=<dir>, or the three --sign-*")
     wanted = list(dict.fromkeys(_names_in(line.required("<names-file>", "--store=certs --ca=ca names.txt"))))
-    warm_up = WarmUp(Issuance(chosen, datetime.now(UTC)))
+    warm_up = WarmUp(Issuance(chosen, datetime.now(UTC), tell=partial(print, file=sys.stderr)))
     stop = Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         gevent.signal_handler(number, stop.set)

@@ -303,5 +303,7 @@ def ledger(data: bytes) -> None:
     ours = Ledger(store, _GROUND.files.certificate)
     ours.note(1)
     _GROUND.file(next(store.glob(".serials/*")), kept)
-    assert SerialFile(_GROUND.file("serial", b"7\n")).take(ours, [])[0] > 0
+    serials = SerialFile(_GROUND.file("serial", b"7\n"))
+    serials.prepare(ours, print)
+    assert serials.take(ours, [])[0] > 0
     assert ours.highest() > 0

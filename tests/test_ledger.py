@@ -5,9 +5,11 @@ from pki import TestCA, now
 from test_leaves import Room
 from test_signer import authority_for
 
+from issuance import Issuance
 from keys import KeyStock
 from leaves import Leaves
 from ledger import Ledger
+from options import CaOptions, LeafOptions
 
 
 @pytest.fixture
@@ -20,8 +22,16 @@ def ledger_of(room: Room) -> Ledger:
     return Ledger(room.store.root, room.ca.certificate)
 
 
+def prepared(room: Room) -> Ledger:
+    """What a new process knows once it has begun."""
+    ledger, told = ledger_of(room), list[str]()
+    room.files.serials.prepare(ledger, told.append)
+    assert told == []  # of a store as small as these
+    return ledger
+
+
 def test_an_empty_store(room: Room) -> None:
-    assert ledger_of(room).highest() == 0
+    assert prepared(room).highest() == 0
 
 
 def test_it_keeps_the_highest_and_reads_no_certificate_for_it(room: Room) -> None:
@@ -42,7 +52,8 @@ def test_what_is_not_kept_is_read_from_the_certificates(room: Room, content: byt
         kept.write_bytes(content)
     room.place(TestCA("another").issue("www.example.com"))
     assert made[1]
-    assert ledger_of(room).highest() == made[1].serial
+    assert ledger_of(room).highest() == 0
+    assert prepared(room).highest() == made[1].serial
     assert kept.read_bytes() == b"%d\n" % made[1].serial
 
 
@@ -51,7 +62,37 @@ def test_a_store_of_another_program_counts_and_a_random_serial_does_not(room: Ro
     other = room.path.with_name("x.crt.rejected.1")
     other.write_bytes(room.ca.issue("x", with_key=False, serial=501))
     room.path.with_name("y.crt").write_bytes(room.ca.issue("y", serial=1 << 150))
-    assert ledger_of(room).highest() == 501
+    assert prepared(room).highest() == 501
+
+
+def test_what_another_process_keeps_meanwhile_stays(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledger._MANY", 0)
+    room.place(room.ca.issue("www.example.com", with_key=False, serial=500))
+    told = list[str]()
+
+    def meanwhile(sentence: str) -> None:
+        told.append(sentence)
+        ledger_of(room).note(700)
+
+    ledger = ledger_of(room)
+    room.files.serials.prepare(ledger, meanwhile)
+    room.files.serials.prepare(ledger, meanwhile)
+    assert told == ["reading all certificates in the store, once, for the serial numbers that this CA has used"]
+    assert ledger.highest() == 700
+
+
+def test_the_store_is_not_read_for_a_ca_made_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ledger._MANY", 0)
+    chosen = LeafOptions(tmp_path / "certs", CaOptions(tmp_path / "ca", None, ()), "p256", 45, None)
+    Room(tmp_path).place(TestCA("another").issue("www.example.com"))
+    told = list[str]()
+    for _ in range(2):
+        Issuance(chosen, now(), tell=told.append)
+    assert told == []
+    (kept,) = (tmp_path / "certs" / ".serials").iterdir()
+    kept.unlink()
+    Issuance(chosen, now(), tell=told.append)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize("running", [True, False])
