@@ -18,6 +18,7 @@ from gevent.hub import Waiter, get_hub
 from errors import OutOfResources
 
 READ, WRITE = 1, 2  # libev's event mask
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
 LINGER_SECONDS = 1.0  # how long, and how many octets, we read on after a reply that ends a connection:
 LINGER_OCTETS = 1 << 20  # closed with input unread, the kernel's reset takes the reply with it
 
@@ -27,6 +28,18 @@ def tune(sock: socket.socket) -> None:
     with suppress(OSError):  # a connection that is gone already: its next use tells that
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def acknowledge(sock: socket.socket) -> bool:
+    """Acknowledge what came though nothing is to be sent, which a peer with Nagle's algorithm may wait for: 40 ms.
+
+    Whether that can be done on this system.
+    """
+    if _QUICKACK is None:
+        return False
+    with suppress(OSError):  # a connection that is gone already
+        sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+    return True
 
 
 def arm(sock: socket.socket, deadline: float) -> None:

@@ -95,7 +95,7 @@ class TlsStream(Stream):
                 raise
             else:
                 done = True
-            if done and self._tls.server_side and self.version == "TLSv1.3":
+            if done and self._tls.server_side and self.version == "TLSv1.3" and sockets.acknowledge(self.sock):
                 self._tickets = self._out.pending  # RFC 8446 §4.6.1: at any time; a write of their own costs 60 µs
             elif self._out.pending:
                 sockets.arm(self.sock, deadline)

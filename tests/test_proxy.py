@@ -611,6 +611,29 @@ def test_an_answer_before_the_upload_ends(program: Program, certificate: Path) -
         upload_greenlet.join(WAIT)
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_client_with_nagles_algorithm_waits_for_no_acknowledgement(
+    program: Program, certificate: Path, version: ssl.TLSVersion
+) -> None:
+    """Behind its Finished it sends nothing until that is acknowledged, which Linux puts off for 40 ms or longer."""
+    context = strict_context(program.ca)
+    context.maximum_version = context.minimum_version = version
+
+    def took(origin: Origin) -> float:
+        with secure_tunnel(program, f"localhost:{origin.port}", context=context) as secure:
+            secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            began = time.monotonic()
+            assert get(secure).status == 200
+            return time.monotonic() - began
+
+    def prompt(sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the origin may wait for one, too
+        http_origin(sock)
+
+    with Origin(prompt, certificate) as origin:
+        assert min(took(origin) for _ in range(10)) < 0.035
+
+
 def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> None:
     """The other side ends at once; the request that came in the segment of the handshake's end must not break that."""
     got: AsyncResult[bytes] = AsyncResult()
