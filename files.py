@@ -7,8 +7,9 @@ file is under ``flock`` while its maker lives, so that what a crash left can be 
 import errno
 import fcntl
 import os
+import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -17,7 +18,9 @@ from gevent.monkey import get_original
 
 LOCK_SECONDS = 5.0  # what is done under a lock takes milliseconds
 _POLL_SECONDS = 0.001
-_sleep = get_original("time", "sleep")  # on a pool thread, where gevent's own is not to be used
+# On a pool thread, where gevent's own are not to be used; its ``close`` first asks the system about the descriptor.
+_sleep = get_original("time", "sleep")
+close: Callable[[int], None] = get_original("os", "close")
 _TEMPORARY = ".certifier-{}-{}.tmp"  # process and number; no operator's file is called so
 
 _number = count()  # tells the temporary files of this process's threads apart
@@ -34,7 +37,7 @@ def locked(path: Path) -> Iterator[None]:
         _lock(fd, path)
         yield
     finally:
-        os.close(fd)
+        close(fd)
 
 
 def _lock(fd: int, path: Path) -> None:
@@ -70,25 +73,48 @@ def link(made: Path, path: Path) -> None:
 
 def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Replace a file whole or not at all; durable on return."""
-    with temporary(path, content, mode) as made:
+    fd, made = _open_temporary(path.parent, mode)
+    try:
+        _write(fd, content)
         os.rename(made, path)
+    except BaseException:
+        _remove(made)
+        raise
+    finally:
+        close(fd)
     sync(path.parent)
 
 
 @contextmanager
 def temporary(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
     """A synced file beside ``path``, for linking or renaming to it; gone at the end where it still is."""
-    fd, made = _open_temporary(path.parent)
+    fd, made = _open_temporary(path.parent, mode)
     try:
-        os.fchmod(fd, mode)
-        with open(fd, "wb", closefd=False) as file:
-            file.write(content)
-        os.fsync(fd)
+        _write(fd, content)
         yield made
     finally:
-        with suppress(OSError):  # renamed; or a disk that fails: ``clear_stale`` comes by once a day
-            os.unlink(made)
-        os.close(fd)
+        _remove(made)
+        close(fd)
+
+
+def _remove(made: Path) -> None:
+    with suppress(OSError):  # renamed; or a disk that fails: ``clear_stale`` comes by once a day
+        os.unlink(made)
+
+
+def _write(fd: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(fd, content) :]
+    os.fsync(fd)
+
+
+def start(path: Path, most: int) -> bytes:
+    """The first octets of a file."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, most)
+    finally:
+        close(fd)
 
 
 def clear_stale(folder: Path) -> int:
@@ -102,7 +128,7 @@ def clear_stale(folder: Path) -> int:
                 os.unlink(path)
                 cleared += 1
             finally:
-                os.close(fd)
+                close(fd)
     return cleared
 
 
@@ -112,21 +138,24 @@ def sync(folder: Path) -> None:
     try:
         os.fsync(fd)
     finally:
-        os.close(fd)
+        close(fd)
 
 
-def _open_temporary(folder: Path) -> tuple[int, Path]:
+def _open_temporary(folder: Path, mode: int) -> tuple[int, Path]:
     while True:
         path = folder / _TEMPORARY.format(os.getpid(), next(_number))
         with suppress(FileExistsError):  # of a process of this number that crashed, perhaps in another container
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
-                if os.fstat(fd).st_nlink:
+                found = os.fstat(fd)
+                if stat.S_IMODE(found.st_mode) != mode:  # the umask
+                    os.fchmod(fd, mode)
+                if found.st_nlink:
                     return fd, path
             except OSError:
-                os.close(fd)
+                close(fd)
                 with suppress(OSError):
                     os.unlink(path)
                 raise
-            os.close(fd)  # taken for stale between the two lines above
+            close(fd)  # taken for stale between the two lines above

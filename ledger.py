@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certificates
+import files
 from certificates import Unreadable
 from store import MARK, content_of
 
@@ -46,8 +47,7 @@ class Ledger:
     def kept(self) -> int | None:
         """What was kept of this CA; None if nothing was."""
         try:
-            with self._path.open("rb", buffering=0) as file:  # spares five calls of the system
-                kept = _LINE.match(file.read(64))
+            kept = _LINE.match(files.start(self._path, 64))
         except OSError:
             return None
         return int(kept[1]) if kept is not None else None
@@ -76,7 +76,7 @@ class Ledger:
             try:
                 os.ftruncate(fd, os.pwrite(fd, b"%d\n" % serial, 0))
             finally:
-                os.close(fd)
+                files.close(fd)
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -278,10 +278,9 @@ def content_of(path: Path, most: int = MAX_FILE) -> bytes:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file")
-        with open(fd, "rb", buffering=0, closefd=False) as file:  # it leaves a directory's descriptor open
-            return file.read(min(most, found.st_size))  # so much memory is taken for it first
+        return os.read(fd, min(most, found.st_size))
     finally:
-        os.close(fd)
+        files.close(fd)
 
 
 def _free(path: Path) -> Path:

@@ -156,7 +156,11 @@ def instrument() -> None:
     replace(ssl.SSLObject, "read", what="tls read", side=tls_side)
     replace(ssl.SSLObject, "write", what="tls write", side=tls_side)
     replace(ssl, "MemoryBIO")
-    replace(os, "open", "close", "stat", "lstat", "mkdir", "scandir", "link", "rename", "unlink", "utime", "fstat")
+    originals = monkey.saved["os"]  # type: ignore[attr-defined]  # where ``get_original`` looks
+    originals["close"] = faulty(originals["close"], "close")
+    replace(
+        os, "open", "close", "read", "stat", "lstat", "mkdir", "scandir", "link", "rename", "unlink", "utime", "fstat"
+    )
     replace(os, "fchmod", "fsync", "pwrite", "ftruncate", "memfd_create")
     replace(fcntl, "flock")
     io.open = opening(io.open)

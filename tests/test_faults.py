@@ -178,7 +178,6 @@ TABLE = [
     Row("health: (thread health|[^u]\\S* store.probe)", "503"),  # what can't be removed is cleared up later
     # The certificate. What the store can't do costs nothing where one can be made.
     Row("(untouched|operator's): .* store.content_of", "alert internal_error", OURS),
-    Row("unlink serials.take"),
     Row("thread retrieval._on_thread .* memory", "alert internal_error", OURS, bug=True),
     Row(" (serials[.]|files[.]|thread retrieval._on_thread|.* tlsconfig)", "alert internal_error", OURS),
     Row(" (store|ledger|thread contexts)"),
