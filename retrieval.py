@@ -43,7 +43,8 @@ class Retrieval:
 
     def finish(self, context: Context | None = None, error: CertifierError | None = None) -> None:
         """Wake all who wait."""
-        self.context, self._error = context, error
+        # Its traceback would hold its frames, and they this: a cycle, which only a collection frees, all at one blow.
+        self.context, self._error = context, error and error.with_traceback(None)
         self._done.set()
 
 

@@ -1,3 +1,4 @@
+import gc
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -12,11 +13,12 @@ from test_leaves import NAME, Room
 from test_signer import authority_for, files
 
 from contexts import LOOK_SECONDS, WONT_DO_SECONDS, ContextCache
-from errors import RetrievalError
+from errors import RetrievalError, TooManyNames
 from keys import KeyStock
 from leaf import Leaf
 from leaves import Leaves
 from pruning import Bound
+from retrieval import Retrieval
 from signer import Authority
 from store import Store
 from workers import Workers
@@ -69,6 +71,29 @@ def leaves(room: Room) -> Counted:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+def test_a_retrieval_that_fails_leaves_no_work_for_the_collector(room: Room, clock: Clock) -> None:
+    """Of thousands that are refused a collection would hold all connections up."""
+
+    class Failing(Leaves):
+        def retrieve(self, *_: object, **__: object) -> Leaf | None:
+            raise TooManyNames("no")
+
+    contexts = ContextCache(2, Failing(room.store, None, KeyStock("p256")), Workers(), clock)
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        with pytest.raises(TooManyNames, match="no"):
+            contexts.get("a.example")
+        gevent.sleep(0)  # the leading greenlet ends
+        gc.collect()
+        assert not [found for found in gc.garbage if isinstance(found, Retrieval | TooManyNames)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 def test_memory_then_store(leaves: Counted, clock: Clock) -> None:
