@@ -37,7 +37,7 @@ class Dialer:
         """For a tunnel. Raises ``OriginError``, or ``Refused`` by the policy."""
         self._policy.check_target(target)
         if self._redirect is None or self._policy.bypasses(target, None):
-            return self.own(target)
+            return self._dial(target)
         self._policy.check_allowed_name(target)
         return self._dial(self._redirect.target, ours=True)
 

@@ -55,23 +55,19 @@ def wait(sock: socket.socket, deadline: float, event: int = READ) -> None:
 
     For where there is nothing to be read yet, as behind a question: gevent's calls try first, and cost twice as much.
     """
-    _first((_watcher(sock, event),), deadline)
+    # The socket's own watcher: one more would cost as much as the wait. Whoever waits by it meanwhile gets an error.
+    _first((sock._read_event if event == READ else sock._write_event,), deadline)  # type: ignore[attr-defined]
 
 
 def either(one: socket.socket, other: socket.socket, deadline: float | None = None) -> int:
     """Wait until one of two can be read, by data or by its end: 0 for the first one, 1 for the other."""
-    watchers = _watcher(one, READ), _watcher(other, READ)
+    watchers = one._read_event, other._read_event  # type: ignore[attr-defined]
     while True:
         try:
             return _first(watchers, deadline)
         except OSError as error:
             if error.errno != errno.EBADF:  # gevent's, when we shut one of them: the next look tells which
                 raise
-
-
-def _watcher(sock: socket.socket, event: int) -> Any:
-    """The socket's own: one more would cost as much as the wait. Whoever waits by it meanwhile gets an error."""
-    return sock._read_event if event == READ else sock._write_event  # type: ignore[attr-defined]
 
 
 def _first(watchers: tuple[Any, ...], deadline: float | None) -> int:
@@ -133,11 +129,13 @@ def send_now(sock: socket.socket, data: bytes) -> int:
         return 0
 
 
-def send(sock: socket.socket, data: bytes) -> None:
-    """Send all; waits for a slow reader. (``sendall`` asks for the buffer's size each time.)"""
+def send(sock: socket.socket, data: bytes) -> bool:
+    """Send all; whether that meant to wait for a slow reader. (``sendall`` asks for the buffer's size each time.)"""
     sent = send_now(sock, data)
-    if sent < len(data):
-        sock.sendall(memoryview(data)[sent:])
+    if sent == len(data):
+        return False
+    sock.sendall(memoryview(data)[sent:])
+    return True
 
 
 def has_ended(sock: socket.socket) -> bool:

@@ -29,13 +29,12 @@ NOTHING = WIRE_VIEW[:0]
 class Stream(ABC):
     """One end of a tunnel. ``ended`` is None until its peer ended: then it says how."""
 
-    __slots__ = ("_sending", "_unsent", "ended", "reason", "renegotiates", "sock")
-
-    version: str | None = None  # of TLS, such as ``TLSv1.3``
-    alpn: str | None = None  # the application protocol that was selected
+    __slots__ = ("_sending", "_unsent", "alpn", "ended", "reason", "renegotiates", "sock", "version")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
+        self.version: str | None = None  # of TLS, such as ``TLSv1.3``
+        self.alpn: str | None = None  # the application protocol that was selected
         self.ended: str | None = None
         self.reason: str | None = None  # as OpenSSL names what broke it
         self.renegotiates = False  # the peer wanted to, and was told no
@@ -69,11 +68,12 @@ class Stream(ABC):
 
     def flush(self) -> None:
         """Send all that was encrypted; waits for a slow reader."""
-        while data := self._waiting():
+        waited = True
+        while waited and (data := self._waiting()):  # a reader may have added to it meanwhile
             self._unsent = b""
             self._sending = True
             try:
-                sockets.send(self.sock, data)
+                waited = sockets.send(self.sock, data)
             finally:
                 self._sending = False
 

@@ -62,16 +62,6 @@ class TlsStream(Stream):
         except (ssl.SSLError, MemoryError) as error:
             raise OutOfResources(f"OpenSSL can't begin a connection: {error!r}") from error
 
-    @property
-    def version(self) -> str | None:  # type: ignore[override]
-        """The protocol version."""
-        return self._tls.version()
-
-    @property
-    def alpn(self) -> str | None:  # type: ignore[override]
-        """The application protocol that was selected."""
-        return self._tls.selected_alpn_protocol()
-
     def verified_chain(self) -> list[bytes]:
         """The certificates by which the peer was verified, in DER, from its own to the root."""
         if sys.version_info >= (3, 13):
@@ -95,6 +85,7 @@ class TlsStream(Stream):
                 raise
             else:
                 done = True
+                self.version, self.alpn = self._tls.version(), self._tls.selected_alpn_protocol()
             if done and self._tls.server_side and self.version == "TLSv1.3" and sockets.acknowledge(self.sock):
                 self._tickets = self._out.pending  # RFC 8446 §4.6.1: at any time; a write of their own costs 60 µs
             elif self._out.pending:
