@@ -37,7 +37,7 @@ _GOOD_CA = (
 class CaFiles:
     """A CA to sign with. ``chain`` is what is sent behind a leaf: the intermediates, not the root.
 
-    One that ``is_new`` was made just now, and has signed nothing.
+    One that ``is_new`` was made just now: nothing was signed in its name, though its key may be older.
     """
 
     certificate: x509.Certificate

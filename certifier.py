@@ -133,7 +133,6 @@ def main(argv: list[str]) -> int:
 
 
 def _run(chosen: Options) -> int:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a start that takes long can be broken off without a traceback
     limits = chosen.limits.within_descriptors(chosen.workers)
     logs.set_up(limits.log_value)
     listening.check_openness(chosen)
@@ -200,5 +199,14 @@ def _refuse(error: UsageError) -> int:
     return 2
 
 
+def _die(number: int, _: object) -> None:
+    """Die of a signal without a word; or exit, as the first process of a container, which the kernel spares."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):  # until what is begun, and may take long, has its own way to end
+        signal.signal(number, _die)
     sys.exit(main(sys.argv[1:]))

@@ -72,13 +72,11 @@ class Issuance:
         if found is None:
             return None
         ledger = Ledger(self.store.root, found.certificate)
-        if found.is_new:
-            ledger.note(0)
-        else:
-            try:
-                found.serials.prepare(ledger, tell)
-            except OSError as error:
-                raise UsageError(f"can't use the serial file {found.serials.path}: {error.strerror}") from error
+        try:
+            found.serials.prepare(ledger, tell, found.is_new)
+        except OSError as error:
+            why = f"can't see which serial numbers are used in {self.store.root}: {error.strerror}"
+            raise UsageError(why) from error
         return Authority(found, ledger, self._chosen.days, self._chosen.crl_url)
 
 

@@ -4,7 +4,7 @@ A serial file that was restored from an old backup, or is another's, would repea
 holds the certificates. So that not all of them need be read, the highest is kept in ``<store>/.serials/<CA>``, a
 decimal integer and a newline; where that is missing (a store of another program's), the certificates are read once.
 
-Blocks on the disk. Used under the serial file's lock, which makes it safe between processes.
+Blocks on the disk. Written under the serial file's lock, which makes it safe between processes.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Ledger:
         return highest
 
     def note(self, serial: int) -> None:
-        """Keep a serial that was taken, higher than all before.
+        """Keep a serial that was taken, not below any before.
 
         Written in one call but not synced: it counts only when the serial file, which is synced, was tampered with.
         """

@@ -43,15 +43,18 @@ class SerialFile:
             self.peek()
             self.path.open("r+b").close()
 
-    def prepare(self, ledger: Ledger, tell: Callable[[str], None]) -> None:
-        """See that the ledger knows what its store has seen: before ``take``, which can't wait for that."""
+    def prepare(self, ledger: Ledger, tell: Callable[[str], None], is_new: bool = False) -> None:
+        """See that the ledger knows what its store has seen: before ``take``, which can't wait for that.
+
+        Nothing, where the CA ``is_new``. What may take minutes is told.
+        """
         if ledger.kept() is None:
-            found = ledger.read(tell)
+            found = 0 if is_new else ledger.read(tell)
             with files.locked(self._lock):
                 ledger.note(max(found, ledger.highest()))
 
     def take(self, ledger: Ledger, notes: list[str], count: int = 1) -> range:
-        """The next serials, taken for good before this returns; never one that the store has seen.
+        """The next serials, taken for good before this returns; never one that the ledger knows, once it is prepared.
 
         What is to be logged is added to ``notes``. Raises ``RetrievalError`` when the file holds no serial: what other
         stores with the same CA have used can't be known then.

@@ -21,11 +21,13 @@ GRACE_SECONDS = 5.0  # beyond what tunnels have to finish in, before a worker is
 _PASSED_ON = (signal.SIGHUP, signal.SIGUSR1)
 _ENDING = (signal.SIGTERM, signal.SIGINT)
 _SIGNALS = (*_PASSED_ON, *_ENDING, signal.SIGCHLD)
+_LOOK_SECONDS = 0.1  # between two looks for a signal while a worker starts
 _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
 
 _fork: Callable[[], int] = get_original("os", "fork")  # there is no hub yet that could be carried over
 _close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
+_select: Callable[..., tuple[list[int], list[int], list[int]]] = get_original("select", "select")
 _waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
 log = logging.getLogger("certifier.supervisor")
 
@@ -44,6 +46,7 @@ class Supervisor:
         self._started: dict[int, float] = {}
         self._due: list[tuple[float, int]] = []  # when to replace whom
         self._pause = 1.0
+        self._told_to_end = False  # before all had started
         self._lifeline = os.pipe()
 
     def run(self, ready: Callable[[], None]) -> int:
@@ -55,7 +58,7 @@ class Supervisor:
         for number in range(self._count):
             if not self._start(number, wait=True):
                 status = self._reap_all(signal.SIGTERM)
-                return status or 1
+                return 0 if self._told_to_end else status or 1
         ready()
         while True:
             found = self._wait()
@@ -84,9 +87,17 @@ class Supervisor:
         self._numbers[process] = number
         self._started[number] = time.monotonic()
         try:
-            return not wait or os.read(told, 1) == b"."
+            return not wait or self._accepts(told)
         finally:
             _close(told)
+
+    def _accepts(self, told: int) -> bool:
+        """Wait until a worker accepts connections; False when it ends before that, or we shall."""
+        ready = False
+        while not (ready or self._told_to_end):
+            ready = bool(_select([told], [], [], _LOOK_SECONDS)[0])
+            self._told_to_end = signal.sigtimedwait(_ENDING, 0) is not None
+        return ready and not self._told_to_end and os.read(told, 1) == b"."
 
     def _wait(self) -> int | None:
         """The next signal; None when a worker is due to be replaced."""

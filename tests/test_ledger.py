@@ -95,6 +95,25 @@ def test_the_store_is_not_read_for_a_ca_made_just_now(tmp_path: Path, monkeypatc
     assert len(told) == 1
 
 
+def test_a_new_root_for_an_old_key_loses_nothing_of_what_that_has_signed(tmp_path: Path) -> None:
+    chosen = LeafOptions(tmp_path / "certs", CaOptions(tmp_path / "ca", None, ()), "p256", 45, None)
+    certificate, serials = tmp_path / "ca" / "ca.crt", tmp_path / "ca" / "serial.txt"
+
+    def taken(name: str) -> int:
+        leaf = Issuance(chosen, now()).leaves.retrieve(name, now(), [])
+        assert leaf
+        return leaf.serial
+
+    Issuance(chosen, now())
+    backup = certificate.read_bytes(), serials.read_bytes()
+    highest = max([taken(name) for name in ("a.example", "b.example")])
+    certificate.unlink()
+    Issuance(chosen, now())  # makes a new root for the key
+    certificate.write_bytes(backup[0])
+    serials.write_bytes(backup[1])
+    assert taken("c.example") == highest + 1
+
+
 @pytest.mark.parametrize("running", [True, False])
 def test_a_serial_file_restored_from_a_backup(room: Room, running: bool) -> None:
     path = room.folder / "serial.txt"

@@ -209,17 +209,24 @@ def test_options_are_checked_values() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_start_that_takes_long_can_be_broken_off(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("how", ["alone", "first", "workers", "warm"])
+def test_a_start_that_takes_long_can_be_broken_off(tmp_path: Path, how: str, number: signal.Signals) -> None:
     write_ca(tmp_path)
     (tmp_path / "ca.crt").unlink()
     os.mkfifo(tmp_path / "ca.crt")
-    command = [sys.executable, str(HERE / "certifier.py"), *GOOD, *SIGN]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+    prefix = ["unshare", "--pid", "--fork", "--kill-child"] if how == "first" else []
+    if prefix and (sys.platform != "linux" or run(*prefix, "true").returncode):
+        pytest.skip("needs Linux, and to be allowed a namespace for processes")
+    words = {"workers": [*GOOD, *SIGN, "--workers=2", "--listen=127.0.0.1:0"], "warm": ["warm", GOOD[0], *SIGN, "-"]}
+    command = [*prefix, sys.executable, str(HERE / "certifier.py"), *words.get(how, [*GOOD, *SIGN])]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         with (tmp_path / "ca.crt").open("wb"):  # returns once it is being read
-            process.send_signal(number)
-            assert process.wait(WAIT) == -number
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            os.kill(int(children[0]) if prefix else process.pid, number)
+            status = process.wait(WAIT)
         assert process.stderr
         assert process.stderr.read() == b""
+    assert status == {"first": 128 + number, "workers": 0}.get(how, -number)
 
 
 # The shape of the repository
