@@ -177,7 +177,7 @@ class ContextCache:
         try:
             context = self._retrieve(name, client)
         except CertifierError as failure:
-            error = failure
+            error = failure.again()
             if isinstance(failure, RetrievalError):  # what is the client's fault is told in its own line
                 log.error("%s", failure)
         except Exception:  # the top of this greenlet: whoever waits must hear of it

@@ -12,7 +12,7 @@ sentence for the log and the body of the reply. Any other exception is a bug.
 ``refusal``       the rule by which it was refused, where it was: one word, to be counted by
 """
 
-from typing import ClassVar
+from typing import ClassVar, Self
 
 ACCESS_DENIED = 49
 DECODE_ERROR = 50
@@ -31,6 +31,14 @@ class CertifierError(Exception):
     fields: ClassVar[dict[str, str]] = {}
     outcome = ""  # how the log calls it, where the token of Proxy-Status does not do
     refusal = ""
+
+    def again(self) -> Self:
+        """The same, to be kept, or raised to one more who waits.
+
+        A traceback grows where an error is raised. It holds the frames, and they what they keep: a cycle, which only
+        a collection frees, all that there are at one blow.
+        """
+        return type(self)(*self.args)
 
 
 class UsageError(CertifierError):

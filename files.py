@@ -108,11 +108,14 @@ def _write(fd: int, content: bytes) -> None:
     os.fsync(fd)
 
 
-def start(path: Path, most: int) -> bytes:
-    """The first octets of a file."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def content(path: Path, most: int) -> bytes:
+    """What a regular file holds, its first octets where there are more."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
     try:
-        return os.read(fd, most)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file")
+        return os.read(fd, min(most, found.st_size))
     finally:
         close(fd)
 

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import certificates
 import files
 from certificates import Unreadable
-from store import MARK, content_of
+from store import MARK, MAX_FILE
 
 _LINE = re.compile(rb"([0-9]{1,48})\n\Z")
 _COUNTED = 1 << 64  # a longer one of another program's is random, and is not met by counting up
@@ -47,7 +47,7 @@ class Ledger:
     def kept(self) -> int | None:
         """What was kept of this CA; None if nothing was."""
         try:
-            kept = _LINE.match(files.start(self._path, 64))
+            kept = _LINE.match(files.content(self._path, 64))
         except OSError:
             return None
         return int(kept[1]) if kept is not None else None
@@ -83,7 +83,7 @@ class Ledger:
 
     def _serial_in(self, path: Path) -> int:
         try:
-            pem = content_of(path)
+            pem = files.content(path, MAX_FILE)
             issuer, serial = certificates.issuer_and_serial(pem)
         except (OSError, Unreadable):
             return 0

@@ -46,7 +46,7 @@ class Resolver:
         known = self._answers.get(host)
         answer = known[1] if known is not None and time.monotonic() < known[0] else self._ask(host, deadline)
         if isinstance(answer, errors.CertifierError):
-            raise type(answer)(*answer.args)  # each who waits his own
+            raise answer.again()
         return answer
 
     def _ask(self, host: str, deadline: float) -> Answer:
@@ -67,10 +67,10 @@ class Resolver:
             answer = self._workers.run(_look_up, host)
             self._answers.put(host, (time.monotonic() + _GOOD_SECONDS, answer))
         except errors.OriginNotFound as error:
-            answer = error
+            answer = error.again()
             self._answers.put(host, (time.monotonic() + _BAD_SECONDS, answer))
         except errors.OutOfResources as error:  # says nothing of the name: the next who asks may have more luck
-            answer = error
+            answer = error.again()
         finally:
             del self._under_way[host]
             result.set(answer)

@@ -38,13 +38,12 @@ class Retrieval:
         if not self._done.wait(RETRIEVAL_SECONDS):
             raise RetrievalError("no certificate in time: the store's disk does not answer")
         if self._error is not None:
-            raise type(self._error)(*self._error.args)  # each waiter its own: a traceback grows where it is raised
+            raise self._error.again()
         return self.context
 
     def finish(self, context: Context | None = None, error: CertifierError | None = None) -> None:
         """Wake all who wait."""
-        # Its traceback would hold its frames, and they this: a cycle, which only a collection frees, all at one blow.
-        self.context, self._error = context, error and error.with_traceback(None)
+        self.context, self._error = context, error
         self._done.set()
 
 

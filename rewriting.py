@@ -12,7 +12,7 @@ import h11
 from gevent.event import Event
 
 from errors import Refused
-from exchange import Exchange, Fields, Recorder
+from exchange import Exchange, Fields, Recorder, Unreadable
 from http1 import Http1
 from taps import Answer
 
@@ -91,21 +91,21 @@ class Rewriter(Http1):
     def _next_head(self, data: bytes, at: int) -> tuple[bytes | None, int]:
         try:
             return self._request_heads.take(data, at)
-        except Exception as error:
+        except Unreadable as error:
             raise Refused(f"a request that can't be judged: {error}") from error
 
     def _span(self, data: bytes, at: int) -> tuple[int, int, int, bool]:
         assert self._upload is not None
         try:
             return self._upload.take(data, at)
-        except Exception as error:
+        except Unreadable as error:
             raise Refused(f"a request body that can't be read: {error}") from error
 
     def _judge(self, head: bytes) -> bytes:
         """A request's head as it goes on; empty if it was answered."""
         try:
             self._request(head)
-        except Exception as error:
+        except (Unreadable, h11.RemoteProtocolError) as error:
             raise Refused("a request that can't be judged: it is not HTTP/1.1") from error
         exchange = self._asked[-1]
         if exchange.version not in ("1.0", "1.1"):

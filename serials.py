@@ -31,7 +31,7 @@ class SerialFile:
 
     def peek(self, count: int = 1) -> int:
         """The next serial, not taken. Raises ``RetrievalError`` when the file holds none, or fewer than ``count``."""
-        content = files.start(self.path, 64)
+        content = files.content(self.path, 64)
         serial = int(content) if _LINE.match(content) else 0
         if not 0 < serial <= MAX_SERIAL - count:
             raise RetrievalError(f"serial file {self.path} must hold one positive decimal number: the next serial")

@@ -10,7 +10,6 @@ without it is an operator's: never overwritten, at most moved aside.
 import errno
 import hashlib
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
@@ -242,14 +241,14 @@ def _refuse_link(folder: Path) -> None:
 
 def _load(path: Path) -> Stored | None:
     try:
-        pem = content_of(path)
+        pem = files.content(path, MAX_FILE)
     except FileNotFoundError:
         return None
     if pem.startswith(MARK):
         return Stored(pem, True, path)
     with suppress(FileNotFoundError):
         if b"PRIVATE KEY-----" not in pem:
-            pem += b"\n" + content_of(path.with_suffix(".key"))
+            pem += b"\n" + files.content(path.with_suffix(".key"), MAX_FILE)
     return Stored(pem, False, path)
 
 
@@ -262,25 +261,13 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def _is_ours(path: Path) -> bool:
-    return content_of(path, len(MARK)) == MARK
+    return files.content(path, len(MARK)) == MARK
 
 
 def _touch(path: Path, now: float) -> None:
     with suppress(OSError):  # gone, or a store that can't be written: use is not worth an error
         if now - path.lstat().st_mtime > TOUCH_SECONDS and _is_ours(path):
             os.utime(path, (now, now), follow_symlinks=False)  # a link may lead out of the store
-
-
-def content_of(path: Path, most: int = MAX_FILE) -> bytes:
-    """What a regular file holds, its first octets if it is larger than any certificate. Raises ``OSError``."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file")
-        return os.read(fd, min(most, found.st_size))
-    finally:
-        files.close(fd)
 
 
 def _free(path: Path) -> Path:

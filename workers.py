@@ -30,7 +30,10 @@ class Workers:
         except RuntimeError as error:  # as threads are started on demand
             raise OutOfResources(f"certifier can't start a thread: {error}") from error
         if isinstance(outcome, Exception):
-            raise outcome
+            try:
+                raise outcome
+            finally:
+                del outcome  # its traceback holds this frame
         return outcome
 
 

@@ -242,10 +242,9 @@ class Control:
         return {"left": left, "fired": faults.fired, "steps": dict(faults.steps), "mark": self._marks}
 
     def _left(self) -> dict[str, int]:
+        # A tuple that ``get_objects`` finds half made, on another thread, can't be finished there.
         if tasks := self._tasks():
-            return {
-                "tasks": tasks
-            }  # what ``get_objects`` finds half made, a tuple on another thread, can't be finished
+            return {"tasks": tasks}
         fds, threads = self._held()
         left = {
             "connections": self._admission.count,

@@ -1,5 +1,6 @@
 """The lab: certifier started as its users start it, origins, and a client that verifies. All on port 0."""
 
+import gc
 import re
 import signal
 import socket
@@ -232,6 +233,23 @@ def secure_tunnel(
         context.wrap_socket(sock, server_hostname=name, suppress_ragged_eofs=False, session=session) as secure,
     ):
         yield secure
+
+
+@contextmanager
+def no_garbage(*kinds: type) -> Iterator[None]:
+    """Of these nothing is left behind that only the collector can free."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield
+        gevent.sleep(0)  # greenlets end
+        gc.collect()
+        assert not [found for found in gc.garbage if isinstance(found, kinds)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
 
 
 class BioClient:

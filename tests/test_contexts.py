@@ -1,4 +1,3 @@
-import gc
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -8,6 +7,7 @@ import gevent
 import pytest
 from cryptography import x509
 from gevent.monkey import get_original
+from lab import no_garbage
 from pki import TestCA, new_key, now
 from test_leaves import NAME, Room
 from test_signer import authority_for, files
@@ -81,19 +81,8 @@ def test_a_retrieval_that_fails_leaves_no_work_for_the_collector(room: Room, clo
             raise TooManyNames("no")
 
     contexts = ContextCache(2, Failing(room.store, None, KeyStock("p256")), Workers(), clock)
-    gc.collect()
-    gc.disable()
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        with pytest.raises(TooManyNames, match="no"):
-            contexts.get("a.example")
-        gevent.sleep(0)  # the leading greenlet ends
-        gc.collect()
-        assert not [found for found in gc.garbage if isinstance(found, Retrieval | TooManyNames)]
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
+    with no_garbage(Retrieval, TooManyNames), pytest.raises(TooManyNames, match="no"):
+        contexts.get("a.example")
 
 
 def test_memory_then_store(leaves: Counted, clock: Clock) -> None:

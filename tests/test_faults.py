@@ -63,9 +63,7 @@ PROGRAMS = {
             before=scenarios.near_its_end,
         ),
         "from disk": Scenario(scenarios.tunnel, steps=ISSUING, before=scenarios.on_disk),
-        "rubbish": Scenario(
-            scenarios.tunnel, steps="reject|_free|_refuse_link|content_of|age", before=scenarios.rubbish
-        ),
+        "rubbish": Scenario(scenarios.tunnel, steps="reject|_free|_refuse_link|_load|age", before=scenarios.rubbish),
         "two addresses": Scenario(scenarios.two_addresses, steps="upstream|sockets.connect"),
         "crowded": Scenario(scenarios.crowded, steps="sendall|streams.fill$|tls.(read|write|unwrap|shut)|spawn tunnel"),
         "direct": Scenario(scenarios.direct, steps="proxy|greeting|resolver|_on_thread|connect|tls.__init__"),
@@ -177,7 +175,7 @@ TABLE = [
     Row("recv client greeting._read #. eof", "alert decode_error", "closed"),  # the origin's, relayed
     Row("health: (thread health|[^u]\\S* store.probe)", "503"),  # what can't be removed is cleared up later
     # The certificate. What the store can't do costs nothing where one can be made.
-    Row("(untouched|operator's): .* store.content_of", "alert internal_error", OURS),
+    Row("(untouched|operator's): .* store._load", "alert internal_error", OURS),
     Row("thread retrieval._on_thread .* memory", "alert internal_error", OURS, bug=True),
     Row(" (serials[.]|files[.]|thread retrieval._on_thread|.* tlsconfig)", "alert internal_error", OURS),
     Row(" (store|ledger|thread contexts)"),

@@ -106,7 +106,7 @@ def test_a_new_root_for_an_old_key_loses_nothing_of_what_that_has_signed(tmp_pat
 
     Issuance(chosen, now())
     backup = certificate.read_bytes(), serials.read_bytes()
-    highest = max([taken(name) for name in ("a.example", "b.example")])
+    highest = max(taken(name) for name in ("a.example", "b.example"))
     certificate.unlink()
     Issuance(chosen, now())  # makes a new root for the key
     certificate.write_bytes(backup[0])

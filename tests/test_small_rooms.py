@@ -13,7 +13,7 @@ import pytest
 from gevent.monkey import get_original
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import Origin, echo
+from lab import Origin, echo, no_garbage
 
 import errors
 import pages
@@ -315,6 +315,18 @@ def test_slow_look_ups_end_and_hold_nobody_else_up(monkeypatch: pytest.MonkeyPat
     with pytest.raises(errors.OriginNotFound):
         up.resolve(Target("dead.example", 1), soon())
     assert asked.count("dead.example") == 1
+
+
+def test_a_look_up_that_fails_leaves_no_work_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", fail)
+    names = resolver.Resolver()
+    with no_garbage(errors.OriginNotFound):
+        with pytest.raises(errors.OriginNotFound):
+            names.look_up("dead.example", soon())
+        assert names._answers.pop("dead.example")  # as when it falls out
 
 
 def test_bad_roots(tmp_path: Path) -> None:
