@@ -6,7 +6,7 @@
 # make fuzz   looks for octets that a parser does not foresee, a minute for each parser (FUZZ_SECONDS=60)
 # make bench  measures certifier beside those of its peers that are installed, ten minutes; results in bench/
 #             (bench-growth: how cost grows, half an hour; bench-mixed: latency under mixed load, two minutes;
-#              bench-price: what looking at the traffic costs, five minutes)
+#              bench-workers: what sharing a port costs, a minute; bench-price: what looking at the traffic costs, five)
 # make check  the same without the set-up: linter, types, tests
 
 PYTHON ?= python3
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 
 FUZZ_SECONDS ?= 60  # for each target
 
-.PHONY: run test check lint-certs image-test soak fuzz bench bench-growth bench-mixed bench-price clean
+.PHONY: run test check lint-certs image-test soak fuzz bench bench-growth bench-mixed bench-workers bench-price clean
 
 run: $(VENV)/run.stamp
 	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
@@ -46,10 +46,13 @@ bench: $(VENV)/run.stamp
 	$(BIN)/python -m bench --out=bench
 
 bench-growth: $(VENV)/run.stamp
-	$(BIN)/python -m bench --out=bench --part=names --part=store --part=tunnels --part=row
+	$(BIN)/python -m bench --out=bench --part=names --part=store --part=tunnels --part=shared --part=row
 
 bench-mixed: $(VENV)/run.stamp
 	$(BIN)/python -m bench --out=bench --part=flood --part=bulk
+
+bench-workers: $(VENV)/run.stamp
+	$(BIN)/python -m bench --out=bench --part=workers
 
 bench-price: $(VENV)/run.stamp
 	$(BIN)/python -m bench --out=bench --part=price

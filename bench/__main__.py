@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from bench import cores, floor, growth, machine, mixed, plot, price, report, rows, tunnels
+from bench import cores, floor, growth, machine, mixed, plot, price, report, rows, sharing, tunnels
 from bench.figures import rows as table_rows
 from bench.lab import Lab
 from bench.origin import Origin
@@ -19,7 +19,13 @@ from bench.peers.certifier import Certifier
 from bench.plan import QUICK, Plan
 from bench.results import Results, Table
 
-_GROWTH = {"names": growth.names, "store": growth.store, "tunnels": growth.tunnels, "row": growth.row}
+_GROWTH = {
+    "names": growth.names,
+    "store": growth.store,
+    "tunnels": growth.tunnels,
+    "shared": growth.shared_tunnels,
+    "row": growth.row,
+}
 _MIXED = {"flood": mixed.flood, "bulk": mixed.bulk}
 _DISK = "/var/tmp"  # a disk, where /tmp is often memory: fsync shall cost what it costs
 
@@ -49,6 +55,9 @@ def main(argv: list[str]) -> int:
             elif part in _MIXED:
                 results.put_mixed(part, told, certifier.version(), _MIXED[part](certifier, lab))
                 print(report.mixed({part: results.parts["mixed"][part]}))
+            elif part == "workers":
+                results.put_workers(told, certifier.version(), sharing.measure(certifier, lab))
+                print(report.workers(results.parts["workers"]))
             elif part == "price":
                 results.put_price(told, certifier.version(), price.measure(certifier, lab))
                 print(report.price(results.parts["price"]))
@@ -90,10 +99,10 @@ def _plan(chosen: argparse.Namespace) -> Plan:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
-    parts = ("table", *_GROWTH, *_MIXED, "price")
+    parts = ("table", *_GROWTH, *_MIXED, "workers", "price")
     parser.add_argument("--part", action="append", choices=parts, help="what to measure; repeatable [table]")
     parser.add_argument("--only", action="append", help="of the proxies in the table, only this; repeatable")
-    parser.add_argument("--rounds", type=int, help="of the table, of mixed loads and of prices [3]")
+    parser.add_argument("--rounds", type=int, help="of the table, mixed loads, workers and prices [3]")
     parser.add_argument("--quick", action="store_true", help="little of everything: to see that it works")
     parser.add_argument("--cores", type=int, default=1, help="for the proxy [1]")
     parser.add_argument(

@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from bench.rows import latencies, repeat
 from bench.tunnels import idle_cpu, most, opened
 
 _UNBOUNDED = ("--new-names=100000", "--client-new-names=100000")  # else it would take an hour to fill it
+_EVEN = 0.8  # share of what workers may have that is asked for: they don't get the same number to one
+_KEPT = 1.5  # seconds: a second after something was counted, workers keep their totals, once
 _LINKS = 30_000  # names of one file: ext4 allows 65,000
 
 
@@ -75,13 +78,26 @@ def store(peer: Certifier, lab: Lab) -> Curve:
 
 def tunnels(peer: Certifier, lab: Lab) -> Curve:
     """Idle tunnels in one process: memory, CPU."""
+    return _tunnels("Idle tunnels", peer, lab, [step for step in lab.plan.tunnel_steps if step <= most()])
+
+
+def shared_tunnels(peer: Certifier, lab: Lab) -> Curve:
+    """Idle tunnels over two workers: each has its own descriptors."""
+    steps = [step for step in lab.plan.shared_steps if step <= 2 * most() * _EVEN]
+    bound = steps[-1] / _EVEN  # of which each worker has its share
+    words = ("--workers=2", f"--max-connections={bound:.0f}", f"--max-client-connections={bound:.0f}")
+    return _tunnels("Idle tunnels over two workers", replace(peer, extra=(*peer.extra, *words)), lab, steps)
+
+
+def _tunnels(title: str, peer: Certifier, lab: Lab, steps: list[int]) -> Curve:
     plan = lab.plan
-    curve = Curve("Idle tunnels", "tunnels", ["RSS, MiB", "memory a tunnel, KiB", "CPU a second, ms"])
+    curve = Curve(title, "tunnels", ["RSS, MiB", "memory a tunnel, KiB", "CPU a second, ms"])
     with lab.start(peer) as proxy:
         connections(proxy, plan.clients * 10, plan.clients, lambda _: warm_name(0))
         before = proxy.rss()
-        for count, _ in opened(proxy, [step for step in plan.tunnel_steps if step <= most()]):
+        for count, _ in opened(proxy, steps):
             rss = proxy.rss()
+            time.sleep(_KEPT)
             curve.add(count, rss / 1024, (rss - before) / count, idle_cpu(proxy, plan.idle_seconds))
     return curve
 

@@ -27,6 +27,7 @@ class Plan:
     memory_names: tuple[int, ...] = (10, 100, 1000, 10_000, 100_000)
     store_names: tuple[int, ...] = (10, 1000, 10_000, 100_000, 1_000_000)
     tunnel_steps: tuple[int, ...] = (10, 100, 500, 1000, 2000, 3000, 4000, 5000)
+    shared_steps: tuple[int, ...] = (1000, 2000, 5000, 8000, 10_000)  # over two workers
     row: int = 200_000  # connections in a row
     row_step: int = 10_000
     # mixed load
@@ -57,6 +58,7 @@ QUICK = Plan(
     memory_names=(10, 100, 300),
     store_names=(10, 1000),
     tunnel_steps=(10, 50, 100),
+    shared_steps=(50, 100),
     row=500,
     row_step=100,
     mixed_seconds=1.0,

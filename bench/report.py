@@ -6,8 +6,8 @@ _INTRO = """\
 # Benchmark
 
 Made by `make bench` (the table), `make bench-growth` (how cost grows), `make bench-mixed` (latency under mixed
-load) and `make bench-price` (what looking costs); figures are in
-[results.json](results.json). Less is better everywhere.
+load), `make bench-workers` (what sharing a port costs) and `make bench-price` (what looking costs); figures are in
+[results.json](results.json). Less is better everywhere but in connections a second.
 
 """
 
@@ -24,6 +24,8 @@ Each cell: the median of the rounds, their range, and how many times its floor i
 * A *warm connection* is TCP, CONNECT, TLS 1.3 without resumption, one small request and its reply, close_notify both
   ways, its name in memory. Origins have P-256 certificates. CONNECT names an address: no look-ups.
 * Of *idle tunnels* there are no figures where the proxy had closed some before they were counted.
+* The **bare relay** is no peer: `bench/relay.py`, the least that these connections need in gevent, with no store,
+  policy, limits, deadlines or log. What it costs beyond the floor are sockets, switches and Python.
 * Every proxy runs on its defaults; what a run has to set is in `bench/peers/`.
 """
 
@@ -36,10 +38,14 @@ def table(part: Json) -> str:
         cells = [peer["figures"].get(row["key"]) for peer in shown]
         if not any(cells):
             continue
-        best = min(cell["median"] for cell in cells if cell)
+        rivals = [cell for cell, peer in zip(cells, shown, strict=True) if cell and not peer.get("reference")]
+        best = min((cell["median"] for cell in rivals), default=0.0)
         floor = part["floor"].get(row["key"])
         unit = f", {row['unit']}" if row["unit"] else ""
-        told = [_cell(cell, bold=len(cells) > 1 and cell["median"] == best) if cell else "-" for cell in cells]
+        told = [
+            _cell(cell, len(rivals) > 1 and cell in rivals and cell["median"] == best) if cell else "-"
+            for cell in cells
+        ]
         lines.append([row["title"] + unit, "" if floor is None else number(floor), *told])
     return _aligned(lines)
 
@@ -117,6 +123,16 @@ def mixed(parts: Json) -> str:
     return _aligned(lines)
 
 
+def workers(part: Json) -> str:
+    """What several workers cost beside one."""
+    lines = [["workers", "warm connection, CPU ms", "times one's", "of that, the busiest, %", "connections a second"]]
+    one = _median(part["counts"][0]["cpu"])
+    for found in part["counts"]:
+        cpu, busiest, rate = (_median(found[key]) for key in ("cpu", "busiest", "rate"))
+        lines.append([str(found["count"]), number(cpu), f"{cpu / one:.2f}", f"{busiest:.0f}", f"{rate:,.0f}"])
+    return _aligned(lines)
+
+
 def price(part: Json) -> str:
     """What each way of looking costs, and how much more than none that is."""
     lines = [["what is on", "a small request, µs", "more", "a GB, s", "more"]]
@@ -151,6 +167,10 @@ def document(parts: Json) -> str:
         told = next(iter(parts["mixed"].values()))
         text += f"\n## Latency under mixed load\n\ncertifier {told['version']}. {machine(told['machine'])}\n\n"
         text += f"{mixed(parts['mixed'])}\n"
+    if "workers" in parts:
+        part = parts["workers"]
+        text += f"\n## Several workers\n\ncertifier {part['version']}, all on the same cores. "
+        text += f"{machine(part['machine'])}\n\n{workers(part)}\n"
     if "price" in parts:
         part = parts["price"]
         text += f"\n## What looking costs\n\ncertifier {part['version']}, CPU. {machine(part['machine'])}\n\n"

@@ -15,6 +15,7 @@ from bench.growth import Curve
 from bench.mixed import Mixed
 from bench.peers import Peer
 from bench.price import Price
+from bench.sharing import Workers
 
 Json = dict[str, Any]
 FOREIGN = 0.05  # share of the proxy's cores that others may take before it is told
@@ -44,6 +45,10 @@ class Results:
         self.parts.setdefault("mixed", {})[part] = {
             "machine": machine, "version": version, "times": mixed.times, **asdict(mixed)
         }  # fmt: skip
+
+    def put_workers(self, machine: dict[str, str], version: str, found: list[Workers]) -> None:
+        """What it costs to share a port."""
+        self.parts["workers"] = {"machine": machine, "version": version, "counts": [asdict(w) for w in found]}
 
     def put_price(self, machine: dict[str, str], version: str, prices: dict[str, Price]) -> None:
         """What looking costs."""
@@ -78,7 +83,7 @@ class Table:
             figures = {row.key: cell for row in self._rows if (cell := self._cell(row, rounds))}
             peers.append(
                 {"name": peer.name, "installed": peer.installed(), "install": peer.install, "note": peer.note}
-                | {"version": peer.version() if peer.installed() else None}
+                | {"reference": peer.reference, "version": peer.version() if peer.installed() else None}
                 | {"problem": self.problems.get(peer.name), "figures": figures}
             )
         floors = {row.key: self._floor(row) for row in self._rows if self._floor(row) is not None}

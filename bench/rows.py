@@ -16,7 +16,7 @@ from bench.figures import Figure, Figures, figure
 from bench.lab import Lab
 from bench.peers import Peer
 from bench.plan import Plan, crowd_name, new_name, warm_name
-from bench.running import Running
+from bench.running import Running, Window
 from bench.tunnels import idle
 
 _ALONE = 0.95  # share of the CPU with which a process is as good as the only one
@@ -45,6 +45,15 @@ def measure(peer: Peer, lab: Lab) -> Figures:
 
 def warm(proxy: Running, plan: Plan) -> Figures:
     """CPU of a whole connection whose name is in memory: tunnel, both handshakes, a small request, both ends closed."""
+    window, count = warm_load(proxy, plan)
+    found = {"warm": figure(window, window.cpu / count * 1000)}
+    if window.busiest < _ALONE:
+        found["warm_busiest"] = Figure(window.busiest * 100)
+    return found
+
+
+def warm_load(proxy: Running, plan: Plan) -> tuple[Window, int]:
+    """What such connections used, and how many there were."""
     client, where = proxy.client, proxy.where
 
     def job(name: str) -> Callable[[Gate], int]:
@@ -58,10 +67,7 @@ def warm(proxy: Running, plan: Plan) -> Figures:
 
     with Crew(where, [job(warm_name(number)) for number in range(plan.clients)]) as crew, proxy.window() as window:
         count = sum(crew.go())
-    found = {"warm": figure(window, window.cpu / count * 1000)}
-    if window.busiest < _ALONE:
-        found["warm_busiest"] = Figure(window.busiest * 100)
-    return found
+    return window, count
 
 
 def latencies(proxy: Running, key: str, names: list[str], seconds: float = math.inf) -> Figures:

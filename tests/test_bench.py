@@ -23,8 +23,10 @@ def bench(folder: Path, *words: str) -> dict[str, Any]:
 
 
 def test_the_table(tmp_path: Path) -> None:
-    part = bench(tmp_path, "--only=certifier")["table"]
-    (certifier,) = part["peers"]
+    part = bench(tmp_path, "--only=certifier", "--only=bare relay")["table"]
+    certifier, bare = part["peers"]
+    assert set(bare["figures"]) == set(certifier["figures"])
+    assert "**" not in (tmp_path / "RESULTS.md").read_text().partition("\n* ")[0]  # there is nothing to be better than
     figures = {key: cell["median"] for key, cell in certifier["figures"].items()}
     assert certifier["problem"] is None
     assert set(figures) == {row["key"] for row in part["rows"]} - {"warm_busiest"}  # which one process alone has not
@@ -40,7 +42,7 @@ def test_the_table(tmp_path: Path) -> None:
 
 
 def test_growth(tmp_path: Path) -> None:
-    names = ("names", "store", "tunnels", "row")
+    names = ("names", "store", "tunnels", "shared", "row")
     curves = bench(tmp_path, *(f"--part={name}" for name in names))["growth"]
     assert set(curves) == set(names)
     for curve in curves.values():
@@ -57,6 +59,14 @@ def test_mixed_load(tmp_path: Path) -> None:
     for mixed in parts.values():
         assert 0 < mixed["quiet_p50"][0] <= mixed["quiet_p99"][0]
         assert 0 < mixed["loaded_p50"][0] <= mixed["loaded_p99"][0]
+
+
+def test_workers(tmp_path: Path) -> None:
+    one, two = bench(tmp_path, "--part=workers")["workers"]["counts"]
+    assert (one["count"], two["count"]) == (1, 2)
+    assert one["busiest"][0] > 99  # its supervisor only waits
+    assert 30 < two["busiest"][0] < 90
+    assert all(workers[key][0] > 0 for workers in (one, two) for key in ("cpu", "rate"))
 
 
 def test_price(tmp_path: Path) -> None:

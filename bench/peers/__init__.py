@@ -36,6 +36,7 @@ class Peer(ABC):
     note: str = ""  # how it differs from the others in this benchmark, for the reader of the results
     connect = True  # whether it takes a CONNECT; else it is spoken TLS to at once
     by_name = False  # whether its CONNECT must hold the server name
+    reference = False  # whether it is there for comparison alone, and no figure of its is the best
 
     def path(self) -> str | None:
         """The executable; None where it is not installed."""
