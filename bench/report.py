@@ -125,11 +125,11 @@ def mixed(parts: Json) -> str:
 
 def workers(part: Json) -> str:
     """What several workers cost beside one."""
-    lines = [["workers", "warm connection, CPU ms", "times one's", "of that, the busiest, %", "connections a second"]]
-    one = _median(part["counts"][0]["cpu"])
-    for found in part["counts"]:
-        cpu, busiest, rate = (_median(found[key]) for key in ("cpu", "busiest", "rate"))
-        lines.append([str(found["count"]), number(cpu), f"{cpu / one:.2f}", f"{busiest:.0f}", f"{rate:,.0f}"])
+    lines = [["", "warm connection, CPU ms", "times one's", "of that, the busiest, %", "connections a second"]]
+    one = _median(part["ways"][0]["cpu"])
+    for way in part["ways"]:
+        cpu, busiest, rate = (_median(way[key]) for key in ("cpu", "busiest", "rate"))
+        lines.append([way["title"], number(cpu), f"{cpu / one:.2f}", f"{busiest:.0f}", f"{rate:,.0f}"])
     return _aligned(lines)
 
 

@@ -15,7 +15,7 @@ from bench.growth import Curve
 from bench.mixed import Mixed
 from bench.peers import Peer
 from bench.price import Price
-from bench.sharing import Workers
+from bench.sharing import Way
 
 Json = dict[str, Any]
 FOREIGN = 0.05  # share of the proxy's cores that others may take before it is told
@@ -46,9 +46,9 @@ class Results:
             "machine": machine, "version": version, "times": mixed.times, **asdict(mixed)
         }  # fmt: skip
 
-    def put_workers(self, machine: dict[str, str], version: str, found: list[Workers]) -> None:
+    def put_workers(self, machine: dict[str, str], version: str, ways: list[Way]) -> None:
         """What it costs to share a port."""
-        self.parts["workers"] = {"machine": machine, "version": version, "counts": [asdict(w) for w in found]}
+        self.parts["workers"] = {"machine": machine, "version": version, "ways": [asdict(way) for way in ways]}
 
     def put_price(self, machine: dict[str, str], version: str, prices: dict[str, Price]) -> None:
         """What looking costs."""

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 
 from bench.client import Client
+from bench.cores import Cores
 from bench.crew import Crew, Gate
 from bench.figures import Figure, Figures, figure
 from bench.lab import Lab
 from bench.peers import Peer
 from bench.plan import Plan, crowd_name, new_name, warm_name
-from bench.running import Running, Window
+from bench.running import Running
 from bench.tunnels import idle
 
 _ALONE = 0.95  # share of the CPU with which a process is as good as the only one
@@ -45,18 +46,18 @@ def measure(peer: Peer, lab: Lab) -> Figures:
 
 def warm(proxy: Running, plan: Plan) -> Figures:
     """CPU of a whole connection whose name is in memory: tunnel, both handshakes, a small request, both ends closed."""
-    window, count = warm_load(proxy, plan)
+    with warm_crew([proxy.client], proxy.where, plan) as crew, proxy.window() as window:
+        count = sum(crew.go())
     found = {"warm": figure(window, window.cpu / count * 1000)}
     if window.busiest < _ALONE:
         found["warm_busiest"] = Figure(window.busiest * 100)
     return found
 
 
-def warm_load(proxy: Running, plan: Plan) -> tuple[Window, int]:
-    """What such connections used, and how many there were."""
-    client, where = proxy.client, proxy.where
+def warm_crew(clients: list[Client], where: Cores, plan: Plan) -> Crew[int]:
+    """Makes such connections, each worker through one of the clients in turn; tells how many."""
 
-    def job(name: str) -> Callable[[Gate], int]:
+    def job(client: Client, name: str) -> Callable[[Gate], int]:
         def run(gate: Gate) -> int:
             for _ in range(5):
                 client.exchange(name)
@@ -65,9 +66,7 @@ def warm_load(proxy: Running, plan: Plan) -> tuple[Window, int]:
 
         return run
 
-    with Crew(where, [job(warm_name(number)) for number in range(plan.clients)]) as crew, proxy.window() as window:
-        count = sum(crew.go())
-    return window, count
+    return Crew(where, [job(clients[number % len(clients)], warm_name(number)) for number in range(plan.clients)])
 
 
 def latencies(proxy: Running, key: str, names: list[str], seconds: float = math.inf) -> Figures:
