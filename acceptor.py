@@ -4,10 +4,13 @@ import errno
 import logging
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 from gevent.hub import Hub, get_hub
 from gevent.server import StreamServer
+
+from staff import Staff
 
 _TELL_SECONDS = 60.0  # between two lines about it
 
@@ -26,6 +29,11 @@ class Acceptor(StreamServer):
     max_delay = 0.2  # seconds, of that doubling: what is missing may be there again at any time
     _tell_at = 0.0
 
+    def __init__(self, listener: socket.socket, handle: Callable[[socket.socket, Any], object], staff: Staff) -> None:
+        """``handle`` is called with each connection and its peer's address by one of the ``staff``."""
+        super().__init__(listener, handle, spawn=staff.spawn)  # type: ignore[call-overload]  # it needs no greenlet back
+        self._staff = staff
+
     def start(self) -> None:
         """Accept from now on."""
         get_hub().NOT_ERROR = (*Hub.NOT_ERROR, _Pause)
@@ -33,6 +41,8 @@ class Acceptor(StreamServer):
 
     def do_read(self) -> tuple[socket.socket, Any]:
         """The next connection; called by the base class."""
+        if self._staff.is_full:
+            raise _Pause
         try:
             return super().do_read()
         except OSError as error:

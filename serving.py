@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import gevent
 from gevent.event import Event
-from gevent.pool import Pool
 
 from acceptor import Acceptor
 from limits import Limits
 from program import Program
+from staff import Staff
 
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
 # That a pool thread keeps the GIL when the hub, and with it all connections, wants it. Python's is 5 ms.
@@ -30,8 +30,8 @@ def serve(
     """Serve until ``stop`` is set or SIGTERM or SIGINT comes. ``ready`` is called when connections are accepted."""
     sys.setswitchinterval(_SWITCH_SECONDS)
     program.policy.listeners += [listener.getsockname()[:2] for listener in listeners]
-    pool = Pool(limits.connections + _ONLY_TOLD)
-    servers = [Acceptor(listener, program.proxy.handle, spawn=pool) for listener in listeners]
+    staff = Staff(limits.connections + _ONLY_TOLD)
+    servers = [Acceptor(listener, program.proxy.handle, staff) for listener in listeners]
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
     gevent.signal_handler(signal.SIGUSR1, gevent.spawn, program.seeing.reopen)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -48,8 +48,8 @@ def serve(
     for server in servers:
         server.close()
     program.stop_pages()
-    if len(pool):
-        log.info("stopping: %d connections have %.0f s to finish", len(pool), DRAIN_SECONDS)
-    pool.join(timeout=DRAIN_SECONDS)
-    pool.kill(timeout=1)
+    if len(staff):
+        log.info("stopping: %d connections have %.0f s to finish", len(staff), DRAIN_SECONDS)
+    staff.join(timeout=DRAIN_SECONDS)
+    staff.kill(timeout=1)
     program.close()
