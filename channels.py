@@ -59,12 +59,14 @@ class Channels:
             return None
 
     def serve(self, number: int, answer: Callable[[bytes], bytes]) -> None:
-        """Answer what process ``number`` is asked, for ever."""
+        """Answer what process ``number`` is asked, until ``close``."""
         asked = self._pairs[number][1]
         while True:
             try:
                 message, found, _, _ = socket.recv_fds(asked, _QUESTION, 1, socket.MSG_CMSG_CLOEXEC)
             except OSError as error:
+                if asked.fileno() < 0:
+                    return
                 log.warning("other workers' questions can't be read: %s", error)
                 gevent.sleep(1.0)
                 continue

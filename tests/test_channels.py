@@ -21,6 +21,15 @@ def serving(channels: Channels, number: int, answer: Callable[[bytes], bytes]) -
         server.kill()
 
 
+def test_who_serves_ends_with_close(caplog: pytest.LogCaptureFixture) -> None:
+    channels = Channels(1)
+    server = gevent.spawn(channels.serve, 0, lambda question: question)
+    gevent.sleep(0)
+    channels.close()
+    server.get(timeout=5)
+    assert caplog.text == ""
+
+
 @pytest.fixture
 def channels() -> Iterator[Channels]:
     made = Channels(3)

@@ -45,7 +45,7 @@ GROWTH = Vitals(32_768, 2048, 8000, 0, 0, 0)
 
 
 class Watched(Program):
-    """A certifier that tells its greenlets."""
+    """A certifier that tells its greenlets; of those that wait for a connection it keeps some, which do not count."""
 
     @staticmethod
     def command() -> list[str]:
