@@ -21,7 +21,7 @@ from bench.tunnels import idle_cpu, most, opened
 
 _UNBOUNDED = ("--new-names=100000", "--client-new-names=100000")  # else it would take an hour to fill it
 _EVEN = 0.8  # share of what workers may have that is asked for: they don't get the same number to one
-_KEPT = 1.5  # seconds: a second after something was counted, workers keep their totals, once
+_KEPT = 2.5  # seconds: in the two after something was counted, workers keep their totals
 _LINKS = 30_000  # names of one file: ext4 allows 65,000
 
 
