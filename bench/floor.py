@@ -7,7 +7,6 @@ no relay, no waiting. TLS 1.3, P-256 leaves, the origin's chain and name verifie
 
 import os
 import ssl
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -179,10 +178,4 @@ def _cpu(work: Callable[[], object]) -> float:
 def _server_context(authority: pki.Authority) -> ssl.SSLContext:
     """A fresh key, a leaf for it, and the context that serves them."""
     key = pki.new_key()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.num_tickets = 1
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(pki.leaf(authority, key, _NAME) + pki.key_pem(key))
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context
+    return pki.server_context(pki.leaf(authority, key, _NAME), key)

@@ -83,13 +83,15 @@ def tunnels(peer: Certifier, lab: Lab) -> Curve:
 
 def shared_tunnels(peer: Certifier, lab: Lab) -> Curve:
     """Idle tunnels over two workers: each has its own descriptors."""
-    steps = [step for step in lab.plan.shared_steps if step <= 2 * most() * _EVEN]
+    room = int(2 * most() * _EVEN)
+    steps = sorted({min(step, room) for step in lab.plan.shared_steps})
     bound = steps[-1] / _EVEN  # of which each worker has its share
     words = ("--workers=2", f"--max-connections={bound:.0f}", f"--max-client-connections={bound:.0f}")
-    return _tunnels("Idle tunnels over two workers", replace(peer, extra=(*peer.extra, *words)), lab, steps)
+    return _tunnels("Idle tunnels over two workers", replace(peer, extra=(*peer.extra, *words)), lab, steps, _KEPT)
 
 
-def _tunnels(title: str, peer: Certifier, lab: Lab, steps: list[int]) -> Curve:
+def _tunnels(title: str, peer: Certifier, lab: Lab, steps: list[int], rest: float = 0.0) -> Curve:
+    """``rest``: seconds before idle begins."""
     plan = lab.plan
     curve = Curve(title, "tunnels", ["RSS, MiB", "memory a tunnel, KiB", "CPU a second, ms"])
     with lab.start(peer) as proxy:
@@ -97,7 +99,7 @@ def _tunnels(title: str, peer: Certifier, lab: Lab, steps: list[int]) -> Curve:
         before = proxy.rss()
         for count, _ in opened(proxy, steps):
             rss = proxy.rss()
-            time.sleep(_KEPT)
+            time.sleep(rest)
             curve.add(count, rss / 1024, (rss - before) / count, idle_cpu(proxy, plan.idle_seconds))
     return curve
 

@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import ssl
-import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -67,13 +66,8 @@ class Origin:
         self._listener.close()
 
     def _context(self, certificate: bytes, key: pki.Key) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context = pki.server_context(certificate, key, self._tickets)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.num_tickets = self._tickets
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(certificate + pki.key_pem(key))
-            file.flush()
-            context.load_cert_chain(file.name)
         return context
 
     def _choose(self, connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:

@@ -1,5 +1,7 @@
 """The certificates of a run: P-256 throughout, by RFC 5280 to the letter, since certifier verifies so."""
 
+import ssl
+import tempfile
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -62,6 +64,17 @@ def leaf(issuer: Authority, key: Key, *names: str) -> bytes:
     builder = builder.add_extension(_usage(ca=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     return builder.sign(issuer.key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+def server_context(certificate: bytes, key: Key, tickets: int = 1) -> ssl.SSLContext:
+    """What serves a certificate, PEM; with so many session tickets a connection."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = tickets
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(certificate + key_pem(key))
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

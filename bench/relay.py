@@ -10,7 +10,6 @@ no log, nothing of HTTP, no greenlet but the two that pump. Never to be used: wh
 import socket
 import ssl
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -107,13 +106,7 @@ class Relay:
 
     def _new(self, name: str) -> ssl.SSLContext:
         key = pki.new_key()
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.num_tickets = 1
-        with tempfile.NamedTemporaryFile() as file:
-            file.write(pki.leaf(self._authority, key, name) + pki.key_pem(key))
-            file.flush()
-            context.load_cert_chain(file.name)
-        self._contexts[name] = context
+        context = self._contexts[name] = pki.server_context(pki.leaf(self._authority, key, name), key)
         return context
 
 
