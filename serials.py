@@ -2,7 +2,7 @@
 
 The file holds a decimal integer and a newline: the *next* serial (RFC 5280 §4.1.2.2: positive, at most 20 octets).
 It is taken under ``flock`` on ``<file>.lock`` and written back before use, so no number is used twice
-by any number of threads or processes, through any crash. (A lock on the renamed file itself does not do.)
+by any number of threads or processes, through any crash. (A lock on the file itself does not do: it may be replaced.)
 """
 
 import re
@@ -71,6 +71,6 @@ class SerialFile:
                     " other stores of the same CA may have used more"
                 )
                 serial = highest + 1
-            files.replace(self.path, b"%d\n" % (serial + count), mode=self.path.stat().st_mode & 0o777)
+            files.overwrite(self.path, b"%d\n" % (serial + count))
             ledger.note(serial + count - 1)
         return range(serial, serial + count)

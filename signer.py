@@ -58,7 +58,7 @@ class Authority:
 
     def __init__(self, files: CaFiles, ledger: Ledger, days: int = DAYS, crl_url: str | None = None) -> None:
         self._files = files
-        # Each costs two syncs: threads that want one at the same time share them.
+        # Each costs a sync: threads that want one at the same time share them.
         self._serials = Batch[int](lambda count, notes: files.serials.take(ledger, notes, count))
         self._lifetime = timedelta(days=days)
         self._points = _distribution_points(crl_url) if crl_url is not None else None

@@ -191,19 +191,18 @@ class Store:
         except FileExistsError:
             _refuse_link(path.parent)
         new = Stored(MARK + pem, True, path)
-        with files.temporary(path, new.pem) as temporary:
-            if replacing is None:
-                try:
-                    files.link(temporary, path)
-                except FileExistsError:
-                    return _load(path) or new
-            else:
-                with self._lock():
-                    present = _load(path)
-                    if present is not None and present != replacing:
-                        return present
-                    os.rename(temporary, path)
         # The folder is not synced: what a power cut takes back is made again, with a serial of its own.
+        if replacing is None:
+            try:
+                files.create(path, new.pem)
+            except FileExistsError:
+                return _load(path) or new
+            return new
+        with files.temporary(path, new.pem) as temporary, self._lock():
+            present = _load(path)
+            if present is not None and present != replacing:
+                return present
+            os.rename(temporary, path)
         return new
 
     def reject(self, stored: Stored) -> bool:

@@ -50,19 +50,24 @@ def deadly(real):
                 os.kill(os.getpid(), signal.SIGKILL)
     return call
 
+def arm():
+    for name in ("open", "fchmod", "write", "pwrite", "fsync", "fdatasync", "rename", "link", "unlink"):
+        if hasattr(os, name):
+            setattr(os, name, deadly(getattr(os, name)))
+
 now = datetime.now(UTC)
 paths = folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
+if job == "make named":  # as on a system where no file is without a name
+    vars(os).pop("O_TMPFILE", None)
 if job == "ca":
-    for name in ("open", "fchmod", "fsync", "rename", "link", "unlink"):
-        setattr(os, name, deadly(getattr(os, name)))
+    arm()
     ca.open_folder(folder, now)
 else:
     CA = ca.load(*paths, now)
     leaves = Leaves(Store(folder / "certs"), Authority(CA, Ledger(folder / "certs", CA.certificate)), KeyStock("p256"))
     if job == "renew":
         now += timedelta(days=31)
-    for name in ("open", "fchmod", "fsync", "rename", "link", "unlink"):
-        setattr(os, name, deadly(getattr(os, name)))
+    arm()
     leaf = leaves.retrieve("a.example", now, [], renew=job == "renew")
     print(leaf.serial)
 """
@@ -78,7 +83,7 @@ def serial_in(path: Path) -> int:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("job", ["make", "renew"])
+@pytest.mark.parametrize("job", ["make", "make named", "renew"])
 @pytest.mark.timeout(120)
 def test_kill_at_every_step_of_a_write(tmp_path: Path, job: str, when: str) -> None:
     authority = authority_for(files(tmp_path, TestCA("op")))
@@ -113,7 +118,7 @@ def test_kill_at_every_step_of_a_write(tmp_path: Path, job: str, when: str) -> N
         assert result.returncode == -signal.SIGKILL, result.stderr
     assert result.returncode == 0
     assert step > 8
-    assert any(path.parent.glob(".*.tmp"))
+    assert any(path.parent.glob(".*.tmp")) == (job != "make" or not hasattr(os, "O_TMPFILE"))
     store.clear_stale()
     assert os.listdir(path.parent) == ["a.example.crt"]
 

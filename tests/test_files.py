@@ -1,3 +1,4 @@
+import errno
 import fcntl
 import os
 import stat
@@ -24,6 +25,28 @@ with files.temporary(Path("x"), b"half"):
 """
 
 
+# A process that has written a new file, says so, and never syncs it.
+WRITER = f"""
+import os, sys, time
+sys.path.insert(0, {str(HERE)!r})
+from pathlib import Path
+import files
+os.fsync = lambda fd: (print("written", flush=True), time.sleep(600))
+files.write_new(Path("x"), b"1")
+"""
+
+
+@pytest.fixture(params=["unnamed", "named"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a file is before it is whole: not every system has those without a name."""
+    if request.param == "named":
+        monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    elif sys.platform != "linux":
+        pytest.skip("Linux alone has files without a name")
+    return str(request.param)
+
+
+@pytest.mark.usefixtures("way")
 def test_a_file_is_made_once_and_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x"
     files.write_new(path, b"1")
@@ -35,24 +58,99 @@ def test_a_file_is_made_once_and_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["x"]
 
 
+@pytest.mark.usefixtures("way")
+def test_its_mode_is_what_was_asked_for(tmp_path: Path) -> None:
+    for mode in (0o600, 0o666):  # the latter is what no umask lets be
+        files.write_new(tmp_path / f"{mode}", b"1", mode)
+        assert stat.S_IMODE((tmp_path / f"{mode}").stat().st_mode) == mode
+
+
+def test_without_proc_a_file_is_made_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def without(source: Path | str, path: Path, **how: object) -> None:
+        if str(source).startswith("/proc/"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        link(source, path, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", without)
+    files.write_new(tmp_path / "x", b"1")
+    assert (tmp_path / "x").read_bytes() == b"1"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has files without a name")
+def test_a_crash_while_a_file_is_made_leaves_nothing(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER], cwd=tmp_path, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout
+        assert writer.stdout.readline() == b"written\n"
+        writer.kill()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("content", "in_place"), [(b"43\n", True), (b"100\n", False), (b"9\n", False)])
+def test_a_file_is_overwritten_in_its_place_where_the_length_is_the_same(
+    tmp_path: Path, content: bytes, in_place: bool
+) -> None:
+    path = tmp_path / "x"
+    files.write_new(path, b"42\n", mode=0o640)
+    before = path.stat()
+    files.overwrite(path, content)
+    assert path.read_bytes() == content
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert (path.stat().st_ino == before.st_ino) == in_place
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_what_may_lie_in_two_sectors_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    files.write_new(path, b"1" * 513)
+    before = path.stat().st_ino
+    files.overwrite(path, b"2" * 513)
+    assert path.read_bytes() == b"2" * 513
+    assert path.stat().st_ino != before
+
+
+def test_a_file_that_is_not_there_is_not_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.overwrite(tmp_path / "x", b"1")
+    assert os.listdir(tmp_path) == []
+
+
+def _fail(*_: object, **__: object) -> None:
+    raise OSError(5, "Input/output error")
+
+
 @pytest.mark.parametrize("call", ["fcntl.flock", "os.fstat", "os.fchmod", "os.fsync", "os.link", "os.unlink"])
 def test_a_call_that_fails_leaves_no_descriptor_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, way: str
 ) -> None:
-    def fail(*_: object) -> None:
-        raise OSError(5, "Input/output error")
-
     workers = Workers(1)  # as in the program; elsewhere gevent's os.close lets a directory wait for the loop
     workers.run(os.getpid)
     before = set(os.listdir("/proc/self/fd"))
+    made = call == "os.unlink" or (call == "fcntl.flock" and way == "unnamed")
     with monkeypatch.context() as broken:
-        broken.setattr(call, fail)
-        with nullcontext() if call == "os.unlink" else pytest.raises(OSError, match="Input/output"):
+        broken.setattr(call, _fail)
+        with nullcontext() if made else pytest.raises(OSError, match="Input/output"):
             workers.run(files.write_new, tmp_path / "x", b"1", 0o666)  # which no umask lets be
     assert set(os.listdir("/proc/self/fd")) <= before
-    assert len(os.listdir(tmp_path)) == (2 if call == "os.unlink" else 0)
+    assert len(os.listdir(tmp_path)) == made + (call == "os.unlink" and way == "named")
     files.clear_stale(tmp_path)
-    assert os.listdir(tmp_path) == (["x"] if call == "os.unlink" else [])
+    assert os.listdir(tmp_path) == (["x"] if made else [])
+
+
+@pytest.mark.parametrize("call", ["os.fstat", "os.pwrite", "os.fdatasync"])
+def test_a_file_that_cannot_be_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    workers = Workers(1)
+    workers.run(files.write_new, tmp_path / "x", b"1")
+    before = set(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as broken:
+        broken.setattr(call, _fail)
+        with pytest.raises(OSError, match="Input/output"):
+            workers.run(files.overwrite, tmp_path / "x", b"2")
+    assert set(os.listdir("/proc/self/fd")) <= before
+    assert os.listdir(tmp_path) == ["x"]
+    assert (tmp_path / "x").read_bytes() == (b"2" if call == "os.fdatasync" else b"1")
 
 
 def test_what_a_crash_left_is_cleared_and_what_is_being_written_is_not(tmp_path: Path) -> None:
@@ -86,6 +184,7 @@ def test_a_temporary_file_taken_for_stale_is_made_anew(tmp_path: Path, monkeypat
         lock(fd, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     files.write_new(tmp_path / "x", b"1")
     assert cleared
     assert os.listdir(tmp_path) == ["x"]
