@@ -38,13 +38,13 @@ def table(part: Json) -> str:
         cells = [peer["figures"].get(row["key"]) for peer in shown]
         if not any(cells):
             continue
-        rivals = [cell for cell, peer in zip(cells, shown, strict=True) if cell and not peer.get("reference")]
-        best = min((cell["median"] for cell in rivals), default=0.0)
+        columns = list(zip(cells, shown, strict=True))
+        rivals = [cell["median"] for cell, peer in columns if cell and not peer.get("reference")]
+        best = min(rivals) if len(rivals) > 1 else None
         floor = part["floor"].get(row["key"])
         unit = f", {row['unit']}" if row["unit"] else ""
         told = [
-            _cell(cell, len(rivals) > 1 and cell in rivals and cell["median"] == best) if cell else "-"
-            for cell in cells
+            _cell(cell, not peer.get("reference") and cell["median"] == best) if cell else "-" for cell, peer in columns
         ]
         lines.append([row["title"] + unit, "" if floor is None else number(floor), *told])
     return _aligned(lines)
