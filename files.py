@@ -114,20 +114,8 @@ def overwrite(path: Path, content: bytes) -> None:
             return
     finally:
         close(fd)
-    replace(path, content, stat.S_IMODE(found.st_mode))
-
-
-def replace(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace a file whole or not at all; durable on return."""
-    fd, made = _open_temporary(path.parent, mode)
-    try:
-        _write(fd, content)
+    with temporary(path, content, stat.S_IMODE(found.st_mode)) as made:
         os.rename(made, path)
-    except BaseException:
-        _remove(made)
-        raise
-    finally:
-        close(fd)
     sync(path.parent)
 
 

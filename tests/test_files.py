@@ -53,8 +53,9 @@ def test_a_file_is_made_once_and_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         files.write_new(path, b"2")
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"1", 0o600)
-    files.replace(path, b"3", mode=0o666)  # which no umask lets be
-    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"3", 0o666)
+    path.chmod(0o666)  # which no umask lets be
+    files.overwrite(path, b"33")
+    assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"33", 0o666)
     assert os.listdir(tmp_path) == ["x"]
 
 
