@@ -16,17 +16,24 @@ MAX_LINE = 4096  # octets of a chunk's size and its extensions
 _END = re.compile(rb"\n\r?\n")  # a recipient may take a bare LF for a line's end, RFC 9112 §2.2
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 _EMPTY = (b"\r\n", b"\n")
+_LENIENT = re.compile(
+    rb"(?<!\r)\n|\n[ \t]"
+)  # a bare LF or a folded line: read in one way by some, in another by others
 
 Span = tuple[int, int, int, bool]
 
 
 class Heads:
-    """Collects one head after another. Empty lines before a head are skipped (RFC 9112 §2.2)."""
+    """Collects one head after another. Empty lines before a head are skipped (RFC 9112 §2.2).
 
-    __slots__ = ("_buffer",)
+    ``strict``: what two recipients may read in two ways is ``Unreadable``.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_buffer", "_strict")
+
+    def __init__(self, strict: bool = False) -> None:
         self._buffer = bytearray()
+        self._strict = strict
 
     def __bool__(self) -> bool:
         """Whether part of a head is here."""
@@ -57,8 +64,16 @@ class Heads:
                 head = data[at : found.end()]
                 at = found.end()
             head = head.lstrip(b"\r\n")
+            if self._strict and _LENIENT.search(head):
+                raise Unreadable("a line that ends with a bare LF, or is folded")
             if head:
                 return head, at
+
+    def left(self) -> bytes:
+        """What is here of a head that will not be completed; it is gone then."""
+        left = bytes(self._buffer)
+        self._buffer.clear()
+        return left
 
 
 class Body(Protocol):
@@ -111,11 +126,12 @@ class UntilClose:
 
 
 class Chunked:
-    """A chunked body (RFC 9112 §7.1), its trailers kept in ``trailers``."""
+    """A chunked body (RFC 9112 §7.1), its trailers kept in ``trailers``. ``strict``: no bare LF ends a line."""
 
-    __slots__ = ("_left", "_line", "_reads", "_room", "trailers")
+    __slots__ = ("_left", "_line", "_reads", "_room", "_strict", "trailers")
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = False) -> None:
+        self._strict = strict
         self.trailers: Fields = []
         self._left = 0  # octets of the present chunk
         self._line = bytearray()  # what is here of a line
@@ -140,6 +156,8 @@ class Chunked:
         if self._line:
             line = bytes(self._line) + line
             self._line.clear()
+        if self._strict and not line.endswith(b"\r\n"):
+            raise Unreadable("a line of a chunked body that ends with a bare LF")
         return end, end, end, self._reads(line)
 
     def covers(self, size: int) -> bool:

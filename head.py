@@ -98,6 +98,8 @@ def _parse(head: bytes) -> RequestHead:
     body = _BODY_HEADERS.intersection(key for key, _ in request.headers)
     if len(body) == 2:
         raise ClientError("Content-Length beside Transfer-Encoding")
+    if request.http_version == b"1.0" and b"transfer-encoding" in body:
+        raise ClientError("Transfer-Encoding in HTTP/1.0")
     if body and request.method == b"CONNECT":
         raise ClientError("a CONNECT with a body")
     return RequestHead(

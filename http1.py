@@ -5,6 +5,7 @@ conversation in which we have no side. Bodies are cut by ``framing.py``: h11 wou
 are matched by their order.
 """
 
+import re
 import time
 from collections import deque
 
@@ -23,18 +24,20 @@ _ASKING = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connec
 class Http1:
     """Decodes one connection. After an upgrade, a CONNECT or anything malformed it has noted so, and ignores the rest.
 
-    Bytes go in, in any segments; a request's must not come later than those of the response to it.
+    Bytes go in, in any segments; a request's must not come later than those of the response to it. ``strict``: a
+    request that another recipient may read in another way is malformed.
     """
 
     __slots__ = (
         "_answered", "_asked", "_download", "_downloading", "_first_byte", "_recorder", "_request_heads",
-        "_response_heads", "_upload", "_uploading", "watching",
+        "_response_heads", "_strict", "_upload", "_uploading", "watching",
     )  # fmt: skip
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, strict: bool = False) -> None:
         self.watching = True
         self._recorder = recorder
-        self._request_heads = Heads()
+        self._strict = strict
+        self._request_heads = Heads(strict)
         self._response_heads = Heads()
         self._asked: deque[Exchange] = deque()  # the first one's response is the next, or under way
         self._uploading: Exchange | None = None  # whose request is under way
@@ -111,19 +114,26 @@ class Http1:
         if len(self._asked) >= MAX_WAITING:
             raise Unreadable(f"more than {MAX_WAITING} requests without a response")
         fields = found.fields
-        host = b""
+        host, framed, length = b"", False, None
         for name, content in fields:
             key = name.lower()
             if key == b"host":
                 host = content
             elif key == b"transfer-encoding":
-                self._upload = Chunked()  # also beside Content-Length, RFC 9112 §6.3
-            elif key == b"content-length" and self._upload is None and int(content):
-                self._upload = Counted(int(content))
+                framed = True
+            elif key == b"content-length":
+                length = int(content)
+        if framed and (length is not None or found.version == b"1.0"):  # RFC 9112 §6.1: an attempt at smuggling
+            raise Unreadable("its body is framed in two ways")
+        if framed:
+            self._upload = Chunked(self._strict)
+        elif length:
+            self._upload = Counted(length)
+        target = found.target.decode("ascii")
         exchange = self._recorder.request(
             found.method.decode("ascii"),
-            host.decode("latin-1"),
-            found.target.decode("ascii"),
+            _authority(target) or host.decode("latin-1"),
+            target,
             found.version.decode("ascii"),
             fields,
         )
@@ -173,6 +183,8 @@ class Http1:
         status, reason, fields = found
         self._recorder.response(exchange, status, reason.decode("latin-1"), fields, self._first_byte)
         if status == 101:
+            if not header(exchange.request_fields, b"upgrade"):  # RFC 9110 §7.8
+                raise Unreadable("an upgrade that was not asked for")
             exchange.upgrade = header(fields, b"upgrade") or "another protocol"
             self._switched(f"upgraded to {exchange.upgrade}")
         elif exchange.method == "CONNECT" and status < 300:
@@ -197,6 +209,14 @@ class Http1:
     def _switched(self, what: str) -> None:
         self._recorder.end(self._asked.popleft())
         self._stop(what)
+
+
+def _authority(target: str) -> str:
+    """Of a target that has one, which counts before any Host (RFC 9112 §3.2.2): absolute-form, authority-form."""
+    if target.startswith("/") or target == "*":
+        return ""
+    _, scheme, rest = target.partition("://")
+    return re.split("[/?#]", rest if scheme else target, maxsplit=1)[0]
 
 
 def _request(head: bytes) -> heads.Request:

@@ -19,6 +19,7 @@ from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STR
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
 MAX_LIST = 65_536  # octets of a decoded header block, as RFC 9113 §6.5.2 counts them
+MAX_FIELDS = 20_000  # of all streams open at once: an octet on the wire may stand for a field of any size
 MAX_TABLE = 65_536  # of an HPACK table, which is what Chromium allows; Go and nghttp2 use 4096
 
 _TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
@@ -47,7 +48,10 @@ class _Side:
         except hpack.HPACKError as error:
             raise Unreadable("a header block that can't be decoded") from error
         first = next((index for index, field in enumerate(fields) if not field[0].startswith(b":")), len(fields))
-        return {name: value.decode("latin-1") for name, value in fields[:first]}, fields[first:]
+        special = {name: value.decode("latin-1") for name, value in fields[:first]}
+        if len(special) != first or any(name.startswith(b":") for name, _ in fields[first:]):
+            raise Unreadable("a pseudo-field twice, or behind others")  # RFC 9113 §8.3
+        return special, fields[first:]
 
 
 class Http2:
@@ -57,7 +61,7 @@ class Http2:
     response to it. A stream that becomes a tunnel (RFC 8441, RFC 9113 §8.5) ends its exchange there.
     """
 
-    __slots__ = ("_answered", "_down", "_last", "_preface", "_recorder", "_streams", "_up", "watching")
+    __slots__ = ("_answered", "_down", "_held", "_last", "_preface", "_recorder", "_streams", "_up", "watching")
 
     def __init__(self, recorder: Recorder) -> None:
         self.watching = True
@@ -67,6 +71,7 @@ class Http2:
         self._preface = PREFACE  # what is missing of it
         self._streams: dict[int, Exchange] = {}
         self._answered: set[int] = set()  # whose response is complete and request is not
+        self._held = 0  # fields of the open streams
         self._last = 0  # stream that the client opened
 
     def sent(self, data: Octets) -> None:
@@ -170,7 +175,10 @@ class Http2:
     def _request(self, stream: int, special: dict[bytes, str], fields: Fields, pushed: bool = False) -> None:
         if stream in self._streams:
             raise Unreadable("a stream is opened twice")
-        authority = special.get(b":authority") or next((v.decode("latin-1") for n, v in fields if n == b"host"), "")
+        hosts = {value.decode("latin-1") for name, value in fields if name == b"host"}
+        authority = special.get(b":authority") or next(iter(hosts), "")
+        if hosts - {authority}:  # RFC 9113 §8.3.1: which one counts, each recipient may see otherwise
+            raise Unreadable("a Host that is not the authority")
         exchange = self._recorder.request(
             special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
             special.get(b":protocol"), pushed,
@@ -179,6 +187,7 @@ class Http2:
             self._recorder.end(exchange, f"not watched: more than {MAX_STREAMS} streams at once")
         else:
             self._streams[stream] = exchange
+            self._hold(stream, exchange.request_fields)
 
     def _response(self, stream: int, special: dict[bytes, str], fields: Fields, began: float) -> None:
         exchange = self._streams.get(stream)
@@ -195,11 +204,21 @@ class Http2:
         if status < 200:
             return
         self._recorder.response(exchange, status, "", fields, began)
+        if not self._hold(stream, exchange.response_fields):
+            return
         if exchange.method == "CONNECT" and status < 300:
             exchange.upgrade = exchange.upgrade or "a tunnel"
             self._end(stream)
         else:
             exchange.upgrade = None
+
+    def _hold(self, stream: int, fields: Fields) -> bool:
+        """Count what an open stream has; where it is too much, the stream is not watched any more."""
+        self._held += len(fields)
+        if self._held > MAX_FIELDS:
+            self._end(stream, f"not watched: more than {MAX_FIELDS} fields in all streams at once")
+            return False
+        return True
 
     def _end_stream(self, side: _Side, stream: int) -> None:
         exchange = self._streams.get(stream)
@@ -220,6 +239,7 @@ class Http2:
         exchange = self._streams.pop(stream, None)
         self._answered.discard(stream)
         if exchange is not None:
+            self._held -= len(exchange.request_fields) + len(exchange.response_fields)
             self._recorder.end(exchange, error)
 
 

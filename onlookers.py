@@ -36,7 +36,8 @@ class Onlookers:
         1. No other site's page may ask, whosever browser it is in.
         2. The client may use the proxy at all, and where there are users, it is one of them, on whatever machine.
         3. Without users, it is on this machine, and it calls us by a name that can't be another site's: a page whose
-           name was made to resolve to us (DNS rebinding) speaks from here, too. No browser sends it a password of ours.
+           name was made to resolve to us (DNS rebinding) speaks from here, too. No browser sends it a password that
+           was given to us as a site; the one for us as a proxy goes with all that is asked through us.
         """
         if visit.header(b"sec-fetch-site") not in _OWN_SITE:
             raise Refused("another site's page may not see live data")
@@ -44,7 +45,7 @@ class Onlookers:
 
     def check_client(self, visit: Visit) -> None:
         """The same without its first step: whether a page of ours, in the same client, may see live data."""
-        if self._access.check(visit.ip, lambda: _authorization(visit)) is not None:
+        if self._access.check(visit.ip, lambda: self._authorization(visit)) is not None:
             return
         address = names.ip_of(visit.ip)
         if address is None or not address.is_loopback:
@@ -53,6 +54,11 @@ class Onlookers:
             raise Refused(
                 "live data is shown where the proxy is called by an IP address, localhost or a name of --listen"
             )
+
+    def _authorization(self, visit: Visit) -> str:
+        """To us as a site (RFC 9110 §11.6.2) or, by a name that is ours alone, as the proxy that a browser uses."""
+        as_proxy = visit.header(b"proxy-authorization") if self._knows(visit.called) else ""
+        return visit.header(b"authorization") or as_proxy
 
     def _knows(self, called: str) -> bool:
         if not called:
@@ -67,8 +73,3 @@ class Onlookers:
 def hosts_of(listeners: tuple[Target, ...]) -> frozenset[str]:
     """The names among the addresses that the operator gave."""
     return frozenset(listener.host for listener in listeners)
-
-
-def _authorization(visit: Visit) -> str:
-    """To us as a site (RFC 9110 §11.6.2), or as the proxy that a browser uses anyway."""
-    return visit.header(b"authorization") or visit.header(b"proxy-authorization")

@@ -9,7 +9,8 @@ import names
 import sockets
 from dialing import Dialer
 from door import Client, Door
-from errors import ClientError, OriginGone
+from errors import ClientError, OriginGone, Refused
+from exchange import MAX_FIELDS
 from forward import Forwarding
 from head import RequestHead, http_target
 from log import Record
@@ -18,6 +19,7 @@ from names import Target
 from names import target as parse_target
 from onlookers import Visit
 from policy import Policy
+from rewriting import judge
 from sight import Sight
 from website import Website
 
@@ -80,10 +82,17 @@ class PlainHttp:
         if recorder is None:
             return Forwarding(client.sock, origin, head, record, meter=self._meter).run(target, path, behind)
         record.told = self._sight.logs
+        if self._sight.rewrites and len(head.headers) > MAX_FIELDS:
+            raise Refused(f"a request that can't be judged: it has more than {MAX_FIELDS} fields")
         exchange = recorder.request(head.method, str(target), path, head.http_version, head.headers)
-        answer = self._sight.decide(exchange)
+        try:
+            answer, changed = judge(exchange, self._sight.decide)
+        except Refused as refusal:
+            recorder.end(exchange, str(refusal))
+            raise
         if answer is None:
-            head = replace(head, method=exchange.method, headers=exchange.request_fields)
+            if changed is not None:
+                head = replace(head, method=exchange.method, headers=changed.headers.raw_items())
             return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
                 target, exchange.target, behind
             )
@@ -91,7 +100,9 @@ class PlainHttp:
         recorder.response(exchange, answer.status, answer.reason, [], time.monotonic())
         recorder.end(exchange)
         record.status = answer.status
-        sockets.last_word(client.sock, reply)
+        client.sock.settimeout(STREAM_SECONDS)
+        sockets.send(client.sock, reply)  # however large: the last word has a second
+        sockets.last_word(client.sock, b"")
         return None
 
     def _own_page(self, client: Client, head: RequestHead, path: str, called: str, record: Record) -> None:

@@ -12,7 +12,7 @@ import h11
 from gevent.event import Event
 
 from errors import Refused
-from exchange import Exchange, Fields, Recorder, Unreadable
+from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable
 from http1 import Http1
 from taps import Answer
 
@@ -23,24 +23,29 @@ Decide = Callable[[Exchange], Answer | None]
 
 
 class Rewriter(Http1):
-    """One connection's requests. ``decide`` may change an exchange's request head, or answer it; it may wait."""
+    """One connection's requests. ``decide`` may change an exchange's request head, or answer it; it may wait.
 
-    __slots__ = ("_answer", "_decide", "_dropping", "_idle", "_switched_over", "closing")
+    Another recipient must not find other requests in what passes than were judged: what it may read otherwise, and all
+    that follows a response that can't be read, is refused.
+    """
+
+    __slots__ = ("_answer", "_broken", "_decide", "_dropping", "_idle", "_switched_over", "closing")
 
     def __init__(self, recorder: Recorder, decide: Decide) -> None:
-        super().__init__(recorder)
+        super().__init__(recorder, strict=True)
         self._decide = decide
         self._idle = Event()  # no response is awaited
         self._idle.set()
         self._dropping = False  # the body of a request that was answered
         self._switched_over = False
+        self._broken = False  # a response is malformed: which request the next one is to, can't be told
         self._answer = b""
         self.closing = False  # after the answer
 
     def forward(self, data: bytes) -> Iterator[bytes]:
         """What goes on of what the client sent, piece by piece; each must be sent before the next is asked for."""
         if self._switched_over:
-            yield data
+            yield self._request_heads.left() + data
             return
         at = 0
         while at < len(data) and not self.closing:
@@ -53,17 +58,22 @@ class Rewriter(Http1):
                 if self._switched_over:
                     yield head + data[at:]
                     return
+                if self._broken:
+                    raise Refused("a request that can't be judged: the response before is malformed")
+                if not self.watching:
+                    return  # the origin has ended, and will answer no more
                 passed = self._judge(head)
             else:
-                assert self._uploading is not None
                 begin = at
                 start, end, at, done = self._span(data, at)
-                if end > start:
+                if end > start and self._uploading is not None:
                     self._recorder.upload(self._uploading, data, start, end)
                 passed = b"" if self._dropping else data[begin:at]
                 if done:
-                    self._request_ended()
+                    self._upload = None
                     self._dropping = False
+                    if self._uploading is not None:
+                        self._request_ended()
             if passed:
                 yield passed
 
@@ -79,14 +89,18 @@ class Rewriter(Http1):
             self._idle.set()
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over."""
+        """The connection is over, or can't be followed any more."""
         super().closed(error)
+        self._uploading = None  # its body passes to its end
         self._idle.set()
 
     def _stop(self, what: str) -> None:
-        """The response switched protocols, or is malformed: the client may judge that."""
-        self._switched_over = True
+        self._broken = True
         super()._stop(what)
+
+    def _switched(self, what: str) -> None:
+        self._switched_over = True
+        super()._switched(what)
 
     def _next_head(self, data: bytes, at: int) -> tuple[bytes | None, int]:
         try:
@@ -103,22 +117,23 @@ class Rewriter(Http1):
 
     def _judge(self, head: bytes) -> bytes:
         """A request's head as it goes on; empty if it was answered."""
+        if head.count(b"\n") - 2 > MAX_FIELDS:
+            raise Refused(f"a request that can't be judged: it has more than {MAX_FIELDS} fields")
         try:
             self._request(head)
-        except (Unreadable, h11.RemoteProtocolError) as error:
+        except h11.RemoteProtocolError as error:
             raise Refused("a request that can't be judged: it is not HTTP/1.1") from error
+        except Unreadable as error:
+            raise Refused(f"a request that can't be judged: {error}") from error
         exchange = self._asked[-1]
         if exchange.version not in ("1.0", "1.1"):
             raise Refused("a request that can't be judged: it is not HTTP/1.1")
-        was = exchange.method, exchange.target, list(exchange.request_fields)
-        answer = self._decide(exchange)
+        answer, changed = judge(exchange, self._decide)
         if answer is not None:
             self._reply(exchange, answer)
             return b""
         self._idle.clear()
-        if was == (exchange.method, exchange.target, exchange.request_fields):
-            return head
-        return _written(exchange, was[2])
+        return head if changed is None else _written(changed)
 
     def _reply(self, exchange: Exchange, answer: Answer) -> None:
         self._asked.pop()
@@ -133,14 +148,24 @@ class Rewriter(Http1):
         self._recorder.end(exchange)
 
 
-def _written(exchange: Exchange, before: Fields) -> bytes:
-    """The head that a tap has changed. Raises ``Refused`` if it is none, or frames another body."""
-    if _framing(exchange.request_fields) != _framing(before):
+def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Request | None]:
+    """An answer, or the request as it was changed, if it was. Raises ``Refused`` if it is none, or frames another body.
+
+    The exchange must have all fields of its request.
+    """
+    before = exchange.method, exchange.target, list(exchange.request_fields)
+    answer = decide(exchange)
+    if answer is not None or before == (exchange.method, exchange.target, exchange.request_fields):
+        return answer, None
+    if _framing(exchange.request_fields) != _framing(before[2]):
         raise Refused("a tap changed the framing of a request")
     try:
-        request = h11.Request(method=exchange.method, target=exchange.target, headers=exchange.request_fields)
+        return None, h11.Request(method=exchange.method, target=exchange.target, headers=exchange.request_fields)
     except (h11.LocalProtocolError, TypeError, ValueError) as error:
         raise Refused(f"a tap made a request that is none: {error}") from error
+
+
+def _written(request: h11.Request) -> bytes:
     lines = [b"%s: %s\r\n" % (name, value) for name, value in request.headers.raw_items()]
     return b"%s %s HTTP/1.1\r\n%s\r\n" % (request.method, request.target, b"".join(lines))
 

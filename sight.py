@@ -86,7 +86,7 @@ class Sight:
         if self.rewrites:
             rewriter = Rewriter(Recorder(connection, chorus, self._capture), self._taps.decide)
         elif decodes:
-            watcher = Watcher(connection, chorus, alpn, self._capture)
+            watcher = Watcher(connection, chorus, alpn, self._capture, strict=self._policy.denies_mismatch)
         target = record.target or ""
         passage = Passage(connection.id, record.client, origin, target, name, record.user, alpn)
         flow = Flow(record.client, origin) if self._pcap is not None and origin else None

@@ -27,15 +27,22 @@ class Watcher:
     """Give it each piece of both directions as it passes, a request's not later than those of its response.
 
     ``alpn`` is what was negotiated: ``h2``, ``http/1.1`` or, for the first bytes to tell, None. Once ``watching`` is
-    False, nothing more is of interest and calls are wasted. A memoryview is read during the call only.
+    False, nothing more is of interest and calls are wasted. A memoryview is read during the call only. ``strict``: a
+    request that another recipient may read in another way is malformed.
     """
 
-    __slots__ = ("_decoder", "_early", "_first", "_recorder", "watching")
+    __slots__ = ("_decoder", "_early", "_first", "_recorder", "_strict", "watching")
 
     def __init__(
-        self, connection: Connection, observer: Observer, alpn: str | None = None, capture: Capture | None = None
+        self,
+        connection: Connection,
+        observer: Observer,
+        alpn: str | None = None,
+        capture: Capture | None = None,
+        strict: bool = False,
     ) -> None:
         self.watching = True
+        self._strict = strict
         self._recorder = Recorder(connection, observer, capture)
         self._decoder: Http1 | Http2 | None = Http2(self._recorder) if alpn == "h2" else None
         self._first = bytearray()  # what came while that was not known
@@ -86,13 +93,13 @@ class Watcher:
 
     def _sniff(self, data: Octets) -> None:
         """Choose the decoder as soon as the client's first bytes tell it."""
-        self._first += data
-        first = self._first[:MAX_SNIFFED].lstrip(b"\r\n")  # RFC 9112 §2.2
+        self._first = (self._first + data).lstrip(b"\r\n")  # RFC 9112 §2.2; a lenient origin skips any number
+        first = self._first[:MAX_SNIFFED]
         full = len(self._first) >= MAX_SNIFFED
         if first.startswith(PREFACE):
             decoder: Http1 | Http2 = Http2(self._recorder)
         elif _LINE.match(first):
-            decoder = Http1(self._recorder)
+            decoder = Http1(self._recorder, self._strict)
         elif not full and (PREFACE.startswith(first) or (b"\n" not in first and _METHOD.match(first))):
             return
         else:
@@ -108,7 +115,7 @@ class Watcher:
     def _not_http(self) -> None:
         self.watching = False
         # A lenient origin may read it as such all the same.
-        line = self._first[:MAX_SNIFFED].lstrip(b"\r\n").partition(b"\n")[0]
+        line = self._first[:MAX_SNIFFED].partition(b"\n")[0]
         meant = _COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line)
         self._first, self._early = bytearray(), bytearray()
         self._recorder.note("malformed request" if meant else "not HTTP")

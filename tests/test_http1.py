@@ -171,6 +171,12 @@ def test_a_connect_inside() -> None:
          "malformed request: a malformed chunk size"),
         ([(CLIENT, GET * (MAX_WAITING + 1))],
          f"malformed request: more than {MAX_WAITING} requests without a response"),
+        ([(CLIENT, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")],
+         "malformed request: its body is framed in two ways"),
+        ([(CLIENT, b"PUT / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")],
+         "malformed request: its body is framed in two ways"),
+        ([(CLIENT, GET), (ORIGIN, b"HTTP/1.1 101 Other\r\nUpgrade: a\r\n\r\n")],
+         "malformed response: an upgrade that was not asked for"),
         ([(ORIGIN, OK)], "malformed response: a response without a request"),
         ([(CLIENT, GET), (ORIGIN, OK * 2)], "malformed response: a response without a request"),
         ([(CLIENT, GET), (ORIGIN, b"ICY 200 OK\r\n\r\n")], "malformed response head"),
@@ -182,6 +188,39 @@ def test_malformed_is_noted_once_and_then_ignored(conversation: Conversation, no
     seen = whole_and_in_pieces([*conversation, (CLIENT, GET), (ORIGIN, OK)])
     assert seen.notes == [note]
     assert all(exchange.error == note for exchange in seen.done if exchange.status is None)
+
+
+@pytest.mark.parametrize(
+    ("target", "authority"),
+    [
+        ("https://b.example/x", "b.example"),
+        ("HTTPS://b.example:444?y", "b.example:444"),
+        ("b.example:444", "b.example:444"),
+        ("/https://b.example/", "a.example"),
+        ("*", "a.example"),
+    ],
+)
+def test_the_authority_of_a_target_counts_before_host(target: str, authority: str) -> None:
+    """RFC 9112 §3.2.2."""
+    seen = watch([(CLIENT, GET.replace(b"/x", target.encode())), (ORIGIN, OK)])
+    assert [exchange.authority for exchange in seen.done] == [authority]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b: c\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;\nhi\r\n0\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\n0\r\n\r\n",
+        b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na: b\n\r\n",
+    ],
+)
+def test_what_others_may_read_otherwise_is_malformed_where_it_counts(request_: bytes) -> None:
+    for strict in (False, True):
+        seen = Seen()
+        play(Http1(seen.recorder(), strict), [(CLIENT, request_), (ORIGIN, OK)], 3)
+        assert [note.startswith("malformed request: ") for note in seen.notes] == [True] * strict
 
 
 def test_bodies_are_not_kept_unless_asked_for() -> None:

@@ -20,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary
 
-from http2 import MAX_LIST, MAX_STREAMS, MAX_TABLE, PREFACE, Http2
+import exchange
+from http2 import MAX_FIELDS, MAX_LIST, MAX_STREAMS, MAX_TABLE, PREFACE, Http2
 
 Pairs = list[tuple[str, str]]
 
@@ -295,6 +296,14 @@ def test_padding_priority_and_continuations() -> None:
         (PREFACE, wire(*[PushPromiseFrame(1, 2, b"\x82", flags=["END_HEADERS"])] * 2),
          "the origin: a stream is opened twice"),
         (PREFACE, b"\0\0\5\4\0\0\0\0\0abcde", "the origin: malformed SETTINGS"),
+        (PREFACE + wire(HeadersFrame(1, block([*ASK[:4], (":path", "/y")]), flags=["END_HEADERS"])), b"",
+         "the client: a pseudo-field twice, or behind others"),
+        (PREFACE + wire(HeadersFrame(1, block([*ASK, (":path", "/y")]), flags=["END_HEADERS"])), b"",
+         "the client: a pseudo-field twice, or behind others"),
+        (PREFACE + wire(HeadersFrame(1, block([*ASK, ("host", "b.example")]), flags=["END_HEADERS"])), b"",
+         "the client: a Host that is not the authority"),
+        (PREFACE + wire(HeadersFrame(1, block([("host", "a.example"), ("host", "b.example")]), flags=["END_HEADERS"])),
+         b"", "the client: a Host that is not the authority"),
     ],
 )  # fmt: skip
 def test_malformed_is_noted_once_and_then_ignored(client: bytes, origin: bytes, note: str) -> None:
@@ -324,6 +333,21 @@ def test_streams_beyond_the_limit_are_told_and_not_watched() -> None:
     seen = watch([(CLIENT, PREFACE + ask), (ORIGIN, answer)])
     assert seen.done[0] is seen.begun[-1]
     assert seen.done[0].error == f"not watched: more than {MAX_STREAMS} streams at once"
+    assert not seen.notes
+
+
+def test_fields_beyond_the_limit_are_not_held() -> None:
+    """An octet on the wire may stand for a field of any size (RFC 7541 §6.1)."""
+    many = MAX_FIELDS // exchange.MAX_FIELDS
+    ask = wire(
+        *[HeadersFrame(2 * n + 1, b"\x90" * exchange.MAX_FIELDS, flags=["END_HEADERS"]) for n in range(many + 2)]
+    )
+    answer = wire(HeadersFrame(1, b"\x88" + b"\x90" * exchange.MAX_FIELDS, flags=["END_HEADERS", "END_STREAM"]))
+    seen = watch([(CLIENT, PREFACE + ask), (ORIGIN, answer), (CLIENT, wire(asked(9999)))])
+    told = f"not watched: more than {MAX_FIELDS} fields in all streams at once"
+    assert [e.error for e in seen.done[:4]] == [told, told, told, "no response"]
+    assert seen.done[:2] == seen.begun[many : many + 2]
+    assert seen.done[2] is seen.begun[0]
     assert not seen.notes
 
 

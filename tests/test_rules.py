@@ -245,7 +245,9 @@ def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_c
         with secure_tunnel(program, f"localhost:{server.port}") as secure:
             assert get(secure, host="localhost").status == 200
             assert get(secure, host="other.example").status == (421 if what == "deny" else 200)
-        line = program.tunnels(1)[0]
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:  # RFC 9112 §3.2.2: Host does not count
+            assert get(secure, "https://other.example/", host="localhost").status == (421 if what == "deny" else 200)
+        line = program.tunnels(2)[0]
     assert ("Host other.example is not localhost" in line) == (what != "allow")
     assert any(b"other.example" in data for data in got) == (what != "deny")
 

@@ -13,6 +13,7 @@ from test_clients import h2_origin, websocket_origin
 from test_seeing import JSON, curl, json_origin, watched
 
 from errors import UsageError
+from exchange import MAX_FIELDS
 from taps import Answer, Tap
 
 LOGGING = """
@@ -152,6 +153,20 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             assert exchange(program.address, f"GET {where}/answered HTTP/1.1\r\nHost: a\r\n\r\n".encode()).status == 418
             reply = exchange(program.address, f"GET {where}/change HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             assert reply.headers["x-got"].startswith("PUT /changed HTTP/1.1")
+            many = b"a: b\r\n" * MAX_FIELDS
+            for path, fields in (("/bad", b""), ("/split", b""), ("/many", many)):
+                ask = b"GET %s%s HTTP/1.1\r\nHost: a\r\n%s\r\n" % (where.encode(), path.encode(), fields)
+                assert exchange(program.address, ask).status == 403
+
+
+def test_who_only_looks_at_plain_http_does_not_cut_it(tmp_path: Path, roots: Path) -> None:
+    with watched(tmp_path, roots, "--log-requests") as program, Origin(json_origin) as plain:
+        fields = b"a: b\r\n" * MAX_FIELDS + b"X-Last: 1\r\nContent-Length: 4\r\n"
+        ask = b"POST http://localhost:%d/ HTTP/1.1\r\nHost: a\r\n%s\r\nbody" % (plain.port, fields)
+        reply = exchange(program.address, ask)
+        assert reply.status == 200
+        assert "X-Last: 1" in reply.headers["x-got"]
+        assert reply.headers["x-got"].count("a: b") == MAX_FIELDS
 
 
 def test_bodies_pass_a_tap_that_acts_and_what_it_cannot_judge_does_not(

@@ -58,7 +58,6 @@ def test_http2_by_alpn_and_by_its_preface(alpn: str | None, size: int, origin_fi
         [(ORIGIN, b"220 mail.example ESMTP\r\n"), (CLIENT, b"EHLO a.example\r\n")],
         [(ORIGIN, b"220 mail.example ESMTP\r\n")],
         [(CLIENT, b"G" * 40)],
-        [(CLIENT, b"\r\n" * MAX_SNIFFED)],
         [(ORIGIN, bytes(MAX_EARLY + 1))],
         [(CLIENT, PREFACE[:5])],
     ],
@@ -85,6 +84,12 @@ def test_what_a_lenient_origin_might_take_for_http_is_told_apart(data: bytes, si
     seen = watch([(CLIENT, data)], None, size)
     assert seen.notes == ["malformed request"]
     assert not seen.begun
+
+
+def test_empty_lines_before_a_request_hide_nothing_however_many() -> None:
+    seen = watch([(CLIENT, b"\r\n" * MAX_SNIFFED), (CLIENT, GET), (ORIGIN, OK)], None, 1 << 20)
+    assert [exchange.method for exchange in seen.done] == ["GET"]
+    assert not seen.notes
 
 
 def test_another_protocol_by_alpn() -> None:

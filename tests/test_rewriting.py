@@ -1,0 +1,87 @@
+"""Requests that are judged: another recipient must find no others in what passes."""
+
+from collections.abc import Callable
+
+import pytest
+from watching import Seen
+
+from errors import Refused
+from exchange import MAX_FIELDS, Exchange
+from rewriting import Rewriter
+from taps import Answer
+
+GET = b"GET /a HTTP/1.1\r\nHost: a\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+
+
+def allow(_: Exchange) -> Answer | None:
+    return None
+
+
+def mark(exchange: Exchange) -> Answer | None:
+    exchange.request_fields.append((b"X-Mark", b"1"))
+    return None
+
+
+def passed(rewriter: Rewriter, data: bytes) -> bytes:
+    return b"".join(rewriter.forward(data))
+
+
+@pytest.mark.parametrize("decide", [allow, mark])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"POST / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * MAX_FIELDS + b"Content-Length: 4\r\n\r\nbody",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;\nhi\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: a\n\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b: c\r\n\r\n",
+    ],
+)
+def test_what_others_may_read_otherwise_is_refused(decide: Callable[[Exchange], None], request_: bytes) -> None:
+    with pytest.raises(Refused):
+        passed(Rewriter(Seen().recorder(), decide), request_)
+
+
+def test_as_many_fields_as_can_be_shown_pass() -> None:
+    request = b"POST / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * (MAX_FIELDS - 2) + b"Content-Length: 4\r\n\r\nbody"
+    assert passed(Rewriter(Seen().recorder(), allow), request) == request
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        b"HTTP/1.1 200 OK\r\nX Odd: 1\r\nContent-Length: 2\r\n\r\nhi",
+        OK + b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: a\r\n\r\n",  # not asked for
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
+    ],
+)
+def test_behind_a_malformed_response_nothing_is_judged_and_nothing_passes(response: bytes) -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    assert passed(rewriter, GET) == GET
+    rewriter.received(response)
+    with pytest.raises(Refused, match="response before is malformed"):
+        passed(rewriter, GET)
+
+
+def test_a_body_passes_to_its_end_behind_a_malformed_response() -> None:
+    seen = Seen()
+    rewriter = Rewriter(seen.recorder(), allow)
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n"
+    assert passed(rewriter, head + b"abc") == head + b"abc"
+    rewriter.received(b"HTTP/1.1 200 OK\r\nX Odd: 1\r\n\r\n")
+    assert passed(rewriter, b"def") == b"def"
+    with pytest.raises(Refused):
+        passed(rewriter, GET)
+    assert [exchange.error for exchange in seen.done] == ["malformed response head"]
+
+
+def test_behind_an_upgrade_everything_passes_and_what_was_sent_before_it_too() -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
+    assert passed(rewriter, ask + b"EARLY-") == ask
+    rewriter.received(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n")
+    assert passed(rewriter, b"LATE") == b"EARLY-LATE"
+    assert passed(rewriter, b"\0") == b"\0"
