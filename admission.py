@@ -14,16 +14,23 @@ from lru import LRU
 
 QUEUE_SECONDS = 5.0  # how long a connection may wait for its turn: a browser shows that as a slow page, not as an error
 _BURST_SECONDS = 4.0  # of a rate that was not used may be used at once: a page asks for dozens of new names together
+TOLD_OF_CLIENT = 20  # connections of one client past a limit that may wait to be told: a fifth of the room for all such
 _CLIENTS = 10_000  # whose rate is remembered
 
 
 class Admission:
-    """Counts connections. Those past a limit are let in to be told so."""
+    """Counts connections. Those past a limit are let in to be told so, or shown a page, and take nobody's place."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._clients: dict[str, int] = {}
-        self.count = 0
+        self._admitted = 0
+        self._clients: dict[str, int] = {}  # how many of each were admitted
+        self._refused: dict[str, int] = {}  # and how many were not, and are still here
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._admitted + sum(self._refused.values())
 
     @property
     def most(self) -> int:
@@ -32,22 +39,31 @@ class Admission:
 
     def enter(self, client: str) -> CertifierError | None:
         """Count a connection, which must ``leave``; why it may do nothing but be told, None if it may."""
-        self.count += 1
-        own = self._clients[client] = self._clients.get(client, 0) + 1
-        if self.count > self._limits.connections:
-            return TooManyConnections(f"there are {self._limits.connections} connections already")
-        if own > self._limits.client_connections:
-            return TooManyOfClient(f"{client} has {self._limits.client_connections} connections already")
-        return None
-
-    def leave(self, client: str) -> None:
-        """The connection ended."""
-        self.count -= 1
-        own = self._clients[client] - 1
-        if own:
-            self._clients[client] = own
+        own = self._clients.get(client, 0)
+        refusal: CertifierError
+        if self._admitted >= self._limits.connections:
+            refusal = TooManyConnections(f"there are {self._limits.connections} connections already")
+        elif own >= self._limits.client_connections:
+            refusal = TooManyOfClient(f"{client} has {self._limits.client_connections} connections already")
         else:
-            del self._clients[client]
+            self._admitted += 1
+            self._clients[client] = own + 1
+            return None
+        self._refused[client] = self._refused.get(client, 0) + 1
+        return refusal
+
+    def hears(self, client: str) -> bool:
+        """Whether the client's latest connection, which was refused, may be told so: only some of each at a time."""
+        return self._refused[client] <= TOLD_OF_CLIENT
+
+    def leave(self, client: str, refused: bool = False) -> None:
+        """The connection ended."""
+        if not refused:
+            self._admitted -= 1
+        counted = self._refused if refused else self._clients
+        counted[client] -= 1
+        if not counted[client]:
+            del counted[client]
 
 
 class Turnstile:

@@ -39,7 +39,7 @@ from policy import Policy
 from wire import HANDSHAKE
 
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection
-STREAM_SECONDS = 30.0  # for a client to take the next piece of live data
+TOLD_SECONDS = 1.0  # for the head of a request that comes past a limit of connections
 _RECV = 16_384
 
 log = logging.getLogger("certifier.proxy")
@@ -74,9 +74,12 @@ class Proxy:
         """Serve one accepted connection until it ends."""
         ip = address[0]
         self._board.connected()
-        client = Client(sock, ip, str(Target(ip, address[1])), self._admission.enter(ip))
-        deadline = time.monotonic() + self._limits.head_timeout
+        refusal = self._admission.enter(ip)
+        client = Client(sock, ip, str(Target(ip, address[1])), refusal)
+        deadline = time.monotonic() + (self._limits.head_timeout if refusal is None else TOLD_SECONDS)
         try:
+            if refusal is not None and not self._admission.hears(ip):
+                return
             sockets.arm(sock, deadline)
             data = sock.recv(_RECV)
             if data[:1] == bytes((HANDSHAKE,)):
@@ -88,7 +91,7 @@ class Proxy:
         except Exception:  # the top of a connection: a bug ends this one alone
             log.exception("connection of %s failed", client.who)
         finally:
-            self._admission.leave(ip)
+            self._admission.leave(ip, refused=refusal is not None)
 
     def _http(self, client: Client, data: bytes, deadline: float) -> None:
         """HTTP requests, until a CONNECT takes the connection over or one of them ends it."""
@@ -129,6 +132,8 @@ class Proxy:
         """TLS without a CONNECT: the origin is the server_name's port 443."""
         record = Record(client.who)
         with self._logged(record), _refusing_by_alert(client.sock, record):
+            if client.refusal is not None:
+                raise client.refusal
             hello, data = read_hello(client.sock, None, data, self._limits)
             if hello is None:
                 record.outcome = "client-closed"

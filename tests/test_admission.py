@@ -1,6 +1,6 @@
 import pytest
 
-from admission import QUEUE_SECONDS, Admission, Turnstile
+from admission import QUEUE_SECONDS, TOLD_OF_CLIENT, Admission, Turnstile
 from errors import TooManyConnections, TooManyNames, TooManyOfClient
 from limits import Limits
 
@@ -9,14 +9,25 @@ def test_connections_are_counted_in_all_and_by_client() -> None:
     doors = Admission(Limits(connections=3, client_connections=2))
     assert [doors.enter("a"), doors.enter("a"), doors.enter("b")] == [None] * 3
     assert isinstance(doors.enter("b"), TooManyConnections)
-    doors.leave("b")
+    assert doors.count == 4
+    doors.leave("b", refused=True)
     doors.leave("b")
     assert isinstance(doors.enter("a"), TooManyOfClient)
-    for _ in range(3):
+    doors.leave("a", refused=True)
+    for _ in range(2):
         doors.leave("a")
     assert doors.count == 0
-    assert doors._clients == {}
+    assert doors._clients == doors._refused == {}
     assert doors.enter("a") is None
+
+
+def test_connections_past_a_clients_limit_take_nobodys_place() -> None:
+    doors = Admission(Limits(connections=3, client_connections=2))
+    assert [doors.enter("a"), doors.enter("a")] == [None] * 2
+    for number in range(100):
+        assert isinstance(doors.enter("a"), TooManyOfClient)
+        assert doors.hears("a") == (number < TOLD_OF_CLIENT)
+    assert doors.enter("b") is None
 
 
 class Clock:

@@ -360,6 +360,15 @@ def test_connections_past_the_limit_are_told_so(tmp_path: Path, roots: Path, ech
             assert time.monotonic() < deadline
 
 
+def test_no_client_locks_the_others_out(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
+    with running(tmp_path, roots, "--max-connections=20") as program, ExitStack() as open_:
+        for _ in range(150):
+            idle = socket.create_connection(program.address, timeout=WAIT, source_address=("127.0.0.2", 0))
+            open_.enter_context(idle)
+        assert connect(program, f"localhost:{echo_origin.port}").status == 200
+        assert exchange(program.address, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+
+
 def test_heads_and_hellos_past_their_size(tmp_path: Path, roots: Path, origin: Origin) -> None:
     with running(tmp_path, roots, "--max-head=2000", "--max-hello=1024", "--hello-timeout=1") as program:
         assert connect(program, f"localhost:{origin.port}", "X: " + "x" * 2000).status == 431
