@@ -22,7 +22,10 @@ class Redirect:
 
 
 class Dialer:
-    """Looks up, checks and dials. The dialled address is one that was checked: nothing is looked up twice."""
+    """Looks up, checks and dials. The dialled address is one that was checked: nothing is looked up twice.
+
+    ``client`` is the address of who asks: each has a share of the look-ups.
+    """
 
     def __init__(
         self, upstream: Upstream, policy: Policy, redirect: Redirect | None, limits: Limits, board: Board
@@ -33,38 +36,38 @@ class Dialer:
         self._seconds = limits.dial_timeout
         self._board = board
 
-    def tunnel(self, target: Target) -> socket.socket:
+    def tunnel(self, target: Target, client: str) -> socket.socket:
         """For a tunnel. Raises ``OriginError``, or ``Refused`` by the policy."""
         self._policy.check_target(target)
         if self._redirect is None or self._policy.bypasses(target, None):
-            return self._dial(target)
+            return self._dial(target, client)
         self._policy.check_allowed_name(target)
-        return self._dial(self._redirect.target, ours=True)
+        return self._dial(self._redirect.target, None)
 
-    def own(self, target: Target) -> socket.socket:
+    def own(self, target: Target, client: str) -> socket.socket:
         """To the target itself, whatever is redirected."""
         self._policy.check_target(target)
-        return self._dial(target)
+        return self._dial(target, client)
 
-    def _dial(self, target: Target, ours: bool = False) -> socket.socket:
-        """To a target whose addresses are checked, unless the operator named it."""
+    def _dial(self, target: Target, client: str | None) -> socket.socket:
+        """To a target whose addresses are checked, unless the operator named it: for no client."""
         began = time.monotonic()
         deadline = began + self._seconds
-        addresses = self._upstream.resolve(target, deadline)
-        if not ours:
+        addresses = self._upstream.resolve(target, deadline, client or "")
+        if client is not None:
             addresses = self._policy.permitted(target, addresses)
         sock = self._upstream.dial(addresses, target, deadline)
         self._board.dialled(time.monotonic() - began)
         return sock
 
-    def is_self(self, target: Target) -> bool:
+    def is_self(self, target: Target, client: str) -> bool:
         """Whether the target is the proxy itself."""
-        return self._policy.is_self(self._upstream.resolve(target, time.monotonic() + self._seconds))
+        return self._policy.is_self(self._upstream.resolve(target, time.monotonic() + self._seconds, client))
 
-    def is_at(self, host: str, ip: str) -> bool:
+    def is_at(self, host: str, ip: str, client: str) -> bool:
         """Whether a name resolves to an address, among others."""
         try:
-            found = self._upstream.resolve(Target(host, 0), time.monotonic() + self._seconds)
+            found = self._upstream.resolve(Target(host, 0), time.monotonic() + self._seconds, client)
         except OriginError:
             return False
         return any(address[0] == ip for address in found)

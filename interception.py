@@ -174,17 +174,17 @@ class Interception:
         if name != way.target.host and self._policy.minds_names:
             address = _peer(origin)
             self._policy.check_name(name, way.target, address)
-            if not (hello.encrypted_client_hello or self._agree(name, way.target)):
+            if not (hello.encrypted_client_hello or self._agree(name, way)):
                 way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
             if self._policy.bypasses(way.target, address, name):
                 return True
         return self._refusals.bypasses(Pair(way.ip, name))
 
-    def _agree(self, name: str, target: Target) -> bool:
+    def _agree(self, name: str, way: Way) -> bool:
         """Whether a server name is that of a CONNECT to an address."""
         if not self._policy.minds_mismatch:
             return True  # saves the look-up
-        return names.ip_of(target.host) is not None and self._dialer.is_at(name, target.host)
+        return names.ip_of(way.target.host) is not None and self._dialer.is_at(name, way.target.host, way.ip)
 
     def _secure(self, way: Way, origin: socket.socket, name: str, hello: ClientHello) -> Stream:
         """Our own TLS to the origin, or to a redirect that wants it."""
@@ -219,7 +219,7 @@ class Interception:
                 raise origin
             self._untouched(way, origin, data, _BYPASSED)
         else:
-            with self._dialer.own(way.target) as own:
+            with self._dialer.own(way.target, way.ip) as own:
                 self._untouched(way, own, data, _BYPASSED)
 
     def _leave(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:

@@ -47,11 +47,11 @@ class PlainHttp:
         target, path = http_target(head.target, head.method)
         record.target = str(target)
         literal = names.ip_of(target.host) is not None or target.host == "localhost"  # asks no DNS for a stranger
-        if literal and self._dialer.is_self(target):
+        if literal and self._dialer.is_self(target, client.ip):
             self._own_page(client, head, path, str(target), record)
             return None
         self._door.admit(client, head, record)
-        if (not literal and self._dialer.is_self(target)) or (
+        if (not literal and self._dialer.is_self(target, client.ip)) or (
             head.method in ("TRACE", "OPTIONS") and head.header(b"max-forwards") == "0"  # RFC 9110 §7.6.2
         ):
             self._own_page(client, head, path, str(target), record)
@@ -59,7 +59,7 @@ class PlainHttp:
         said = head.header(b"host")
         if self._policy.minds_mismatch and said and parse_target(said, default_port=80) != target:
             record.note(self._policy.check_mismatch("Host", said, str(target)))
-        with self._dialer.own(target) as origin:
+        with self._dialer.own(target, client.ip) as origin:
             rest = self._forward(client, origin, head, target, path, behind, record)
         record.outcome = "closed"
         return rest

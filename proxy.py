@@ -122,7 +122,7 @@ class Proxy:
         record.target = str(target)
         self._door.admit(client, head, record)
         way = Way(client.sock, client.ip, target, record, head.header(b"user-agent"))
-        with self._dialer.tunnel(target) as origin:
+        with self._dialer.tunnel(target, client.ip) as origin:
             sockets.arm(client.sock, time.monotonic() + self._limits.head_timeout)
             sockets.send(client.sock, pages.ESTABLISHED)
             with _refusing_by_alert(client.sock, record):
@@ -143,7 +143,7 @@ class Proxy:
             self._door.admit(client, None, record)
             way = Way(client.sock, client.ip, target, record)
             try:
-                origin = self._dialer.tunnel(target)
+                origin = self._dialer.tunnel(target, client.ip)
             except OriginError as error:
                 self._interception.intercept(way, error, hello, data)
             else:

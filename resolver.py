@@ -1,7 +1,7 @@
 """``Resolver``: a host's addresses, by the system's own resolver. One look-up for all who wait, and a short memory.
 
 ``getaddrinfo`` blocks a thread for as long as the C library likes, whatever our own deadline. So the threads are
-bounded, a name takes one at most, and a name that failed is not asked for again at once.
+bounded, in all and for each client, a name takes one at most, and a name that failed is not asked for again at once.
 """
 
 import socket
@@ -10,6 +10,7 @@ from itertools import chain, zip_longest
 
 import gevent
 from gevent.event import AsyncResult
+from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
 import errors
@@ -22,6 +23,7 @@ _GOOD_SECONDS = 10.0  # how long an answer counts: getaddrinfo tells no TTL, and
 _BAD_SECONDS = 2.0  # how long a failure counts
 _NAMES = 4096
 _THREADS = 32  # look-ups under way; a thread that waits costs some kilobytes
+_SHARE = 8  # of one client: who asks for names that nobody answers for must not keep the others from theirs
 
 Answer = list[str] | errors.CertifierError
 
@@ -35,32 +37,42 @@ class Resolver:
         self._workers = Workers(_THREADS)
         self._answers: LRU[str, tuple[float, Answer]] = LRU(_NAMES)
         self._under_way: dict[str, AsyncResult[Answer]] = {}
+        self._turns = _Turns()
 
-    def look_up(self, host: str, deadline: float) -> list[str]:
+    def look_up(self, host: str, deadline: float, client: str = "") -> list[str]:
         """The addresses of a canonical host, in the order to try them: families in turn (RFC 8305 §4).
 
-        ``deadline`` is in ``time.monotonic()`` seconds.
+        ``deadline`` is in ``time.monotonic()`` seconds; ``client`` is who asks, empty for the operator.
         """
         if names.ip_of(host) is not None:
             return [host]
-        known = self._answers.get(host)
-        answer = known[1] if known is not None and time.monotonic() < known[0] else self._ask(host, deadline)
+        answer = self._known(host) or self._ask(host, min(deadline, time.monotonic() + LOOK_UP_SECONDS), client)
         if isinstance(answer, errors.CertifierError):
             raise answer.again()
         return answer
 
-    def _ask(self, host: str, deadline: float) -> Answer:
+    def _known(self, host: str) -> Answer | None:
+        known = self._answers.get(host)
+        return known[1] if known is not None and time.monotonic() < known[0] else None
+
+    def _ask(self, host: str, deadline: float, client: str) -> Answer:
         result = self._under_way.get(host)
         if result is None:
-            if len(self._under_way) >= _THREADS:
+            if not self._turns.take(client, deadline):
                 return errors.OriginLookupTimeout(f"too many look-ups are under way for one of {host}")
+            answer, result = self._known(host), self._under_way.get(host)
+            if answer is not None or result is not None:  # another's, meanwhile
+                self._turns.give_back(client)
+            if answer is not None:
+                return answer
+        if result is None:
             result = AsyncResult()
-            gevent.spawn(self._lead, host, result)  # before others can wait for what fails to begin
+            gevent.spawn(self._lead, host, result, client)  # before others can wait for what fails to begin
             self._under_way[host] = result
-        found = result.wait(timeout=max(0.0, min(deadline - time.monotonic(), LOOK_UP_SECONDS)))
+        found = result.wait(timeout=max(0.0, deadline - time.monotonic()))
         return errors.OriginLookupTimeout(f"looking up {host} took too long") if found is None else found
 
-    def _lead(self, host: str, result: "AsyncResult[Answer]") -> None:
+    def _lead(self, host: str, result: "AsyncResult[Answer]", client: str) -> None:
         """Look up to the end, which may be long after all who asked have gone."""
         answer: Answer = errors.OutOfResources(f"the look-up of {host} failed")  # a bug, told by its traceback
         try:
@@ -73,7 +85,45 @@ class Resolver:
             answer = error.again()
         finally:
             del self._under_way[host]
+            self._turns.give_back(client)
             result.set(answer)
+
+
+class _Turns:
+    """Who may have a thread: so many in all, and of those so many of each client."""
+
+    def __init__(self) -> None:
+        self._threads = Semaphore(_THREADS)
+        self._shares: dict[str, Semaphore] = {}
+        self._users: dict[str, int] = {}  # who have a turn of a client's, or wait for one
+
+    def take(self, client: str, deadline: float) -> bool:
+        """Wait for a turn; whether there is one."""
+        self._users[client] = self._users.get(client, 0) + 1
+        share = self._shares.setdefault(client, Semaphore(_SHARE))
+        taken = False
+        try:
+            if share.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                try:
+                    taken = self._threads.acquire(timeout=max(0.0, deadline - time.monotonic()))
+                finally:
+                    if not taken:
+                        share.release()
+        finally:
+            if not taken:
+                self._left(client)
+        return taken
+
+    def give_back(self, client: str) -> None:
+        """A turn is over."""
+        self._threads.release()
+        self._shares[client].release()
+        self._left(client)
+
+    def _left(self, client: str) -> None:
+        self._users[client] -= 1
+        if not self._users[client]:
+            del self._users[client], self._shares[client]
 
 
 def _look_up(host: str) -> list[str]:

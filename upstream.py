@@ -51,9 +51,9 @@ class Upstream:
         """Verify by these from now on."""
         self._context = roots
 
-    def resolve(self, target: Target, deadline: float) -> list[Address]:
-        """The target's addresses in the order to try them."""
-        return [(ip, target.port) for ip in self._resolver.look_up(target.host, deadline)]
+    def resolve(self, target: Target, deadline: float, client: str = "") -> list[Address]:
+        """The target's addresses in the order to try them. ``client`` is who asks, empty for the operator."""
+        return [(ip, target.port) for ip in self._resolver.look_up(target.host, deadline, client)]
 
     def dial(self, addresses: list[Address], target: Target, deadline: float) -> socket.socket:
         """A TCP connection to the first address that answers; the next is tried after a failure or 250 ms."""

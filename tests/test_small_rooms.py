@@ -317,6 +317,30 @@ def test_slow_look_ups_end_and_hold_nobody_else_up(monkeypatch: pytest.MonkeyPat
     assert asked.count("dead.example") == 1
 
 
+def test_no_client_takes_all_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on: list[bool] = []
+    sleep = get_original("time", "sleep")
+
+    def slow(host: str, *_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        while host.startswith("dead") and not go_on:
+            sleep(0.005)
+        return [(0, 0, 0, "", ("10.0.0.1", 0))]
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", slow)
+    names = resolver.Resolver()
+    asking = [gevent.spawn(names.look_up, f"dead{n}.example", time.monotonic() + 2, "a") for n in range(100)]
+    gevent.sleep(0.05)
+    start = time.monotonic()
+    assert names.look_up("good.example", soon(), "b") == ["10.0.0.1"]
+    with pytest.raises(errors.OriginLookupTimeout, match="too many look-ups"):
+        names.look_up("good2.example", time.monotonic() + 0.1, "a")
+    assert time.monotonic() - start < 1
+    go_on.append(True)  # who has waited gets his turn
+    assert all(greenlet.get(timeout=5) == ["10.0.0.1"] for greenlet in asking)
+    assert not names._turns._shares
+    assert not names._turns._users
+
+
 def test_a_look_up_that_fails_leaves_no_work_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise socket.gaierror(-2, "Name or service not known")
