@@ -5,6 +5,7 @@ each ``Exchange``, counts its octets, keeps what is wanted of its bodies and tel
 I/O or switches greenlets, and an observer must not either.
 """
 
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ import bodies
 MAX_FIELDS = 256  # of a head that are kept; Apache stops at 100
 MAX_CONTENT = 67_108_864  # octets that a body's content coding may hide
 MAX_CAPTURED = 67_108_864  # octets of bodies of all exchanges under way; what comes beyond is counted, not kept
+
+_DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 Fields = list[tuple[bytes, bytes]]
 Octets = bytes | memoryview
@@ -69,10 +72,16 @@ class Exchange:
 
     @property
     def url(self) -> str:
-        """The target URI (RFC 9110 §7.1); of a CONNECT, its authority."""
+        """The target URI (RFC 9110 §7.1), scheme and host normalized (§4.2.3); of a CONNECT, its authority."""
         if self.target.startswith("/"):
-            return f"{self.connection.scheme}://{self.authority}{self.target}"
-        return self.target if self.target != "*" else f"{self.connection.scheme}://{self.authority}"
+            return _origin(self.connection.scheme, self.authority) + self.target
+        if self.target == "*":
+            return _origin(self.connection.scheme, self.authority)
+        scheme, absolute, rest = self.target.partition("://")
+        if not absolute:
+            return self.target
+        authority = authority_of(self.target)
+        return _origin(scheme, authority) + rest[len(authority) :]
 
     @property
     def content_type(self) -> str:
@@ -100,6 +109,19 @@ class Exchange:
 def header(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
     """The lines of a field (its name in lower case) as one value, RFC 9110 §5.3; empty if there is none."""
     return ", ".join([content.decode("latin-1") for key, content in fields if key.lower() == name])
+
+
+def authority_of(target: str) -> str:
+    """That of a target which has one, and counts before any Host (RFC 9112 §3.2.2); empty if it has none."""
+    if target.startswith("/") or target == "*":
+        return ""
+    _, absolute, rest = target.partition("://")
+    return re.split("[/?#]", rest if absolute else target, maxsplit=1)[0]
+
+
+def _origin(scheme: str, authority: str) -> str:
+    scheme = scheme.lower()
+    return f"{scheme}://{authority.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"
 
 
 class Unreadable(Exception):

@@ -17,6 +17,11 @@ _HOP_BY_HOP = {
 }  # fmt: skip
 # Connection must not name these: without them the message would be another one (RFC 9110 §7.6.1).
 _END_TO_END = {b"content-length", b"host"}
+# About framing, routing, who asks, and how content is to be read: recipients that merge trailers would believe them.
+_OF_HEADS = {
+    b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"host", b"authorization",
+    b"www-authenticate", b"cookie", b"set-cookie", b"max-forwards", b"via",
+}  # fmt: skip
 _DIGITS = 9  # of a Max-Forwards that is counted down
 
 
@@ -51,8 +56,15 @@ def for_client(response: h11.Response, closing: bool) -> Fields:
 
 
 def interim(response: h11.InformationalResponse) -> Fields:
-    """Of a 1xx response."""
-    return _end_to_end(response.headers.raw_items())
+    """Of a 1xx response, which has no content (RFC 9110 §8.6)."""
+    return [
+        (key, value) for key, value in _end_to_end(response.headers.raw_items()) if key.lower() != b"content-length"
+    ]
+
+
+def trailers(end: h11.EndOfMessage) -> Fields:
+    """Of a chunked message: none that a head alone may have (RFC 9110 §6.5.1)."""
+    return [(key, value) for key, value in _end_to_end(end.headers.raw_items()) if key.lower() not in _OF_HEADS]
 
 
 def _end_to_end(fields: Iterable[tuple[bytes, bytes]]) -> Fields:

@@ -117,7 +117,7 @@ class Forwarding:
                     out = self._user_agent.send(event)
                 elif isinstance(event, h11.EndOfMessage):
                     self._uploaded = True
-                    out = self._user_agent.send(h11.EndOfMessage(headers=event.headers.raw_items()))
+                    out = self._user_agent.send(h11.EndOfMessage(headers=fields.trailers(event)))
                 else:
                     return
                 try:
@@ -179,7 +179,7 @@ class Forwarding:
                     self._recorder.download(self._exchange, event.data, 0, len(event.data))
                 self._send(event)
             elif isinstance(event, h11.EndOfMessage):
-                trailers = event.headers.raw_items() if self._head.http_version != "1.0" else []
+                trailers = fields.trailers(event) if self._head.http_version != "1.0" else []
                 self._send(h11.EndOfMessage(headers=trailers))
                 self._flush()
                 return
@@ -187,10 +187,14 @@ class Forwarding:
                 raise self._client_error or _origin_error(target, None, closed)
 
     def _receive(self) -> bytes:
-        try:
-            return self._origin.recv(_CHUNK)
-        except OSError as error:
-            raise _OriginLost from error
+        while True:
+            sent = self._record.sent
+            try:
+                return self._origin.recv(_CHUNK)
+            except OSError as error:
+                if not isinstance(error, TimeoutError) or self._record.sent == sent:
+                    raise _OriginLost from error
+                # The client is still uploading: until it has, an origin has nothing to say.
 
     def _send(self, event: h11.Event) -> None:
         self._out += self._server.send(event) or b""

@@ -5,14 +5,13 @@ conversation in which we have no side. Bodies are cut by ``framing.py``: h11 wou
 are matched by their order.
 """
 
-import re
 import time
 from collections import deque
 
 import h11
 
 import heads
-from exchange import Exchange, Octets, Recorder, Unreadable, header
+from exchange import Exchange, Octets, Recorder, Unreadable, authority_of, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
 
 MAX_WAITING = 100  # requests of a connection without a response: pipelining clients stop at about 10
@@ -132,7 +131,7 @@ class Http1:
         target = found.target.decode("ascii")
         exchange = self._recorder.request(
             found.method.decode("ascii"),
-            _authority(target) or host.decode("latin-1"),
+            authority_of(target) or host.decode("latin-1"),
             target,
             found.version.decode("ascii"),
             fields,
@@ -209,14 +208,6 @@ class Http1:
     def _switched(self, what: str) -> None:
         self._recorder.end(self._asked.popleft())
         self._stop(what)
-
-
-def _authority(target: str) -> str:
-    """Of a target that has one, which counts before any Host (RFC 9112 §3.2.2): absolute-form, authority-form."""
-    if target.startswith("/") or target == "*":
-        return ""
-    _, scheme, rest = target.partition("://")
-    return re.split("[/?#]", rest if scheme else target, maxsplit=1)[0]
 
 
 def _request(head: bytes) -> heads.Request:

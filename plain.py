@@ -1,7 +1,6 @@
 """``PlainHttp``: requests without a tunnel: for the proxy itself, or for an ``http://`` origin."""
 
 import socket
-import time
 from contextlib import closing, suppress
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from names import Target
 from names import target as parse_target
 from onlookers import Visit
 from policy import Policy
-from rewriting import judge
+from rewriting import judge, tell
 from sight import Sight
 from website import Website
 
@@ -96,12 +95,10 @@ class PlainHttp:
             return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
                 target, exchange.target, behind
             )
-        reply = answer.written(head.method)
-        recorder.response(exchange, answer.status, answer.reason, [], time.monotonic())
-        recorder.end(exchange)
+        tell(recorder, exchange, answer, closing=True)
         record.status = answer.status
         client.sock.settimeout(STREAM_SECONDS)
-        sockets.send(client.sock, reply)  # however large: the last word has a second
+        sockets.send(client.sock, answer.written(head.method))  # however large: the last word has a second
         sockets.last_word(client.sock, b"")
         return None
 

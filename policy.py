@@ -15,7 +15,9 @@ Endpoint = tuple[str, int]
 Ports = tuple[range, ...]
 
 # What is reachable, but not for everyone, and what ipaddress calls global in some versions of Python.
-_SPECIAL = [ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "fec0::/10")]
+_SPECIAL = [
+    ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "fec0::/10", "64:ff9b:1::/48")
+]
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its last 32 bits
 
 

@@ -140,12 +140,7 @@ class Rewriter(Http1):
         self._dropping = self._upload is not None
         self.closing = self._dropping  # the client may wait for a 100 with the body, or send without an end
         self._answer += answer.written(exchange.method, self.closing)
-        response = answer.head(self.closing)
-        fields = response.headers.raw_items()
-        body = b"" if exchange.method == "HEAD" else answer.body
-        self._recorder.response(exchange, answer.status, response.reason.decode("latin-1"), fields, time.monotonic())
-        self._recorder.download(exchange, body, 0, len(body))
-        self._recorder.end(exchange)
+        tell(self._recorder, exchange, answer, self.closing)
 
 
 def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Request | None]:
@@ -163,6 +158,16 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
         return None, h11.Request(method=exchange.method, target=exchange.target, headers=exchange.request_fields)
     except (h11.LocalProtocolError, TypeError, ValueError) as error:
         raise Refused(f"a tap made a request that is none: {error}") from error
+
+
+def tell(recorder: Recorder, exchange: Exchange, answer: Answer, closing: bool) -> None:
+    """Record the answer that an exchange got in the origin's stead."""
+    response = answer.head(closing)
+    body = b"" if exchange.method == "HEAD" else answer.body
+    reason, fields = response.reason.decode("latin-1"), response.headers.raw_items()
+    recorder.response(exchange, answer.status, reason, fields, time.monotonic())
+    recorder.download(exchange, body, 0, len(body))
+    recorder.end(exchange)
 
 
 def _written(request: h11.Request) -> bytes:

@@ -101,7 +101,7 @@ class Sight:
         observers = self._told()
         if not observers and not self._taps.wants("request", "response"):
             return None
-        connection = Connection(record.client, origin, "http", record.target or "")
+        connection = Connection(record.client, origin, "http", (record.target or "").removesuffix(":80"))
         return Recorder(connection, Chorus([*observers, self._taps]), self._capture)
 
     def decide(self, exchange: Exchange) -> Answer | None:

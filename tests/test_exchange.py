@@ -45,6 +45,9 @@ def test_numbers_are_not_repeated() -> None:
         ("GET", "", "/", "https://fallback.example/"),
         ("OPTIONS", "a.example", "*", "https://a.example"),
         ("GET", "a.example", "http://b.example/x", "http://b.example/x"),
+        ("GET", "A.Example:443", "/X", "https://a.example/X"),
+        ("GET", "a.example", "HTTP://B.example:80?X", "http://b.example?X"),
+        ("GET", "a.example:80", "/", "https://a.example:80/"),
         ("CONNECT", "a.example:1", "a.example:1", "a.example:1"),
         ("CONNECT", "a.example", "/chat", "https://a.example/chat"),  # RFC 8441
     ],

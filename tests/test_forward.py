@@ -11,9 +11,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import gevent.select
+import gevent.socket
 import pytest
 from gevent.event import Event
 from lab import WAIT, Origin, Program, exchange, get, read_reply, run
+
+import forward
+from errors import OriginSilent
+from forward import Forwarding
+from head import HeadReader
+from log import Record
+from names import Target
 
 
 def recorder(seen: list[bytes], reply: bytes) -> "Origin":
@@ -267,6 +275,51 @@ def test_a_max_forwards_that_is_no_number_is_passed_on(program: Program, hops: s
         assert exchange(program.address, head.encode()).status == 200
     assert seen[0].startswith(b"OPTIONS * HTTP/1.1\r\n")
     assert f"Max-Forwards: {hops}\r\n".encode() in seen[0]
+
+
+def test_trailers_that_only_a_head_may_have_stay_behind(program: Program) -> None:
+    """RFC 9110 §6.5.1; and an interim response has no content (§8.6)."""
+    seen: list[bytes] = []
+    bad = b"Host: b\r\nContent-Length: 3\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"
+    hints = b"HTTP/1.1 103 Early Hints\r\nContent-Length: 3\r\nLink: </a>\r\n\r\n"
+
+    def handle(sock: socket.socket) -> None:
+        data = b""
+        while not data.endswith(b"\r\n\r\n") or b"\r\n0\r\n" not in data:
+            more = sock.recv(65_536)
+            assert more
+            data += more
+        seen.append(data)
+        sock.sendall(hints + CHUNKED + b"2\r\nok\r\n0\r\n" + bad + b"X-Trailer: 1\r\n\r\n")
+
+    with Origin(handle) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        ask = f"PUT http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        sock.sendall(ask.encode() + b"2\r\nhi\r\n0\r\n" + bad + b"X-Trailer: 1\r\n\r\n")
+        got = b""
+        while not got.endswith(b"X-Trailer: 1\r\n\r\n"):
+            data = sock.recv(65_536)
+            assert data
+            got += data
+    assert seen[0].endswith(b"\r\n0\r\nX-Trailer: 1\r\n\r\n")
+    assert got.startswith(b"HTTP/1.1 103 \r\nLink: </a>\r\n\r\nHTTP/1.1 200 ")
+    assert got.endswith(b"\r\n0\r\nX-Trailer: 1\r\n\r\n")
+
+
+def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no longer."""
+    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
+    (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
+    with client, client_end, origin, origin_end:
+        head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        assert head is not None
+        doing = gevent.spawn(Forwarding(client_end, origin_end, head, Record("a:1")).run, Target("a", 80), "/", b"")
+        began = time.monotonic()
+        for _ in range(10):
+            gevent.sleep(0.2)
+            client.sendall(b"x")
+        with pytest.raises(OriginSilent):
+            doing.get(timeout=WAIT)
+        assert 2.0 < time.monotonic() - began < 3.5
 
 
 def test_an_http_1_0_client_sees_a_cut_off_response_as_one_and_no_trailers(program: Program) -> None:

@@ -224,6 +224,13 @@ def test_the_example_that_blocks(tmp_path: Path, roots: Path, server: Origin) ->
         assert run(*words, f"{url}/setup.txt").stdout.endswith("200")
         blocked = run(*words, *connect, "https://www.example.com/admin/users")
         assert blocked.stdout == "blocked: the admin pages are not for crawlers\n403"
+        for host in ("Www.Example.COM", "www.example.com:443", "www.example.com.", "other.example"):
+            other = run(*words, *connect, "-H", f"Host: {host}", "https://www.example.com/admin")
+            assert other.stdout.endswith("403"), host
+        for target in ("HTTPS://www.example.com/admin", "https://www.example.com:443/admin", "https://other/admin"):
+            other = run(*words, *connect, "--request-target", target, "https://www.example.com/admin")
+            assert other.stdout.endswith("403"), target
+        assert run(*words, *connect, "https://www.example.com/administrator").stdout.endswith("200")
 
 
 def test_the_example_that_adds_a_credential(
