@@ -10,7 +10,7 @@ from pathlib import Path
 import ca
 import files
 from ca import CaFiles
-from errors import UsageError
+from errors import RetrievalError, UsageError
 from keys import KeyStock
 from leaves import Leaves
 from ledger import Ledger
@@ -51,8 +51,15 @@ class Issuance:
 
     def fault(self, now: datetime) -> str | None:
         """Why no certificates can be served, as a sentence; None if they can be. Tries the disk."""
-        if self.files is not None and now >= self.files.certificate.not_valid_after_utc:
-            return f"the CA certificate expired on {self.files.certificate.not_valid_after_utc:%Y-%m-%d}"
+        if self.files is not None:
+            if now >= self.files.certificate.not_valid_after_utc:
+                return f"the CA certificate expired on {self.files.certificate.not_valid_after_utc:%Y-%m-%d}"
+            try:
+                self.files.serials.check()
+            except RetrievalError as error:
+                return str(error)
+            except OSError as error:
+                return f"no serial number can be taken: {error.strerror}"
         try:
             self.store.probe(write=self.files is not None)
         except OSError as error:

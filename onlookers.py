@@ -49,7 +49,7 @@ class Onlookers:
             return
         address = names.ip_of(visit.ip)
         if address is None or not address.is_loopback:
-            raise Refused("only clients on the proxy's own machine, and with --auth its users, may see live data")
+            raise Refused("only clients that come over loopback, and with --auth its users, may see live data")
         if not self._knows(visit.called):
             raise Refused(
                 "live data is shown where the proxy is called by an IP address, localhost or a name of --listen"

@@ -77,6 +77,8 @@ def _opened(option: str, path: Path, make: Callable[[Path], T]) -> T:
         return make(path)
     except OSError as error:
         raise UsageError(f"{option}={path}: can't write it: {error.strerror}") from error
+    except ValueError as error:  # such as "." and "/", which have no name
+        raise UsageError(f"{option}={path}: not the name of a file") from error
 
 
 def _touch(path: Path) -> None:

@@ -77,13 +77,17 @@ class Tap:
 
     def __init__(self, path: Path) -> None:
         try:
+            path.open("rb").close()
+        except OSError as error:
+            raise UsageError(f"--tap={path}: can't read it: {error.strerror}") from error
+        try:
             names = runpy.run_path(str(path))
-        except Exception as error:  # whatever the file does
+            self.body_max = int(names.get("BODY_MAX", BODY_MAX))
+        except (Exception, SystemExit) as error:  # whatever the file does
             log.exception("%s can't be loaded", path)
             raise UsageError(f"--tap={path}: {type(error).__name__}: {error}") from error
         self.path = path
         self.rewrites = bool(names.get("REWRITE", False))
-        self.body_max = int(names.get("BODY_MAX", BODY_MAX))
         self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}
         if not self._hooks:
             raise UsageError(f"--tap={path}: it defines none of {', '.join(HOOKS)}")

@@ -55,6 +55,19 @@ def test_a_ca_that_expired(tmp_path: Path) -> None:
     assert fault.startswith("the CA certificate expired on 20")
 
 
+def test_serial_numbers_that_cannot_be_taken(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    serials = tmp_path / "ca" / "serial.txt"
+    good = serials.read_bytes()
+    serials.write_bytes(b"zzz\n")
+    assert "must hold one positive decimal number" in (room.later() or "")
+    serials.unlink()
+    assert room.later() == "no serial number can be taken: No such file or directory"
+    serials.write_bytes(good)
+    assert room.later() is None
+    assert serials.read_bytes() == good
+
+
 def test_without_a_ca_the_store_need_only_be_read(tmp_path: Path) -> None:
     room = Room(tmp_path, ca=False)
     assert room.health.fault() is None

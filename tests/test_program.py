@@ -85,6 +85,9 @@ BAD = [
     (["--store=rubbish", "--max=1", *SIGN], "--store=rubbish: can't write there: File exists"),
     (["--store=rubbish/x", "--max=1"], "can't write there: Not a directory"),
     ([*GOOD, "--ca=rubbish"], "can't make a CA in rubbish"),
+    ([*GOOD, "--har=."], "--har=.: not the name of a file"),
+    ([*GOOD, "--pcap=/"], "--pcap=/: "),
+    ([*GOOD, "--tap=none.py"], "--tap=none.py: can't read it: No such file"),
 ]
 
 

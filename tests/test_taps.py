@@ -95,8 +95,9 @@ def test_one_that_fails_is_taken_out_and_the_traffic_goes_on(
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("def request(", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "it defines none of opened, data")],
-)
+    [("def request(", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "it defines none of opened, data"),
+     ("raise SystemExit", "SystemExit"), ("BODY_MAX = 'x'\ndef request(exchange): pass", "ValueError")],
+)  # fmt: skip
 def test_one_that_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "tap.py").write_text(text)
     with pytest.raises(UsageError, match=message):
