@@ -81,7 +81,7 @@ class Interception:
 
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
-        if self._policy.bypasses_any and self._policy.bypasses(way.target, _peer(origin)):
+        if self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(origin)):
             self._untouched(way, origin, data, _BYPASSED)
             return
         hello, data = greeting.read_hello(way.client, origin, data, self._limits)
@@ -172,13 +172,16 @@ class Interception:
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
         if name != way.target.host and self._policy.minds_names:
-            address = _peer(origin)
-            self._policy.check_name(name, way.target, address)
+            self._policy.check_name(name, way.target, self._address(origin))
             if not (hello.encrypted_client_hello or self._agree(name, way)):
                 way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
-            if self._policy.bypasses(way.target, address, name):
-                return True
+        if self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(origin), name):
+            return True
         return self._refusals.bypasses(Pair(way.ip, name))
+
+    def _address(self, origin: socket.socket | OriginError) -> tuple[str, int] | None:
+        """The origin's, as dialled; None where it is the redirect's, which says nothing of whom the client wants."""
+        return None if self._redirect is not None else _peer(origin)
 
     def _agree(self, name: str, way: Way) -> bool:
         """Whether a server name is that of a CONNECT to an address."""

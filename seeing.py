@@ -31,10 +31,8 @@ class Seeing:
     def __init__(
         self, chosen: SightOptions, policy: Policy, workers: Workers, version: str, worker: int | None, board: Board
     ) -> None:
-        self.access_log = AccessLog(LineFile(None), chosen.log_format)
-        if chosen.log_file is not None:
-            file = _opened("--log-file", chosen.log_file, LineFile)
-            self.access_log = AccessLog(file, chosen.log_format)
+        lines = LineFile(None) if chosen.log_file is None else _opened("--log-file", chosen.log_file, LineFile)
+        self.access_log = AccessLog(lines, chosen.log_format)
         observers: list[Observer] = [self.access_log] if chosen.log_requests else []
         taps = Taps([Tap(path) for path in chosen.taps])
         body_max = taps.body_max

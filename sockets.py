@@ -164,7 +164,8 @@ def last_word(sock: socket.socket, reply: bytes) -> None:
     left = LINGER_OCTETS
     with suppress(OSError):
         arm(sock, deadline)
-        send(sock, reply)
+        if reply:
+            send(sock, reply)
         sock.shutdown(socket.SHUT_WR)
         while left > 0:
             wait(sock, deadline)

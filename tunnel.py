@@ -69,7 +69,8 @@ class Tunnel:
         self._origin.sock.settimeout(None)
         # What was received with the handshakes is taken before either pump can end the other side: see streams.py.
         try:
-            self._take(self._client, self._origin)
+            if self._writing is None:  # a witness that acts may wait for what the origin's pump brings
+                self._take(self._client, self._origin)
             self._take(self._origin, self._client)
         except CertifierError as refusal:
             self.refusal = refusal
@@ -135,6 +136,7 @@ class Tunnel:
         """Each direction in a greenlet of its own."""
         upward = gevent.spawn(self._pump, self._client, self._origin)
         try:
+            sockets.give_way()  # it takes what was received with the handshake before the other one can end its side
             self._pump(self._origin, self._client)
             if self.alert is None and self.refusal is None:
                 upward.get()

@@ -173,7 +173,9 @@ TABLE = [
     Row("recv client greeting._read #. ECONNRESET", "cut", "cut-off"),
     Row("not TLS: recv client greeting._read #. eof", "cut"),
     Row("recv client greeting._read #. eof", "alert decode_error", "closed"),  # the origin's, relayed
-    Row("health: (thread health|[^u]\\S* store.probe)", "503"),  # what can't be removed is cleared up later
+    Row(
+        "health: (thread health|[^u]\\S* store.probe|\\S+ serials.(check|peek))", "503"
+    ),  # what can't be removed is cleared up later
     # The certificate. What the store can't do costs nothing where one can be made.
     Row("(untouched|operator's): .* store._load", "alert internal_error", OURS),
     Row("thread retrieval._on_thread .* memory", "alert internal_error", OURS, bug=True),

@@ -191,6 +191,41 @@ def test_a_bypassed_tunnel_goes_to_its_own_target_past_a_redirect(
         assert origin.connections == 2
 
 
+def test_the_address_of_a_redirect_is_not_taken_for_the_origins(
+    tmp_path: Path, origin: Origin, origin_ca: TestCA
+) -> None:
+    options = ("--bypass=127.0.0.0/8", "--allow=localhost", "--allow=127.0.0.0/8")
+    with (
+        Origin(http_origin) as plain,
+        Program(tmp_path, *BASE, f"--redirect=127.0.0.1:{plain.port}", *options) as program,
+    ):
+        assert not untouched(program, f"localhost:{origin.port}", "localhost", origin_ca, tmp_path)
+        assert untouched(program, f"127.0.0.1:{origin.port}", "localhost", origin_ca, tmp_path)  # that is the origin's
+        with pytest.raises(ssl.SSLError, match="access denied"):
+            with secure_tunnel(program, f"localhost:{origin.port}", "evil.example"):
+                pass
+
+
+@pytest.mark.parametrize("redirected", [False, True])
+@pytest.mark.parametrize("bypassed", [False, True])
+def test_a_bypass_counts_for_tls_without_a_connect(
+    tmp_path: Path, roots: Path, redirected: bool, bypassed: bool
+) -> None:
+    """Nobody listens at port 443 of 127.0.0.1: who is bypassed gets an alert, who is not is told inside TLS."""
+    with Origin(http_origin) as plain, ExitStack() as stack:
+        options = [f"--redirect=127.0.0.1:{plain.port}"] * redirected + ["--bypass=localhost"] * bypassed
+        program = stack.enter_context(running(tmp_path, roots, *options))
+        sock = stack.enter_context(socket.create_connection(program.address, timeout=WAIT))
+        context = strict_context(program.ca)
+        if bypassed:
+            with pytest.raises(ssl.SSLError, match="alert"):
+                context.wrap_socket(sock, server_hostname="localhost")
+        else:
+            secure = stack.enter_context(context.wrap_socket(sock, server_hostname="localhost"))
+            assert get(secure).status == (200 if redirected else 502)
+        assert plain.connections == (redirected and not bypassed)
+
+
 @pytest.mark.parametrize("first", ["client", "origin"])
 def test_what_is_not_tls_is_refused_and_not_a_byte_passes(tmp_path: Path, roots: Path, first: str) -> None:
     got: list[bytes] = []

@@ -150,7 +150,7 @@ def test_formats_and_a_file_that_is_rotated(tmp_path: Path, roots: Path, server:
         ("--pcap=none/x", "--pcap=none/x: can't write it"),
         ("--keylog=none/x", "--keylog=none/x: can't write it"),
         ("--log-format=xml", "--log-format=xml: not one of text, json, combined"),
-        ("--tap=none.py", "--tap=none.py: FileNotFoundError"),
+        ("--tap=none.py", "--tap=none.py: can't read it: No such file"),
     ],
 )
 def test_what_cannot_be_opened_is_one_line(tmp_path: Path, option: str, message: str) -> None:
