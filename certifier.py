@@ -95,6 +95,7 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import gevent
 from gevent.event import Event
@@ -104,12 +105,12 @@ import log as logs
 import options
 from commandline import CommandLine
 from errors import UsageError
-from limits import Limits
+from limits import Limits, most_logged
 from names import Target
 from options import Options
 from peers import Post, posts
 from program import Program
-from serving import serve
+from serving import HANDLED, serve
 from supervisor import Supervisor
 from version import VERSION
 
@@ -133,7 +134,12 @@ def main(argv: list[str]) -> int:
 
 
 def _run(chosen: Options) -> int:
-    limits = chosen.limits.within_descriptors(chosen.workers)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    logged = 0
+    if chosen.sight.keylog is not None:
+        logged = most_logged(chosen.capacity)
+        chosen = replace(chosen, capacity=logged)
+    limits = chosen.limits.within_descriptors(chosen.workers, logged)
     logs.set_up(limits.log_value)
     listening.check_openness(chosen)
     if chosen.workers == 1:

@@ -17,6 +17,7 @@ import sockets
 
 _QUESTION = 16_384  # octets at most
 _PIECE = 65_536
+_CLOEXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)  # macOS has none
 
 log = logging.getLogger("certifier.channels")
 
@@ -63,7 +64,7 @@ class Channels:
         asked = self._pairs[number][1]
         while True:
             try:
-                message, found, _, _ = socket.recv_fds(asked, _QUESTION, 1, socket.MSG_CMSG_CLOEXEC)
+                message, found, _, _ = socket.recv_fds(asked, _QUESTION, 1, _CLOEXEC)
             except OSError as error:
                 if asked.fileno() < 0:
                     return

@@ -1,11 +1,31 @@
 """``Limits``: how much one client, and all of them, may have. Each is an option; the reasons stand here."""
 
 import resource
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 _SPARE_DESCRIPTORS = 200  # for the store, the log, look-ups, the listeners, and those who are only told to go
 _PEER_DESCRIPTORS = 3  # for each other worker: the two ends of its channel, and a question to it
+_OPEN_MAX = 10_240  # what macOS lets a process have
 _SHARE = 0.9  # of all connections that one client may have
+
+
+def most_logged(names: int) -> int:
+    """How many of so many names may be in memory while their keys are logged."""
+    descriptors = _descriptors()
+    return names if descriptors is None else max(1, min(names, descriptors // 4))
+
+
+def _descriptors() -> int | None:
+    """How many there may be, None for any number. The soft limit, made for ``select``, is raised to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, _OPEN_MAX):
+        if soft != hard:
+            with suppress(ValueError, OSError):  # macOS: the hard limit is none, and none may be had
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+                break
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if soft == resource.RLIM_INFINITY else soft
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +59,17 @@ class Limits:
     client_new_names: int = 25
     log_value: int = 300
 
-    def within_descriptors(self, workers: int = 1) -> "Limits":
+    def within_descriptors(self, workers: int = 1, logged: int = 0) -> "Limits":
         """Those of one of so many worker processes, with no more connections than descriptors allow: two a tunnel.
 
-        The soft limit, made for ``select``, is raised to the hard one.
+        ``logged`` names may be in memory whose contexts log their keys: a descriptor for each, and for a context that
+        fell out of memory while a tunnel has it.
         """
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft != hard:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         most = -(-self.connections // workers)
-        if hard != resource.RLIM_INFINITY:
-            spare = _SPARE_DESCRIPTORS + _PEER_DESCRIPTORS * (workers - 1)
-            most = max(1, min(most, (hard - spare) // 2))
+        descriptors = _descriptors()
+        if descriptors is not None:
+            spare = _SPARE_DESCRIPTORS + _PEER_DESCRIPTORS * (workers - 1) + logged
+            most = max(1, min(most, (descriptors - spare) // (3 if logged else 2)))
         own = -(-self.client_connections // workers) or max(1, int(most * _SHARE))
         return replace(
             self,

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -161,9 +162,13 @@ def _rule_options(line: CommandLine) -> RuleOptions:
 
 
 def _workers(line: CommandLine) -> int:
+    supervised = hasattr(signal, "sigtimedwait")  # macOS has none
     if line.text("--workers") == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return line.number("--workers", 1, MAX_WORKERS, what="or auto")
+        return len(os.sched_getaffinity(0)) if supervised else 1
+    count = line.number("--workers", 1, MAX_WORKERS, what="or auto")
+    if count > 1 and not supervised:
+        raise UsageError(f"--workers={count}: this system can't wait for signals as a supervisor must; it takes one")
+    return count
 
 
 def _limits(line: CommandLine) -> Limits:
@@ -193,7 +198,7 @@ def _sight_options(line: CommandLine) -> SightOptions:
         har_body_max=line.number("--har-body-max", 0),
         har_max=line.number("--har-max", 100_000),
         pcap=line.path("--pcap"),
-        keylog=line.path("--keylog"),
+        keylog=line.path("--keylog") or (Path(found) if (found := os.environ.get("SSLKEYLOGFILE")) else None),
         taps=tuple(Path(text) for text in line.every("--tap")),
     )
 

@@ -49,7 +49,7 @@ class Seeing:
             if chosen.pcap is not None
             else None
         )
-        self.keylog = chosen.keylog or (Path(found) if (found := os.environ.get("SSLKEYLOGFILE")) else None)
+        self.keylog = chosen.keylog
         if self.keylog is not None:
             _opened("--keylog", self.keylog, _touch)
         capture = Capture(body_max) if body_max else None

@@ -15,6 +15,7 @@ from limits import Limits
 from program import Program
 from staff import Staff
 
+HANDLED = (signal.SIGHUP, signal.SIGUSR1)  # blocked until there is who handles them: by themselves they kill
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
 # That a pool thread keeps the GIL when the hub, and with it all connections, wants it. Python's is 5 ms.
 _SWITCH_SECONDS = 0.0001
@@ -34,6 +35,7 @@ def serve(
     servers = [Acceptor(listener, program.proxy.handle, staff) for listener in listeners]
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
     gevent.signal_handler(signal.SIGUSR1, gevent.spawn, program.seeing.reopen)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
     for number in (signal.SIGTERM, signal.SIGINT):
         gevent.signal_handler(number, stop.set)
     gevent.spawn(program.keep_house)

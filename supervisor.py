@@ -15,12 +15,11 @@ from contextlib import suppress
 
 from gevent.monkey import get_original
 
-from serving import DRAIN_SECONDS
+from serving import DRAIN_SECONDS, HANDLED
 
 GRACE_SECONDS = 5.0  # beyond what tunnels have to finish in, before a worker is killed
-_PASSED_ON = (signal.SIGHUP, signal.SIGUSR1)
 _ENDING = (signal.SIGTERM, signal.SIGINT)
-_SIGNALS = (*_PASSED_ON, *_ENDING, signal.SIGCHLD)
+_SIGNALS = (*HANDLED, *_ENDING, signal.SIGCHLD)
 _LOOK_SECONDS = 0.1  # between two looks for a signal while a worker starts
 _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
@@ -67,7 +66,7 @@ class Supervisor:
                     listener.close()
                 self._reap_all(signal.SIGTERM)
                 return 0
-            if found in _PASSED_ON:
+            if found in HANDLED:
                 self._signal(found)
             self._replace()
 
@@ -78,7 +77,7 @@ class Supervisor:
         if process == 0:
             _close(told)
             _close(self._lifeline[1])
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_ENDING, signal.SIGCHLD))  # the rest waits for who handles it
             try:
                 os._exit(self._work(number, tells, self._lifeline[0]))
             finally:

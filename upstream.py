@@ -169,6 +169,8 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
 
 def _dial_error(target: Target, failures: list[OSError]) -> errors.CertifierError:
     """The error of a dial whose every attempt failed: what tells most about the origin, first."""
+    # Of an IPv6 address, EADDRNOTAVAIL says that there is no IPv6 here: what another address said tells more.
+    failures = [failure for failure in failures if failure.errno != errno.EADDRNOTAVAIL] or failures
     ours = [failure for failure in failures if failure.errno in _OURS]
     if ours:
         return errors.OutOfResources(f"certifier can't open a connection: {ours[0].strerror}")

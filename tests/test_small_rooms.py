@@ -1,6 +1,8 @@
 """What is small enough to share a file: log, pages, policy, sockets, upstream, tunnel's deadline."""
 
+import errno
 import json
+import os
 import re
 import socket
 import time
@@ -19,6 +21,7 @@ import errors
 import pages
 import resolver
 import sockets
+import upstream
 from errors import CertifierError, LoopDetected, OriginRefused, OriginTimeout, UnknownName
 from hello import ClientHello
 from log import MAX_VALUE, Record, escape
@@ -282,6 +285,23 @@ def test_the_next_address_is_tried(silent: socket.socket) -> None:
                 Upstream().dial(addresses, target, soon())
         for filler in fillers:
             filler.close()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind"),
+    [
+        (
+            [errno.ECONNREFUSED, errno.EADDRNOTAVAIL],
+            OriginRefused,
+        ),  # the second address is an IPv6 one, and there is none
+        ([errno.EADDRNOTAVAIL], errors.OutOfResources),
+        ([errno.ECONNREFUSED, errno.EMFILE], errors.OutOfResources),
+        ([errno.EHOSTUNREACH, errno.EADDRNOTAVAIL], errors.OriginError),
+    ],
+)
+def test_what_tells_most_about_a_dial_that_failed(numbers: list[int], kind: type[Exception]) -> None:
+    failures = [OSError(number, os.strerror(number)) for number in numbers]
+    assert type(upstream._dial_error(Target("a", 1), failures)) is kind
 
 
 def test_slow_look_ups_end_and_hold_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,6 +90,29 @@ def test_a_worker_that_dies_takes_only_its_own_tunnels_and_is_replaced(two: Prog
     assert victim not in now
 
 
+def test_signals_wait_for_a_worker_that_is_starting(two: Program, echo_origin: Origin) -> None:
+    """By themselves they would kill it."""
+    victim, survivor = children(two)
+    os.kill(victim, signal.SIGKILL)
+    two.wait_for(r"worker 0 \(process \d+\) died: SIGKILL; it is replaced")
+    deadline = time.monotonic() + WAIT
+    while not (new := set(children(two)) - {victim, survivor}):
+        assert time.monotonic() < deadline
+        gevent.sleep(0.001)
+    (successor,) = new
+    for number in (signal.SIGHUP, signal.SIGUSR1):
+        os.kill(successor, number)
+    while established(successor) == 0:
+        assert time.monotonic() < deadline
+        with secure_tunnel(two, f"localhost:{echo_origin.port}") as secure:
+            secure.sendall(b"z")
+            assert secure.recv(1) == b"z"
+            if established(successor):
+                break
+    assert set(children(two)) == {survivor, successor}
+    two.wait_for("reloaded: ")
+
+
 def test_signals_are_passed_on(tmp_path: Path, roots: Path, origin: Origin, echo_origin: Origin) -> None:
     (tmp_path / "denied").write_text("none.example\n")
     log = tmp_path / "access.log"
