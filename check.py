@@ -68,10 +68,11 @@ class Check:
         """Faults of one certificate and its files."""
         self.checked += 1
         path, name = entry.path, entry.name
-        for file in (path, path.with_suffix(".key")):
-            if file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077 and b"PRIVATE KEY-----" in file.read_bytes():
-                yield file, Fault("others can read its private key", _READ.format(file))
         try:
+            for file in (path, path.with_suffix(".key")):
+                open_ = file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077
+                if open_ and b"PRIVATE KEY-----" in file.read_bytes():
+                    yield file, Fault("others can read its private key", _READ.format(file))
             stem = path.name.removesuffix(".crt")
             if self._store.path(stem) != path:
                 yield (

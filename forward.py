@@ -5,6 +5,7 @@ Each exchange has a connection of its own to the origin, so that no request meet
 
 import socket
 import time
+from collections.abc import Callable
 
 import gevent
 import h11
@@ -104,7 +105,7 @@ class Forwarding:
                 if events % _EVENTS == 0:
                     sockets.give_way()
                 if event is h11.NEED_DATA:
-                    data = self._client.recv(_CHUNK)
+                    data = _recv(self._client, lambda: self._record.received)
                     if not data:
                         raise ClientError("the request ended in its body")
                     self._server.receive_data(data)
@@ -187,14 +188,10 @@ class Forwarding:
                 raise self._client_error or _origin_error(target, None, closed)
 
     def _receive(self) -> bytes:
-        while True:
-            sent = self._record.sent
-            try:
-                return self._origin.recv(_CHUNK)
-            except OSError as error:
-                if not isinstance(error, TimeoutError) or self._record.sent == sent:
-                    raise _OriginLost from error
-                # The client is still uploading: until it has, an origin has nothing to say.
+        try:
+            return _recv(self._origin, lambda: self._record.sent)
+        except OSError as error:
+            raise _OriginLost from error
 
     def _send(self, event: h11.Event) -> None:
         self._out += self._server.send(event) or b""
@@ -205,6 +202,17 @@ class Forwarding:
         if self._out:
             out, self._out = self._out, bytearray()
             self._client.sendall(out)
+
+
+def _recv(sock: socket.socket, moved: Callable[[], int]) -> bytes:
+    """What a side says next. It may be silent while the other one is not, whose octets ``moved`` tells."""
+    while True:
+        before = moved()
+        try:
+            return sock.recv(_CHUNK)
+        except TimeoutError:
+            if moved() == before:
+                raise
 
 
 class _OriginLost(Exception):

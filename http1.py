@@ -28,7 +28,7 @@ class Http1:
     """
 
     __slots__ = (
-        "_answered", "_asked", "_download", "_downloading", "_first_byte", "_recorder", "_request_heads",
+        "_answered", "_asked", "_download", "_first_byte", "_recorder", "_request_heads",
         "_response_heads", "_strict", "_upload", "_uploading", "watching",
     )  # fmt: skip
 
@@ -43,7 +43,6 @@ class Http1:
         self._answered = False  # its response is complete all the same
         self._upload: Body | None = None
         self._download: Body | None = None
-        self._downloading = False
         self._first_byte = 0.0
 
     def sent(self, data: Octets) -> None:

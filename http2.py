@@ -13,6 +13,7 @@ import time
 
 import hpack
 
+import exchange as exchanges
 from exchange import Exchange, Fields, Octets, Recorder, Unreadable
 from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
 
@@ -194,7 +195,9 @@ class Http2:
         if exchange is None:
             return
         if exchange.status is not None:
-            exchange.trailers = fields
+            self._held -= len(exchange.trailers)
+            exchange.trailers = fields[: exchanges.MAX_FIELDS]
+            self._hold(stream, exchange.trailers)
             return
         text = special.get(b":status", "")
         if len(text) != 3 or not (text.isascii() and text.isdigit()):
@@ -239,7 +242,7 @@ class Http2:
         exchange = self._streams.pop(stream, None)
         self._answered.discard(stream)
         if exchange is not None:
-            self._held -= len(exchange.request_fields) + len(exchange.response_fields)
+            self._held -= len(exchange.request_fields) + len(exchange.response_fields) + len(exchange.trailers)
             self._recorder.end(exchange, error)
 
 

@@ -157,7 +157,7 @@ class Leaves:
         problem = f"{stored.path} can't be used for {name}: {why}"
         if isinstance(why, NotForName) and stored.is_wildcard:
             return self._once(f"{problem}; passed over")  # it may be for others
-        if 0 <= stored.age(now.timestamp()) < SETTLE_SECONDS:
+        if abs(stored.age(now.timestamp())) < SETTLE_SECONDS:  # ``now`` is when this began to wait for its thread
             raise Unsettled
         return self._set_aside(stored, problem)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 import gevent
 from gevent.event import Event
 
+from errors import RetrievalError
 from workers import Workers
 
 GATHER_SECONDS = 0.01  # how long names are gathered
@@ -27,11 +28,12 @@ class _Look:
 
 
 class Lookout:
-    """``stored`` tells, on a thread, which of some names may have something stored for them."""
+    """``stored`` tells, on a thread, which of some names may have something stored for them: in so many seconds."""
 
-    def __init__(self, workers: Workers, stored: Callable[[list[str]], Collection[str]]) -> None:
+    def __init__(self, workers: Workers, stored: Callable[[list[str]], Collection[str]], seconds: float) -> None:
         self._workers = workers
         self._stored = stored
+        self._seconds = seconds
         self._next: _Look | None = None
 
     def sees(self, name: str) -> bool:
@@ -42,7 +44,8 @@ class Lookout:
             gevent.spawn(self._lead, look)  # before others can wait for what fails to begin
             self._next = look
         look.names.append(name)
-        look.done.wait()
+        if not look.done.wait(self._seconds):
+            raise RetrievalError("the store's disk does not answer in time")
         if look.error is not None:
             raise type(look.error)(*look.error.args) from look.error  # each who waits his own
         return name in look.found

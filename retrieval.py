@@ -16,7 +16,7 @@ from lookout import Lookout
 from workers import Workers
 
 RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
-_SETTLE_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
+AGAIN_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
 
 Refused = tuple[bytes, str]  # a stored PEM that OpenSSL does not serve, and why
 
@@ -55,7 +55,7 @@ class Retriever:
         self._workers = workers
         self._turnstile = turnstile
         self._clock = clock
-        self._lookout = Lookout(workers, leaves.stored)
+        self._lookout = Lookout(workers, leaves.stored, RETRIEVAL_SECONDS)
 
     def crowded(self, client: str) -> bool:
         """Whether a new name would have to wait for its turn."""
@@ -90,4 +90,4 @@ class Retriever:
             try:
                 return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused)
             except Unsettled:
-                gevent.sleep(_SETTLE_SECONDS)
+                gevent.sleep(AGAIN_SECONDS)

@@ -152,6 +152,8 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
     answer = decide(exchange)
     if answer is not None or before == (exchange.method, exchange.target, exchange.request_fields):
         return answer, None
+    if (before[0] == "HEAD") != (exchange.method == "HEAD"):
+        raise Refused("a tap changed a request to or from HEAD: the client would take the response for another")
     if _framing(exchange.request_fields) != _framing(before[2]):
         raise Refused("a tap changed the framing of a request")
     try:

@@ -91,11 +91,11 @@ class Store:
         return sum(files.clear_stale(folder) for folder in (self.root, *self._folders()))
 
     def entries(self) -> Iterator[Entry]:
-        """All certificates in the store, in no order; what can't be read is left out. Takes a while in a large one."""
+        """All certificates in the store, in no order; what is gone is left out. Takes a while in a large one."""
         for path in self.paths():
             with suppress(OSError):
                 found = path.stat()
-                yield Entry(path, _is_ours(path), found.st_size, found.st_mtime, found.st_ino)
+                yield Entry(path, _seems_ours(path), found.st_size, found.st_mtime, found.st_ino)
 
     def paths(self) -> Iterator[Path]:
         """Where all certificates stand, in no order."""
@@ -261,6 +261,14 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 def _is_ours(path: Path) -> bool:
     return files.content(path, len(MARK)) == MARK
+
+
+def _seems_ours(path: Path) -> bool:
+    """The same; what can't be read is nobody's to remove."""
+    try:
+        return _is_ours(path)
+    except OSError:
+        return False
 
 
 def _touch(path: Path, now: float) -> None:

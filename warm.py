@@ -40,8 +40,9 @@ import names
 from commandline import CommandLine
 from errors import CertifierError, UsageError
 from issuance import Issuance
-from leaf import Leaf
+from leaf import Leaf, Unsettled
 from options import leaf_options
+from retrieval import AGAIN_SECONDS
 from workers import Workers
 
 
@@ -84,7 +85,13 @@ class WarmUp:
         if name is None:
             raise UsageError("not a DNS name or IP address")
         now = datetime.fromtimestamp(time.time(), UTC)
-        leaf = self._workers.run(self._issuance.leaves.retrieve, name, now, notes, renew=True)
+        while True:
+            try:
+                leaf = self._workers.run(self._issuance.leaves.retrieve, name, now, notes, renew=True)
+                break
+            except Unsettled:
+                gevent.sleep(AGAIN_SECONDS)
+                now = datetime.fromtimestamp(time.time(), UTC)
         assert leaf is not None  # there is a CA
         path = self._issuance.store.path(name)
         if path is None:

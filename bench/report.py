@@ -1,5 +1,7 @@
 """The results for a reader: the table as Markdown, which a terminal shows as well, and RESULTS.md."""
 
+from statistics import median
+
 from bench.results import Json
 
 _INTRO = """\
@@ -117,7 +119,7 @@ def mixed(parts: Json) -> str:
     ]
     for part in parts.values():
         quiet, loaded = (
-            [number(_median(part[f"{kind}_{share}"])) for share in ("p50", "p99")] for kind in ("quiet", "loaded")
+            [number(median(part[f"{kind}_{share}"])) for share in ("p50", "p99")] for kind in ("quiet", "loaded")
         )
         lines.append([part["title"], " / ".join(quiet), " / ".join(loaded), f"{part['times']:.1f}", part["facts"][-1]])
     return _aligned(lines)
@@ -126,9 +128,9 @@ def mixed(parts: Json) -> str:
 def workers(part: Json) -> str:
     """What several workers cost beside one."""
     lines = [["", "warm connection, CPU ms", "times one's", "of that, the busiest, %", "connections a second"]]
-    one = _median(part["ways"][0]["cpu"])
+    one = median(part["ways"][0]["cpu"])
     for way in part["ways"]:
-        cpu, busiest, rate = (_median(way[key]) for key in ("cpu", "busiest", "rate"))
+        cpu, busiest, rate = (median(way[key]) for key in ("cpu", "busiest", "rate"))
         lines.append([way["title"], number(cpu), f"{cpu / one:.2f}", f"{busiest:.0f}", f"{rate:,.0f}"])
     return _aligned(lines)
 
@@ -136,18 +138,14 @@ def workers(part: Json) -> str:
 def price(part: Json) -> str:
     """What each way of looking costs, and how much more than none that is."""
     lines = [["what is on", "a small request, µs", "more", "a GB, s", "more"]]
-    small, bulk = (_median(part["ways"]["nothing"][key]) for key in ("small", "bulk"))
+    small, bulk = (median(part["ways"]["nothing"][key]) for key in ("small", "bulk"))
     for way, rounds in part["ways"].items():
         line = [way]
         for key, off, digits in (("small", small, 0), ("bulk", bulk, 2)):
-            value = _median(rounds[key])
+            value = median(rounds[key])
             line += [f"{value:.{digits}f}", "" if way == "nothing" else f"{value - off:+.{digits}f}"]
         lines.append(line)
     return _aligned(lines)
-
-
-def _median(values: list[float]) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def document(parts: Json) -> str:

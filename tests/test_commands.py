@@ -114,6 +114,10 @@ def test_list_tells_what_cannot_be_read(room: Room) -> None:
     rows = in_json(room, "list", STORE, status=1)
     assert isinstance(rows, list)
     assert rows[2]["error"] == "no certificate that can be read"
+    folder_at(room.path)
+    rows = in_json(room, "list", STORE, status=1)
+    assert isinstance(rows, list)
+    assert (rows[2]["error"], rows[2]["made_by"]) == ("Is a directory", "operator")
 
 
 # prune
@@ -182,6 +186,11 @@ def weak(room: Room, **changes: object) -> bytes:
     return cert_pem(builder.sign(room.ca.key, hashes.SHA256())) + key_pem(key)
 
 
+def folder_at(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "not a certificate": (lambda room: room.place(b"x"), "holds no certificate that can be read"),
     "without its key": (lambda room: room.place(room.ca.issue("www.example.com", with_key=False)), "no private key"),
@@ -202,6 +211,7 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
                          "it stands in the wrong folder"),
     "another CA": (lambda room: (room.folder / "ca.key").write_bytes(key_pem(new_key())), "does not belong to the"),
     "a serial file that is behind": (lambda room: (room.folder / "serial.txt").write_text("8"), "it says 8, but"),
+    "a directory": (lambda room: folder_at(room.path), "it can't be read"),
     "a serial twice": (lambda room: room.place(room.ca.issue("www.example.com", serial=7)), "the issuer and serial"),
     "a chain that is strictly wrong": (
         lambda room: room.place(TestCA("x", parent=TestCA("y"), strict=False).issue("www.example.com")),
@@ -251,6 +261,18 @@ def test_warm_makes_what_is_not_there_and_goes_on(room: Room) -> None:
     (room.folder / "names").write_text("b.example\nc.example\n")
     again = command(room, "warm", STORE, *SIGN, "names")
     assert (again.returncode, again.stdout) == (0, "1 made, 1 were there, 0 failed\n")
+
+
+def test_warm_waits_for_an_operators_file_that_is_being_placed(room: Room) -> None:
+    """And makes its own in its place, when nothing more comes of it."""
+    path = room.store.path("half.example")
+    assert path is not None
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(room.path.read_bytes()[:200])
+    (room.folder / "names").write_text("half.example\n")
+    result = command(room, "warm", STORE, *SIGN, "names")
+    assert (result.returncode, result.stdout) == (0, "1 made, 0 were there, 0 failed\n")
+    assert path.with_name("half.example.crt.rejected").exists()
 
 
 def test_warm_is_interrupted_and_goes_on(room: Room) -> None:

@@ -163,6 +163,9 @@ TABLE = [
     Row("connect .* ECONNREFUSED", "502 connection_refused", "connection_refused"),
     Row("connect .* (EHOSTUNREACH|EACCES)", "502 destination_ip_unroutable", "destination_ip_unroutable"),
     Row("(connect|wait) .*connect .* (ETIMEDOUT|timeout)", "504 connection_timeout", "connection_timeout"),
+    Row(
+        "two addresses: connect origin sockets.connect #. EADDRNOTAVAIL", "502 connection_refused", "connection_refused"
+    ),
     Row("(upstream._|sockets.)connect #. (EMFILE|EADDRNOTAVAIL)", "503 proxy_internal_error", OURS),
     # The hello. An origin that has gone is told of where that can be done.
     Row("(not TLS|bypassed): getpeername origin", "cut", "origin-reset"),
@@ -248,11 +251,11 @@ TABLE = [
     Row("send(all)? client streams.flush #[234]|(unwrap|shutdown) client"),
     # Plain HTTP, and what we answer ourselves
     Row("sendall origin forward._upload #. timeout"),  # it answers what it has
-    Row("recv origin forward._receive #. timeout", "504 connection_read_timeout", "connection_read_timeout"),
+    Row("recv origin forward._recv #. timeout", "504 connection_read_timeout", "connection_read_timeout"),
     Row("origin forward", "502 connection_terminated", "connection_terminated"),
     Row("sendall client forward", "cut", "cut-off"),
-    Row("recv client forward._upload #. ECONNRESET", "cut", "http_request_error"),
-    Row("recv client forward._upload", "400 http_request_error", "http_request_error"),
+    Row("recv client forward._recv #. ECONNRESET", "cut", "http_request_error"),
+    Row("recv client forward._recv", "400 http_request_error", "http_request_error"),
     Row("recv client proxy._next_request"),
     Row("thread downloads", "503 proxy_internal_error", OURS),
     Row("send(all)? client sockets.last_word", "cut"),

@@ -322,6 +322,26 @@ def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pyt
         assert 2.0 < time.monotonic() - began < 3.5
 
 
+def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that answers before the request is complete, and at length."""
+    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
+    (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
+    with client, client_end, origin, origin_end:
+        head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        assert head is not None
+        doing = gevent.spawn(Forwarding(client_end, origin_end, head, Record("a:1")).run, Target("a", 80), "/", b"")
+        origin.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
+        for _ in range(10):
+            gevent.sleep(0.2)
+            origin.sendall(b"y")
+        got = b""
+        while not got.endswith(b"y" * 10):
+            data = client.recv(65_536)
+            assert data
+            got += data
+        assert doing.get(timeout=WAIT) is None
+
+
 def test_an_http_1_0_client_sees_a_cut_off_response_as_one_and_no_trailers(program: Program) -> None:
     request = b"GET http://localhost:%d/ HTTP/1.0\r\n\r\n"
     with recorder([], CHUNKED + b"5\r\nhello\r\n") as server:

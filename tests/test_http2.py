@@ -351,6 +351,19 @@ def test_fields_beyond_the_limit_are_not_held() -> None:
     assert not seen.notes
 
 
+def test_trailers_are_counted_too_and_cut() -> None:
+    ask = wire(*[asked(2 * n + 1) for n in range(100)])
+    answer = wire(*[HeadersFrame(2 * n + 1, block(ANSWER), flags=["END_HEADERS"]) for n in range(100)])
+    trailers = wire(*[HeadersFrame(2 * n + 1, b"\x90" * 300, flags=["END_HEADERS"]) for n in range(100)] * 2)
+    seen = watch([(CLIENT, PREFACE + ask), (ORIGIN, answer + trailers)])
+    assert {len(e.trailers) for e in seen.done} == {exchange.MAX_FIELDS}
+    assert (
+        20
+        < sum(e.error == f"not watched: more than {MAX_FIELDS} fields in all streams at once" for e in seen.done)
+        < 30
+    )
+
+
 TURNS = st.lists(
     st.tuples(
         st.text("abc", max_size=5),

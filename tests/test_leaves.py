@@ -1,3 +1,5 @@
+import os
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -8,7 +10,7 @@ from test_signer import authority_for, files
 
 from errors import RetrievalError
 from keys import KeyStock
-from leaf import Leaf
+from leaf import Leaf, Unsettled
 from leaves import Leaves
 from store import MARK, Store, Stored
 
@@ -35,11 +37,26 @@ class Room:
     def place(self, content: bytes) -> None:
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_bytes(content)
+        os.utime(self.path, times=(time.time() - 10,) * 2)  # so that nobody seems to be at it
 
 
 @pytest.fixture
 def room(tmp_path: Path) -> Room:
     return Room(tmp_path)
+
+
+@pytest.mark.parametrize("ahead", [-0.5, 0.5])
+def test_an_operators_file_that_was_written_just_now_is_left_alone(room: Room, ahead: float) -> None:
+    """Also where the retrieval had to wait for its thread, and the file is younger than its time."""
+    room.place(b"half a file")
+    when = now()
+    os.utime(room.path, times=(when.timestamp() + ahead,) * 2)
+    with pytest.raises(Unsettled):
+        room.retrieve(NAME, when)
+    assert room.path.exists()
+    os.utime(room.path, times=(when.timestamp() + 4 * ahead,) * 2)  # long ago, or by a clock that is wrong
+    assert room.retrieve(NAME, when) is not None
+    assert room.path.with_name(room.path.name + ".rejected").read_bytes() == b"half a file"
 
 
 def test_made_once_and_then_from_disk(room: Room) -> None:

@@ -3,8 +3,9 @@
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.monkey import get_original
 
-from errors import OutOfResources
+from errors import OutOfResources, RetrievalError
 from lookout import Lookout
 from store import Store
 from workers import Workers
@@ -19,7 +20,7 @@ def test_names_that_are_asked_for_together_are_looked_up_together() -> None:
         asked.append(names)
         return {name for name in names if name.startswith("known")}
 
-    lookout = Lookout(Workers(1), stored)
+    lookout = Lookout(Workers(1), stored, 10)
     names = [f"{kind}{number}" for number in range(20) for kind in ("known", "new")]
     asking = {name: gevent.spawn(lookout.sees, name) for name in names}
     assert {name: each.get() for name, each in asking.items()} == {name: name.startswith("known") for name in names}
@@ -40,7 +41,7 @@ def test_who_asks_during_a_look_is_in_the_next_one() -> None:
                 gevent.sleep(0)
             return super().run(work, *arguments, **keywords)
 
-    lookout = Lookout(Slow(1), lambda names: {"second"}.intersection(names))
+    lookout = Lookout(Slow(1), lambda names: {"second"}.intersection(names), 10)
     assert not lookout.sees("first")
     assert lookouts[0].get()
 
@@ -53,12 +54,28 @@ def test_what_goes_wrong_reaches_all_and_no_later_look() -> None:
             raise OutOfResources("no more")
         return names
 
-    lookout = Lookout(Workers(1), stored)
+    lookout = Lookout(Workers(1), stored, 10)
     for each in [gevent.spawn(lookout.sees, name) for name in "ab"]:
         with pytest.raises(OutOfResources, match="no more"):
             each.get()
     failing.clear()
     assert lookout.sees("a")
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for() -> None:
+    go_on: list[bool] = []
+    sleep = get_original("time", "sleep")
+
+    def stored(names: list[str]) -> list[str]:
+        while not go_on:
+            sleep(0.01)
+        return names
+
+    lookout = Lookout(Workers(1), stored, 0.1)
+    with pytest.raises(RetrievalError, match="does not answer in time"):
+        lookout.sees("a")
+    go_on.append(True)
+    assert Lookout(Workers(1), stored, 10).sees("a")
 
 
 def test_what_the_store_holds(tmp_path) -> None:  # type: ignore[no-untyped-def]

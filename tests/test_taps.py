@@ -115,6 +115,8 @@ def request(exchange):
         return "no answer"
     if exchange.target == "/bad":
         exchange.request_fields = [(b"Content-Length", b"7")]
+    if exchange.target == "/headed":
+        exchange.method = "HEAD"
     if exchange.target == "/split":
         exchange.request_fields.append((b"X", b"a\\r\\nY: b"))
     if exchange.target.startswith("/change"):
@@ -147,7 +149,7 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             reply = read_reply(secure)
             assert (reply.status, reply.headers["connection"]) == (418, "close")
             assert secure.recv(1) == b""
-        for path in ("/bad", "/split"):
+        for path in ("/bad", "/split", "/headed"):
             with secure_tunnel(program, f"localhost:{server.port}") as secure:
                 assert get(secure, path).status == 403
         with Origin(json_origin) as plain:
@@ -156,7 +158,7 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             reply = exchange(program.address, f"GET {where}/change HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             assert reply.headers["x-got"].startswith("PUT /changed HTTP/1.1")
             many = b"a: b\r\n" * MAX_FIELDS
-            for path, fields in (("/bad", b""), ("/split", b""), ("/many", many)):
+            for path, fields in (("/bad", b""), ("/split", b""), ("/headed", b""), ("/many", many)):
                 ask = b"GET %s%s HTTP/1.1\r\nHost: a\r\n%s\r\n" % (where.encode(), path.encode(), fields)
                 assert exchange(program.address, ask).status == 403
 
