@@ -44,8 +44,7 @@ class Lookout:
             gevent.spawn(self._lead, look)  # before others can wait for what fails to begin
             self._next = look
         look.names.append(name)
-        if not look.done.wait(self._seconds):
-            raise RetrievalError("the store's disk does not answer in time")
+        look.done.wait()
         if look.error is not None:
             raise type(look.error)(*look.error.args) from look.error  # each who waits his own
         return name in look.found
@@ -54,7 +53,8 @@ class Lookout:
         gevent.sleep(GATHER_SECONDS)
         self._next = None
         try:
-            look.found = self._workers.run(self._stored, look.names)
+            with gevent.Timeout(self._seconds, RetrievalError("the store's disk does not answer in time")):
+                look.found = self._workers.run(self._stored, look.names)
         except Exception as error:  # the top of this work: whoever waits must hear of it
             look.error = error
         finally:
