@@ -16,9 +16,7 @@ MAX_LINE = 4096  # octets of a chunk's size and its extensions
 _END = re.compile(rb"\n\r?\n")  # a recipient may take a bare LF for a line's end, RFC 9112 §2.2
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 _EMPTY = (b"\r\n", b"\n")
-_LENIENT = re.compile(
-    rb"(?<!\r)\n|\n[ \t]"
-)  # a bare LF or a folded line: read in one way by some, in another by others
+_LENIENT = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, a folded line: each recipient reads them in its own way
 
 Span = tuple[int, int, int, bool]
 

@@ -176,10 +176,10 @@ class Http2:
     def _request(self, stream: int, special: dict[bytes, str], fields: Fields, pushed: bool = False) -> None:
         if stream in self._streams:
             raise Unreadable("a stream is opened twice")
-        hosts = {value.decode("latin-1") for name, value in fields if name == b"host"}
-        authority = special.get(b":authority") or next(iter(hosts), "")
-        if hosts - {authority}:  # RFC 9113 §8.3.1: which one counts, each recipient may see otherwise
-            raise Unreadable("a Host that is not the authority")
+        named = [special.get(b":authority"), *(value.decode("latin-1") for name, value in fields if name == b"host")]
+        authority = next(filter(None, named), "")
+        if len({name.lower().removesuffix(":443") for name in named if name}) > 1:
+            raise Unreadable("a Host that is not the authority")  # RFC 9113 §8.3.1: recipients differ in which counts
         exchange = self._recorder.request(
             special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
             special.get(b":protocol"), pushed,

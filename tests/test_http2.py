@@ -336,6 +336,13 @@ def test_streams_beyond_the_limit_are_told_and_not_watched() -> None:
     assert not seen.notes
 
 
+def test_a_host_that_is_the_authority_in_other_words_is_well_formed() -> None:
+    ask = wire(HeadersFrame(1, block([*ASK, ("host", "A.example:443")]), flags=["END_HEADERS", "END_STREAM"]))
+    seen = watch([(CLIENT, PREFACE + ask)])
+    assert [e.authority for e in seen.done] == ["a.example"]
+    assert not seen.notes
+
+
 def test_fields_beyond_the_limit_are_not_held() -> None:
     """An octet on the wire may stand for a field of any size (RFC 7541 §6.1)."""
     many = MAX_FIELDS // exchange.MAX_FIELDS
