@@ -14,7 +14,7 @@ from lru import LRU
 
 QUEUE_SECONDS = 5.0  # how long a connection may wait for its turn: a browser shows that as a slow page, not as an error
 _BURST_SECONDS = 4.0  # of a rate that was not used may be used at once: a page asks for dozens of new names together
-TOLD_OF_CLIENT = 20  # connections of one client past a limit that may wait to be told: a fifth of the room for all such
+TOLD_OF_CLIENT = 100  # connections of one client past a limit that may wait to be told: half of the room for all such
 _CLIENTS = 10_000  # whose rate is remembered
 
 

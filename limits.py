@@ -4,7 +4,7 @@ import resource
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-_SPARE_DESCRIPTORS = 200  # for the store, the log, look-ups, the listeners, and those who are only told to go
+_SPARE_DESCRIPTORS = 300  # for the store, the log, look-ups, the listeners, and those who are only told to go
 _PEER_DESCRIPTORS = 3  # for each other worker: the two ends of its channel, and a question to it
 _OPEN_MAX = 10_240  # what macOS lets a process have
 _SHARE = 0.9  # of all connections that one client may have

@@ -20,7 +20,7 @@ DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
 # That a pool thread keeps the GIL when the hub, and with it all connections, wants it. Python's is 5 ms.
 _SWITCH_SECONDS = 0.0001
 _COLLECT = 20_000, 20, 20  # objects and collections between collections: connections leave few cycles
-_ONLY_TOLD = 100  # connections past the limit that are let in to be told so, and for the pages of our own
+_ONLY_TOLD = 200  # connections past the limit that are let in to be told so, and for the pages of our own
 
 log = logging.getLogger("certifier")
 
