@@ -70,8 +70,8 @@ class Check:
         path, name = entry.path, entry.name
         try:
             for file in (path, path.with_suffix(".key")):
-                open_ = file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077
-                if open_ and b"PRIVATE KEY-----" in file.read_bytes():
+                exposed = file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077
+                if exposed and b"PRIVATE KEY-----" in file.read_bytes():
                     yield file, Fault("others can read its private key", _READ.format(file))
             stem = path.name.removesuffix(".crt")
             if self._store.path(stem) != path:

@@ -39,10 +39,14 @@ class Dialer:
     def tunnel(self, target: Target, client: str) -> socket.socket:
         """For a tunnel. Raises ``OriginError``, or ``Refused`` by the policy."""
         self._policy.check_target(target)
-        if self._redirect is None or self._policy.bypasses(target, None):
+        if self._redirect is None or not self.redirects(target):
             return self._dial(target, client)
         self._policy.check_allowed_name(target)
         return self._dial(self._redirect.target, None)
+
+    def redirects(self, target: Target) -> bool:
+        """Whether ``tunnel`` goes to the redirect, and not to the target itself."""
+        return self._redirect is not None and not self._policy.bypasses(target, None)
 
     def own(self, target: Target, client: str) -> socket.socket:
         """To the target itself, whatever is redirected."""

@@ -1,6 +1,6 @@
 """The fields of plain-HTTP messages that pass us, by RFC 9110 §7.6: what is hop by hop stays behind, Via is added."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import h11
 
@@ -22,6 +22,7 @@ _OF_HEADS = {
     b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"host", b"authorization",
     b"www-authenticate", b"cookie", b"set-cookie", b"max-forwards", b"via",
 }  # fmt: skip
+_LENGTH = {b"content-length"}
 _DIGITS = 9  # of a Max-Forwards that is counted down
 
 
@@ -46,9 +47,8 @@ def for_origin(head: RequestHead, target: Target) -> Fields:
 def for_client(response: h11.Response, closing: bool) -> Fields:
     """Of a response; ``closing``: the connection ends behind it."""
     chunked = any(key == b"transfer-encoding" for key, _ in response.headers)
-    passed = _end_to_end(response.headers.raw_items())
-    if chunked:  # it overrides a Content-Length (RFC 9112 §6.3), which would be false without it
-        passed = [(key, value) for key, value in passed if key.lower() != b"content-length"]
+    # Chunked overrides a Content-Length (RFC 9112 §6.3), which would be false without it.
+    passed = _end_to_end(response.headers.raw_items(), but=_LENGTH if chunked else frozenset())
     passed.append((b"Via", f"{response.http_version.decode('ascii')} {VIA}".encode("ascii")))
     if closing:
         passed.append((b"Connection", b"close"))
@@ -57,21 +57,21 @@ def for_client(response: h11.Response, closing: bool) -> Fields:
 
 def interim(response: h11.InformationalResponse) -> Fields:
     """Of a 1xx response, which has no content (RFC 9110 §8.6)."""
-    return [
-        (key, value) for key, value in _end_to_end(response.headers.raw_items()) if key.lower() != b"content-length"
-    ]
+    return _end_to_end(response.headers.raw_items(), but=_LENGTH)
 
 
 def trailers(end: h11.EndOfMessage) -> Fields:
     """Of a chunked message: none that a head alone may have (RFC 9110 §6.5.1)."""
-    return [(key, value) for key, value in _end_to_end(end.headers.raw_items()) if key.lower() not in _OF_HEADS]
+    return _end_to_end(end.headers.raw_items(), but=_OF_HEADS)
 
 
-def _end_to_end(fields: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """The fields that are not hop by hop: neither those of RFC 9110 §7.6.1 nor those that Connection names."""
+def _end_to_end(fields: Iterable[tuple[bytes, bytes]], but: Set[bytes] = frozenset()) -> Fields:
+    """The fields that are not hop by hop: neither those of RFC 9110 §7.6.1 nor those that Connection names; nor
+    ``but`` these.
+    """
     fields = list(fields)
     named = {
         option.strip().lower() for key, value in fields if key.lower() == b"connection" for option in value.split(b",")
     }
-    dropped = _HOP_BY_HOP | (named - _END_TO_END)
+    dropped = _HOP_BY_HOP | (named - _END_TO_END) | but
     return [(key, value) for key, value in fields if key.lower() not in dropped]

@@ -13,14 +13,13 @@ import time
 
 import hpack
 
-import exchange as exchanges
-from exchange import Exchange, Fields, Octets, Recorder, Unreadable
+from exchange import MAX_FIELDS, Exchange, Fields, Octets, Recorder, Unreadable
 from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
 MAX_LIST = 65_536  # octets of a decoded header block, as RFC 9113 §6.5.2 counts them
-MAX_FIELDS = 20_000  # of all streams open at once: an octet on the wire may stand for a field of any size
+MAX_HELD = 20_000  # fields of all streams open at once: an octet on the wire may stand for a field of any size
 MAX_TABLE = 65_536  # of an HPACK table, which is what Chromium allows; Go and nghttp2 use 4096
 
 _TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
@@ -196,7 +195,7 @@ class Http2:
             return
         if exchange.status is not None:
             self._held -= len(exchange.trailers)
-            exchange.trailers = fields[: exchanges.MAX_FIELDS]
+            exchange.trailers = fields[:MAX_FIELDS]
             self._hold(stream, exchange.trailers)
             return
         text = special.get(b":status", "")
@@ -218,8 +217,8 @@ class Http2:
     def _hold(self, stream: int, fields: Fields) -> bool:
         """Count what an open stream has; where it is too much, the stream is not watched any more."""
         self._held += len(fields)
-        if self._held > MAX_FIELDS:
-            self._end(stream, f"not watched: more than {MAX_FIELDS} fields in all streams at once")
+        if self._held > MAX_HELD:
+            self._end(stream, f"not watched: more than {MAX_HELD} fields in all streams at once")
             return False
         return True
 

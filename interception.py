@@ -81,7 +81,7 @@ class Interception:
 
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
-        if self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(origin)):
+        if self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(way, origin)):
             self._untouched(way, origin, data, _BYPASSED)
             return
         hello, data = greeting.read_hello(way.client, origin, data, self._limits)
@@ -172,16 +172,16 @@ class Interception:
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
         if name != way.target.host and self._policy.minds_names:
-            self._policy.check_name(name, way.target, self._address(origin))
+            self._policy.check_name(name, way.target, self._address(way, origin))
             if not (hello.encrypted_client_hello or self._agree(name, way)):
                 way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
-        if self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(origin), name):
+        if self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(way, origin), name):
             return True
         return self._refusals.bypasses(Pair(way.ip, name))
 
-    def _address(self, origin: socket.socket | OriginError) -> tuple[str, int] | None:
+    def _address(self, way: Way, origin: socket.socket | OriginError) -> tuple[str, int] | None:
         """The origin's, as dialled; None where it is the redirect's, which says nothing of whom the client wants."""
-        return None if self._redirect is not None else _peer(origin)
+        return None if self._dialer.redirects(way.target) else _peer(origin)
 
     def _agree(self, name: str, way: Way) -> bool:
         """Whether a server name is that of a CONNECT to an address."""
@@ -217,7 +217,7 @@ class Interception:
 
     def _bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
         """Relay to the tunnel's own target, which is not where a redirect was dialled."""
-        if self._redirect is None:
+        if not self._dialer.redirects(way.target):
             if isinstance(origin, OriginError):
                 raise origin
             self._untouched(way, origin, data, _BYPASSED)

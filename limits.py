@@ -19,11 +19,12 @@ def most_logged(names: int) -> int:
 def _descriptors() -> int | None:
     """How many there may be, None for any number. The soft limit, made for ``select``, is raised to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for wanted in (hard, _OPEN_MAX):
-        if soft != hard:
-            with suppress(ValueError, OSError):  # macOS: the hard limit is none, and none may be had
-                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-                break
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (ValueError, OSError):  # macOS: the hard limit is none, and that may not be had
+            with suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_MAX, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if soft == resource.RLIM_INFINITY else soft
 

@@ -9,7 +9,6 @@ import sockets
 from dialing import Dialer
 from door import Client, Door
 from errors import ClientError, OriginGone, Refused
-from exchange import MAX_FIELDS
 from forward import Forwarding
 from head import RequestHead, http_target
 from log import Record
@@ -18,7 +17,7 @@ from names import Target
 from names import target as parse_target
 from onlookers import Visit
 from policy import Policy
-from rewriting import judge, tell
+from rewriting import check_fields, judge, record_answer
 from sight import Sight
 from website import Website
 
@@ -81,8 +80,8 @@ class PlainHttp:
         if recorder is None:
             return Forwarding(client.sock, origin, head, record, meter=self._meter).run(target, path, behind)
         record.told = self._sight.logs
-        if self._sight.rewrites and len(head.headers) > MAX_FIELDS:
-            raise Refused(f"a request that can't be judged: it has more than {MAX_FIELDS} fields")
+        if self._sight.rewrites:
+            check_fields(len(head.headers))
         exchange = recorder.request(head.method, str(target), path, head.http_version, head.headers)
         try:
             answer, changed = judge(exchange, self._sight.decide)
@@ -95,7 +94,7 @@ class PlainHttp:
             return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
                 target, exchange.target, behind
             )
-        tell(recorder, exchange, answer, closing=True)
+        record_answer(recorder, exchange, answer, closing=True)
         record.status = answer.status
         client.sock.settimeout(STREAM_SECONDS)
         sockets.send(client.sock, answer.written(head.method))  # however large: the last word has a second

@@ -79,6 +79,7 @@ class Proxy:
         deadline = time.monotonic() + (self._limits.head_timeout if refusal is None else TOLD_SECONDS)
         try:
             if refusal is not None and not self._admission.hears(ip):
+                log.debug("%s closed unheard: %s", client.who, refusal)
                 return
             sockets.arm(sock, deadline)
             data = sock.recv(_RECV)

@@ -60,17 +60,27 @@ class Resolver:
         if result is None:
             if not self._turns.take(client, deadline):
                 return errors.OriginLookupTimeout(f"too many look-ups are under way for one of {host}")
-            answer, result = self._known(host), self._under_way.get(host)
-            if answer is not None or result is not None:  # another's, meanwhile
+            known, result = self._known(host), self._under_way.get(host)
+            if known is None and result is None:
+                result = self._begin(host, client)
+            else:  # another's, meanwhile
                 self._turns.give_back(client)
-            if answer is not None:
-                return answer
-        if result is None:
-            result = AsyncResult()
-            gevent.spawn(self._lead, host, result, client)  # before others can wait for what fails to begin
-            self._under_way[host] = result
+            if result is None:
+                assert known is not None
+                return known
         found = result.wait(timeout=max(0.0, deadline - time.monotonic()))
         return errors.OriginLookupTimeout(f"looking up {host} took too long") if found is None else found
+
+    def _begin(self, host: str, client: str) -> "AsyncResult[Answer]":
+        """Begin a look-up, which gives the turn back that was taken for it."""
+        result: AsyncResult[Answer] = AsyncResult()
+        try:
+            gevent.spawn(self._lead, host, result, client)  # before others can wait for what fails to begin
+        except BaseException:
+            self._turns.give_back(client)
+            raise
+        self._under_way[host] = result
+        return result
 
     def _lead(self, host: str, result: "AsyncResult[Answer]", client: str) -> None:
         """Look up to the end, which may be long after all who asked have gone."""

@@ -16,7 +16,7 @@ from lookout import Lookout
 from workers import Workers
 
 RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
-AGAIN_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
+_AGAIN_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
 
 Refused = tuple[bytes, str]  # a stored PEM that OpenSSL does not serve, and why
 
@@ -85,9 +85,17 @@ class Retriever:
         return leaf
 
     def _on_thread(self, name: str, notes: list[str], renew: bool, make: bool, refused: Refused | None) -> Leaf | None:
-        while True:
+        def attempt() -> Leaf | None:
             when = datetime.fromtimestamp(self._clock(), UTC)
-            try:
-                return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused)
-            except Unsettled:
-                gevent.sleep(AGAIN_SECONDS)
+            return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused)
+
+        return settled(attempt)
+
+
+def settled(attempt: Callable[[], Leaf | None]) -> Leaf | None:
+    """What an attempt to have a leaf gives, made again while an operator seems to be placing a file for it."""
+    while True:
+        try:
+            return attempt()
+        except Unsettled:
+            gevent.sleep(_AGAIN_SECONDS)

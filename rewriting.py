@@ -117,8 +117,7 @@ class Rewriter(Http1):
 
     def _judge(self, head: bytes) -> bytes:
         """A request's head as it goes on; empty if it was answered."""
-        if head.count(b"\n") - 2 > MAX_FIELDS:
-            raise Refused(f"a request that can't be judged: it has more than {MAX_FIELDS} fields")
+        check_fields(head.count(b"\n") - 2)
         try:
             self._request(head)
         except h11.RemoteProtocolError as error:
@@ -140,7 +139,13 @@ class Rewriter(Http1):
         self._dropping = self._upload is not None
         self.closing = self._dropping  # the client may wait for a 100 with the body, or send without an end
         self._answer += answer.written(exchange.method, self.closing)
-        tell(self._recorder, exchange, answer, self.closing)
+        record_answer(self._recorder, exchange, answer, self.closing)
+
+
+def check_fields(count: int) -> None:
+    """Raise ``Refused`` for a request with more fields than an exchange shows: it can't be judged."""
+    if count > MAX_FIELDS:
+        raise Refused(f"a request that can't be judged: it has more than {MAX_FIELDS} fields")
 
 
 def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Request | None]:
@@ -162,7 +167,7 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
         raise Refused(f"a tap made a request that is none: {error}") from error
 
 
-def tell(recorder: Recorder, exchange: Exchange, answer: Answer, closing: bool) -> None:
+def record_answer(recorder: Recorder, exchange: Exchange, answer: Answer, closing: bool) -> None:
     """Record the answer that an exchange got in the origin's stead."""
     response = answer.head(closing)
     body = b"" if exchange.method == "HEAD" else answer.body

@@ -25,7 +25,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -40,9 +39,9 @@ import names
 from commandline import CommandLine
 from errors import CertifierError, UsageError
 from issuance import Issuance
-from leaf import Leaf, Unsettled
+from leaf import Leaf
 from options import leaf_options
-from retrieval import AGAIN_SECONDS
+from retrieval import settled
 from workers import Workers
 
 
@@ -84,14 +83,8 @@ class WarmUp:
         name = names.host_name(text)
         if name is None:
             raise UsageError("not a DNS name or IP address")
-        now = datetime.fromtimestamp(time.time(), UTC)
-        while True:
-            try:
-                leaf = self._workers.run(self._issuance.leaves.retrieve, name, now, notes, renew=True)
-                break
-            except Unsettled:
-                gevent.sleep(AGAIN_SECONDS)
-                now = datetime.fromtimestamp(time.time(), UTC)
+        retrieve = self._issuance.leaves.retrieve
+        leaf = settled(lambda: self._workers.run(retrieve, name, datetime.now(UTC), notes, renew=True))
         assert leaf is not None  # there is a CA
         path = self._issuance.store.path(name)
         if path is None:

@@ -253,13 +253,21 @@ def no_garbage(*kinds: type) -> Iterator[None]:
 
 
 class BioClient:
-    """A TLS client that can end its own direction and read on, which ``SSLSocket`` can't."""
+    """A TLS client that can end its own direction and read on, which ``SSLSocket`` can't.
 
-    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str) -> None:
+    ``early`` is sent in the segment of its Finished.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str, early: bytes = b"") -> None:
         self._sock = sock
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_hostname=server_name)
-        self._step(self._tls.do_handshake)
+        self._step(lambda: self._greet(early))
+
+    def _greet(self, early: bytes) -> None:
+        self._tls.do_handshake()
+        if early:
+            self._tls.write(early)
 
     def _step(self, step: Callable[[], object]) -> object:
         while True:

@@ -305,14 +305,21 @@ def test_trailers_that_only_a_head_may_have_stay_behind(program: Program) -> Non
     assert got.endswith(b"\r\n0\r\nX-Trailer: 1\r\n\r\n")
 
 
-def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And no longer."""
-    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
+@contextmanager
+def uploading() -> Iterator[tuple[gevent.socket.socket, gevent.socket.socket, "gevent.Greenlet[..., bytes | None]"]]:
+    """A request of ten octets on its way: its client, its origin, and what forwards it."""
     (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
     with client, client_end, origin, origin_end:
         head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
         assert head is not None
-        doing = gevent.spawn(Forwarding(client_end, origin_end, head, Record("a:1")).run, Target("a", 80), "/", b"")
+        forwarding = Forwarding(client_end, origin_end, head, Record("a:1"))
+        yield client, origin, gevent.spawn(forwarding.run, Target("a", 80), "/", b"")
+
+
+def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no longer."""
+    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
+    with uploading() as (client, _, doing):
         began = time.monotonic()
         for _ in range(10):
             gevent.sleep(0.2)
@@ -325,11 +332,7 @@ def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pyt
 def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that answers before the request is complete, and at length."""
     monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
-    (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
-    with client, client_end, origin, origin_end:
-        head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
-        assert head is not None
-        doing = gevent.spawn(Forwarding(client_end, origin_end, head, Record("a:1")).run, Target("a", 80), "/", b"")
+    with uploading() as (client, origin, doing):
         origin.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
         for _ in range(10):
             gevent.sleep(0.2)

@@ -2,14 +2,13 @@
 
 import json
 import re
-import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import gevent
 import pytest
-from lab import HERE, WAIT, Origin, exchange, get, read_reply, run, secure_tunnel, strict_context, tunnel
+from lab import HERE, WAIT, BioClient, Origin, exchange, get, read_reply, run, secure_tunnel, strict_context, tunnel
 from test_clients import h2_origin, websocket_origin
 from test_seeing import JSON, curl, json_origin, watched
 
@@ -167,26 +166,13 @@ def test_pipelined_requests_in_the_segment_of_finished(tmp_path: Path, roots: Pa
     """TLS 1.3 clients may send them with it; the second waits for the response to the first."""
     with watched(tmp_path, roots, tap(tmp_path, CHANGING)) as program:
         with tunnel(program.address, f"localhost:{server.port}") as sock:
-            came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-            tls = strict_context(program.ca).wrap_bio(came, goes, server_hostname="localhost")
-            done = False
-            while not done:
-                try:
-                    tls.do_handshake()
-                    done = True
-                except ssl.SSLWantReadError:
-                    sock.sendall(goes.read())
-                    came.write(sock.recv(65_536))
-            tls.write(b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
-            sock.sendall(goes.read())
+            early = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
+            client = BioClient(sock, strict_context(program.ca), "localhost", early)
             replies = b""
             while replies.count(JSON) < 2:
-                try:
-                    replies += tls.read(65_536)
-                except ssl.SSLWantReadError:
-                    data = sock.recv(65_536)
-                    assert data
-                    came.write(data)
+                data = client.read()
+                assert data
+                replies += data
 
 
 def test_who_only_looks_at_plain_http_does_not_cut_it(tmp_path: Path, roots: Path) -> None:
