@@ -181,8 +181,8 @@ TABLE = [
     ),  # what can't be removed is cleared up later
     # The certificate. What the store can't do costs nothing where one can be made.
     Row("(untouched|operator's): .* store._load", "alert internal_error", OURS),
-    Row("thread retrieval._on_thread .* memory", "alert internal_error", OURS, bug=True),
-    Row(" (serials[.]|files[.]|thread retrieval._on_thread|.* tlsconfig)", "alert internal_error", OURS),
+    Row("thread retrieval.attempt .* memory", "alert internal_error", OURS, bug=True),
+    Row(" (serials[.]|files[.]|thread retrieval.attempt|.* tlsconfig)", "alert internal_error", OURS),
     Row(" (store|ledger|thread contexts)"),
     Row("CRL: .* internal$", "cut", "failed", bug=True),
     Row("load_pem_private_key .* memory", "alert internal_error", OURS, bug=True),
