@@ -99,10 +99,10 @@ class HeadTooLarge(ClientError):
 
 
 class RequestTimeout(ClientError):
-    """It began a request head and did not complete it in time."""
+    """It began a request and did not complete it in time (RFC 9110 §15.5.9)."""
 
     status = 408
-    reason = "Request head not complete in time"
+    reason = "Request not complete in time"
 
 
 class HelloError(ClientError):

@@ -12,7 +12,15 @@ import h11
 
 import fields
 import sockets
-from errors import CertifierError, ClientError, OriginError, OriginGone, OriginProtocolError, OriginSilent
+from errors import (
+    CertifierError,
+    ClientError,
+    OriginError,
+    OriginGone,
+    OriginProtocolError,
+    OriginSilent,
+    RequestTimeout,
+)
 from exchange import Exchange, Recorder
 from head import MAX_HEAD, RequestHead
 from log import Record
@@ -83,6 +91,7 @@ class Forwarding:
             raise OriginGone(f"{target} closed the connection") from error
         if self._head.has_body:
             upload = gevent.spawn(self._upload)
+            sockets.give_way()  # it waits first: where both sides are silent, the origin waits for the client
             try:
                 self._download(target)
             finally:
@@ -131,7 +140,10 @@ class Forwarding:
                 if self._uploaded:
                     return
         except (h11.ProtocolError, ClientError, OSError) as error:
-            self._client_error = ClientError(f"the request's body could not be read: {error}")
+            if isinstance(error, TimeoutError):
+                self._client_error = RequestTimeout(f"nothing of the request's body for {QUIET_SECONDS:.0f} s")
+            else:
+                self._client_error = ClientError(f"the request's body could not be read: {error}")
             sockets.shut(self._origin)  # the origin must not take half a request for a whole one
 
     def _download(self, target: Target) -> None:

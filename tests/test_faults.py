@@ -255,6 +255,7 @@ TABLE = [
     Row("origin forward", "502 connection_terminated", "connection_terminated"),
     Row("sendall client forward", "cut", "cut-off"),
     Row("recv client forward._recv #. ECONNRESET", "cut", "http_request_error"),
+    Row("recv client forward._recv #. timeout", "408 http_request_error", "http_request_error"),
     Row("recv client forward._recv", "400 http_request_error", "http_request_error"),
     Row("recv client proxy._next_request"),
     Row("thread downloads", "503 proxy_internal_error", OURS),

@@ -17,7 +17,7 @@ from gevent.event import Event
 from lab import WAIT, Origin, Program, exchange, get, read_reply, run
 
 import forward
-from errors import OriginSilent
+from errors import OriginSilent, RequestTimeout
 from forward import Forwarding
 from head import HeadReader
 from log import Record
@@ -327,6 +327,20 @@ def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pyt
         with pytest.raises(OriginSilent):
             doing.get(timeout=WAIT)
         assert 2.0 < time.monotonic() - began < 3.5
+
+
+@pytest.mark.parametrize("sent", [b"", b"x" * 9])
+def test_a_client_that_stops_in_an_upload_did_not_complete_it_in_time(
+    monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    """The origin, which waits for it, is not to blame for its silence, and does not take what came for all of it."""
+    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
+    with uploading() as (client, origin, doing):
+        client.sendall(sent)
+        with pytest.raises(RequestTimeout, match="nothing of the request's body"):
+            doing.get(timeout=WAIT)
+        with origin.makefile("rb") as told:
+            assert told.read().endswith(b"\r\n\r\n" + sent)
 
 
 def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeypatch: pytest.MonkeyPatch) -> None:
