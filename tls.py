@@ -17,6 +17,7 @@ from streams import BROKEN, FULL, NOTHING, ORDERLY, RENEGOTIATES, TRUNCATED, WIR
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as well
 _PLAIN_VIEW = memoryview(_PLAIN)
 _DER = 2  # _ssl.ENCODING_DER
+_MOST_FLIGHT = 262_144  # octets of a handshake: OpenSSL takes chains of 100 KB; HelloRequests may come without end
 _UNSAID = 2 * FULL  # octets that wait for a peer that asks on and on, and does not read: more than a fill leaves
 
 
@@ -103,6 +104,8 @@ class TlsStream(Stream):
             if not count:
                 raise ConnectionAbortedError("closed in the TLS handshake")
             self.flight += WIRE_VIEW[:count]
+            if len(self.flight) > _MOST_FLIGHT:
+                raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"more than {_MOST_FLIGHT} octets of handshake")
             self._in.write(WIRE_VIEW[:count])
 
     def decrypt(self) -> memoryview:

@@ -11,12 +11,11 @@ from errors import NotServable, RetrievalError, UsageError
 
 # TLS 1.2; the suites of 1.3 are all forward secret and authenticated. Towards clients nothing else.
 _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
-# Origins may be older: forward secret CBC behind the others, with SHA-2. Level 2 refuses DH under 2048 bits, RSA under
-# 1962 (``strength.py`` has the rest) and signatures with SHA-1 or MD5. Said here, since distributions, their
-# openssl.cnf and versions of Python differ in what they have by default.
-_ORIGINS = (
-    "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:DHE+CHACHA20:ECDHE+AES:DHE+AES:!aNULL:!aDSS:!SHA1:!AESCCM"
-)
+# Origins may be older: forward secret CBC behind the others, with SHA-2. No Diffie-Hellman in finite fields, nor have
+# browsers any (draft-ietf-tls-deprecate-obsolete-kex): an origin chooses the group, and one of 10,000 bits takes a
+# second of CPU. Level 2 refuses RSA under 1962 bits (``strength.py`` has the rest) and signatures with SHA-1 or MD5.
+# Said here, since distributions, their openssl.cnf and versions of Python differ in what they have by default.
+_ORIGINS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!SHA1:!AESCCM"
 # SSL_OP_LEGACY_SERVER_CONNECT and SSL_OP_ALLOW_UNSAFE_LEGACY_RENEGOTIATION, for which Python has no names.
 _WITHOUT_RFC_5746 = 0x4 | 0x40000
 _OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing about the certificate

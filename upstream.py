@@ -75,7 +75,7 @@ class Upstream:
         except ssl.SSLError as error:
             if wants_certificate(bytes(stream.flight)):
                 raise errors.OriginWantsCertificate(_wanting(name)) from error
-            raise broke(name, error.reason or str(error)) from error
+            raise broke(name, getattr(error, "reason", None) or str(error)) from error
         except TimeoutError as error:
             raise errors.OriginTimeout(f"{name} did not complete the TLS handshake in time") from error
         except OSError as error:
