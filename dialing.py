@@ -36,16 +36,16 @@ class Dialer:
         self._seconds = limits.dial_timeout
         self._board = board
 
-    def tunnel(self, target: Target, client: str) -> socket.socket:
+    def tunnel(self, target: Target, client: str, redirected: bool) -> socket.socket:
         """For a tunnel. Raises ``OriginError``, or ``Refused`` by the policy."""
         self._policy.check_target(target)
-        if self._redirect is None or not self.redirects(target):
+        if self._redirect is None or not redirected:
             return self._dial(target, client)
         self._policy.check_allowed_name(target)
         return self._dial(self._redirect.target, None)
 
     def redirects(self, target: Target) -> bool:
-        """Whether ``tunnel`` goes to the redirect, and not to the target itself."""
+        """Whether a tunnel is to go to the redirect. To be asked once: while it is dialled, the rules may change."""
         return self._redirect is not None and not self._policy.bypasses(target, None)
 
     def own(self, target: Target, client: str) -> socket.socket:

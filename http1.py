@@ -5,16 +5,20 @@ conversation in which we have no side. Bodies are cut by ``framing.py``: h11 wou
 are matched by their order.
 """
 
+import re
 import time
 from collections import deque
 
 import h11
 
 import heads
-from exchange import Exchange, Octets, Recorder, Unreadable, authority_of, header
+from exchange import Exchange, Octets, Recorder, Unreadable, authority_of, check_authority, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
 
 MAX_WAITING = 100  # requests of a connection without a response: pipelining clients stop at about 10
+
+MAX_INTERIM = 100  # interim responses to one request: an origin that sends more has no end
+_HTTP = re.compile("(?i)h2c|http|tls")  # RFC 9110 §7.8, RFC 7540 §3.2, RFC 2817: as names of protocols begin
 
 # h11 takes interim responses only after a request, and 101 only after one that asks for it.
 _ASKING = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connection", "upgrade"), ("Upgrade", "a")])
@@ -28,7 +32,7 @@ class Http1:
     """
 
     __slots__ = (
-        "_answered", "_asked", "_download", "_first_byte", "_recorder", "_request_heads",
+        "_answered", "_asked", "_download", "_first_byte", "_interim", "_recorder", "_request_heads",
         "_response_heads", "_strict", "_upload", "_uploading", "watching",
     )  # fmt: skip
 
@@ -41,6 +45,7 @@ class Http1:
         self._asked: deque[Exchange] = deque()  # the first one's response is the next, or under way
         self._uploading: Exchange | None = None  # whose request is under way
         self._answered = False  # its response is complete all the same
+        self._interim = 0  # responses to the one that is awaited
         self._upload: Body | None = None
         self._download: Body | None = None
         self._first_byte = 0.0
@@ -128,9 +133,12 @@ class Http1:
         elif length:
             self._upload = Counted(length)
         target = found.target.decode("ascii")
+        authority = authority_of(target) or host.decode("latin-1")
+        if self._strict:  # RFC 9112 §3.2.2 has the target count; not everyone's routing does
+            check_authority(authority, host.decode("latin-1"))
         exchange = self._recorder.request(
             found.method.decode("ascii"),
-            authority_of(target) or host.decode("latin-1"),
+            authority,
             target,
             found.version.decode("ascii"),
             fields,
@@ -176,7 +184,11 @@ class Http1:
             raise Unreadable("a response without a request")
         found = heads.response(head) or _response(head)
         if found is None:
+            self._interim += 1
+            if self._interim > MAX_INTERIM:
+                raise Unreadable(f"more than {MAX_INTERIM} interim responses")
             return
+        self._interim = 0
         exchange = self._asked[0]
         status, reason, fields = found
         self._recorder.response(exchange, status, reason.decode("latin-1"), fields, self._first_byte)
@@ -184,6 +196,8 @@ class Http1:
             if not header(exchange.request_fields, b"upgrade"):  # RFC 9110 §7.8
                 raise Unreadable("an upgrade that was not asked for")
             exchange.upgrade = header(fields, b"upgrade") or "another protocol"
+            if self._strict and _HTTP.match(exchange.upgrade):
+                raise Unreadable("an upgrade to HTTP, whose requests nobody would see")
             self._switched(f"upgraded to {exchange.upgrade}")
         elif exchange.method == "CONNECT" and status < 300:
             self._switched("a CONNECT inside the tunnel")

@@ -13,7 +13,7 @@ import time
 
 import hpack
 
-from exchange import MAX_FIELDS, Exchange, Fields, Octets, Recorder, Unreadable
+from exchange import MAX_FIELDS, Exchange, Fields, Octets, Recorder, Unreadable, check_authority
 from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
@@ -148,6 +148,8 @@ class Http2:
             elif stream > self._last:
                 self._last = stream
                 self._request(stream, special, fields)
+            elif special:  # trailers have none, RFC 9113 §8.1
+                raise Unreadable("a request on a stream that is not new")
             if frames.flags & END_STREAM:
                 self._end_stream(side, stream)
         elif kind == PUSH_PROMISE:
@@ -177,8 +179,7 @@ class Http2:
             raise Unreadable("a stream is opened twice")
         named = [special.get(b":authority"), *(value.decode("latin-1") for name, value in fields if name == b"host")]
         authority = next(filter(None, named), "")
-        if len({name.lower().removesuffix(":443") for name in named if name}) > 1:
-            raise Unreadable("a Host that is not the authority")  # RFC 9113 §8.3.1: recipients differ in which counts
+        check_authority(*filter(None, named))  # RFC 9113 §8.3.1
         exchange = self._recorder.request(
             special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
             special.get(b":protocol"), pushed,

@@ -48,6 +48,7 @@ class Way:
     ip: str  # the client's
     target: Target
     record: Record
+    redirected: bool = False  # the origin's place is taken by the redirect
     user_agent: str = ""  # what the client said of itself in its CONNECT
 
 
@@ -81,8 +82,8 @@ class Interception:
 
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
-        if self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(way, origin)):
-            self._untouched(way, origin, data, _BYPASSED)
+        if self._bypasses(way, origin):
+            self._bypass(way, origin, data)
             return
         hello, data = greeting.read_hello(way.client, origin, data, self._limits)
         if hello is not None:
@@ -171,17 +172,24 @@ class Interception:
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
+        agrees = name == way.target.host or self._agree(name, way)
         if name != way.target.host and self._policy.minds_names:
             self._policy.check_name(name, way.target, self._address(way, origin))
-            if not (hello.encrypted_client_hello or self._agree(name, way)):
+            if not (hello.encrypted_client_hello or agrees):
                 way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
-        if self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(way, origin), name):
+        # With an encrypted name, whatever stands in the clear does not pass for another's where that matters.
+        believed = name if agrees or not self._policy.denies_mismatch else None
+        return self._bypasses(way, origin, believed) or self._refusals.bypasses(Pair(way.ip, name))
+
+    def _bypasses(self, way: Way, origin: socket.socket | OriginError, name: str | None = None) -> bool:
+        """Whether the lists let a tunnel pass untouched: those of now, or beside a redirect, of when it was dialled."""
+        if self._redirect is not None and not way.redirected:
             return True
-        return self._refusals.bypasses(Pair(way.ip, name))
+        return self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(way, origin), name)
 
     def _address(self, way: Way, origin: socket.socket | OriginError) -> tuple[str, int] | None:
         """The origin's, as dialled; None where it is the redirect's, which says nothing of whom the client wants."""
-        return None if self._dialer.redirects(way.target) else _peer(origin)
+        return None if way.redirected else _peer(origin)
 
     def _agree(self, name: str, way: Way) -> bool:
         """Whether a server name is that of a CONNECT to an address."""
@@ -217,7 +225,7 @@ class Interception:
 
     def _bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
         """Relay to the tunnel's own target, which is not where a redirect was dialled."""
-        if not self._dialer.redirects(way.target):
+        if not way.redirected:
             if isinstance(origin, OriginError):
                 raise origin
             self._untouched(way, origin, data, _BYPASSED)

@@ -122,8 +122,9 @@ class Proxy:
         target = parse_target(head.target)
         record.target = str(target)
         self._door.admit(client, head, record)
-        way = Way(client.sock, client.ip, target, record, head.header(b"user-agent"))
-        with self._dialer.tunnel(target, client.ip) as origin:
+        redirected = self._dialer.redirects(target)
+        way = Way(client.sock, client.ip, target, record, redirected, head.header(b"user-agent"))
+        with self._dialer.tunnel(target, client.ip, redirected) as origin:
             sockets.arm(client.sock, time.monotonic() + self._limits.head_timeout)
             sockets.send(client.sock, pages.ESTABLISHED)
             with _refusing_by_alert(client.sock, record):
@@ -142,9 +143,10 @@ class Proxy:
             target = Target(self._policy.name_for(hello, None), 443)
             record.target, record.sni = str(target), hello.server_name
             self._door.admit(client, None, record)
-            way = Way(client.sock, client.ip, target, record)
+            redirected = self._dialer.redirects(target)
+            way = Way(client.sock, client.ip, target, record, redirected)
             try:
-                origin = self._dialer.tunnel(target, client.ip)
+                origin = self._dialer.tunnel(target, client.ip, redirected)
             except OriginError as error:
                 self._interception.intercept(way, error, hello, data)
             else:

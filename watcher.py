@@ -47,7 +47,12 @@ class Watcher:
         self._decoder: Http1 | Http2 | None = Http2(self._recorder) if alpn == "h2" else None
         self._first = bytearray()  # what came while that was not known
         self._early = bytearray()
-        if alpn not in (None, "h2", "http/1.1", "http/1.0"):
+        if not strict and alpn not in (
+            None,
+            "h2",
+            "http/1.1",
+            "http/1.0",
+        ):  # a lenient origin may speak it all the same
             self._not_http()
 
     def sent(self, data: Octets) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary
 
 from framing import MAX_HEAD
-from http1 import MAX_WAITING, Http1
+from http1 import MAX_INTERIM, MAX_WAITING, Http1
 
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
@@ -214,6 +214,8 @@ def test_the_authority_of_a_target_counts_before_host(target: str, authority: st
         b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;\nhi\r\n0\r\n\r\n",
         b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\n0\r\n\r\n",
         b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na: b\n\r\n",
+        b"GET https://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+        b"GET https://a/ HTTP/1.1\r\nHost:\r\n\r\n",
     ],
 )
 def test_what_others_may_read_otherwise_is_malformed_where_it_counts(request_: bytes) -> None:
@@ -221,6 +223,33 @@ def test_what_others_may_read_otherwise_is_malformed_where_it_counts(request_: b
         seen = Seen()
         play(Http1(seen.recorder(), strict), [(CLIENT, request_), (ORIGIN, OK)], 3)
         assert [note.startswith("malformed request: ") for note in seen.notes] == [True] * strict
+
+
+@pytest.mark.parametrize("target", ["https://a.example/x", "HTTPS://A.example:443/x"])
+def test_a_target_whose_authority_is_the_host_is_well_formed_where_it_counts(target: str) -> None:
+    seen = Seen()
+    play(Http1(seen.recorder(), strict=True), [(CLIENT, GET.replace(b"/x", target.encode())), (ORIGIN, OK)], 3)
+    assert ([exchange.status for exchange in seen.done], seen.notes) == ([200], [])
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"HTTP/2.0", b"TLS/1.0"])
+def test_an_upgrade_to_http_is_refused_where_requests_count(protocol: bytes) -> None:
+    for strict in (False, True):
+        seen = Seen()
+        said = [(CLIENT, UPGRADE), (ORIGIN, SWITCH), (CLIENT, b"\0\1\2")]
+        play(Http1(seen.recorder(), strict), [(who, data.replace(b"websocket", protocol)) for who, data in said], 3)
+        what = "malformed response: an upgrade to HTTP, whose" if strict else f"upgraded to {protocol.decode()}"
+        assert [note.startswith(what) for note in seen.notes] == [True]
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_interim_responses_without_end(more: int) -> None:
+    interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * MAX_INTERIM
+    seen = watch(
+        [(CLIENT, GET * 2), (ORIGIN, interim + OK + interim + interim[: len(interim) // MAX_INTERIM * more] + OK)]
+    )
+    assert [exchange.error is None for exchange in seen.done] == [True, not more]
+    assert seen.notes == ["malformed response: more than 100 interim responses"] * more
 
 
 def test_bodies_are_not_kept_unless_asked_for() -> None:

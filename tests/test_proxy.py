@@ -514,6 +514,54 @@ def test_redirect_verifies_its_own_name(tmp_path: Path, roots: Path, certificate
             assert get(secure).status == status
 
 
+@pytest.mark.parametrize("then", ["no-more.example", None])
+def test_a_bypass_that_ends_while_it_is_dialled(tmp_path: Path, then: str | None) -> None:
+    """It holds for that tunnel: decrypted, its bytes went to the origin itself. And twice the same without a change."""
+    rules = tmp_path / "bypass"
+    with socket.socket() as slow, Origin(http_origin) as plain, ExitStack() as waiting:
+        slow.bind(("127.0.0.1", 0))
+        slow.listen(0)
+        host = f"127.0.0.1:{slow.getsockname()[1]}"
+        filled = 0
+        while _takes(slow.getsockname(), waiting):
+            filled += 1  # until the next one has to wait
+        rules.write_text(host)
+        with (
+            Program(
+                tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect=127.0.0.1:{plain.port}",
+                f"--bypass=@{rules}",
+            ) as running,
+            socket.create_connection(running.address, timeout=WAIT) as client,
+        ):  # fmt: skip
+            client.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            while host.encode() not in exchange(running.address, b"GET /state HTTP/1.0\r\n\r\n").body:
+                gevent.sleep(0.01)
+            if then is not None:
+                rules.write_text(then)
+                running.reload()
+            waiting.close()
+            slow.settimeout(WAIT)
+            for _ in range(filled):
+                slow.accept()[0].close()
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+            hello = real_hello("a.example")
+            client.sendall(hello)
+            with slow.accept()[0] as origin:
+                assert origin.recv(65_536) == hello
+        assert plain.connections == 0
+
+
+def _takes(address: tuple[str, int], kept: ExitStack) -> bool:
+    """Whether a listener's queue takes one more connection, which is kept."""
+    sock = kept.enter_context(socket.socket())
+    sock.settimeout(0.2)
+    try:
+        sock.connect(address)
+    except TimeoutError:
+        return False
+    return True
+
+
 # The relay
 
 

@@ -280,9 +280,11 @@ def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_c
         with secure_tunnel(program, f"localhost:{server.port}") as secure:
             assert get(secure, host="localhost").status == 200
             assert get(secure, host="other.example").status == (421 if what == "deny" else 200)
-        with secure_tunnel(program, f"localhost:{server.port}") as secure:  # RFC 9112 §3.2.2: Host does not count
-            assert get(secure, "https://other.example/", host="localhost").status == (421 if what == "deny" else 200)
-        line = program.tunnels(2)[0]
+        own = f"localhost:{server.port}"
+        for target, host, status in ((own, own, 200), ("other.example", own, 403), (own, "other.example", 403)):
+            with secure_tunnel(program, own) as secure:  # RFC 9112 §3.2.2: Host does not count; it does for some
+                assert get(secure, f"https://{target}/", host=host).status == (status if what == "deny" else 200)
+        line = program.tunnels(4)[0]
     assert ("Host other.example is not localhost" in line) == (what != "allow")
     assert any(b"other.example" in data for data in got) == (what != "deny")
 
@@ -322,6 +324,22 @@ def test_an_outer_server_name_of_an_encrypted_hello_is_no_mismatch(tmp_path: Pat
         denied, passed = program.tunnels(2)
         assert "is not localhost" in denied
         assert "is not localhost" not in passed
+
+
+@pytest.mark.parametrize(("mismatch", "name", "passes"), [
+    ("allow", "bank.example", True), ("deny", "bank.example", False), ("deny", "localhost", True),
+])  # fmt: skip
+def test_a_server_name_beside_an_encrypted_one_passes_for_no_other(
+    tmp_path: Path, roots: Path, origin: Origin, mismatch: str, name: str, passes: bool
+) -> None:
+    """Any client can say that it has one."""
+    ech = (0xFE0D).to_bytes(2, "big") + (4).to_bytes(2, "big") + bytes(4)
+    options = (f"--mismatch={mismatch}", "--bypass=bank.example", "--bypass=localhost")
+    with running(tmp_path, roots, *options) as program:
+        with tunnel(program.address, f"127.0.0.1:{origin.port}") as sock:
+            sock.sendall(records(message(server_name(name.encode()), ech)))
+            assert sock.recv(1) in (b"\x15", b"\x16")
+        assert ("context=bypassed" in program.tunnels(1)[0]) == passes
 
 
 def test_a_loop_through_via(program: Program) -> None:

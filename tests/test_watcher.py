@@ -11,9 +11,9 @@ from http2 import PREFACE
 from watcher import MAX_EARLY, MAX_SNIFFED, Watcher
 
 
-def watch(conversation: Conversation, alpn: str | None = None, size: int = 1 << 20) -> Seen:
+def watch(conversation: Conversation, alpn: str | None = None, size: int = 1 << 20, strict: bool = False) -> Seen:
     seen = Seen()
-    watcher = Watcher(connection(), seen, alpn, Capture(1000))
+    watcher = Watcher(connection(), seen, alpn, Capture(1000), strict)
     play(watcher, conversation, size)
     watcher.closed()
     assert not watcher.watching
@@ -94,6 +94,13 @@ def test_empty_lines_before_a_request_hide_nothing_however_many() -> None:
 
 def test_another_protocol_by_alpn() -> None:
     assert watch([(CLIENT, GET), (ORIGIN, OK)], "acme-tls/1").notes == ["not HTTP"]
+
+
+def test_another_protocol_by_alpn_may_be_http_where_requests_count() -> None:
+    said: Conversation = [(CLIENT, GET), (ORIGIN, OK)]
+    assert [exchange.status for exchange in watch(said, "acme-tls/1", strict=True).done] == [200]
+    assert watch([(CLIENT, b"GET /x\r\n")], "http/0.9", strict=True).notes == ["malformed request"]
+    assert watch([(CLIENT, b"\0\1\2")], "grpc-exp", strict=True).notes == ["not HTTP"]
 
 
 def test_nothing_at_all_is_nothing_to_note() -> None:
