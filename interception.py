@@ -24,6 +24,7 @@ from limits import Limits
 from log import Record
 from meter import Meter
 from names import Target
+from observed import ObservedTunnel
 from policy import Policy
 from refusals import Pair, Refusals
 from sight import Sight
@@ -266,9 +267,13 @@ class Interception:
     def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
         """Relay to the end; the tunnel as it was."""
         record = way.record
-        record.progress = tunnel = Tunnel(client, origin, self._limits.idle_timeout, witness, self._meter)
-        if witness is not None:
+        idle, meter = self._limits.idle_timeout, self._meter
+        if witness is None:
+            tunnel = Tunnel(client, origin, idle, meter)
+        else:
+            tunnel = ObservedTunnel(client, origin, witness, idle, meter)
             witness.opened()
+        record.progress = tunnel
         try:
             tunnel.run()
         finally:

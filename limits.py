@@ -41,7 +41,8 @@ class Limits:
     ``hello_timeout``       for the first bytes in a tunnel, of either side, and the whole ClientHello
     ``dial_timeout``        for look-up and TCP to an origin, all its addresses
     ``tls_timeout``         for each of the two handshakes
-    ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need
+    ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need; a twelfth
+                            of it once one side has ended
     ``new_names``           certificates made a second: a quarter of a core; what was not used of some seconds, at once
     ``client_new_names``    the same for one client address: a page asks for dozens at once, and then for few
     ``log_value``           characters of one value in the log: a DNS name has 253

@@ -9,13 +9,11 @@ from contextlib import suppress
 
 import gevent
 from gevent.hub import get_hub
-from gevent.lock import BoundedSemaphore
 
 import sockets
 from errors import CertifierError
 from meter import Meter
 from streams import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
-from witness import Witness
 
 BATCH = 131_072  # octets received after which a pump lets others run: gevent's calls switch only when they would block
 _RECORDS = 256  # records after which it does so too: tiny ones cost as much each as large ones
@@ -32,17 +30,12 @@ class Tunnel:
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
     went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is why the origin
     ended its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
-    what it had said until then, all of it where ``sent`` is as long. ``refusal`` is why the witness let no more pass.
+    what it had said until then, all of it where ``sent`` is as long. ``refusal`` is why no more was let pass.
     """
 
-    def __init__(
-        self,
-        client: Stream,
-        origin: Stream,
-        idle: float = IDLE_SECONDS,
-        witness: Witness | None = None,
-        meter: Meter | None = None,
-    ) -> None:
+    _acts = False  # something answers the client in the origin's stead, and may wait in one direction for the other
+
+    def __init__(self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS, meter: Meter | None = None) -> None:
         self.sent = 0
         self.received = 0
         self.outcome = ORDERLY
@@ -56,11 +49,8 @@ class Tunnel:
         self._one_way = False  # one direction has ended
         self._quiet = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
-        self._witness = witness
         self._meter = meter or Meter()  # of all tunnels
-        # A witness that acts answers the client from the other pump: one writer at a time.
-        self._writing = BoundedSemaphore() if witness is not None and witness.acts else None
-        self._over = False  # after an answer of the witness's own
+        self._over = False  # after an answer in the origin's stead
         self._unread = False  # the client still sends, and nobody takes it
 
     def run(self) -> None:
@@ -69,7 +59,7 @@ class Tunnel:
         self._origin.sock.settimeout(None)
         # What was received with the handshakes is taken before either pump can end the other side: see streams.py.
         try:
-            if self._writing is None:  # a witness that acts may wait for what the origin's pump brings
+            if not self._acts:  # else that may wait for what the origin's pump brings
                 self._take(self._client, self._origin)
             self._take(self._origin, self._client)
         except CertifierError as refusal:
@@ -78,8 +68,7 @@ class Tunnel:
         watchdog = get_hub().loop.timer(self._tick, self._tick)
         try:
             watchdog.start(self._watch)
-            # A witness that acts waits in one direction for the other.
-            if self._writing is not None or not self._together():
+            if self._acts or not self._together():
                 self._apart()
             if self._over:
                 self._client.end(ORDERLY)
@@ -159,7 +148,7 @@ class Tunnel:
             try:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
                 taken = self._take(source, sink)
-                if self._writing is None or source is not self._client:  # else the other pump may be about to write
+                if not self._acts or source is not self._client:  # else the other pump may be about to write
                     source.answer()
                 self._flush(sink)
             except CertifierError as refusal:
@@ -168,8 +157,7 @@ class Tunnel:
             except OSError:
                 self._gone(sink)
                 return
-            if self._witness is not None and self._witness.ends:
-                self._over = self._unread = True
+            if self._over:
                 sockets.shut(self._origin.sock)  # wakes the other pump
                 return
             if source.ended is not None:
@@ -183,71 +171,35 @@ class Tunnel:
         self._pass_on(source.ended, source, sink)
 
     def _take(self, source: Stream, sink: Stream) -> int:
-        """Decrypt what was received, and encrypt it for the other side; how many records there were."""
-        if self._witness is not None:
-            return self._take_seen(self._witness, source, sink)
+        """Decrypt what was received, and encrypt it for the other side; how many records there were.
+
+        Raises ``CertifierError`` for what may not pass.
+        """
         octets = records = 0
-        upward = source is self._client
-        keeps = upward and not self.received and len(self.early) < _EARLY
+        keeps = self._keeps_early(source)
         while data := source.decrypt():
             octets += len(data)
             records += 1
             if keeps:
                 self.early += data
             sink.encrypt(data)
-        if upward:
+        self._count(source, octets)
+        return records
+
+    def _keeps_early(self, source: Stream) -> bool:
+        return source is self._client and not self.received and len(self.early) < _EARLY
+
+    def _count(self, source: Stream, octets: int) -> None:
+        if source is self._client:
             self.sent += octets
             self._meter.sent += octets
         elif octets:
             self.received += octets
             self._meter.received += octets
             self.early.clear()
-        return records
-
-    def _take_seen(self, witness: Witness, source: Stream, sink: Stream) -> int:
-        """The same before a witness. What it is told is a copy: it may wait, and the buffers are shared."""
-        pieces = []
-        while data := source.decrypt():
-            pieces.append(bytes(data))
-        if not pieces:
-            return 0
-        octets = b"".join(pieces)
-        if source is self._client:
-            self.sent += len(octets)
-            self._meter.sent += len(octets)
-            if not self.received and len(self.early) < _EARLY:
-                self.early += octets
-            for piece in witness.sent(octets):
-                self._answer(witness)
-                sink.encrypt(piece)
-                if witness.acts:
-                    sink.flush()
-            self._answer(witness)
-        else:
-            self.received += len(octets)
-            self._meter.received += len(octets)
-            self.early.clear()
-            witness.received(octets)
-            sink.encrypt(octets)
-        return len(pieces)
-
-    def _answer(self, witness: Witness) -> None:
-        """Send the client what a witness says in the origin's stead."""
-        if answer := witness.answer():
-            self.received += len(answer)
-            self._meter.received += len(answer)
-            try:
-                self._client.encrypt(answer)
-                self._flush(self._client)
-            except OSError:
-                self._gone(self._client)
 
     def _flush(self, sink: Stream) -> None:
-        if self._writing is not None and sink is self._client:
-            with self._writing:
-                sink.flush()
-        else:
-            sink.flush()
+        sink.flush()
 
     def _refuse(self, refusal: CertifierError) -> None:
         self.refusal = refusal
@@ -266,8 +218,6 @@ class Tunnel:
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if self.refusal is not None or self._over:
             return
-        if self._witness is not None and source is self._origin:
-            self._witness.lost()
         if self.client_ended_first is None:
             self.client_ended_first = source is self._client
         if how is not ORDERLY:

@@ -1,0 +1,91 @@
+"""``ObservedTunnel``: a tunnel whose plaintext passes before a witness, who may act on it."""
+
+import time
+from collections.abc import Iterator
+
+from gevent.lock import BoundedSemaphore
+
+import sockets
+from meter import Meter
+from streams import FULL, Stream
+from tunnel import Tunnel
+from witness import Witness
+
+_LEAST, _FIRST = 1_024, 8_192  # octets that a witness is given at once
+_LONG = 0.002  # seconds to look at them, in which nobody else runs
+
+
+class ObservedTunnel(Tunnel):
+    """What the witness is told is a copy: it may wait, and the buffers are shared."""
+
+    def __init__(self, client: Stream, origin: Stream, witness: Witness, idle: float, meter: Meter) -> None:
+        super().__init__(client, origin, idle, meter)
+        self._witness = witness
+        self._acts = witness.acts
+        self._writing = BoundedSemaphore()  # a witness that acts answers the client from the other pump
+        self._most = _FIRST
+
+    def _take(self, source: Stream, sink: Stream) -> int:
+        records = []
+        while data := source.decrypt():
+            records.append(bytes(data))
+        octets = b"".join(records)
+        if octets and self._keeps_early(source):
+            self.early += octets
+        self._count(source, len(octets))
+        for piece in self._pieces(octets):
+            if source is self._origin:
+                self._witness.received(piece)
+                sink.encrypt(piece)
+            else:
+                self._pass_up(piece, sink)
+        return len(records)
+
+    def _pieces(self, octets: bytes) -> Iterator[bytes]:
+        """So many at once as are looked at in a moment, after which others may run.
+
+        Frames of some octets cost as much each as large ones: a whole fill of them would hold everyone up for 0.3 s.
+        """
+        at = 0
+        while at < len(octets):
+            began = time.monotonic()
+            yield octets[at : at + self._most]
+            at += self._most
+            took = time.monotonic() - began
+            if took > _LONG:
+                self._most = max(_LEAST, self._most // 2)
+                sockets.give_way()
+            elif took * 8 < _LONG:
+                self._most = min(FULL, self._most * 2)
+
+    def _pass_up(self, piece: bytes, sink: Stream) -> None:
+        for passed in self._witness.sent(piece):
+            self._answer()
+            sink.encrypt(passed)
+            if self._acts:
+                sink.flush()
+        self._answer()
+        if self._witness.ends:
+            self._over = self._unread = True
+
+    def _answer(self) -> None:
+        """Send the client what the witness says in the origin's stead."""
+        if answer := self._witness.answer():
+            self._count(self._origin, len(answer))
+            try:
+                self._client.encrypt(answer)
+                self._flush(self._client)
+            except OSError:
+                self._gone(self._client)
+
+    def _flush(self, sink: Stream) -> None:
+        if self._acts and sink is self._client:
+            with self._writing:
+                sink.flush()
+        else:
+            sink.flush()
+
+    def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
+        if source is self._origin and self.refusal is None and not self._over:
+            self._witness.lost()
+        super()._pass_on(how, source, sink)
