@@ -66,7 +66,7 @@ Limits (their reasons stand in limits.py):
   --max-hello=<n>               Octets of a ClientHello [default: 65536].
   --head-timeout=<s>            Seconds for a complete request head [default: 10].
   --hello-timeout=<s>           For the first bytes of a tunnel and its ClientHello [default: 10].
-  --dial-timeout=<s>            For look-up and TCP to an origin [default: 10].
+  --dial-timeout=<s>            For look-up, 5 of it at most, and TCP to an origin [default: 10].
   --tls-timeout=<s>             For each of the two handshakes [default: 10].
   --idle-timeout=<s>            For a tunnel without a byte either way [default: 3600].
   --new-names=<n>               Certificates made a second, in all [default: 50].

@@ -130,7 +130,9 @@ class ContextCache:
                 self._refresh(name, context, due=True)
 
     def tidy(self) -> None:
-        """Do what is due after leaves were made; at start, once. Takes a while."""
+        """Do what is due now and then, and after leaves were made. Takes a while; where it is being done, nothing."""
+        if self._tidying:
+            return  # that one sees what was made meanwhile
         self._tidying = True
         try:
             with background("the store can't be tidied"):
@@ -228,7 +230,7 @@ class ContextCache:
             self._contexts.put(name, context)
         if context.source == "made":
             self._made += 1
-            if not (self._tidying or self._leaves.is_tidy):
+            if not self._leaves.is_tidy:
                 gevent.spawn(self.tidy)
         return context
 

@@ -8,6 +8,7 @@ written.
 import errno
 import fcntl
 import os
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -23,9 +24,10 @@ _SECTOR = 512  # octets: what no disk writes half of
 # On a pool thread, where gevent's own are not to be used; its ``close`` first asks the system about the descriptor.
 _sleep = get_original("time", "sleep")
 close: Callable[[int], None] = get_original("os", "close")
-_TEMPORARY = ".certifier-{}-{}.tmp"  # process and number; no operator's file is called so
+_TEMPORARY = ".certifier-{}-{}-{}.tmp"  # no operator's file is called so
 
 _number = count()  # tells the temporary files of this process's threads apart
+_program = secrets.token_hex(4)  # and those of process 1 of one container from those of another's, in a shared store
 
 
 @contextmanager
@@ -165,7 +167,7 @@ def content(path: Path, most: int) -> bytes:
 def clear_stale(folder: Path) -> int:
     """Remove the temporary files in a folder whose makers have crashed; how many."""
     cleared = 0
-    for path in folder.glob(_TEMPORARY.format("*", "*")):
+    for path in folder.glob(_TEMPORARY.format("*", "*", "*")):
         with suppress(OSError):  # its maker is faster, or still at it
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
@@ -188,7 +190,7 @@ def sync(folder: Path) -> None:
 
 def _open_temporary(folder: Path, mode: int) -> tuple[int, Path]:
     while True:
-        path = folder / _TEMPORARY.format(os.getpid(), next(_number))
+        path = folder / _TEMPORARY.format(_program, os.getpid(), next(_number))
         with suppress(FileExistsError):  # of a process of this number that crashed, perhaps in another container
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
             try:

@@ -127,4 +127,4 @@ def http_target(target: str, method: str = "GET") -> tuple[Target, str]:
         path = "*"  # RFC 9112 §3.2.4
     elif not path.startswith("/"):
         path = f"/{path}"
-    return names.target(authority.removesuffix(":"), default_port=80), path  # an empty port: RFC 3986 §3.2.3
+    return names.target(authority, default_port=80), path

@@ -91,6 +91,8 @@ class Interception:
             self.intercept(way, origin, hello, data)
         elif self._policy.rules.relays_non_tls:
             self._untouched(way, origin, data)
+        elif not data and sockets.has_ended(way.client):
+            way.record.outcome = "client-closed"
         else:
             raise NotTls("the tunnel is not TLS, or its origin spoke first (--non-tls=refuse)")
 

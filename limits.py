@@ -39,10 +39,10 @@ class Limits:
     ``hello``               a ClientHello: post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
     ``head_timeout``        for a complete head: it fits into a packet or two, and is sent at once
     ``hello_timeout``       for the first bytes in a tunnel, of either side, and the whole ClientHello
-    ``dial_timeout``        for look-up and TCP to an origin, all its addresses
+    ``dial_timeout``        for look-up, which may take 5 s of it, and TCP to an origin, all its addresses
     ``tls_timeout``         for each of the two handshakes
-    ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need; a twelfth
-                            of it once one side has ended
+    ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need; a
+                            twelfth of it once one side has ended
     ``new_names``           certificates made a second: a quarter of a core; what was not used of some seconds, at once
     ``client_new_names``    the same for one client address: a page asks for dozens at once, and then for few
     ``log_value``           characters of one value in the log: a DNS name has 253

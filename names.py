@@ -72,7 +72,9 @@ def target(text: str, default_port: int | None = None, lowest_port: int = 1) -> 
     """
     host, colon, port = text.rpartition(":")
     if not colon or "]" in port:
-        host, port = text, "" if default_port is None else str(default_port)
+        host, port = text, ""
+    if not port and default_port is not None:  # an empty one is the default as well: RFC 3986 §3.2.3
+        port = str(default_port)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1] if ":" in host else ""
     elif ":" in host:

@@ -79,10 +79,10 @@ class PlainHttp:
         recorder = self._sight.recorder(record, str(Target(*where)))
         if recorder is None:
             return Forwarding(client.sock, origin, head, record, meter=self._meter).run(target, path, behind)
-        record.told = self._sight.logs
         if self._sight.rewrites:
             check_fields(len(head.headers))
         exchange = recorder.request(head.method, str(target), path, head.http_version, head.headers)
+        record.told = self._sight.logs
         try:
             answer, changed = judge(exchange, self._sight.decide)
         except Refused as refusal:

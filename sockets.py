@@ -139,11 +139,17 @@ def send(sock: socket.socket, data: bytes) -> bool:
 
 
 def has_ended(sock: socket.socket) -> bool:
-    """Whether what can be read of a socket, which must be something, is its end."""
+    """Whether a socket's peer has ended, and all that it said was read; without a wait."""
+    before = sock.gettimeout()
+    sock.settimeout(0)
     try:
         return not sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
     except OSError:
         return True
+    finally:
+        sock.settimeout(before)
 
 
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:

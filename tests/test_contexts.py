@@ -325,6 +325,25 @@ def test_the_store_of_a_running_proxy_stays_within_its_bound(room: Room, clock: 
     assert 5 <= len(names) <= 11
 
 
+def test_a_store_is_tidied_by_one_at_a_time(leaves: Counted, clock: Clock) -> None:
+    """Every hour, and after leaves were made."""
+    under_way: list[int] = []
+    found: list[int] = []
+
+    class Tidying(Counted):
+        def tidy(self, now: datetime) -> tuple[str, ...]:
+            under_way.append(1)
+            get_original("time", "sleep")(0.05)  # on a pool thread
+            found.append(len(under_way))
+            under_way.pop()
+            return ()
+
+    contexts = ContextCache(2, Tidying(leaves._store, None), Workers(), clock)
+    tidying = [gevent.spawn(contexts.tidy) for _ in range(3)]
+    gevent.joinall(tidying, raise_error=True)
+    assert found == [1]
+
+
 def test_what_openssl_refuses_is_moved_aside_or_made_anew(room: Room, leaves: Counted, clock: Clock) -> None:
     contexts = ContextCache(2, leaves, Workers(), clock)
     room.place(room.ca.issue(NAME, key=new_key(1024)))

@@ -94,6 +94,7 @@ def test_the_limit(complete: bool, size: int) -> None:
         ("HTTP://A:8080/x?y", Target("a", 8080), "/x?y"),
         ("http://[::1]/", Target("::1", 80), "/"),
         ("http://a?q", Target("a", 80), "/?q"),
+        ("http://a:/", Target("a", 80), "/"),
     ],
 )
 def test_absolute_form(uri: str, target: Target, path: str) -> None:
@@ -101,7 +102,7 @@ def test_absolute_form(uri: str, target: Target, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["https://a/", "ftp://a", "a", "http://", "http:///x", "http://u@a/", "http://a:x/", "//a"]
+    "uri", ["https://a/", "ftp://a", "a", "http://", "http:///x", "http://u@a/", "http://a:x/", "http://a:80:/", "//a"]
 )
 def test_other_targets(uri: str) -> None:
     with pytest.raises(ClientError):

@@ -84,6 +84,10 @@ def test_malformed_targets(text: str) -> None:
 def test_the_default_port() -> None:
     assert names.target("a", default_port=80) == Target("a", 80)
     assert names.target("[::1]", default_port=80) == Target("::1", 80)
+    assert names.target("a:", default_port=80) == Target("a", 80)  # RFC 3986 §3.2.3
+    assert names.target("[::1]:", default_port=80) == Target("::1", 80)
+    with pytest.raises(ClientError):
+        names.target("a::", default_port=80)
 
 
 @given(st.text(max_size=300))

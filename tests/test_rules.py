@@ -17,6 +17,7 @@ from lab import (
     Origin,
     Program,
     Reply,
+    echo,
     exchange,
     get,
     http_origin,
@@ -243,6 +244,18 @@ def test_what_is_not_tls_is_refused_and_not_a_byte_passes(tmp_path: Path, roots:
             assert sock.recv(100) == b""
         assert "outcome=not-tls" in program.tunnels(1)[0]
     assert got == []
+
+
+def test_a_client_that_says_nothing_and_leaves_is_not_refused(tmp_path: Path, roots: Path) -> None:
+    with running(tmp_path, roots, "--non-tls=refuse") as program, Origin(echo) as server:
+        with tunnel(program.address, f"localhost:{server.port}"):
+            pass
+        assert "outcome=client-closed" in program.tunnels(1)[0]
+        with tunnel(program.address, f"localhost:{server.port}") as sock:
+            sock.sendall(b"x")
+            sock.shutdown(socket.SHUT_WR)
+            assert sock.recv(100) == b""
+        assert "outcome=not-tls" in program.tunnels(2)[1]
 
 
 @pytest.mark.parametrize("what", ["allow", "log", "deny"])

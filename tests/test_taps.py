@@ -159,7 +159,9 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             many = b"a: b\r\n" * MAX_FIELDS
             for path, fields in (("/bad", b""), ("/split", b""), ("/headed", b""), ("/many", many)):
                 ask = b"GET %s%s HTTP/1.1\r\nHost: a\r\n%s\r\n" % (where.encode(), path.encode(), fields)
+                before = len(program.lines)
                 assert exchange(program.address, ask).status == 403
+                program.wait_for("request .*(outcome=http_request_denied|error=)", before)
 
 
 def test_pipelined_requests_in_the_segment_of_finished(tmp_path: Path, roots: Path, server: Origin) -> None:
