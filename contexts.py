@@ -29,7 +29,7 @@ from leaves import Leaves
 from limits import Limits
 from log import background
 from lru import LRU
-from retrieval import Refused, Retrieval, Retriever
+from retrieval import Retrieval, Retriever, Unserved
 from snapshot import Held
 from tlsconfig import server_context
 from workers import Workers
@@ -193,7 +193,7 @@ class ContextCache:
                 self._board.retrieved("failed" if error else "none")
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
 
-    def _retrieve(self, name: str, client: str, renew: bool = False, refused: Refused | None = None) -> Context | None:
+    def _retrieve(self, name: str, client: str, renew: bool = False, refused: Unserved | None = None) -> Context | None:
         now = self._clock()
         contexts = self._contexts
         outcome = self._retriever.retrieve(name, client, renew, refused)

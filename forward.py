@@ -53,9 +53,9 @@ class Forwarding:
         self._origin = origin
         self._head = head
         assert head.connection is not None  # a CONNECT is not forwarded
-        self._server = head.connection  # our side towards the client
-        # Our side towards the origin. h11's limit is for heads that are not complete.
-        self._user_agent = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)
+        self._to_client = head.connection
+        # h11's limit is for heads that are not complete.
+        self._to_origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)
         self._record = record
         self._uploaded = False  # the whole request was read and passed on
         self._client_error: ClientError | None = None
@@ -83,10 +83,10 @@ class Forwarding:
         for sock in (self._client, self._origin):
             sock.settimeout(QUIET_SECONDS)
         if rest:  # h11 takes b"" for the end
-            self._server.receive_data(rest)
+            self._to_client.receive_data(rest)
         request = h11.Request(method=self._head.method, target=path, headers=fields.for_origin(self._head, target))
         try:
-            self._origin.sendall(self._user_agent.send(request) or b"")
+            self._origin.sendall(self._to_origin.send(request) or b"")
         except OSError as error:
             raise OriginGone(f"{target} closed the connection") from error
         if self._head.has_body:
@@ -99,17 +99,21 @@ class Forwarding:
         else:
             self._upload()  # the end of the request, which is here: no wait, and known before the response comes
             self._download(target)
-        if not self._uploaded or self._server.our_state is not h11.DONE or self._server.their_state is not h11.DONE:
+        if (
+            not self._uploaded
+            or self._to_client.our_state is not h11.DONE
+            or self._to_client.their_state is not h11.DONE
+        ):
             sockets.last_word(self._client, b"")
             return None
-        return self._server.trailing_data[0]
+        return self._to_client.trailing_data[0]
 
     def _upload(self) -> None:
         """Pass the request's body on as it comes. Only this greenlet writes to the origin now."""
         events = 0
         try:
             while True:
-                event = self._server.next_event()
+                event = self._to_client.next_event()
                 events += 1
                 if events % _EVENTS == 0:
                     sockets.give_way()
@@ -117,17 +121,17 @@ class Forwarding:
                     data = _recv(self._client, lambda: self._record.received)
                     if not data:
                         raise ClientError("the request ended in its body")
-                    self._server.receive_data(data)
+                    self._to_client.receive_data(data)
                     continue
                 if isinstance(event, h11.Data):
                     self._record.sent += len(event.data)
                     self._meter.sent += len(event.data)
                     if self._recorder is not None and self._exchange is not None:
                         self._recorder.upload(self._exchange, event.data, 0, len(event.data))
-                    out = self._user_agent.send(event)
+                    out = self._to_origin.send(event)
                 elif isinstance(event, h11.EndOfMessage):
                     self._uploaded = True
-                    out = self._user_agent.send(h11.EndOfMessage(headers=fields.trailers(event)))
+                    out = self._to_origin.send(h11.EndOfMessage(headers=fields.trailers(event)))
                 else:
                     return
                 try:
@@ -152,7 +156,7 @@ class Forwarding:
         events = interim = 0
         while True:
             try:
-                event = self._user_agent.next_event()
+                event = self._to_origin.next_event()
                 events += 1
                 if events % _EVENTS == 0:
                     sockets.give_way()
@@ -160,7 +164,7 @@ class Forwarding:
                     self._flush()
                     data = self._receive()
                     closed = not data
-                    self._user_agent.receive_data(data)
+                    self._to_origin.receive_data(data)
                     continue
             except (h11.RemoteProtocolError, _OriginLost) as error:
                 failure = self._client_error or _origin_error(target, error, closed)
@@ -206,7 +210,7 @@ class Forwarding:
             raise _OriginLost from error
 
     def _send(self, event: h11.Event) -> None:
-        self._out += self._server.send(event) or b""
+        self._out += self._to_client.send(event) or b""
         if len(self._out) >= _CHUNK:
             self._flush()
 

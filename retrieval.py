@@ -18,7 +18,7 @@ from workers import Workers
 RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
 _AGAIN_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
 
-Refused = tuple[bytes, str]  # a stored PEM that OpenSSL does not serve, and why
+Unserved = tuple[bytes, str]  # a stored PEM that OpenSSL does not serve, and why
 
 log = logging.getLogger("certifier.retrieval")
 
@@ -66,7 +66,7 @@ class Retriever:
         if self._leaves.generates and self._turnstile.is_full(client) and not self._lookout.sees(name):
             raise self._turnstile.refusal(client)
 
-    def retrieve(self, name: str, client: str, renew: bool, refused: Refused | None) -> Leaf | None:
+    def retrieve(self, name: str, client: str, renew: bool, refused: Unserved | None) -> Leaf | None:
         """The leaf, or None: *won't do*. One that is to be made waits for its turn, one that is stored does not."""
         notes: list[str] = []
         passed = renew or self._turnstile.at_once(client)
@@ -84,7 +84,7 @@ class Retriever:
                 log.warning("%s", note)
         return leaf
 
-    def _on_thread(self, name: str, notes: list[str], renew: bool, make: bool, refused: Refused | None) -> Leaf | None:
+    def _on_thread(self, name: str, notes: list[str], renew: bool, make: bool, refused: Unserved | None) -> Leaf | None:
         def attempt() -> Leaf | None:
             when = datetime.fromtimestamp(self._clock(), UTC)
             return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused)

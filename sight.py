@@ -1,4 +1,4 @@
-"""``Sight``: what is seen of the traffic, and by whom. For each tunnel a ``Witness``, or None where nobody looks."""
+"""``Sight``: what is seen of the traffic, and by whom. A ``Witness`` for each tunnel that somebody looks at."""
 
 from collections.abc import Sequence
 
@@ -73,10 +73,8 @@ class Sight:
         """Whether a tap acts on requests, so that only HTTP/1.1 may be spoken."""
         return self._taps.rewrites
 
-    def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness | None:
+    def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness:
         """For an intercepted tunnel, its plaintext between the client and ``origin``: an address:port, or empty."""
-        if not self.looks:
-            return None
         observers = self._told()
         decodes = bool(observers) or self._policy.minds_mismatch or self._taps.wants("request", "response")
         connection = Connection(record.client, origin, "https", _authority(name, record.target))

@@ -23,7 +23,7 @@ class Witness:
         guard: Guard,
         watcher: Watcher | None,
         rewriter: Rewriter | None,
-        passage: Passage | None,
+        passage: Passage,
         taps: Taps,
         flow: Flow | None,
         pcap: PcapFile | None,
@@ -56,9 +56,8 @@ class Witness:
     def opened(self) -> None:
         """The tunnel begins."""
         if self._pcap is not None and self._flow is not None:
-            self._pcap.write(self._flow.opened(self._passage.name if self._passage else ""))
-        if self._passage is not None:
-            self._taps.opened(self._passage)
+            self._pcap.write(self._flow.opened(self._passage.name))
+        self._taps.opened(self._passage)
 
     def sent(self, data: bytes) -> Iterable[bytes]:
         """What the client sent: what goes on of it, piece by piece. Raises ``Refused``."""
@@ -101,9 +100,8 @@ class Witness:
                 decoder.closed(error)
         if self._pcap is not None and self._flow is not None:
             self._pcap.write(self._flow.closed(cut=error is not None))
-        if self._passage is not None:
-            self._passage.outcome = outcome
-            self._taps.closed(self._passage)
+        self._passage.outcome = outcome
+        self._taps.closed(self._passage)
 
     def _seen(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
         for piece in pieces:
@@ -116,5 +114,5 @@ class Witness:
     def _look(self, direction: str, data: bytes) -> None:
         if self._pcap is not None and self._flow is not None:
             self._pcap.write(self._flow.sent(data) if direction == "sent" else self._flow.received(data))
-        if self._sees_data and self._passage is not None:
+        if self._sees_data:
             self._taps.data(self._passage, direction, data)
