@@ -93,8 +93,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import gevent
@@ -116,21 +116,42 @@ from version import VERSION
 
 COMMANDS = {"check": "check", "list": "listing", "prune": "prune", "warm": "warm"}  # the module of each
 
+_FEW = 1_000  # connections, below which the operator should know
+
 log = logging.getLogger("certifier")
 
 
 def main(argv: list[str]) -> int:
     """Run the program or a command; its exit status: 2 for what the operator got wrong, 0 after a signal."""
     version = f"certifier {VERSION}"
-    if sys.stderr is None:  # it was closed, which must not keep us from serving
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - to the end of the program
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed, which must not keep us from serving
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the program
     try:
         if argv and argv[0] in COMMANDS:
             command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main
-            return command(argv[1:], version)
-        return _run(options.proxy_options(CommandLine(__doc__, argv, version)))
+            with _output():
+                return command(argv[1:], version)
+        with _output():
+            line = CommandLine(__doc__, argv, version)
+        return _run(options.proxy_options(line))
     except UsageError as error:
         return _refuse(error)
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """What is printed in here arrives, or why not is said. Of a reader that has enough (``head``) we die silently."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left, at exit
+        if isinstance(error, BrokenPipeError):
+            _die(signal.SIGPIPE, None)
+        raise UsageError(f"{error.filename or 'the output'} fails: {error.strerror}") from error
 
 
 def _run(chosen: Options) -> int:
@@ -141,6 +162,8 @@ def _run(chosen: Options) -> int:
         chosen = replace(chosen, capacity=logged)
     limits = chosen.limits.within_descriptors(chosen.workers, logged)
     logs.set_up(limits.log_value)
+    if limits.connections * chosen.workers < min(chosen.limits.connections, _FEW):
+        log.warning("the limit of descriptors leaves room for %d connections a process (ulimit -n)", limits.connections)
     listening.check_openness(chosen)
     if chosen.workers == 1:
         program = Program(chosen, limits)
@@ -201,7 +224,7 @@ def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
 
 def _refuse(error: UsageError) -> int:
     with suppress(OSError):
-        print(f"certifier: {error}", file=sys.stderr, flush=True)
+        print("certifier:", *str(error).splitlines(), file=sys.stderr, flush=True)
     return 2
 
 

@@ -33,11 +33,12 @@ import rules
 from ca import CaFiles
 from commandline import CommandLine
 from errors import UsageError
+from files import content
 from issuance import open_store
 from leaf import Unusable
 from options import CaOptions, ca_options, store_option
 from rules import Fault
-from store import Entry, Store
+from store import MAX_FILE, Entry, Store
 
 _READ = "whoever reads a private key can pose as the site, that of the CA as any site: chmod go= {}"
 
@@ -71,7 +72,7 @@ class Check:
         try:
             for file in (path, path.with_suffix(".key")):
                 exposed = file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077
-                if exposed and b"PRIVATE KEY-----" in file.read_bytes():
+                if exposed and b"PRIVATE KEY-----" in content(file, MAX_FILE):
                     yield file, Fault("others can read its private key", _READ.format(file))
             stem = path.name.removesuffix(".crt")
             if self._store.path(stem) != path:
@@ -80,8 +81,11 @@ class Check:
                     Fault("it stands in the wrong folder", f"it is never used: move it to {self._store.path(stem)}"),
                 )
             stored = self._store.read(path)
-        except (OSError, ValueError) as error:
-            yield path, Fault(f"it can't be read: {error}", "it is never used")
+        except OSError as error:
+            yield path, Fault(f"it can't be read: {error.strerror}", "it is never used")
+            return
+        except ValueError:
+            yield path, Fault("its name is none of the DNS", "it is never used")
             return
         try:
             _, certificate = leaf.read(stored, name.replace("*", "any", 1), self._now)

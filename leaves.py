@@ -33,6 +33,7 @@ class Leaves:
         self._keys = keys
         self._authority = authority
         self._told: set[str] = set()
+        self._failing = False  # the store, when it was last written to
         self._since = time.time()
 
     def use(self, authority: Authority | None) -> None:
@@ -141,8 +142,13 @@ class Leaves:
         try:
             stored = self._store.save(name, made.pem, replacing)
         except OSError as error:
-            notes += self._once(f"the store failed, certificates are in memory only: {error.strerror}")
+            if not self._failing:
+                notes.append(f"the store failed, certificates are in memory only: {error.strerror}")
+            self._failing = True
             return made
+        if self._failing:
+            self._failing = False
+            notes.append("the store can be written again")
         if stored is None or stored.pem.endswith(made.pem):
             if self._bound is not None:
                 self._bound.saved()

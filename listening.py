@@ -19,6 +19,8 @@ def bind(targets: tuple[Target, ...], copies: int) -> list[list[socket.socket]]:
     """
     bound: list[list[socket.socket]] = [[] for _ in range(copies)]
     for target in targets:
+        if copies > 1:  # another program's workers would share theirs with us
+            _listen(target, shared=False).close()
         for number, listeners in enumerate(bound):
             # Port 0 is chosen once.
             where = target if number == 0 else Target(target.host, bound[0][len(listeners)].getsockname()[1])

@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 from tqdm import tqdm
 
 import certificates
+import files
 from certificates import Unreadable
 from commandline import CommandLine
 from issuance import open_store
 from log import escape
 from options import store_option
-from store import Entry
+from store import MAX_FILE, Entry
 
 COLUMNS = ("name", "serial", "issuer", "not_after", "size", "last_use")
 
@@ -55,7 +56,7 @@ def _row(entry: Entry) -> dict[str, object]:
         "error": None,
     }
     try:
-        certificate = certificates.first(entry.path.read_bytes())
+        certificate = certificates.first(files.content(entry.path, MAX_FILE))
         row["serial"] = f"{certificate.serial_number:X}"
         row["issuer"] = certificate.issuer.rfc4514_string()
         row["not_before"] = _time(certificate.not_valid_before_utc)

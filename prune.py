@@ -23,6 +23,7 @@ import time
 from tqdm import tqdm
 
 from commandline import CommandLine
+from errors import UsageError
 from issuance import open_store
 from options import store_option
 from pruning import DAY_SECONDS, prune
@@ -35,7 +36,10 @@ def main(argv: list[str], version: str) -> int:
     unused = line.number("--unused", 1) * DAY_SECONDS if line.text("--unused") else None
     store = open_store(store_option(line))
     dry = line.flag("--dry-run")
-    pruned = prune(store, time.time(), keep, unused, dry, lambda walk: tqdm(walk, unit=" files", disable=None))
+    try:
+        pruned = prune(store, time.time(), keep, unused, dry, lambda walk: tqdm(walk, unit=" files", disable=None))
+    except OSError as error:
+        raise UsageError(f"{store.root} can't be pruned: {error.strerror}") from error
     if line.flag("--json"):
         print(json.dumps({"removed": [gone._asdict() for gone in pruned.removed], "kept": pruned.kept, "dry_run": dry}))
         return 0

@@ -5,8 +5,9 @@ from itertools import count
 from typing import NamedTuple
 
 import certificates
+import files
 from certificates import Unreadable
-from store import Entry, Store
+from store import MAX_FILE, Entry, Store
 
 DAY_SECONDS = 86_400.0
 _SLACK = 10  # a running proxy goes a tenth below its bound, so that not each new name walks through the store
@@ -61,7 +62,7 @@ def _reason(entry: Entry, now: float, unused: float | None) -> str | None:
     if unused is not None and now - entry.used >= unused:
         return f"not used for {(now - entry.used) / DAY_SECONDS:.0f} days"
     try:
-        end = certificates.first(entry.path.read_bytes()).not_valid_after_utc
+        end = certificates.first(files.content(entry.path, MAX_FILE)).not_valid_after_utc
     except OSError:
         return None
     except Unreadable:

@@ -75,11 +75,10 @@ class Sight:
 
     def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness:
         """For an intercepted tunnel, its plaintext between the client and ``origin``: an address:port, or empty."""
-        observers = self._told()
-        decodes = bool(observers) or self._policy.minds_mismatch or self._taps.wants("request", "response")
+        decodes = self._policy.minds_mismatch or self._reads
         connection = Connection(record.client, origin, "https", _authority(name, record.target))
         guard = Guard(self._policy, name, record)
-        chorus = Chorus([guard, *observers, self._taps])
+        chorus = Chorus([guard, *self._observers, self._board, self._taps])
         rewriter = watcher = None
         if self.rewrites:
             rewriter = Rewriter(Recorder(connection, chorus, self._capture), self._taps.decide)
@@ -90,17 +89,17 @@ class Sight:
         flow = Flow(record.client, origin) if self._pcap is not None and origin else None
         return Witness(guard, watcher, rewriter, passage, self._taps, flow, self._pcap)
 
-    def _told(self) -> list[Observer]:
-        """Who is told of exchanges now: the page only while somebody looks."""
-        return [*self._observers, self._board] if self._board.looked_at else list(self._observers)
+    @property
+    def _reads(self) -> bool:
+        """Whether exchanges are read for anybody; for the page alone only while somebody looks."""
+        return self._board.looked_at or bool(self._observers) or self._taps.wants("request", "response")
 
     def recorder(self, record: Record, origin: str) -> Recorder | None:
         """For an exchange of plain HTTP, which is decoded where it is forwarded."""
-        observers = self._told()
-        if not observers and not self._taps.wants("request", "response"):
+        if not self._reads:
             return None
         connection = Connection(record.client, origin, "http", (record.target or "").removesuffix(":80"))
-        return Recorder(connection, Chorus([*observers, self._taps]), self._capture)
+        return Recorder(connection, Chorus([*self._observers, self._board, self._taps]), self._capture)
 
     def decide(self, exchange: Exchange) -> Answer | None:
         """Let the taps that act change or answer a plain-HTTP request."""

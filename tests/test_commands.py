@@ -1,5 +1,6 @@
 """The commands beside the proxy, as their users call them: check, list, prune, warm."""
 
+import fcntl
 import json
 import os
 import pty
@@ -117,10 +118,47 @@ def test_list_tells_what_cannot_be_read(room: Room) -> None:
     folder_at(room.path)
     rows = in_json(room, "list", STORE, status=1)
     assert isinstance(rows, list)
-    assert (rows[2]["error"], rows[2]["made_by"]) == ("Is a directory", "operator")
+    assert (rows[2]["error"], rows[2]["made_by"]) == ("Is a directory or no regular file", "operator")
+
+
+@pytest.mark.parametrize("word", ["list", "check"])
+def test_what_is_no_certificate_by_far_is_not_read(room: Room, word: str) -> None:
+    """A FIFO, which nobody writes, and a file of many gigabytes."""
+    os.mkfifo(room.path.with_name("fifo.example.crt"))
+    with room.path.with_name("huge.example.crt").open("wb") as file:
+        file.truncate(1 << 40)
+    found = command(room, word, STORE)
+    assert found.returncode == 1, found
+    assert "no regular file" in found.stdout
+    assert "huge.example" in found.stdout
+
+
+@pytest.mark.parametrize("words", [["list", STORE], ["check", STORE], ["list", "--help"], ["--help"]])
+def test_output_that_does_not_arrive(room: Room, words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        failed = subprocess.run([*PROGRAM, *words], cwd=room.folder, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (failed.returncode, failed.stderr) == (2, "certifier: the output fails: No space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as gone:
+        left = subprocess.run([*PROGRAM, *words], cwd=room.folder, stdout=gone, stderr=subprocess.PIPE, text=True)
+    assert (left.returncode, left.stderr) == (-signal.SIGPIPE, "")
+
+
+def test_output_that_nobody_wants(room: Room) -> None:
+    closed = run("sh", "-c", '"$@" >&-', "sh", *PROGRAM, "list", STORE, cwd=room.folder)
+    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 # prune
+
+
+def test_prune_where_the_store_is_locked_is_one_line_and_exit_2(room: Room) -> None:
+    with (room.store.root / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = command(room, "prune", STORE, "--keep=0")
+    assert found.returncode == 2
+    assert found.stderr == "certifier: certs can't be pruned: another process holds the lock certs/.lock\n"
 
 
 def test_prune_removes_what_expired_and_never_an_operators(room: Room) -> None:

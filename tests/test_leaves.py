@@ -220,13 +220,22 @@ def test_a_full_disk_costs_a_warning(room: Room, monkeypatch: pytest.MonkeyPatch
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(room.store, "save", full)
-    leaf = room.retrieve(NAME, now())
-    assert leaf is not None
-    assert room.notes == ["the store failed, certificates are in memory only: No space left on device"]
-    again = room.retrieve("other.example", now())
-    assert again is not None
+    with monkeypatch.context() as disk:
+        disk.setattr(room.store, "save", full)
+        leaf = room.retrieve(NAME, now())
+        assert leaf is not None
+        failed = ["the store failed, certificates are in memory only: No space left on device"]
+        assert room.notes == failed
+        again = room.retrieve("other.example", now())
+        assert again is not None
+        assert room.notes == []
+    assert room.retrieve("third.example", now()) is not None
+    assert room.notes == ["the store can be written again"]
+    assert room.retrieve("fourth.example", now()) is not None
     assert room.notes == []
+    monkeypatch.setattr(room.store, "save", full)
+    assert room.retrieve("fifth.example", now()) is not None
+    assert room.notes == failed  # the next time, it is told again
 
 
 def test_a_long_name_is_in_memory_only(room: Room) -> None:

@@ -88,6 +88,8 @@ def test_a_line_for_each_request(tmp_path: Path, roots: Path, server: Origin, ce
             assert "status=200 sent=0 received=13" in line
         assert not any("s3cret" in told for told in program.lines)
         assert len([told for told in program.lines if " request " in told]) == 3  # one for each
+        state = json.loads(exchange(program.address, b"GET /state HTTP/1.0\r\n\r\n").body)
+        assert sum(state["counts"]["requests"].values()) == 3  # though nobody had looked at the page
 
 
 def test_what_is_no_http_is_noted_and_goes_on(tmp_path: Path, roots: Path, certificate: Path) -> None:

@@ -180,6 +180,20 @@ def test_what_is_wrong_is_one_line_and_exit_2(tmp_path: Path) -> None:
         assert bad.stderr.startswith("certifier: ")
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_another_programs_workers_are_not_joined(two: Program, workers: int) -> None:
+    """SO_REUSEPORT would let them: half of all connections would meet the other CA."""
+    words = [f"--listen=127.0.0.1:{two.address[1]}", f"--workers={workers}"]
+    other = run(*Program.command(), *BASE, *words, cwd=two.folder)
+    assert other.returncode == 2
+    assert "Address already in use" in other.stderr
+
+
+def test_few_descriptors_are_told_of(tmp_path: Path) -> None:
+    with Program(tmp_path, *BASE, prefix=("prlimit", "--nofile=500")) as running:
+        assert any("leaves room for 100 connections a process" in line for line in running.lines)
+
+
 def test_auto(tmp_path: Path) -> None:
     with Program(tmp_path, *BASE, "--workers=auto") as running:
         count = len(os.sched_getaffinity(0))
