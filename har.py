@@ -27,6 +27,7 @@ KEEP = 9  # files beside the present one
 
 _HEAD = b'{"log":{"version":"1.2","creator":{"name":"certifier","version":'
 _TAIL = b"\n]}}\n"
+_LOT = 1 << 20  # octets of entries that make a write worth while: more of them cost memory, and gain nothing
 _CHUNK = 1 << 20
 
 
@@ -56,15 +57,28 @@ class HarFile:
         self._empty = True
         self._open()
 
-    def append(self, *exchanges: Exchange) -> None:
-        """Write exchanges that have ended: several at once cost less. If that fails, the file is as it was."""
-        if not exchanges:
-            return
-        told = b"\n,".join(self._told(exchange) for exchange in exchanges)
-        try:
-            self._append(told)
-        except FileNotFoundError:  # someone has renamed or removed it: a new one
-            self._append(told)
+    def append(self, *exchanges: Exchange) -> int:
+        """Write the first of some exchanges that have ended, as one lot, which costs less; how many that were.
+
+        If that fails, the file is as it was. A lot has no more octets than ``_LOT`` and an entry. Only one entry makes
+        a file larger than it shall be.
+        """
+        lot = bytearray()
+        count = 0
+        for exchange in exchanges:
+            told = self._told(exchange)
+            if count and not self._fits(len(lot) + len(told)):
+                break  # it is told again for the next file
+            lot += b"\n," + told if count else told
+            count += 1
+            if len(lot) >= _LOT:
+                break
+        if count:
+            try:
+                self._append(lot)
+            except FileNotFoundError:  # someone has renamed or removed it: a new one
+                self._append(lot)
+        return count
 
     def close(self) -> None:
         """No more exchanges come."""
@@ -74,13 +88,17 @@ class HarFile:
     def _told(self, exchange: Exchange) -> bytes:
         return json.dumps(entry(exchange, self._body_max), ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
-    def _append(self, told: bytes) -> None:
+    def _fits(self, octets: int) -> bool:
+        live, _ = self._copies or self._open()
+        return live.end + len(b"\n,") + octets + len(_TAIL) <= self._max_size
+
+    def _append(self, lot: bytearray) -> None:
         live, spare = self._copies or self._open()
-        if live.end + len(told) + len(_TAIL) > self._max_size and not self._empty:
+        if not self._empty and not self._fits(len(lot)):
             self._close()
             make_room(self._path, self._keep)
             live, spare = self._open()
-        new = (b"\n" if self._empty else b"\n,") + told
+        new = (b"\n" if self._empty else b"\n,") + lot
         data = self._missing + new + _TAIL
         try:
             if os.pwrite(spare.fd, data, spare.end) < len(data):

@@ -20,6 +20,9 @@ Value = dict[str, object]
 _URI = "%:/?#[]@!$&'()*+,;=-._~"  # RFC 3986 §2: the characters that need no escape
 _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
 MAX_PARAMETERS = 1000  # of a query that are told one by one
+RARE = 15  # octets of a text to each control character: with fewer, JSON makes it grow more than base64 does
+
+_CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))  # of which JSON makes six octets each (RFC 8259 §7)
 
 
 def entry(exchange: Exchange, body_max: int) -> Value:
@@ -102,15 +105,25 @@ def _tell(told: Value, body: bytearray | None, octets: int, fields: Fields, limi
         told["compression"] = len(content.octets) - octets
     if content.octets:
         text = None if content.coding else bodies.text(content.octets, header(fields, b"content-type"), whole)
-        if text is None:
+        if text is None or _swells(text):
             told["encoding"] = "base64"
-        told["text"] = base64.b64encode(content.octets).decode("ascii") if text is None else text
+            text = base64.b64encode(content.octets).decode("ascii")
+        told["text"] = text
     if content.coding:
         notes.append(f"the content coding {content.coding} is still on it")
     if not whole:
         notes.append(f"cut at {len(content.octets)} octets; {octets} were transferred")
     if notes:
         told["comment"] = "; ".join(notes)
+
+
+def _swells(text: str) -> bool:
+    """Whether its control characters make it grow more in JSON, by five octets each, than base64 does, by a third.
+
+    What grows by line ends, by quotes or in UTF-8 stays text: people read it, and it is at most three times as large.
+    """
+    octets = text.encode("utf-8")
+    return (len(octets) - len(octets.translate(None, _CONTROLS))) * RARE > len(octets)
 
 
 def _timings(exchange: Exchange) -> dict[str, float]:

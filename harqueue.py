@@ -1,7 +1,9 @@
 """``HarQueue``: exchanges that have ended, on their way to a HAR file: written by a pool thread, several at once."""
 
 import logging
+import time
 from collections import deque
+from itertools import islice
 
 import gevent
 
@@ -12,7 +14,8 @@ from workers import Workers
 
 MAX_OCTETS = 134_217_728  # of bodies that wait for the disk; what comes beyond is lost, and told
 MAX_EXCHANGES = 10_000
-_BATCH = 100  # exchanges written at once
+_BATCH = 100  # exchanges written at once, at most
+_QUIET_SECONDS = 1.0  # between two warnings while there is more to write
 
 log = logging.getLogger("certifier.har")
 
@@ -52,16 +55,23 @@ class HarQueue:
 
     def _write(self) -> None:
         try:
+            quiet_until = time.monotonic() + _QUIET_SECONDS
             while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(min(_BATCH, len(self._waiting)))]
-                lost = len(batch)
+                batch = list(islice(self._waiting, _BATCH))
+                done = lost = len(batch)
                 with background("can't write the HAR file"):
-                    self._workers.run(self._file.append, *batch)
-                    lost = 0
+                    done, lost = self._workers.run(self._file.append, *batch), 0
                 self._lost += lost
-                self._octets -= sum(exchange.captured for exchange in batch)
-                if self._lost:
-                    lost, self._lost = self._lost, 0
-                    log.warning("%d exchanges are not in the HAR file: the disk is too slow, or fails", lost)
+                for _ in range(done):
+                    self._octets -= self._waiting.popleft().captured
+                if time.monotonic() > quiet_until:
+                    quiet_until = time.monotonic() + _QUIET_SECONDS
+                    self._tell_lost()
+            self._tell_lost()
         finally:
             self._writer = None
+
+    def _tell_lost(self) -> None:
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            log.warning("%d exchanges are not in the HAR file: the disk is too slow, or fails", lost)

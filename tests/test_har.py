@@ -1,10 +1,12 @@
 import errno
+import gzip
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from lab import HERE
 from test_harentry import SCHEMA, exchange
 from test_requestlog import largest_file
 
+from exchange import Exchange
 from har import HarFile
 
 TYPE = [(b"Content-Type", b"text/plain")]
@@ -91,6 +94,55 @@ def test_rotation_keeps_so_many_files(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def written(file: HarFile, made: list[Exchange]) -> list[int]:
+    """How many were in each lot."""
+    lots = []
+    while made:
+        lots.append(file.append(*made))
+        made = made[lots[-1] :]
+    return lots
+
+
+@pytest.mark.parametrize("character", [b"\0", b'"'])
+def test_what_a_few_octets_stand_for_is_not_in_memory_at_once(tmp_path: Path, character: bytes) -> None:
+    """A thousand octets of gzip are a MiB of text, and were six of them in JSON."""
+    fields = [*TYPE, (b"Content-Encoding", b"gzip")]
+    made = [exchange(received=gzip.compress(character * (1 << 20)), answer=fields, limit=2000) for _ in range(30)]
+    file = HarFile(tmp_path / "a.har", "1.0", 1 << 20, max_size=10 << 20)
+    tracemalloc.start()
+    try:
+        assert written(file, made) == [1] * 30
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
+    file.close()
+    assert sum(len(entries(path)) for path in tmp_path.iterdir()) == 30
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 10 << 20
+
+
+def test_small_entries_are_written_at_once(tmp_path: Path) -> None:
+    file = open_(tmp_path / "a.har")
+    assert written(file, []) == []
+    assert written(file, [exchange(target=f"/{n}") for n in range(100)]) == [100]
+    file.close()
+    assert entries(tmp_path / "a.har") == [f"/{n}" for n in range(100)]
+
+
+def test_a_lot_ends_where_the_file_does(tmp_path: Path) -> None:
+    """Small entries at once make no file larger than it shall be; one that is larger by itself is alone in it."""
+    one = open_(tmp_path / "one.har")
+    one.append(*[exchange(target=f"/{n}") for n in range(3)])
+    one.close()
+    size = (tmp_path / "one.har").stat().st_size
+    file = open_(tmp_path / "a.har", max_size=size)
+    made = [exchange(target=f"/{n}") for n in range(5)] + [exchange(target="/5", received=bytes(999))] * 2
+    assert written(file, made) == [3, 1, 1, 1, 1]
+    file.close()
+    assert [entries(tmp_path / f"a{n}.har") for n in (".3", ".2", ".1", "")] == [
+        ["/0", "/1", "/2"], ["/3", "/4"], ["/5"], ["/5"],
+    ]  # fmt: skip
+
+
 def test_a_full_disk_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "a.har"
     file = open_(path)
@@ -136,8 +188,10 @@ def test_a_folder_that_is_gone_and_comes_back(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
+import tracemalloc
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
+from exchange import Exchange
 from har import HarFile
 from watching import Seen
 octets = int(sys.argv[2])

@@ -1,3 +1,4 @@
+import base64
 import gzip
 import json
 from pathlib import Path
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from watching import Seen
 
 from exchange import Connection, Exchange, Fields, Recorder
-from harentry import MAX_PARAMETERS, Value, entry
+from harentry import MAX_PARAMETERS, RARE, Value, entry
 
 SCHEMA = jsonschema.Draft202012Validator(json.loads((Path(__file__).parent / "har-1.2.schema.json").read_text()))
 
@@ -99,6 +100,32 @@ def test_bodies() -> None:
         "mimeType": "text/plain", "text": "a", "size": 30, "comment": "cut at 2 octets; 30 were transferred"
     }  # fmt: skip
     assert content(entry(exchange(), 1000)) == {"mimeType": "x-unknown", "size": 0}
+
+
+TERMINAL = "\x1b[32mok\x1b[0m  tests/test_har.py\n" * 20
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "stays"),
+    [
+        (b"\0" + b"a" * (RARE - 1), b"text/plain", True),
+        (b"\0" + b"a" * (RARE - 2), b"text/plain", False),
+        (bytes(900), b"application/json", False),
+        (b"\r\n\t\b\f" * 100, b"text/plain", True),
+        (b'{"a":"b"}' * 100, b"application/json", True),
+        (TERMINAL.encode(), b"text/plain", True),
+        (TERMINAL.encode("utf-16-le"), b"text/plain; charset=utf-16le", True),
+        (bytes(900), b"text/plain; charset=utf-16le", False),
+    ],
+)
+def test_a_text_of_control_characters_is_told_in_base64(body: bytes, kind: bytes, stays: bool) -> None:
+    answer = [(b"Content-Type", kind), (b"Content-Encoding", b"gzip")]
+    told = valid(entry(exchange(body, gzip.compress(body), answer[:1], answer), 1000))
+    asked, answered = told["request"]["postData"], told["response"]["content"]
+    assert asked["text"] == answered["text"]
+    assert asked.get("_encoding") == answered.get("encoding") == (None if stays else "base64")
+    assert stays or base64.b64decode(asked["text"]) == body
+    assert len(json.dumps(asked["text"], ensure_ascii=False)) < 2 * len(body) + 3
 
 
 def test_a_request_body_that_is_not_text() -> None:
