@@ -19,7 +19,7 @@ Value = dict[str, object]
 
 _URI = "%:/?#[]@!$&'()*+,;=-._~"  # RFC 3986 §2: the characters that need no escape
 _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
-MAX_PARAMETERS = 1000  # of a query that are told one by one
+MAX_PARAMETERS = 1000  # of a query, or cookies of a request, that are told one by one; of more, none is
 RARE = 15  # octets of a text to each control character: with fewer, JSON makes it grow more than base64 does
 
 _CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))  # of which JSON makes six octets each (RFC 8259 §7)
@@ -58,7 +58,7 @@ def _request(exchange: Exchange, body_max: int) -> Value:
         "method": exchange.method,
         "url": url,
         "httpVersion": f"HTTP/{exchange.version}",
-        "cookies": [cookie for line in _lines(fields, b"cookie") for cookie in map(_pair, line.split(";")) if cookie],
+        "cookies": _cookies(_lines(fields, b"cookie")),
         "headers": _headers(fields),
         "queryString": _query(url),
         "headersSize": -1,
@@ -148,6 +148,12 @@ def _lines(fields: Fields, name: bytes) -> list[str]:
 def _pair(text: str) -> Value | None:
     name, equals, value = text.partition("=")
     return {"name": name.strip(), "value": value.strip()} if equals else None
+
+
+def _cookies(lines: list[str]) -> list[Value]:
+    if sum(line.count(";") + 1 for line in lines) > MAX_PARAMETERS:
+        return []
+    return [cookie for line in lines for cookie in map(_pair, line.split(";")) if cookie]
 
 
 def _set_cookie(line: str) -> Value | None:

@@ -12,10 +12,15 @@ from har import HarFile
 from log import background
 from workers import Workers
 
-MAX_OCTETS = 134_217_728  # of bodies that wait for the disk; what comes beyond is lost, and told
+MAX_OCTETS = 134_217_728  # of heads and bodies that wait for the disk; what comes beyond is lost, and told
 MAX_EXCHANGES = 10_000
+# At the end, for what is waiting, and then for the lot under way. Before, connections are cut off, for a second: so a
+# worker has ended within the supervisor's GRACE_SECONDS.
+CLOSE_SECONDS = 3.0
+_LAST_SECONDS = 0.5
 _BATCH = 100  # exchanges written at once, at most
 _QUIET_SECONDS = 1.0  # between two warnings while there is more to write
+_FIELD = 160  # octets that Python has for a field beside its text: a tuple and two objects in it
 
 log = logging.getLogger("certifier.har")
 
@@ -26,9 +31,10 @@ class HarQueue:
     def __init__(self, file: HarFile, workers: Workers) -> None:
         self._file = file
         self._workers = workers
-        self._waiting: deque[Exchange] = deque()
+        self._waiting: deque[tuple[Exchange, int]] = deque()  # with the octets that it was counted for
         self._octets = 0
         self._lost = 0
+        self._until = float("inf")  # it is written
         self._writer: gevent.Greenlet[[], None] | None = None
 
     def request(self, exchange: Exchange) -> None:
@@ -36,11 +42,12 @@ class HarQueue:
 
     def ended(self, exchange: Exchange) -> None:
         """Queue it."""
-        if len(self._waiting) >= MAX_EXCHANGES or self._octets + exchange.captured > MAX_OCTETS:
+        octets = _held(exchange)
+        if len(self._waiting) >= MAX_EXCHANGES or self._octets + octets > MAX_OCTETS:
             self._lost += 1
             return
-        self._waiting.append(exchange)
-        self._octets += exchange.captured
+        self._waiting.append((exchange, octets))
+        self._octets += octets
         if self._writer is None:
             self._writer = gevent.spawn(self._write)
 
@@ -48,30 +55,44 @@ class HarQueue:
         """That is told in the log."""
 
     def close(self) -> None:
-        """Write what is waiting, and end."""
-        if self._writer is not None:
-            self._writer.join()
-        self._workers.run(self._file.close)
+        """Write what is waiting, as far as ``CLOSE_SECONDS`` allow, and end. The file is whole in any case."""
+        self._until = time.monotonic() + CLOSE_SECONDS
+        writer = self._writer
+        if writer is not None:
+            writer.join(CLOSE_SECONDS + _LAST_SECONDS)
+        self._lost += len(self._waiting)
+        self._tell_lost("certifier ended before they were written")
+        if writer is None or writer.dead:  # else a disk that does not answer has the thread, and the thread the file
+            self._workers.run(self._file.close)
 
     def _write(self) -> None:
         try:
             quiet_until = time.monotonic() + _QUIET_SECONDS
-            while self._waiting:
-                batch = list(islice(self._waiting, _BATCH))
+            while self._waiting and time.monotonic() < self._until:
+                batch = [exchange for exchange, _ in islice(self._waiting, _BATCH)]
                 done = lost = len(batch)
                 with background("can't write the HAR file"):
                     done, lost = self._workers.run(self._file.append, *batch), 0
                 self._lost += lost
                 for _ in range(done):
-                    self._octets -= self._waiting.popleft().captured
+                    self._octets -= self._waiting.popleft()[1]
                 if time.monotonic() > quiet_until:
                     quiet_until = time.monotonic() + _QUIET_SECONDS
                     self._tell_lost()
-            self._tell_lost()
+            if not self._waiting:  # else ``close`` tells
+                self._tell_lost()
         finally:
             self._writer = None
 
-    def _tell_lost(self) -> None:
+    def _tell_lost(self, why: str = "the disk is too slow, or fails") -> None:
         if self._lost:
             lost, self._lost = self._lost, 0
-            log.warning("%d exchanges are not in the HAR file: the disk is too slow, or fails", lost)
+            log.warning("%d exchanges are not in the HAR file: %s", lost, why)
+
+
+def _held(exchange: Exchange) -> int:
+    """Octets of memory that it takes: its bodies, and what else peers may make large."""
+    heads = (exchange.request_fields, exchange.response_fields, exchange.trailers)
+    fields = sum(len(name) + len(value) + _FIELD for head in heads for name, value in head)
+    line = len(exchange.method) + len(exchange.authority) + len(exchange.target) + len(exchange.reason)
+    return exchange.captured + fields + line

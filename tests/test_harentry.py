@@ -206,6 +206,17 @@ def test_a_query_of_too_many_parameters_is_not_told_one_by_one() -> None:
     assert valid(entry(exchange(target="/?" + "a&" * MAX_PARAMETERS + "a"), 0))["request"]["queryString"] == []
 
 
+@pytest.mark.parametrize(("count", "told"), [(MAX_PARAMETERS, MAX_PARAMETERS), (MAX_PARAMETERS + 1, 0)])
+@pytest.mark.parametrize("lines", [1, 2])
+def test_too_many_cookies_are_not_told_one_by_one(count: int, told: int, lines: int) -> None:
+    """However many lines they are in: HTTP/2 has one for each (RFC 9113 §8.2.3). The field itself is told."""
+    first = count // lines
+    fields = [(b"Cookie", b";".join([b"="] * n)) for n in (first, count - first)][:lines]
+    ask = valid(entry(exchange(ask=fields), 0))["request"]
+    assert len(ask["cookies"]) == told
+    assert len(ask["headers"]) == lines
+
+
 PEERS = st.text(st.characters(max_codepoint=255), max_size=40)
 
 

@@ -1,15 +1,20 @@
 import gzip
 import json
 import re
+import time
 from pathlib import Path
 
+import gevent
 import pytest
+from gevent.monkey import get_original
 from test_harentry import exchange
 from test_requestlog import largest_file
 
+import harqueue
 from exchange import Exchange
 from har import HarFile
 from harqueue import HarQueue
+from supervisor import GRACE_SECONDS
 from workers import Workers
 
 FIELDS = [(b"Content-Type", b"text/plain"), (b"Content-Encoding", b"gzip")]
@@ -19,8 +24,8 @@ def targets(path: Path) -> list[str]:
     return [e["request"]["url"].rpartition("/")[2] for e in json.loads(path.read_text())["log"]["entries"]]
 
 
-def queue(path: Path) -> HarQueue:
-    return HarQueue(HarFile(path, "1.0", 1 << 20), Workers(1))
+def queue(path: Path, workers: Workers | None = None) -> HarQueue:
+    return HarQueue(HarFile(path, "1.0", 1 << 20), workers or Workers(1))
 
 
 def large(name: object) -> Exchange:
@@ -54,3 +59,94 @@ def test_what_a_disk_does_not_take_is_counted(tmp_path: Path, caplog: pytest.Log
         waiting.close()
     assert targets(path) == ["0", "1", "2"]
     assert lost(caplog) == [17]
+
+
+def with_head(size: int, place: str) -> Exchange:
+    """So many octets in one place of an exchange."""
+    made = exchange()
+    text = "y" * size
+    fields = [(b"a", b"b")] * (size // 160) if place == "small fields" else [(b"X", text.encode())]
+    if place in ("request_fields", "response_fields", "trailers", "small fields"):
+        setattr(made, "request_fields" if place == "small fields" else place, fields)
+    else:
+        setattr(made, place, text)
+    return made
+
+
+PLACES = ["request_fields", "response_fields", "trailers", "small fields", "method", "authority", "target", "reason"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("size", "expected"), [(30_000, 33), (30, 100)])
+def test_heads_count_as_bodies_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str, size: int,
+    expected: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(harqueue, "MAX_OCTETS", 1_000_000)
+    path = tmp_path / "a.har"
+    waiting = queue(path)
+    for _ in range(100):  # without a switch: none is written meanwhile
+        waiting.ended(with_head(size, place))
+    waiting.close()
+    assert expected - 1 <= len(targets(path)) <= expected
+    assert sum(lost(caplog)) == 100 - len(targets(path))
+
+
+def test_what_is_written_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harqueue, "MAX_OCTETS", 100_000)
+    path = tmp_path / "a.har"
+    workers = Workers(1)
+    waiting = queue(path, workers)
+    for _ in range(20):
+        waiting.ended(with_head(60_000, "request_fields"))
+        gevent.sleep(0)  # the writer begins
+        workers.run(int)  # behind it on the one thread
+    waiting.close()
+    assert len(targets(path)) == 20
+
+
+def test_what_is_not_written_in_time_is_told_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, with what there was no room for before; and the file is whole."""
+    monkeypatch.setattr(harqueue, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(harqueue, "MAX_EXCHANGES", 1500)
+    path = tmp_path / "a.har"
+    waiting = queue(path)
+    slow = large("x")  # takes some milliseconds
+    for _ in range(2000):
+        waiting.ended(slow)
+    began = time.monotonic()
+    waiting.close()
+    assert 0.2 < time.monotonic() - began < 5
+    written = sum(len(targets(each)) for each in tmp_path.iterdir())
+    assert written > 0
+    assert lost(caplog) == [2000 - written]
+    assert "certifier ended before they were written" in caplog.text
+    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+
+
+def test_a_disk_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor is the file taken from its thread: one uses it at a time."""
+    monkeypatch.setattr(harqueue, "CLOSE_SECONDS", 0.1)
+    path = tmp_path / "a.har"
+    workers = Workers(1)
+    answers = get_original("_thread", "allocate_lock")()
+    answers.acquire()
+    disk = gevent.spawn(workers.run, answers.acquire)
+    waiting = queue(path, workers)
+    waiting.ended(exchange())
+    waiting.close()
+    assert lost(caplog) == [1]
+    assert targets(path) == []
+    answers.release()
+    disk.get()
+    workers.run(int)
+    assert targets(path) == ["x"]
+
+
+def test_a_worker_has_ended_before_its_supervisor_kills_it() -> None:
+    connections = 1.0  # those that are cut off, ``serving``
+    assert connections + harqueue.CLOSE_SECONDS + harqueue._LAST_SECONDS < GRACE_SECONDS
