@@ -18,6 +18,7 @@ from exchange import Exchange, Fields, header
 Value = dict[str, object]
 
 _URI = "%:/?#[]@!$&'()*+,;=-._~"  # RFC 3986 §2: the characters that need no escape
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
 MAX_PARAMETERS = 1000  # of a query, or cookies of a request, that are told one by one; of more, none is
 RARE = 15  # octets of a text to each control character: with fewer, JSON makes it grow more than base64 does
@@ -52,7 +53,7 @@ def entry(exchange: Exchange, body_max: int) -> Value:
 
 def _request(exchange: Exchange, body_max: int) -> Value:
     fields = exchange.request_fields
-    url = exchange.url if "://" in exchange.url else f"{exchange.connection.scheme}://{exchange.url}"
+    url = exchange.url if _ABSOLUTE.match(exchange.url) else f"{exchange.connection.scheme}://{exchange.url}"
     url = _STRAY.sub("%25", quote(url.encode("latin-1", "replace"), safe=_URI))
     told: Value = {
         "method": exchange.method,
@@ -68,8 +69,9 @@ def _request(exchange: Exchange, body_max: int) -> Value:
         body: Value = {"mimeType": header(fields, b"content-type")}
         _tell(body, exchange.request_body, exchange.request_octets, fields, body_max)
         body.pop("size")
-        if "encoding" in body:
-            body["_encoding"] = body.pop("encoding")  # HAR 1.2 has it for responses only
+        for name in ("encoding", "compression"):  # HAR 1.2 has them for responses only
+            if name in body:
+                body[f"_{name}"] = body.pop(name)
         told["postData"] = {"text": "", **body}
     return told
 

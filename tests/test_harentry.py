@@ -133,6 +133,21 @@ def test_a_request_body_that_is_not_text() -> None:
     assert told["request"]["postData"] == {"mimeType": "image/png", "text": "//4=", "_encoding": "base64"}
 
 
+def test_a_request_body_that_was_packed() -> None:
+    packed = gzip.compress(b"some text " * 20)
+    told = valid(entry(exchange(packed, ask=[TEXT, (b"Content-Encoding", b"gzip")]), 1000))
+    assert told["request"]["postData"] == {
+        "mimeType": "text/plain", "text": "some text " * 20, "_compression": 200 - len(packed)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["://", "1://x", "a b://x"])
+def test_a_target_that_is_no_url_is_told_behind_one(target: str) -> None:
+    url = valid(entry(exchange(target=target), 0))["request"]["url"]
+    assert url.startswith("https://")
+    assert valid(entry(exchange(target="ftp://x"), 0))["request"]["url"] == "ftp://x"
+
+
 def test_bodies_that_were_not_captured() -> None:
     made = exchange(b"abc", b"abc", limit=0)
     made.request_body = made.response_body = None
