@@ -345,7 +345,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         **dict.fromkeys(("program", "serving", "version", "options"), "program"),
         "listening": "supervisor",
         "guard": "rules",
-        **dict.fromkeys(("sight", "seeing", "accesslog", "harqueue"), "seeing"),
+        **dict.fromkeys(("sight", "seeing", "accesslog"), "seeing"),
         "linefile": "requestlog",
         **dict.fromkeys(("witness", "rewriting"), "taps"),
         "resolver": "small_rooms",
