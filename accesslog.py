@@ -5,7 +5,7 @@ from collections.abc import Callable
 import requestlog
 from exchange import Connection, Exchange
 from linefile import LineFile
-from log import Record
+from record import Record
 
 FORMATS: dict[str, Callable[[Record], str]] = {"text": Record.text, "json": Record.as_json, "combined": Record.combined}
 

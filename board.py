@@ -16,8 +16,8 @@ import rows
 from exchange import Connection, Exchange
 from histogram import Histogram
 from history import History, Sums
-from log import Record
 from meter import Meter
+from record import Record
 from snapshot import LATE_SECONDS, MAX_OPEN, MAX_ROWS, Counts, Cursor, Kept, Row, Sample
 
 LOOKED_SECONDS = 10.0  # somebody who looked so long ago may be between two pages, and still there

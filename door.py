@@ -7,7 +7,7 @@ import pages
 from access import Access
 from errors import CertifierError, LoopDetected
 from head import RequestHead
-from log import Record
+from record import Record
 
 
 @dataclass(slots=True)

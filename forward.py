@@ -23,9 +23,9 @@ from errors import (
 )
 from exchange import Exchange, Recorder
 from head import MAX_HEAD, RequestHead
-from log import Record
 from meter import Meter
 from names import Target
+from record import Record
 
 QUIET_SECONDS = 300.0  # how long either side may say nothing while we wait for it: long polls end before that
 _CHUNK = 65_536

@@ -3,8 +3,8 @@
 import names
 from errors import CertifierError, ClientError, Refused
 from exchange import Connection, Exchange
-from log import Record
 from policy import Policy
+from record import Record
 
 _UNSEEN = "malformed"  # how a watcher's note begins that gives up on what is HTTP
 

@@ -21,11 +21,11 @@ from dialing import Dialer, Redirect
 from errors import NoSharedProtocol, NotTls, OriginError, OriginGone, Refused
 from hello import ClientHello
 from limits import Limits
-from log import Record
 from meter import Meter
 from names import Target
 from observed import ObservedTunnel
 from policy import Policy
+from record import Record
 from refusals import Pair, Refusals
 from sight import Sight
 from streams import PlainStream, Stream

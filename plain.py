@@ -11,12 +11,12 @@ from door import Client, Door
 from errors import ClientError, OriginGone, Refused
 from forward import Forwarding
 from head import RequestHead, http_target
-from log import Record
 from meter import Meter
 from names import Target
 from names import target as parse_target
 from onlookers import Visit
 from policy import Policy
+from record import Record
 from rewriting import check_fields, judge, record_answer
 from sight import Sight
 from website import Website

@@ -31,11 +31,11 @@ from greeting import read_hello
 from head import HeadReader, RequestHead
 from interception import Interception, Way
 from limits import Limits
-from log import Record
 from names import Target
 from names import target as parse_target
 from plain import PlainHttp
 from policy import Policy
+from record import Record
 from wire import HANDSHAKE
 
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection

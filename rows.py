@@ -5,7 +5,7 @@ import time
 from functools import lru_cache
 
 from exchange import Exchange, Fields
-from log import Record
+from record import Record
 from requestlog import MAX_URL, media_type, without_user
 from snapshot import Row
 

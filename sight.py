@@ -6,9 +6,9 @@ from accesslog import AccessLog
 from board import Board
 from exchange import Capture, Connection, Exchange, Observer, Recorder
 from guard import Guard
-from log import Record
 from pcap import Flow, PcapFile
 from policy import Policy
+from record import Record
 from rewriting import Rewriter
 from taps import Answer, Passage, Taps
 from watcher import Watcher

@@ -45,10 +45,11 @@ from head import HeadReader, RequestHead, http_target
 from hello import HelloReader
 from leaf import Unusable
 from ledger import Ledger
-from log import Record, escape
+from log import escape
 from names import Target
 from patterns import Patterns, networks
 from policy import Policy, Rules, is_private
+from record import Record
 from serials import SerialFile
 from signer import Authority
 from store import MARK, Stored

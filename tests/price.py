@@ -19,8 +19,8 @@ import metrics
 import requestlog
 from board import Board
 from exchange import Capture, Connection, Exchange, Observer
-from log import Record
 from pcap import Flow
+from record import Record
 from snapshot import Cursor, Snapshot
 from watcher import Watcher
 

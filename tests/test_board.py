@@ -16,7 +16,7 @@ from board import MAX_LABELS, Board
 from errors import LoopDetected, OriginRefused, Refused
 from exchange import MAX_FIELDS, Exchange, Recorder
 from histogram import Histogram, merged
-from log import Record
+from record import Record
 from snapshot import MAX_OPEN, MAX_ROWS, Cursor, Snapshot, merge
 from watcher import Watcher
 

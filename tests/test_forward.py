@@ -20,8 +20,8 @@ import forward
 from errors import OriginSilent, RequestTimeout
 from forward import Forwarding
 from head import HeadReader
-from log import Record
 from names import Target
+from record import Record
 
 
 def recorder(seen: list[bytes], reply: bytes) -> "Origin":

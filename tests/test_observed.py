@@ -11,9 +11,9 @@ from watching import Seen
 
 from board import Board
 from exchange import Exchange
-from log import Record
 from meter import Meter
 from observed import ObservedTunnel
+from record import Record
 from sight import Sight
 from streams import PlainStream
 from taps import Taps

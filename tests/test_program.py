@@ -323,7 +323,7 @@ def test_gevent_patches_before_any_other_import() -> None:
 
 
 def test_every_room_has_tests_or_is_told_where() -> None:
-    small = dict.fromkeys(("errors", "log", "pages", "policy", "sockets", "tunnel", "upstream"), "small_rooms")
+    small = dict.fromkeys(("errors", "record", "pages", "policy", "sockets", "tunnel", "upstream"), "small_rooms")
     elsewhere = {
         "certifier": "program",
         "options": "program",

@@ -24,9 +24,10 @@ import sockets
 import upstream
 from errors import CertifierError, LoopDetected, OriginRefused, OriginTimeout, UnknownName
 from hello import ClientHello
-from log import MAX_VALUE, Record, escape
+from log import MAX_VALUE, escape
 from names import Target
 from policy import Policy, Rules
+from record import Record
 from streams import PlainStream
 from tunnel import Tunnel
 from upstream import Upstream
