@@ -23,6 +23,7 @@ _SIGNALS = (*HANDLED, *_ENDING, signal.SIGCHLD)
 _LOOK_SECONDS = 0.1  # between two looks for a signal while a worker starts
 _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
+_TRY_AGAIN = 1.0  # where the system has no process or descriptor for one
 
 _fork: Callable[[], int] = get_original("os", "fork")  # there is no hub yet that could be carried over
 _close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
@@ -55,7 +56,12 @@ class Supervisor:
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         for number in range(self._count):
-            if not self._start(number, wait=True):
+            try:
+                started = self._start(number, wait=True)
+            except OSError as error:
+                log.error("can't start worker %d: %s", number, error.strerror)
+                started = False
+            if not started:
                 status = self._reap_all(signal.SIGTERM)
                 return 0 if self._told_to_end else status or 1
         ready()
@@ -73,7 +79,12 @@ class Supervisor:
     def _start(self, number: int, wait: bool = False) -> bool:
         """Fork a worker; with ``wait``, whether it came to accept connections."""
         told, tells = os.pipe()
-        process = _fork()
+        try:
+            process = _fork()
+        except OSError:
+            _close(told)
+            _close(tells)
+            raise
         if process == 0:
             _close(told)
             _close(self._lifeline[1])
@@ -120,13 +131,19 @@ class Supervisor:
         due = [number for when, number in self._due if when <= now]
         self._due = [(when, number) for when, number in self._due if when > now]
         for number in due:
-            self._start(number)
+            try:
+                self._start(number)
+            except OSError as error:
+                log.error("can't start worker %d: %s; tried again%s", number, error.strerror, _in(_TRY_AGAIN))
+                self._due.append((now + _TRY_AGAIN, number))
 
     def _dead(self) -> list[tuple[int, int]]:
+        """Workers that have died. As process 1 of a container we are the parent of others' orphans as well."""
         found = []
         with suppress(ChildProcessError):  # there are none any more
             while (ended := _waitpid(-1, os.WNOHANG))[0]:
-                found.append((ended[0], os.waitstatus_to_exitcode(ended[1])))
+                if ended[0] in self._numbers:
+                    found.append((ended[0], os.waitstatus_to_exitcode(ended[1])))
         return found
 
     def _signal(self, number: int) -> None:

@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import gevent
 import pytest
-from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel, serial_of
+from lab import HERE, WAIT, Origin, Program, exchange, get, run, secure_tunnel, serial_of
 from test_rules import BASE
 
 
@@ -169,6 +170,64 @@ def state(process: int) -> str:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return "Z"
+
+
+# As process 1 of a container is: orphans become its children.
+SUBREAPER = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+LEAVING = "import os\nos.system('sleep 0.1 & echo $! >> orphans')\ndef opened(tunnel): pass\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2)")
+def test_orphans_of_others_are_no_workers(tmp_path: Path) -> None:
+    """What a tap left in the background ends as a child of process 1."""
+    (tmp_path / "tap.py").write_text(LEAVING)
+    prefix = (sys.executable, "-c", SUBREAPER)
+    with Program(tmp_path, *BASE, "--workers=2", "--tap=tap.py", prefix=prefix) as running:
+        first, second = [int(orphan) for orphan in (tmp_path / "orphans").read_text().split()]
+        while {state(first), state(second)} != {"Z"}:
+            gevent.sleep(0.01)
+        running.reload()
+        assert len(children(running)) == 2
+
+
+FORKS = """
+import errno, os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from gevent import monkey
+monkey.patch_all()
+import log, supervisor
+fork, count = supervisor._fork, iter(range(99))
+def failing():
+    if next(count) == int(sys.argv[2]):
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+    return fork()
+supervisor._fork, supervisor._SHORT_LIFE, supervisor._TRY_AGAIN = failing, 0.0, 0.1
+def work(number, tells, lifeline):
+    with open("started", "a+") as file:
+        print(number, file=file, flush=True)
+        file.seek(0)
+        if len(file.readlines()) == 5:
+            os.kill(os.getppid(), signal.SIGTERM)
+    os.write(tells, b".")
+    return 1
+log.set_up()
+sys.exit(supervisor.Supervisor(2, work).run(lambda: print("ready", flush=True)))
+"""
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_a_first_worker_that_cannot_be_forked_is_an_error(tmp_path: Path, failing: int) -> None:
+    ended = run(sys.executable, "-c", FORKS, HERE, str(failing), cwd=tmp_path)
+    assert ended.returncode == 1
+    assert f"error: can't start worker {failing}: Resource temporarily unavailable" in ended.stderr
+    assert "ready" not in ended.stdout
+
+
+def test_a_worker_that_cannot_be_forked_is_forked_later(tmp_path: Path) -> None:
+    ended = run(sys.executable, "-c", FORKS, HERE, "2", cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (0, "ready\n"), ended
+    assert re.search("error: can't start worker [01]: Resource temporarily unavailable; tried again in", ended.stderr)
+    assert len((tmp_path / "started").read_text().split()) >= 5
 
 
 def test_what_is_wrong_is_one_line_and_exit_2(tmp_path: Path) -> None:
