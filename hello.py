@@ -69,12 +69,14 @@ class HelloReader:
             body += wire[start + 5 : start + 5 + length]
             self._next = start + 5 + length
             size = 4 + int.from_bytes(body[1:4])
-            if body[0] != _CLIENT_HELLO or (len(body) >= 4 and size > self._most):
+            if body[0] != _CLIENT_HELLO:
                 raise HelloError("not a ClientHello")
+            if len(body) >= 4 and size > self._most:
+                raise HelloError(f"the ClientHello is larger than {self._most} octets")
             if len(body) >= 4 and size <= len(body):
                 return _parse(bytes(body[4:size]))
         if len(wire) > _WIRE * self._most:
-            raise HelloError("ClientHello too large")
+            raise HelloError("the ClientHello's records are too many")
         return None
 
 

@@ -57,7 +57,10 @@ def expose(snapshot: Snapshot, healthy: bool, accept: str) -> tuple[str, bytes]:
     """Media type and text for a client that accepts so much (the value of its Accept field)."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(snapshot, healthy))
-    encode, kind = choose_encoder(accept)
+    try:
+        encode, kind = choose_encoder(accept)
+    except (TypeError, ValueError):  # it does not foresee a version that is none
+        encode, kind = choose_encoder("")
     return kind, encode(registry)
 
 

@@ -102,10 +102,15 @@ def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:
 
 
 def _network(text: str) -> Network | None:
+    """An IPv4-mapped one (RFC 4291 §2.5.5.2) is that of the IPv4 addresses, as which they are compared."""
     try:
-        return ip_network(text)
+        network = ip_network(text)
     except ValueError:
         return None
+    inner = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    if inner is None or network.prefixlen < 96:
+        return network
+    return ip_network((inner, network.prefixlen - 96))
 
 
 def _above(host: str) -> Iterator[str]:

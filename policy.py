@@ -16,8 +16,14 @@ Ports = tuple[range, ...]
 
 # What is reachable, but not for everyone, and what ipaddress calls global in some versions of Python.
 _SPECIAL = [
-    ip_network(text) for text in ("192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "fec0::/10", "64:ff9b:1::/48")
-]
+    ip_network(text)
+    for text in (
+        "192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "fec0::/10", "64:ff9b:1::/48",
+        "168.63.129.16",  # Azure's metadata and DNS
+        "::/96", "::ffff:0:0:0/96",  # IPv4 in other clothes: RFC 4291 §2.5.5.1, RFC 2765 §2.1
+        "3fff::/20", "5f00::/16",  # documentation, RFC 9637; SRv6 SIDs, RFC 9602
+    )
+]  # fmt: skip
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its last 32 bits
 
 
@@ -156,7 +162,7 @@ class Policy:
         if not self.minds_mismatch:
             return None
         text = f"{what} {said} is not {meant}"
-        if self.rules.mismatch is Mismatch.DENY:
+        if self.denies_mismatch:
             raise Misdirected(text)
         return text
 
@@ -174,5 +180,5 @@ def is_private(ip: str) -> bool:
         address is None
         or not address.is_global
         or address.is_multicast
-        or any(address.version == network.version and address in network for network in _SPECIAL)
+        or any(address in network for network in _SPECIAL)
     )

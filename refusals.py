@@ -31,11 +31,11 @@ _SETTINGS = (
     ("curl/", "curl: --cacert ca.crt, or CURL_CA_BUNDLE"),
     ("git/", "git: git config http.sslCAInfo ca.crt"),
     ("Go-http-client/", "Go: SSL_CERT_FILE=ca.crt"),
+    ("pip/", "pip: PIP_CERT=ca.crt"),  # it names Python too, and npm Node.js
     ("python", "Python: SSL_CERT_FILE=ca.crt, for requests REQUESTS_CA_BUNDLE"),
-    ("pip/", "pip: PIP_CERT=ca.crt"),
+    ("npm/", "npm: npm config set cafile ca.crt"),
     ("undici", "Node.js: NODE_EXTRA_CA_CERTS=ca.crt"),
     ("node", "Node.js: NODE_EXTRA_CA_CERTS=ca.crt"),
-    ("npm/", "npm: npm config set cafile ca.crt"),
     ("Java/", "Java: keytool -importcert -cacerts -file ca.crt"),
     ("APT", "apt: Acquire::https::CAInfo ca.crt"),
     ("Wget/", "wget: --ca-certificate=ca.crt"),

@@ -12,7 +12,7 @@ import h11
 from gevent.event import Event
 
 from errors import Refused
-from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable
+from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable, header
 from http1 import Http1
 from taps import Answer
 
@@ -132,12 +132,13 @@ class Rewriter(Http1):
             self._reply(exchange, answer)
             return b""
         self._idle.clear()
-        return head if changed is None else _written(changed)
+        return head if changed is None else _written(changed, exchange.version)
 
     def _reply(self, exchange: Exchange, answer: Answer) -> None:
         self._asked.pop()
         self._dropping = self._upload is not None
-        self.closing = self._dropping  # the client may wait for a 100 with the body, or send without an end
+        # With a body the client may wait for a 100, or send without an end.
+        self.closing = self._dropping or _closes(exchange)
         self._answer += answer.written(exchange.method, self.closing)
         record_answer(self._recorder, exchange, answer, self.closing)
 
@@ -177,9 +178,16 @@ def record_answer(recorder: Recorder, exchange: Exchange, answer: Answer, closin
     recorder.end(exchange)
 
 
-def _written(request: h11.Request) -> bytes:
+def _written(request: h11.Request, version: str) -> bytes:
+    """In the client's version: the origin's response must be one that it understands."""
     lines = [b"%s: %s\r\n" % (name, value) for name, value in request.headers.raw_items()]
-    return b"%s %s HTTP/1.1\r\n%s\r\n" % (request.method, request.target, b"".join(lines))
+    return b"%s %s HTTP/%s\r\n%s\r\n" % (request.method, request.target, version.encode("ascii"), b"".join(lines))
+
+
+def _closes(exchange: Exchange) -> bool:
+    """Whether the connection ends with the response (RFC 9112 §9.3); that of HTTP/1.0 always does here."""
+    options = header(exchange.request_fields, b"connection").lower().split(",")
+    return exchange.version == "1.0" or "close" in [option.strip() for option in options]
 
 
 def _framing(fields: Fields) -> Fields:

@@ -21,6 +21,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import gevent
 import h11
 
 from errors import UsageError
@@ -103,7 +104,7 @@ class Tap:
             return None
         try:
             return function(*arguments)
-        except Exception:  # whatever the file does
+        except (Exception, SystemExit, gevent.Timeout):  # whatever the file does; but not a kill of ours
             log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
             self._hooks.clear()
             return None

@@ -31,8 +31,9 @@ class Users:
         self._hashes = _read(path)
         self._salt = secrets.token_bytes(16)
         self._passed: LRU[bytes, float] = LRU(_REMEMBERED)
-        cost = max(int(hashed[4:6]) for hashed in self._hashes.values())
-        self._nobody = bcrypt.hashpw(secrets.token_bytes(16), bcrypt.gensalt(cost))
+        costs = sorted(int(hashed[4:6]) for hashed in self._hashes.values())
+        made = {cost: bcrypt.hashpw(secrets.token_bytes(16), bcrypt.gensalt(cost)) for cost in set(costs)}
+        self._nobodies = [made[cost] for cost in costs]  # for names that are none of ours
 
     def remembered(self, credentials: tuple[bytes, bytes]) -> bool:
         """Whether this name and password were verified just now: no wait."""
@@ -44,8 +45,13 @@ class Users:
         name, password = credentials
         hashed = self._hashes.get(name)
         # More than bcrypt looks at is refused, not cut: two passwords must not be one.
-        good = bcrypt.checkpw(password[:72], hashed or self._nobody) and len(password) <= 72
+        good = bcrypt.checkpw(password[:72], hashed or self._nobody(name)) and len(password) <= 72
         return good and hashed is not None
+
+    def _nobody(self, name: bytes) -> bytes:
+        """A hash that takes as long as some user's, always the same one's: else the time would tell who is none."""
+        digest = hmac.digest(self._salt, name, hashlib.sha256)
+        return self._nobodies[int.from_bytes(digest) % len(self._nobodies)]
 
     def remember(self, credentials: tuple[bytes, bytes]) -> None:
         """Let a pair that ``check`` found good pass for a while."""

@@ -174,7 +174,7 @@ class Website:
             return Answer(200, head)
         news = self._news(_cursor(visit))
         try:
-            return Answer(200, head + next(news), news)
+            return Answer(200, head + next(news, b""), news)  # nothing where certifier is ending
         except CertifierError as error:
             return _said(visit, error.status, error.reason, str(error), error.fields)
 

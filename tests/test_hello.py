@@ -132,8 +132,15 @@ def test_what_is_no_hello(data: bytes) -> None:
 def test_the_limit_on_the_wire() -> None:
     reader = HelloReader()
     reader.receive(b"\x16\3\1\0\4\1\0\xff\0")
-    with pytest.raises(HelloError, match="too large"):
+    with pytest.raises(HelloError, match="too many"):
         reader.receive(b"\x16\3\1\0\1x" * (2 * MAX_HELLO // 6 + 1))
+
+
+def test_the_limit_of_a_hello() -> None:
+    size = (MAX_HELLO + 1 - 4).to_bytes(3)
+    with pytest.raises(HelloError, match=f"larger than {MAX_HELLO} octets"):
+        HelloReader().receive(b"\x16\3\1\0\4\1" + size)
+    assert HelloReader(MAX_HELLO + 1).receive(b"\x16\3\1\0\4\1" + size) is None
 
 
 @given(st.binary(max_size=200))

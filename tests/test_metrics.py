@@ -97,6 +97,14 @@ def test_openmetrics_for_who_asks_for_it(used: Program) -> None:
     assert value(families, "certifier_tunnels_total", outcome="closed") == 3
 
 
+@pytest.mark.parametrize("version", ["x.y.z", "1" * 5000, "1.0.0.0.0", ""])
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+def test_a_version_that_is_none_is_answered_all_the_same(used: Program, kind: str, version: str) -> None:
+    reply = ask(used, "/metrics", f"Accept: {kind};version={version}")
+    assert reply.status == 200
+    assert b"certifier_healthy 1.0" in reply.body
+
+
 def test_of_several_processes() -> None:
     both = [Board(name="one"), Board(name="two")]
     for board in both:

@@ -82,6 +82,18 @@ def test_clients_by_network() -> None:
         networks("--allow-from", ["x"])
 
 
+def test_mapped_addresses_are_those_of_ipv4() -> None:
+    for pattern in ("::ffff:127.0.0.1", "[::ffff:127.0.0.1]:443", "::ffff:127.0.0.0/104"):
+        denied = policy(deny=patterns(pattern))
+        with pytest.raises(Refused):
+            denied.check_target(Target("127.0.0.1", 443))
+        denied.check_target(Target("128.0.0.1", 443))
+    clients = policy(clients=networks("--allow-from", ["::ffff:10.0.0.0/104"]))
+    clients.check_client("10.1.2.3")
+    with pytest.raises(Refused):
+        clients.check_client("11.0.0.1")
+
+
 def test_ports() -> None:
     rules = policy(ports=(range(80, 81), range(1024, 65536)))
     rules.check_target(Target("a", 80))
@@ -143,9 +155,9 @@ PRIVATE = [
     "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.1.1", "100.100.100.200",
     "192.0.0.192", "0.0.0.0", "255.255.255.255", "224.0.0.1", "::1", "::", "fe80::1", "fd00:ec2::254", "ff02::1",
     "::ffff:10.0.0.1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:a00:1::", "2001:0:4136:e378:8000:63bf:f5ff:fffe",
-    "no address",
+    "168.63.129.16", "::7f00:1", "::ffff:0:7f00:1", "3fff::1", "5f00::1", "no address",
 ]  # fmt: skip
-PUBLIC = ["8.8.8.8", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"]
+PUBLIC = ["8.8.8.8", "168.63.129.17", "2606:4700::1111", "64:ff9b::808:808", "::ffff:8.8.8.8"]
 
 
 def test_private_addresses() -> None:

@@ -61,4 +61,10 @@ def test_what_is_no_refusal(reason: str | None) -> None:
 def test_settings() -> None:
     assert "--cacert" in setting("curl/8.0")
     assert "NODE_EXTRA_CA_CERTS" in setting("undici")
+    assert "NODE_EXTRA_CA_CERTS" in setting("node")
+    assert "npm config" in setting("npm/10.2.4 node/v20.11.1 linux x64 workspaces/false")
+    assert "PIP_CERT" in setting(
+        'pip/24.0 {"ci":null,"cpu":"x86_64","implementation":{"name":"CPython"},"python":"3.11.2"}'
+    )
+    assert "REQUESTS_CA_BUNDLE" in setting("python-requests/2.31.0")
     assert "/ca.crt" in setting("")

@@ -93,6 +93,18 @@ def test_one_that_fails_is_taken_out_and_the_traffic_goes_on(
         program.lines = [line for line in program.lines if "Traceback" not in line]  # that one is meant
 
 
+@pytest.mark.parametrize("raised", ["SystemExit('enough')", "gevent.Timeout(1)"])
+def test_one_that_wants_to_end_all_is_taken_out_as_well(
+    tmp_path: Path, roots: Path, server: Origin, raised: str
+) -> None:
+    text = f"import gevent\ndef request(exchange):\n    raise {raised}\n"
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program:
+        for _ in range(2):
+            assert curl(program, f"https://localhost:{server.port}/x").encode() == JSON
+        program.wait_for(r"error: request\(\) of .*tap.py failed; the tap is taken out")
+        program.lines = [line for line in program.lines if "Traceback" not in line]  # that one is meant
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("def request(", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "it defines none of opened, data"),

@@ -10,8 +10,8 @@ from users import REMEMBER_SECONDS, Users, credentials_in
 ALICE = (b"alice", b"open sesame")
 
 
-def line(name: bytes, password: bytes) -> bytes:
-    return name + b":" + bcrypt.hashpw(password, bcrypt.gensalt(4)) + b"\n"
+def line(name: bytes, password: bytes, cost: int = 4) -> bytes:
+    return name + b":" + bcrypt.hashpw(password, bcrypt.gensalt(cost)) + b"\n"
 
 
 @pytest.fixture
@@ -33,6 +33,20 @@ def test_names_and_passwords(path: Path) -> None:
         (b"alice", b"x" * 100),
     ):
         assert not users.check(wrong)
+
+
+def test_an_unknown_name_takes_as_long_as_some_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Always the same one's: else the time would tell which names there are."""
+    path = tmp_path / "users"
+    path.write_bytes(b"".join(line(b"%d" % cost, b"x", cost) for cost in (4, 5, 5, 6)))
+    users = Users(path)
+    asked: list[bytes] = []
+    monkeypatch.setattr(bcrypt, "checkpw", lambda _, hashed: asked.append(hashed[4:6]))
+    names = [b"nobody%d" % number for number in range(100)]
+    for name in names * 2:
+        users.check((name, b"x"))
+    assert set(asked) == {b"04", b"05", b"06"}
+    assert asked[:100] == asked[100:]
 
 
 def test_a_password_longer_than_bcrypt_looks_at_is_not_cut(tmp_path: Path) -> None:

@@ -305,6 +305,19 @@ def test_who_looks_does_not_hold_up_the_end(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
+def test_who_begins_to_look_at_the_end_sees_an_end(tmp_path: Path) -> None:
+    """On a connection that was there before, as browsers open one ahead."""
+    with Program(tmp_path, *BASE) as running:
+        with socket.create_connection(running.address, timeout=WAIT) as sock:
+            exchange(running.address, b"GET /healthz HTTP/1.0\r\n\r\n")  # accepted behind the other one
+            running.process.send_signal(signal.SIGTERM)
+            running.wait_for("stopping: 1 connections")
+            sock.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            head, _, body = b"".join(iter(lambda: sock.recv(65_536), b"")).partition(b"\r\n\r\n")
+        assert (head.split()[1], body) == (b"200", b"")
+        assert running.process.wait(WAIT) == 0
+
+
 def test_pages_past_the_limit_of_connections(tmp_path: Path) -> None:
     with Program(tmp_path, *BASE, "--max-connections=1") as running:
         with socket.create_connection(running.address) as idle:
