@@ -209,14 +209,15 @@ def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Count
     assert leaves.count == 2
 
 
-def test_a_renewal_that_fails_leaves_the_present_one_in_use(leaves: Counted, clock: Clock, room: Room) -> None:
+def test_a_renewal_that_fails_leaves_the_present_one_in_use(
+    leaves: Counted, clock: Clock, room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
     contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get("a.example")
     (room.folder / "serial.txt").write_text("x")
     clock.advance(days=31)
     assert contexts.find("a.example") is made
-    until(lambda: leaves.count == 2)
-    gevent.sleep(0.01)
+    until(lambda: "the present certificate for a.example stays in use" in caplog.text)
     assert contexts.find("a.example") is made
     assert leaves.count == 2  # the next try comes later
     (room.folder / "serial.txt").write_text("5\n")
