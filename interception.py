@@ -156,6 +156,15 @@ class Interception:
             where = _peer(upstream.sock)
             witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
         tunnel = self._relay(way, stream, upstream, witness)
+        if self._settle(record, name, stream, tunnel, witness):
+            return
+        if tunnel.sent:
+            self._refusals.accepted(pair)
+        elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
+            self._refused(way, pair, None, True)
+
+    def _settle(self, record: Record, name: str, stream: TlsStream, tunnel: Tunnel, witness: Witness | None) -> bool:
+        """Tell a client that can still be told why its tunnel has ended; whether there was something to tell."""
         if tunnel.alert is not None:
             failure = broke(self._verified(name), tunnel.alert)
             record.fail(failure)
@@ -168,10 +177,7 @@ class Interception:
                 stream.abort()
             else:
                 tell(stream, pages.for_error(tunnel.refusal))
-        elif tunnel.sent:
-            self._refusals.accepted(pair)
-        elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
-            self._refused(way, pair, None, True)
+        return tunnel.alert is not None or tunnel.refusal is not None
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
