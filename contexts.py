@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 
 import gevent
 
@@ -25,6 +24,7 @@ from admission import Turnstile
 from board import Board
 from context import Context
 from errors import CertifierError, NotServable, RetrievalError
+from keylog import KeyLog
 from leaves import Leaves
 from limits import Limits
 from log import background
@@ -52,7 +52,7 @@ class ContextCache:
         workers: Workers,
         clock: Callable[[], float] = time.time,
         turnstile: Turnstile | None = None,
-        keylog: Path | None = None,
+        keylog: KeyLog | None = None,
         board: Board | None = None,
     ) -> None:
         self._board = board or Board(clock)

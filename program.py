@@ -145,7 +145,7 @@ class Program:
 
     def warn(self) -> None:
         """Tell the operator what he may not have meant."""
-        chosen, keylog = self._chosen, self.seeing.keylog
+        chosen, keylog = self._chosen, self._chosen.sight.keylog
         ca = chosen.leaves.ca
         if ca.missing:
             log.warning("%s missing: nothing is signed", " and ".join(ca.missing))

@@ -3,7 +3,6 @@
 Raises ``UsageError`` for what can't be opened or loaded.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ from errors import UsageError
 from exchange import Capture, Observer
 from har import HarFile
 from harqueue import HarQueue
+from keylog import KeyLog
 from linefile import LineFile
 from options import SightOptions
 from pcap import PcapFile
@@ -49,15 +49,15 @@ class Seeing:
             if chosen.pcap is not None
             else None
         )
-        self.keylog = chosen.keylog
-        if self.keylog is not None:
-            _opened("--keylog", self.keylog, _touch)
+        self.keylog = None if chosen.keylog is None else _opened("--keylog", chosen.keylog, KeyLog)
         capture = Capture(body_max) if body_max else None
         self.sight = Sight(policy, observers, taps, capture, pcap, board)
 
     def reopen(self) -> None:
-        """Go on in new log files: the present ones were renamed."""
+        """Go on in new files of lines: the present ones were renamed."""
         self.access_log.reopen()
+        if self.keylog is not None:
+            self.keylog.reopen()
 
     def close(self) -> None:
         """Write what is waiting."""
@@ -77,8 +77,3 @@ def _opened(option: str, path: Path, make: Callable[[Path], T]) -> T:
         raise UsageError(f"{option}={path}: can't write it: {error.strerror}") from error
     except ValueError as error:  # such as "." and "/", which have no name
         raise UsageError(f"{option}={path}: not the name of a file") from error
-
-
-def _touch(path: Path) -> None:
-    """OpenSSL would make it readable for others."""
-    os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600))

@@ -5,9 +5,9 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from errors import NotServable, RetrievalError, UsageError
+from keylog import KeyLog
 
 # TLS 1.2; the suites of 1.3 are all forward secret and authenticated. Towards clients nothing else.
 _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -21,7 +21,7 @@ _WITHOUT_RFC_5746 = 0x4 | 0x40000
 _OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing about the certificate
 
 
-def client_context(extra_roots: str | None, verify: bool, keylog: Path | None = None) -> ssl.SSLContext:
+def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None = None) -> ssl.SSLContext:
     """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used."""
     context = ssl.create_default_context()  # 31 ms: once, not a connection
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -32,7 +32,7 @@ def client_context(extra_roots: str | None, verify: bool, keylog: Path | None = 
     # RFC 5280 to the letter, as Python 3.13 and newer do, and the same on every version.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     if keylog is not None:
-        context.keylog_filename = str(keylog)
+        keylog.follow(context)
     if extra_roots is not None:
         try:
             context.load_verify_locations(extra_roots)
@@ -46,7 +46,7 @@ def client_context(extra_roots: str | None, verify: bool, keylog: Path | None = 
     return context
 
 
-def server_context(pem: bytes, keylog: Path | None = None) -> ssl.SSLContext:
+def server_context(pem: bytes, keylog: KeyLog | None = None) -> ssl.SSLContext:
     """The context that serves one certificate; TLS 1.2 and 1.3.
 
     Raises ``NotServable`` if OpenSSL refuses it, ``RetrievalError`` if it could not be asked.
@@ -58,7 +58,7 @@ def server_context(pem: bytes, keylog: Path | None = None) -> ssl.SSLContext:
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
         context.num_tickets = 1  # OpenSSL makes two: saves 0.03 ms a connection
         if keylog is not None:
-            context.keylog_filename = str(keylog)
+            keylog.follow(context)
         with _as_file(pem) as path:
             context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one
     except ssl.SSLError as error:

@@ -7,7 +7,6 @@ import errno
 import socket
 import ssl
 from collections.abc import Iterable
-from pathlib import Path
 
 import gevent
 from gevent.queue import Empty, Queue
@@ -15,6 +14,7 @@ from gevent.queue import Empty, Queue
 import errors
 import sockets
 from flight import wants_certificate
+from keylog import KeyLog
 from names import Target
 from resolver import Resolver
 from streams import RENEGOTIATES
@@ -38,7 +38,7 @@ class Upstream:
     Raises ``UsageError`` if that file can't be used. ``verify=False`` takes any certificate.
     """
 
-    def __init__(self, extra_roots: str | None = None, verify: bool = True, keylog: Path | None = None) -> None:
+    def __init__(self, extra_roots: str | None = None, verify: bool = True, keylog: KeyLog | None = None) -> None:
         self._settings = extra_roots, verify, keylog
         self._context = client_context(*self._settings)
         self._resolver = Resolver()

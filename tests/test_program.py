@@ -286,6 +286,7 @@ FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
     "upstream": {"proxy", "contexts", "policy", "hello"},
     "interception": {"cryptography", "store", "signer", "leaves", "ca", "ssl"},
     "proxy": {"ssl", "cryptography", "store", "signer", "leaves", "ca"},
+    "keylog": set(ROOMS) - {"keylog", "linefile"} | {"socket", "gevent", "logging", "threading"},
     "workers": set(ROOMS) - {"workers", "errors"} | {"logging", "threading"},
     "certifier": {"tls", "hello", "tunnel"},
 }
