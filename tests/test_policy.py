@@ -53,6 +53,14 @@ def test_what_is_no_pattern(text: str) -> None:
         patterns(text)
 
 
+def test_an_address_need_be_in_one_of_several_networks_only() -> None:
+    found = patterns("10.0.0.0/8", "192.0.2.0/24:443")
+    assert found.address(("10.1.2.3", 1))
+    assert found.address(("192.0.2.1", 443))
+    assert not found.address(("192.0.2.1", 1))
+    assert found.host(Target("192.0.2.1", 443))
+
+
 def test_lists_in_files(tmp_path: Path) -> None:
     path = tmp_path / "list"
     path.write_text("# hosts\n\na.example  # the first\n*.b.example:443\n")
@@ -132,6 +140,20 @@ def test_allow_by_name_or_by_address() -> None:
     rules.check_allowed_name(Target("good.example", 1))
     with pytest.raises(Refused):
         rules.check_allowed_name(Target("other.example", 1))
+
+
+def test_what_is_not_allowed_by_name_is_refused_before_it_is_looked_up() -> None:
+    """Or whoever may do nothing could still send what he likes to a name server of his own."""
+    with pytest.raises(Refused, match="is not allowed"):
+        policy(allow=patterns("good.example")).check_target(Target("secret.evil.example", 443))
+    policy(allow=patterns("good.example", "192.0.2.0/24")).check_target(Target("other.example", 443))
+
+
+@pytest.mark.parametrize("option", ["allow", "deny", "bypass"])
+def test_a_list_alone_makes_server_names_count(option: str) -> None:
+    """Or a tunnel to a host that may be reached would carry the name of one that may not."""
+    assert policy(**{option: patterns("a.example")}).minds_names
+    assert not policy().minds_names
 
 
 def test_bypass_by_a_server_name_only_where_there_is_no_other() -> None:

@@ -1,0 +1,69 @@
+"""Names and passwords: who guesses waits, takes nobody's place, and costs what a user costs."""
+
+import time
+from pathlib import Path
+
+import bcrypt
+import gevent
+import pytest
+from gevent.monkey import get_original
+from lab import WAIT
+from test_contexts import until
+from test_policy import policy
+from test_rules import b64
+from test_users import line
+
+import access
+from access import Access
+from errors import AuthenticationRequired, TooManyConnections
+from users import Users
+
+
+@pytest.fixture
+def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Access:
+    monkeypatch.setattr(access, "FAILURE_SECONDS", 0.05)
+    monkeypatch.setattr(access, "_WAITING", 2)
+    (tmp_path / "users").write_bytes(line(b"alice", b"sesame"))
+    return Access(policy(), Users(tmp_path / "users"))
+
+
+def come(door: Access, pair: str) -> str | None:
+    return door.check("192.0.2.1", lambda: f"Basic {b64(pair)}")
+
+
+def test_wrong_passwords_are_answered_late_and_use_nothing_up(door: Access) -> None:
+    for _ in range(5):  # more than may be verified at once
+        start = time.monotonic()
+        with pytest.raises(AuthenticationRequired, match="is wrong"):
+            come(door, "alice:guess")
+        assert time.monotonic() - start >= 0.04
+    assert come(door, "alice:sesame") == "alice"
+
+
+def test_a_verified_password_is_not_verified_again(door: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert come(door, "alice:sesame") == "alice"
+    monkeypatch.setattr(bcrypt, "checkpw", lambda *_: False)
+    assert come(door, "alice:sesame") == "alice"
+    with pytest.raises(AuthenticationRequired):
+        come(door, "alice:guess")
+
+
+def test_only_so_many_passwords_wait_to_be_verified(door: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go_on = list[bytes](), list[bool]()
+    check, sleep = bcrypt.checkpw, get_original("time", "sleep")
+
+    def slow(password: bytes, hashed: bytes) -> bool:
+        asked.append(password)
+        while not go_on:
+            sleep(0.005)
+        return check(password, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", slow)
+    first = [gevent.spawn(come, door, "alice:sesame") for _ in range(2)]
+    until(lambda: len(asked) == 2)
+    try:
+        with pytest.raises(TooManyConnections):
+            come(door, "alice:sesame")
+    finally:
+        go_on.append(True)
+    assert [each.get(timeout=WAIT) for each in first] == ["alice", "alice"]

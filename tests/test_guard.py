@@ -1,0 +1,50 @@
+"""Requests whose Host is another than the name that was connected to, by what ``--mismatch`` makes of them."""
+
+import pytest
+from test_policy import policy
+from watching import connection
+
+from exchange import Exchange
+from guard import Guard
+from policy import Mismatch
+from record import Record
+
+
+def guard(what: Mismatch) -> tuple[Guard, Record]:
+    record = Record("192.0.2.1:1")
+    return Guard(policy(mismatch=what), "a.example", record), record
+
+
+def asks(authority: str) -> Exchange:
+    return Exchange(connection(), "GET", authority, "/", "1.1", [], 0.0, 0.0)
+
+
+@pytest.mark.parametrize("what", Mismatch)
+@pytest.mark.parametrize("authority", ["b.example", "b.example:443", "no name", "", "a.example@b.example"])
+def test_another_host(what: Mismatch, authority: str) -> None:
+    """One that is malformed is no less another: an origin may read a name in it."""
+    found, record = guard(what)
+    for _ in range(3):
+        found.request(asks(authority))
+    assert (found.refusal is not None) == (what is Mismatch.DENY)
+    assert (record.remark or "").count("Host") == (what is Mismatch.LOG)  # once a tunnel
+    assert found.awaited == 3
+    found.ended(asks(authority))
+    assert found.awaited == 2
+
+
+@pytest.mark.parametrize("authority", ["a.example", "A.Example", "A.Example:443", "a.example.:8443"])
+def test_the_same_host(authority: str) -> None:
+    found, record = guard(Mismatch.DENY)
+    found.request(asks(authority))
+    assert (found.refusal, record.remark) == (None, None)
+
+
+@pytest.mark.parametrize("what", Mismatch)
+def test_what_cannot_be_decoded(what: Mismatch) -> None:
+    found, record = guard(what)
+    found.noted(connection(), "upgraded to websocket")
+    assert found.refusal is None
+    found.noted(connection(), "malformed request head")
+    assert (found.refusal is not None) == (what is Mismatch.DENY)
+    assert record.remark
