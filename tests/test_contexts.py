@@ -12,11 +12,13 @@ from pki import TestCA, new_key, now
 from test_leaves import NAME, Room
 from test_signer import authority_for, files
 
+from admission import Turnstile
 from contexts import LOOK_SECONDS, WONT_DO_SECONDS, ContextCache
 from errors import RetrievalError, TooManyNames
 from keys import KeyStock
 from leaf import Leaf
 from leaves import Leaves
+from limits import Limits
 from pruning import Bound
 from retrieval import Retrieval
 from signer import Authority
@@ -56,6 +58,16 @@ class Clock:
 
     def advance(self, **delta: float) -> None:
         self.time += timedelta(**delta).total_seconds()
+
+
+def far_off() -> Turnstile:
+    """One at which "client" has no turn for a minute."""
+    clock = Clock()
+    stile = Turnstile(Limits(client_new_names=1), clock)
+    while stile.at_once("client"):
+        pass
+    clock.advance(minutes=-1)
+    return stile
 
 
 @pytest.fixture
@@ -112,6 +124,15 @@ def test_one_retrieval_for_all_who_wait_and_the_hub_goes_on(leaves: Counted) -> 
     assert leaves.count == 1
     assert len({id(waiter.get()) for waiter in waiters}) == 1
     assert longest < 0.1
+
+
+def test_those_who_ask_for_one_name_in_a_crowd_have_one_retrieval(leaves: Counted, room: Room) -> None:
+    """To tell whether it is stored takes a while: the others come meanwhile."""
+    room.place(room.ca.issue(NAME))
+    contexts = ContextCache(2, leaves, Workers(), turnstile=far_off())
+    waiters = [gevent.spawn(contexts.get, NAME, "client") for _ in range(5)]
+    assert len({id(waiter.get(timeout=5)) for waiter in waiters}) == 1
+    assert leaves.count == 1
 
 
 @pytest.mark.parametrize("source", ["disk", "made"])
@@ -184,6 +205,26 @@ def test_a_wont_do_is_remembered_for_some_seconds(room: Room, clock: Clock) -> N
     assert contexts.get("www.example.com") is None
     clock.advance(seconds=WONT_DO_SECONDS)
     assert contexts.get("www.example.com")
+
+
+def test_clear_forgets_what_was_not_to_be_had(room: Room, clock: Clock) -> None:
+    contexts = ContextCache(2, room.off, Workers(), clock)
+    assert contexts.get(NAME) is None
+    room.place(TestCA("x").issue(NAME))
+    contexts.clear()
+    assert contexts.get(NAME)
+
+
+def test_a_retrieval_that_is_killed_is_an_error_and_no_wont_do(room: Room) -> None:
+    """At the end of the program: no tunnel must pass untouched for that."""
+
+    class Killed(Leaves):
+        def retrieve(self, *_: object, **__: object) -> Leaf | None:
+            raise gevent.GreenletExit
+
+    contexts = ContextCache(2, Killed(room.store, room.leaves._authority, KeyStock("p256")), Workers())
+    with pytest.raises(RetrievalError, match="shutting down"):
+        contexts.get(NAME)
 
 
 def until(check: Callable[[], object]) -> None:
@@ -299,6 +340,36 @@ def test_what_is_due_is_renewed_though_nobody_asks(leaves: Counted, clock: Clock
         assert context
         assert old
         assert context.serial > old.serial
+
+
+def test_use_is_told_and_a_renewal_is_none(leaves: Counted, clock: Clock) -> None:
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    contexts.get(NAME)
+    clock.advance(days=1)
+    contexts.find(NAME)
+    used = clock.time
+    clock.advance(days=31)
+    contexts.renew()
+    assert leaves.count == 2
+    assert [held["used"] for held in contexts.held(9)] == [used]
+
+
+@pytest.mark.parametrize(("generates", "days", "step"), [(True, 0, 120), (False, 31, 10)])
+def test_what_is_as_new_as_can_be_had_is_not_read_at_each_use(
+    room: Room, clock: Clock, generates: bool, days: int, step: int
+) -> None:
+    """Neither long before its renewal, nor past one that nobody can do."""
+    room.retrieve(NAME, now())
+    leaves, workers = Counted(room.store, room.leaves._authority if generates else None), Workers(1)
+    contexts = ContextCache(2, leaves, workers, clock)
+    clock.advance(days=days)
+    found = contexts.get(NAME)
+    for _ in range(3):
+        clock.advance(seconds=step)
+        assert contexts.find(NAME) is found
+        gevent.sleep(0)
+        workers.run(int)  # the look has been done: the thread takes its work in order
+    assert leaves.count == 1
 
 
 def test_pruned_from_the_store_and_still_served(leaves: Counted, clock: Clock, room: Room) -> None:

@@ -114,6 +114,47 @@ def test_after_another_ca(room: Room) -> None:
     assert room.path.read_bytes() == MARK + reissued.pem
 
 
+@pytest.mark.parametrize(("lived", "left"), [(timedelta(days=365), 10), (timedelta(minutes=16), 4)])
+def test_served_until_five_minutes_before_the_end_or_a_tenth_of_a_life_of_minutes(
+    room: Room, lived: timedelta, left: int
+) -> None:
+    ends = timedelta(minutes=left)
+    room.place(TestCA("operator").issue(NAME, begins=-lived, ends=ends))
+    when = now()
+    found = room.retrieve(NAME, when)
+    assert found is not None
+    assert found.source == "disk"
+    margin = min(timedelta(minutes=5), (lived + ends) / 10)
+    assert timedelta(seconds=-30) < found.not_after - when - (ends - margin) <= timedelta()
+
+
+def test_without_a_ca_one_of_our_own_is_served_to_its_end(room: Room) -> None:
+    made = room.retrieve(NAME, now())
+    found = room.retrieve(NAME, now() + timedelta(days=31), renew=True, leaves=room.off)
+    assert made
+    assert found
+    assert found.serial == made.serial
+
+
+def test_without_a_ca_a_store_that_cannot_be_read_is_an_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There may be a certificate: None would let the tunnel pass untouched."""
+
+    def fails(_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(room.store, "load", fails)
+    with pytest.raises(RetrievalError, match="can't read the stored certificate"):
+        room.retrieve(NAME, now(), leaves=room.off)
+    assert room.retrieve(NAME, now())
+
+
+def test_what_is_used_is_touched_or_it_would_be_pruned(room: Room) -> None:
+    room.retrieve(NAME, now())
+    os.utime(room.path, times=(time.time() - 86_400,) * 2)
+    room.retrieve(NAME, now())
+    assert time.time() - room.path.stat().st_mtime < 3600
+
+
 @pytest.mark.parametrize("names", [(NAME,), ("*.example.com",), ("a.example", "WWW.example.com")])
 def test_an_operators_certificate_is_served_whoever_signed_it(room: Room, names: tuple[str, ...]) -> None:
     room.place(TestCA("stranger").issue(*names, key=new_key(2048)))
@@ -136,6 +177,19 @@ def test_an_operators_wildcard(room: Room) -> None:
     assert (leaf.source, leaf.pem) == ("disk", path.read_bytes())
 
 
+def test_an_operators_wildcard_that_is_broken_is_moved_aside(room: Room) -> None:
+    """Passed over, and left where it is, is only one that is for other names."""
+    path = room.store.path("_.example.com")
+    assert path
+    path.parent.mkdir(exist_ok=True)
+    for content, stays in ((b"rubbish", False), (room.ca.issue("*.example.org"), True)):
+        path.write_bytes(content)
+        os.utime(path, times=(time.time() - 10,) * 2)
+        assert room.retrieve(NAME, now())
+        assert path.exists() == stays
+    assert path.with_name(path.name + ".rejected").read_bytes() == b"rubbish"
+
+
 def test_a_bad_file_in_a_store_that_is_read_only_is_told_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(_: object) -> bool:
         raise OSError(30, "Read-only file system")
@@ -156,6 +210,14 @@ def test_an_operators_key_beside_it(room: Room) -> None:
     leaf = room.retrieve(NAME, now(), leaves=room.off)
     assert leaf is not None
     assert leaf.pem.endswith(key_pem(key))
+
+
+def test_an_old_certificate_whose_key_is_being_placed_is_left_alone(room: Room) -> None:
+    room.place(room.ca.issue(NAME, with_key=False))
+    room.path.with_suffix(".key").write_bytes(key_pem(new_key())[:50])
+    with pytest.raises(Unsettled):
+        room.retrieve(NAME, now())
+    assert room.path.exists()
 
 
 def sealed() -> bytes:
@@ -263,3 +325,13 @@ def test_another_key_type_is_reissued(room: Room) -> None:
     assert made
     assert reissued
     assert room.notes == [f"reissuing the certificate for {NAME}: its key is not rsa2048"]
+
+
+def test_keys_of_another_process_are_left_as_it_wants_them(room: Room) -> None:
+    """Or two that share a store, and want other keys, would reissue each other's without end."""
+    other = Leaves(room.store, authority_for(room.files), KeyStock("rsa2048"))
+    made = room.retrieve(NAME, now(), leaves=other)
+    found = room.retrieve(NAME, now())  # by one that began before
+    assert made
+    assert found
+    assert (found.source, found.serial, room.notes) == ("disk", made.serial, [])

@@ -42,7 +42,7 @@ def test_it_keeps_the_highest_and_reads_no_certificate_for_it(room: Room) -> Non
     assert ledger_of(room).highest() == 100
 
 
-@pytest.mark.parametrize("content", [None, b"", b"x\n", b"12"])
+@pytest.mark.parametrize("content", [None, b"", b"x\n", b"12", b"x" * 30])
 def test_what_is_not_kept_is_read_from_the_certificates(room: Room, content: bytes | None) -> None:
     made = [room.retrieve(name, now()) for name in ("a.example", "b.example")]
     (kept,) = (room.store.root / ".serials").iterdir()
@@ -62,7 +62,31 @@ def test_a_store_of_another_program_counts_and_a_random_serial_does_not(room: Ro
     other = room.path.with_name("x.crt.rejected.1")
     other.write_bytes(room.ca.issue("x", with_key=False, serial=501))
     room.path.with_name("y.crt").write_bytes(room.ca.issue("y", serial=1 << 150))
+    room.path.with_name("z.crt").write_bytes(TestCA("another").issue("z", serial=900))
     assert prepared(room).highest() == 501
+
+
+def test_our_own_count_however_long_their_serial_is(room: Room) -> None:
+    """An operator's serial file may begin anywhere."""
+    (room.folder / "serial.txt").write_text(f"{1 << 100}\n")
+    made = room.retrieve("a.example", now())
+    (kept,) = (room.store.root / ".serials").iterdir()
+    kept.unlink()
+    assert made
+    assert prepared(room).highest() == made.serial == 1 << 100
+
+
+def test_nobody_else_reads_it_and_nothing_is_written_behind_a_link(room: Room, tmp_path: Path) -> None:
+    room.retrieve("a.example", now())
+    folder = room.store.root / ".serials"
+    (kept,) = folder.iterdir()
+    assert (kept.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"kept")
+    kept.unlink()
+    kept.symlink_to(outside)
+    ledger_of(room).note(5)
+    assert outside.read_bytes() == b"kept"
 
 
 def test_what_another_process_keeps_meanwhile_stays(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,19 @@ def test_rejected_files_stand_aside_and_are_never_overwritten(certs: Store) -> N
     assert (path.parent / "a.example.crt.rejected").read_bytes() == b"one"
 
 
+def test_nothing_is_moved_aside_behind_a_link(certs: Store, tmp_path: Path) -> None:
+    path = certs.path("a.example")
+    assert path is not None
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    path.parent.symlink_to(outside)
+    path.write_bytes(b"rubbish")
+    (stored,) = certs.load("a.example")
+    with pytest.raises(NotADirectoryError):
+        certs.reject(stored)
+    assert os.listdir(outside) == ["a.example.crt"]
+
+
 def test_a_file_that_changed_is_not_rejected(certs: Store) -> None:
     saved = certs.save("a.example", PEM)
     assert saved is not None
@@ -152,6 +166,11 @@ def test_an_operators_wildcard_is_for_one_label_below_and_comes_before_our_own(c
     assert certs.load("a.example.com") == [exact, wild]
 
 
+def test_our_own_certificate_counts_for_its_own_name_only(certs: Store) -> None:
+    place(certs, "_.example.com", MARK + PEM)
+    assert certs.load("a.example.com") == []
+
+
 def test_the_stamp_changes_with_the_files_that_count(certs: Store) -> None:
     stamps = [certs.stamp("a.example.com")]
     path = place(certs, "a.example.com", b"1")
@@ -174,6 +193,16 @@ def test_a_walk_tells_whose_files_they_are(certs: Store) -> None:
         ("*.example.com", False),
         ("a.example", True),
     ]
+
+
+def test_a_walk_does_not_leave_the_store_through_a_link(certs: Store, tmp_path: Path) -> None:
+    for folder in (tmp_path / "outside", certs.root / "other"):
+        folder.mkdir()
+        (folder / "a.example.crt").write_bytes(MARK + PEM)
+    (certs.root / "abc").symlink_to(tmp_path / "outside")
+    (certs.root / "def").write_bytes(b"no folder")
+    assert list(certs.entries()) == []
+    assert certs.clear_stale() == 0
 
 
 def test_only_what_is_ours_and_unchanged_is_removed(certs: Store) -> None:
@@ -218,6 +247,7 @@ def test_the_stamp_of_a_name_too_long_to_be_stored(certs: Store) -> None:
     stamp = certs.stamp(name)
     assert certs.save(name, PEM) is None
     assert certs.stamp_again(name, stamp) == stamp == certs.stamp(name)
+    assert certs.look(name, stamp, True, time.time()) == stamp
 
 
 def test_a_look_at_a_name_in_use(certs: Store) -> None:
@@ -241,6 +271,43 @@ def test_a_look_at_a_name_in_use(certs: Store) -> None:
     assert certs.look("a.example", touched, False, 0) is None
     certs.save("a.example", PEM)
     assert certs.look("a.example", pruned, True, 0) is None
+
+
+def test_what_another_process_stored_instead_is_read_anew(certs: Store) -> None:
+    """Theirs, made by another CA perhaps, bears the mark as well."""
+    first = certs.save("a.example", PEM + b"1")
+    stamp = certs.stamp("a.example")
+    certs.save("a.example", PEM + b"2", replacing=first)
+    assert certs.look("a.example", stamp, True, 0) is None
+
+
+def test_use_is_noted_on_no_file_of_an_operators_though_ours_was_in_use(certs: Store) -> None:
+    path = place(certs, "a.example", PEM)
+    os.utime(path, (1000, 1000))
+    certs.look("a.example", (), True, 1e6)
+    assert path.stat().st_mtime == 1000
+
+
+def test_use_is_not_noted_behind_a_link(certs: Store, tmp_path: Path) -> None:
+    path = certs.path("a.example")
+    assert path is not None
+    path.parent.mkdir()
+    outside = tmp_path / "outside"
+    outside.write_bytes(MARK + PEM)
+    os.utime(outside, (1000, 1000))
+    path.symlink_to(outside)
+    os.utime(path, (2000, 2000), follow_symlinks=False)
+    for when in (1e6, 1e6 + 1):
+        certs.look("a.example", (), True, when)
+        assert outside.stat().st_mtime == 1000
+        assert path.lstat().st_mtime == 1e6  # once: not at each look
+
+
+def test_the_age_of_what_is_gone(certs: Store) -> None:
+    saved = certs.save("a.example", PEM)
+    assert saved is not None
+    saved.path.unlink()
+    assert saved.age(5000.0) == 5000.0
 
 
 def test_a_store_that_must_be_there(tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""A name's turn: what is new waits for it, or is refused; what is stored does not."""
+
+from pathlib import Path
+
+import pytest
+from test_contexts import Clock, far_off
+from test_leaves import NAME, Room
+
+from admission import Turnstile
+from contexts import ContextCache
+from errors import TooManyNames
+from limits import Limits
+from workers import Workers
+
+LIMITS = Limits(new_names=8, client_new_names=1024)
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+def left(stile: Turnstile) -> int:
+    """How many turns there are at once; they are taken."""
+    return next(number for number in range(100) if not stile.at_once("client"))
+
+
+def test_a_new_name_is_made_once_its_turn_has_come(room: Room) -> None:
+    stile = Turnstile(LIMITS, Clock())
+    left(stile)
+    made = ContextCache(2, room.leaves, Workers(), turnstile=stile).get(NAME, "client")
+    assert made is not None
+    assert made.source == "made"
+
+
+def test_what_is_stored_waits_for_no_turn_and_what_is_not_is_refused_at_once(room: Room) -> None:
+    room.place(room.ca.issue(NAME))
+    contexts = ContextCache(2, room.leaves, Workers(), turnstile=far_off())
+    found = contexts.get(NAME, "client")
+    assert found is not None
+    assert found.source == "disk"
+    with pytest.raises(TooManyNames):
+        contexts.start("other.example", "client")  # is not even begun
+
+
+def test_without_a_ca_nobody_waits_for_a_turn(room: Room) -> None:
+    assert ContextCache(2, room.off, Workers(), turnstile=far_off()).get(NAME, "client") is None
+
+
+@pytest.mark.parametrize(("source", "renewed", "taken"), [("made", False, 1), ("disk", False, 0), ("made", True, 1)])
+def test_a_turn_is_given_back_that_was_taken_and_not_needed(room: Room, source: str, renewed: bool, taken: int) -> None:
+    """A renewal takes none."""
+    stile, clock = Turnstile(LIMITS, Clock()), Clock()
+    contexts = ContextCache(2, room.leaves, Workers(), clock, stile)
+    if source == "disk":
+        room.place(room.ca.issue(NAME))
+    found = contexts.get(NAME, "client")
+    assert found
+    assert found.source == source
+    if renewed:
+        room.place(room.ca.issue(NAME))
+        clock.advance(days=31)
+        contexts.renew()
+        found = contexts.find(NAME)
+        assert found
+        assert found.source == "disk"
+    assert left(stile) == left(Turnstile(LIMITS, Clock())) - taken
