@@ -46,7 +46,7 @@ def key_usage(ca: bool) -> x509.KeyUsage:
 
 
 class TestCA:
-    """A CA; ``parent`` makes it an intermediate."""
+    """A CA; ``parent`` makes it an intermediate. Without ``signs`` its key usage is a leaf's."""
 
     __test__ = False
 
@@ -59,9 +59,10 @@ class TestCA:
         is_ca: bool = True,
         ends: timedelta = timedelta(days=365),
         begins: timedelta = timedelta(days=-365),
+        signs: bool = True,
     ) -> None:
         self.key = key or new_key()
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
         self.parent = parent
         public = self.key.public_key()
         builder = (
@@ -75,7 +76,7 @@ class TestCA:
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         )
         if strict:
-            builder = builder.add_extension(key_usage(ca=is_ca), critical=True)
+            builder = builder.add_extension(key_usage(ca=is_ca and signs), critical=True)
             builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
             if parent:
                 builder = builder.add_extension(

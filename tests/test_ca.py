@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from gevent.threadpool import ThreadPool
 from lab import run
 from pki import TestCA, cert_pem, key_pem, new_key, now
 
@@ -34,6 +36,12 @@ def test_a_folder_is_made_once(tmp_path: Path) -> None:
     }
     assert modes["ca.key"] == modes["serial.txt"] == 0o600
     assert modes["ca.crt"] == 0o644
+    assert stat.S_IMODE((tmp_path / "x" / "ca").stat().st_mode) == 0o700
+
+
+def test_several_that_start_at_once_make_one_ca(tmp_path: Path) -> None:
+    opened = ThreadPool(4).map(lambda _: ca.open_folder(tmp_path / "ca", now()), range(4))
+    assert len({found.certificate.serial_number for found in opened}) == 1
 
 
 def test_the_made_root(tmp_path: Path) -> None:
@@ -79,9 +87,10 @@ def test_one_that_strict_clients_refuse_is_warned_about(tmp_path: Path) -> None:
 def test_a_key_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
     paths = write(tmp_path, TestCA("op"))
     assert ca.load(*paths, now()).warnings == ()
-    paths[1].chmod(0o640)
-    (warning,) = ca.load(*paths, now()).warnings
-    assert f"others can read the CA's key {paths[1]}" in warning
+    for mode in (0o640, 0o604):
+        paths[1].chmod(mode)
+        (warning,) = ca.load(*paths, now()).warnings
+        assert f"others can read the CA's key {paths[1]}" in warning
 
 
 def encrypted_key(folder: Path) -> None:
@@ -90,8 +99,13 @@ def encrypted_key(folder: Path) -> None:
     (folder / "ca.key").write_bytes(pem)
 
 
-def rewrite(**options: object) -> Callable[[Path], None]:
-    return lambda folder: write(folder, TestCA("op", **options)) and None  # type: ignore[arg-type]
+def key_of_another_kind(folder: Path) -> None:
+    key = ed25519.Ed25519PrivateKey.generate()
+    (folder / "ca.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def rewrite(name: str = "op", **options: object) -> Callable[[Path], None]:
+    return lambda folder: write(folder, TestCA(name, **options)) and None  # type: ignore[arg-type]
 
 
 BAD: list[tuple[Callable[[Path], object], str]] = [
@@ -104,7 +118,11 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "serial.txt").write_text("x"), "decimal number"),
     (lambda f: (f / "serial.txt").unlink(), "echo 1000 >"),
     (rewrite(is_ca=False), "not a CA certificate"),
+    (rewrite(name=""), "has an empty subject"),
+    (rewrite(signs=False), "may not sign certificates"),
+    (key_of_another_kind, "neither RSA nor EC"),
     (rewrite(ends=timedelta(days=-1)), "expired"),
+    (rewrite(ends=timedelta()), "expired"),
     (rewrite(begins=timedelta(days=1)), "not valid before"),
 ]
 

@@ -51,6 +51,8 @@ def test_one_empty_line_before_is_ignored() -> None:
         b"GET / HTTP/1.1\nHost: a\n\n",
         b"GET / HTTP/1.1\r\nHost: a\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n\tContent-Length: 1\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nX: a\r\n\tContent-Length: 1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
         b"GET / HTTP/1.1\r\n\r\n",
         b"PUT / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -85,6 +87,14 @@ def test_the_limit(complete: bool, size: int) -> None:
         read(big, size)
 
 
+def test_the_limit_to_the_octet() -> None:
+    start, end = b"GET / HTTP/1.1\r\nHost: a\r\nX: ", b"\r\n\r\n"
+    fits = start + b"x" * (MAX_HEAD - len(start) - len(end)) + end
+    assert read(fits)[0]
+    with pytest.raises(HeadTooLarge):
+        read(fits.replace(b"X:", b"XX:"))
+
+
 @pytest.mark.parametrize(
     ("uri", "target", "path"),
     [
@@ -93,10 +103,16 @@ def test_the_limit(complete: bool, size: int) -> None:
         ("http://[::1]/", Target("::1", 80), "/"),
         ("http://a?q", Target("a", 80), "/?q"),
         ("http://a:/", Target("a", 80), "/"),
+        ("http://a/x#y", Target("a", 80), "/x"),
     ],
 )
 def test_absolute_form(uri: str, target: Target, path: str) -> None:
     assert http_target(uri) == (target, path)
+
+
+def test_an_asterisk_is_for_options_of_a_whole_server_only() -> None:
+    assert http_target("http://a", "OPTIONS") == (Target("a", 80), "*")
+    assert http_target("http://a/x", "OPTIONS") == (Target("a", 80), "/x")
 
 
 @pytest.mark.parametrize(

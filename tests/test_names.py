@@ -35,6 +35,7 @@ def test_dns_names(text: str, name: str) -> None:
         "", ".", "..", "a..b", ".a", "a..", "../x", "a/b", "a\\b", "a\0b", "a\n", "a b", "-a.example", "b.-a.example",
         "_", "_.example.com", "a._.b", "*.example.com", "127.0.0.1", "127.1", "0x7f", "a.0x", "a.0xff", "2130706433",
         "::1", "[::1]", "a:1", "é.example", "ａ.example", "a" * 64, NAME_253 + "c", "a.b%00", "x" * 5000,  # noqa: RUF001
+        "\u212aelvin.example",  # whose lower case is k
     ],
 )  # fmt: skip
 def test_what_is_no_dns_name(text: str) -> None:
@@ -43,7 +44,14 @@ def test_what_is_no_dns_name(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "name"),
-    [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("0:0:0:0:0:0:0:1", "::1"), ("2001:DB8::A", "2001:db8::a")],
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("0:0:0:0:0:0:0:1", "::1"),
+        ("2001:DB8::A", "2001:db8::a"),
+        ("::ffff:10.0.0.1", "10.0.0.1"),  # or lists of IPv4 networks could be walked around
+        ("::ffff:a00:1", "10.0.0.1"),
+    ],
 )
 def test_addresses_are_canonical(text: str, name: str) -> None:
     assert names.host_name(text) == name
@@ -73,7 +81,7 @@ def test_targets(text: str, host: str, port: int) -> None:
     [
         "", ":", "a", "a:", ":443", "a:0", "a:65536", "a:-1", "a:+1", "a: 1", "a:1 ", "a:٣", "a:443:443", "::1:443",
         "[::1]", "[::1]443", "[a]:443", "[127.0.0.1]:443", "a/b:443", "u@a:443", "a\r\nb:443",
-        "http://a:80", "a:4430000",
+        "http://a:80", "a:4430000", "[::1:443", "[::12:443", "::1]:443", "[[::1]:443", "a:443\n", "[fe80::1%eth0]:443",
     ],
 )  # fmt: skip
 def test_malformed_targets(text: str) -> None:

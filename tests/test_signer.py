@@ -121,10 +121,13 @@ def test_a_request_for_something_else_is_not_signed(tmp_path: Path) -> None:
     builder = x509.CertificateSigningRequestBuilder().subject_name(good.subject)
     two = x509.SubjectAlternativeName([x509.DNSName("a.example"), x509.DNSName("b.example")])
     nothing = builder.sign(new_key(), hashes.SHA256())
+    other = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    one = x509.SubjectAlternativeName([x509.DNSName("a.example")])
     for csr in (
         signer.request("b.example", generate("p256"))[1],
         nothing,
         builder.add_extension(two, False).sign(new_key(), hashes.SHA256()),
+        other.add_extension(one, False).sign(new_key(), hashes.SHA256()),
     ):
         with pytest.raises(RetrievalError, match="not one for that name"):
             authority.sign(csr, "a.example", now(), [])
@@ -150,6 +153,8 @@ def test_key_types_and_days(tmp_path: Path, kind: str) -> None:
     pem = authority_for(authority, days=397).sign(csr, "a.example", now(), [])
     leaf = x509.load_pem_x509_certificate(pem)
     assert timedelta(days=396) < leaf.not_valid_after_utc - now() <= timedelta(days=397)
+    life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
+    assert life == timedelta(days=398) - timedelta(seconds=1)  # what Apple's clients take, both ends counted
     (tmp_path / "leaf.pem").write_bytes(pem + key)
     words = "openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", tmp_path / "ca.crt"
     assert run(*words, tmp_path / "leaf.pem").stdout.endswith(": OK\n")
@@ -181,6 +186,12 @@ def test_a_crl_that_revokes_nothing(tmp_path: Path) -> None:
     assert authority.fault(leaf) is None
     without = authority_for(files(tmp_path, TestCA("op")))
     assert without.fault(leaf) == "it was signed by another CA"
+
+
+def test_a_crl_does_not_outlive_its_ca(tmp_path: Path) -> None:
+    found = files(tmp_path, TestCA("op", ends=timedelta(days=1)))
+    crl = x509.load_der_x509_crl(authority_for(found).revocation_list(now()))
+    assert crl.next_update_utc == found.certificate.not_valid_after_utc
 
 
 def test_a_leaf_without_the_distribution_point_that_is_wanted(tmp_path: Path) -> None:
