@@ -2,21 +2,26 @@
 
 import socket
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import gevent
 import pytest
 from lab import WAIT
 from test_policy import policy
+from test_tunnel import Ends, joined, uploaded
 from watching import Seen
 
 from board import Board
-from exchange import Exchange
+from exchange import Exchange, Observer
 from meter import Meter
 from observed import ObservedTunnel
 from record import Record
 from sight import Sight
-from streams import PlainStream
-from taps import Taps
+from sockets import give_way
+from streams import PlainStream, Stream
+from taps import Tap, Taps
+from tunnel import Tunnel
 
 GET = b"GET /%04d HTTP/1.1\r\nHost: a.example\r\nA: " + b"a" * 900 + b"\r\n\r\n"
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -68,3 +73,52 @@ def test_others_run_while_many_small_requests_are_looked_at(seconds: float, leas
     assert (got, tunnel.outcome, tunnel.sent, tunnel.received) == (asked, "closed", len(asked), 99 * len(OK))
     assert [exchange.target for exchange in seen.done] == [f"/{number:04}" for number in range(99)]
     assert least <= len(met) <= most
+
+
+def before(taps: Taps, observers: list[Observer], client: Stream, origin: Stream) -> Tunnel:
+    """A tunnel before those that look."""
+    sight = Sight(policy(), observers, taps, None, None, Board())
+    witness = sight.witness(Record("127.0.0.1:1"), "a.example", "127.0.0.1:2", None)
+    return ObservedTunnel(client, origin, witness, 3600.0, Meter())
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    with joined() as found:
+        yield found
+
+
+@pytest.fixture
+def acting(tmp_path: Path) -> Taps:
+    """Each direction has a greenlet of its own where somebody acts."""
+    (tmp_path / "tap.py").write_text("REWRITE = True\ndef request(exchange): pass")
+    return Taps([Tap(tmp_path / "tap.py")])
+
+
+def test_of_a_long_upload_only_the_beginning_is_kept(ends: Ends) -> None:
+    uploaded(ends, before(Taps([]), [Seen()], PlainStream(ends.client), PlainStream(ends.origin)))
+
+
+def test_a_bug_in_one_direction_does_not_leave_the_other_waiting(ends: Ends, acting: Taps) -> None:
+    class Broken(PlainStream):
+        def encrypt(self, data: memoryview | bytes) -> None:
+            raise ZeroDivisionError
+
+    ends.client_end.sendall(GET % 1)
+    with pytest.raises(ZeroDivisionError):
+        before(acting, [], PlainStream(ends.client), Broken(ends.origin)).run()
+
+
+def test_nobody_reads_from_the_client_behind_an_alert_of_the_origin(ends: Ends, acting: Taps) -> None:
+    """Who tells the client why has its socket for himself."""
+    origin = PlainStream(ends.origin)
+    origin.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+    ends.origin_end.shutdown(socket.SHUT_WR)
+    tunnel = before(acting, [], PlainStream(ends.client), origin)
+    tunnel.run()
+    assert tunnel.alert == origin.reason
+    ends.client_end.sendall(b"x")
+    for _ in range(3):
+        give_way()
+    ends.client.settimeout(WAIT)
+    assert ends.client.recv(1) == b"x"

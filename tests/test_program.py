@@ -324,12 +324,12 @@ def test_gevent_patches_before_any_other_import() -> None:
 
 
 def test_every_room_has_tests_or_is_told_where() -> None:
-    small = dict.fromkeys(("errors", "record", "pages", "policy", "sockets", "tunnel", "upstream"), "small_rooms")
+    small = dict.fromkeys(("errors", "record", "pages", "resolver"), "small_rooms")
     elsewhere = {
         "certifier": "program",
         "options": "program",
         **dict.fromkeys(("tls", "streams", "greeting", "door"), "proxy"),
-        **dict.fromkeys(("context", "retrieval"), "contexts"),
+        "context": "contexts",
         "plain": "forward",
         "interception": "proxy",
         "workers": "contexts",
@@ -342,14 +342,11 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "dialing": "rules",
         "ruling": "rules",
         "limits": "rules",
-        "access": "rules",
         **dict.fromkeys(("program", "serving", "version", "options"), "program"),
         "listening": "supervisor",
-        "guard": "rules",
         **dict.fromkeys(("sight", "seeing", "accesslog"), "seeing"),
         "linefile": "requestlog",
         **dict.fromkeys(("witness", "rewriting"), "taps"),
-        "resolver": "small_rooms",
         "fields": "forward",
         "commandline": "program",
         **dict.fromkeys(("histogram", "history", "meter", "rows", "snapshot"), "board"),

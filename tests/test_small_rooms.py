@@ -1,35 +1,28 @@
-"""What is small enough to share a file: log, pages, policy, sockets, upstream, tunnel's deadline."""
+"""What is small enough to share a file: log, pages, policy, the resolver."""
 
-import errno
 import json
-import os
 import re
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import gevent
 import pytest
 from gevent.monkey import get_original
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import Origin, echo, no_garbage
+from lab import no_garbage
+from test_upstream import soon
 
 import errors
 import pages
 import resolver
 import sockets
-import upstream
-from errors import CertifierError, LoopDetected, OriginRefused, OriginTimeout, UnknownName
+from errors import CertifierError, LoopDetected, UnknownName
 from hello import ClientHello
 from log import MAX_VALUE, escape
 from names import Target
 from policy import Policy, Rules
 from record import Record
-from streams import PlainStream
-from tunnel import Tunnel
 from upstream import Upstream
 
 # log
@@ -137,104 +130,7 @@ def test_loops() -> None:
     assert policy.permitted(Target("x", 8080), others) == others
 
 
-# sockets
-
-
-def test_two_sockets_are_watched_together() -> None:
-    one, one_end = socket.socketpair()
-    two, two_end = socket.socketpair()
-    with one, one_end, two, two_end:
-        soon = time.monotonic() + 5
-        with pytest.raises(TimeoutError):
-            sockets.either(one, two, time.monotonic() + 0.01)
-        two_end.sendall(b"x")
-        assert sockets.either(one, two, soon) == 1
-        assert sockets.either(one, two) == 1  # it was not read
-        two.recv(1)
-        one_end.close()
-        assert sockets.either(one, two, soon) == 0
-
-
-def test_shut_by_ourselves_a_socket_that_is_watched_has_ended() -> None:
-    one, one_end = socket.socketpair()
-    two, two_end = socket.socketpair()
-    with one, one_end, two, two_end:
-        watching = gevent.spawn(sockets.either, one, two, time.monotonic() + 5)
-        gevent.sleep(0)
-        sockets.shut(two)
-        assert watching.get() == 1
-
-
-def test_a_socket_is_waited_for() -> None:
-    one, other = socket.socketpair()
-    with one, other:
-        soon = time.monotonic() + 5
-        with pytest.raises(TimeoutError):
-            sockets.wait(one, time.monotonic() + 0.01)
-        with pytest.raises(TimeoutError):
-            sockets.wait(one, time.monotonic() - 1)
-        sockets.wait(one, soon, sockets.WRITE)
-        other.sendall(b"x")
-        sockets.wait(one, soon)
-        one.settimeout(0.01)  # gevent's own waits go on as before
-        assert one.recv(1) == b"x"
-        with pytest.raises(TimeoutError):
-            one.recv(1)
-        other.close()
-        sockets.wait(one, soon)
-
-
-def test_connecting() -> None:
-    soon = time.monotonic() + 5
-    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
-        sockets.connect(sock, listener.getsockname(), soon)
-        accepted, _ = listener.accept()
-        with accepted:
-            accepted.sendall(b"x")
-            assert sock.recv(1) == b"x"  # it blocks again
-        address = listener.getsockname()
-    with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
-        sockets.connect(sock, address, soon)
-    with full_listener() as address, socket.socket() as sock, pytest.raises(TimeoutError):
-        sockets.connect(sock, address, time.monotonic() + 0.05)
-
-
-@contextmanager
-def full_listener() -> Iterator[tuple[str, int]]:
-    """A listener that takes no more connections: its queue is full, and who comes waits for an answer."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
-        for _ in range(2):
-            sock = waiting.enter_context(socket.socket())
-            sock.settimeout(0.0)
-            with suppress(BlockingIOError):
-                sock.connect(listener.getsockname())
-        yield listener.getsockname()
-
-
-def test_a_deadline_that_has_passed() -> None:
-    one, two = socket.socketpair()
-    with one, two, pytest.raises(TimeoutError):
-        sockets.arm(one, time.monotonic() - 1)
-
-
-def test_the_last_word_arrives_though_the_peer_still_sends() -> None:
-    """Closed with input unread, the kernel's reset would take the reply with it."""
-
-    def answer(sock: socket.socket) -> None:
-        sock.recv(1)
-        sockets.last_word(sock, b"reply")
-
-    for _ in range(20):
-        with Origin(answer) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
-            sock.sendall(bytes(200_000))
-            assert sock.recv(100) == b"reply"
-
-
-# upstream
-
-
-def soon() -> float:
-    return time.monotonic() + 5
+# resolver
 
 
 def test_look_up() -> None:
@@ -251,58 +147,6 @@ def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver, "_getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
     found = Upstream().resolve(Target("many.example", 1), soon())
     assert [ip for ip, _ in found] == ["::1", "10.0.0.1", "::2", "::3"]
-
-
-@pytest.fixture
-def silent() -> "socket.socket":
-    """A listener whose queue is full: it neither accepts nor refuses."""
-    return socket.create_server(("127.0.0.1", 0), backlog=0)
-
-
-def test_the_next_address_is_tried(silent: socket.socket) -> None:
-    fillers = []
-    with silent, Origin(echo) as server:
-        silent_port = silent.getsockname()[1]
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(("127.0.0.1", silent_port))
-            fillers.append(filler)
-        good = ("127.0.0.1", server.port)
-        target = Target("x", 1)
-        start = time.monotonic()
-        with Upstream().dial([("127.0.0.1", silent_port), good], target, soon()) as sock:
-            assert sock.getpeername() == good
-        assert 0.2 < time.monotonic() - start < 2
-        start = time.monotonic()
-        with Upstream().dial([("127.0.0.1", 1), good], target, soon()) as sock:
-            assert sock.getpeername() == good
-        assert time.monotonic() - start < 0.2
-        for addresses in ([("127.0.0.1", silent_port)], [("127.0.0.1", silent_port)] * 2):
-            with pytest.raises(OriginTimeout):
-                Upstream().dial(addresses, target, time.monotonic() + 0.5)
-        for addresses in ([("127.0.0.1", 1)], [("127.0.0.1", 1), ("::1", 1)]):
-            with pytest.raises(OriginRefused):
-                Upstream().dial(addresses, target, soon())
-        for filler in fillers:
-            filler.close()
-
-
-@pytest.mark.parametrize(
-    ("numbers", "kind"),
-    [
-        (
-            [errno.ECONNREFUSED, errno.EADDRNOTAVAIL],
-            OriginRefused,
-        ),  # the second address is an IPv6 one, and there is none
-        ([errno.EADDRNOTAVAIL], errors.OutOfResources),
-        ([errno.ECONNREFUSED, errno.EMFILE], errors.OutOfResources),
-        ([errno.EHOSTUNREACH, errno.EADDRNOTAVAIL], errors.OriginError),
-    ],
-)
-def test_what_tells_most_about_a_dial_that_failed(numbers: list[int], kind: type[Exception]) -> None:
-    failures = [OSError(number, os.strerror(number)) for number in numbers]
-    assert type(upstream._dial_error(Target("a", 1), failures)) is kind
 
 
 def test_slow_look_ups_end_and_hold_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,47 +221,3 @@ def test_a_look_up_that_fails_leaves_no_work_for_the_collector(monkeypatch: pyte
         with pytest.raises(errors.OriginNotFound):
             names.look_up("dead.example", soon())
         assert names._answers.pop("dead.example")  # as when it falls out
-
-
-def test_bad_roots(tmp_path: Path) -> None:
-    with pytest.raises(errors.UsageError):
-        Upstream(str(tmp_path / "none"))
-
-
-# tunnel
-
-
-def test_an_idle_tunnel_ends() -> None:
-    (client, client_end), (origin, origin_end) = socket.socketpair(), socket.socketpair()
-    with client, client_end, origin, origin_end:
-        client_end.shutdown(socket.SHUT_WR)  # one direction has ended: a tick without a byte is enough
-        tunnel = Tunnel(PlainStream(client), PlainStream(origin), idle=1.2)
-        tunnel.run()
-        assert tunnel.outcome == "idle"
-
-
-def test_a_tunnel_relays_what_was_read_before_and_counts() -> None:
-    (client, client_end), (origin, origin_end) = socket.socketpair(), socket.socketpair()
-    with client, client_end, origin, origin_end:
-        origin_end.sendall(b"answer")
-        for end in (client_end, origin_end):
-            end.shutdown(socket.SHUT_WR)
-        tunnel = Tunnel(PlainStream(client, b"early"), PlainStream(origin))
-        tunnel.run()
-        assert (tunnel.sent, tunnel.received, tunnel.outcome) == (5, 6, "closed")
-        assert origin_end.recv(100) == b"early"
-        assert client_end.recv(100) == b"answer"
-
-
-def test_who_gives_way_lets_sockets_be_looked_at() -> None:
-    """Not after fifty turns only, as gevent does with ``sleep(0)``."""
-    one, other = socket.socketpair()
-    with one, other:
-        reader = gevent.spawn(other.recv, 1)
-        sockets.give_way()  # it waits now
-        one.send(b"x")
-        turns = 0
-        while not reader.ready():
-            sockets.give_way()
-            turns += 1
-        assert turns <= 3

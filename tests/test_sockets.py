@@ -1,0 +1,157 @@
+"""Sockets that are waited for, two at once, connected, and closed behind a last word."""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+import gevent
+import pytest
+from lab import WAIT, Origin
+
+import sockets
+
+
+def test_two_sockets_are_watched_together() -> None:
+    one, one_end = socket.socketpair()
+    two, two_end = socket.socketpair()
+    with one, one_end, two, two_end:
+        soon = time.monotonic() + 5
+        with pytest.raises(TimeoutError):
+            sockets.either(one, two, time.monotonic() + 0.01)
+        two_end.sendall(b"x")
+        assert sockets.either(one, two, soon) == 1
+        assert sockets.either(one, two) == 1  # it was not read
+        two.recv(1)
+        one_end.close()
+        assert sockets.either(one, two, soon) == 0
+
+
+def test_shut_by_ourselves_a_socket_that_is_watched_has_ended() -> None:
+    one, one_end = socket.socketpair()
+    two, two_end = socket.socketpair()
+    with one, one_end, two, two_end:
+        watching = gevent.spawn(sockets.either, one, two, time.monotonic() + 5)
+        gevent.sleep(0)
+        sockets.shut(two)
+        assert watching.get() == 1
+
+
+def test_a_socket_is_waited_for() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        soon = time.monotonic() + 5
+        with pytest.raises(TimeoutError):
+            sockets.wait(one, time.monotonic() + 0.01)
+        with pytest.raises(TimeoutError):
+            sockets.wait(one, time.monotonic() - 1)
+        sockets.wait(one, soon, sockets.WRITE)
+        other.sendall(b"x")
+        sockets.wait(one, soon)
+        one.settimeout(0.01)  # gevent's own waits go on as before
+        assert one.recv(1) == b"x"
+        with pytest.raises(TimeoutError):
+            one.recv(1)
+        other.close()
+        sockets.wait(one, soon)
+
+
+def test_connecting() -> None:
+    soon = time.monotonic() + 5
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
+        sockets.connect(sock, listener.getsockname(), soon)
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.sendall(b"x")
+            assert sock.recv(1) == b"x"  # it blocks again
+        address = listener.getsockname()
+    with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+        sockets.connect(sock, address, soon)
+    with full_listener() as address, socket.socket() as sock, pytest.raises(TimeoutError):
+        sockets.connect(sock, address, time.monotonic() + 0.05)
+
+
+@contextmanager
+def full_listener() -> Iterator[tuple[str, int]]:
+    """A listener that takes no more connections: its queue is full, and who comes waits for an answer."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
+        for _ in range(2):
+            sock = waiting.enter_context(socket.socket())
+            sock.settimeout(0.0)
+            with suppress(BlockingIOError):
+                sock.connect(listener.getsockname())
+        yield listener.getsockname()
+
+
+def test_a_deadline_that_has_passed() -> None:
+    one, two = socket.socketpair()
+    with one, two, pytest.raises(TimeoutError):
+        sockets.arm(one, time.monotonic() - 1)
+
+
+def test_the_last_word_arrives_though_the_peer_still_sends() -> None:
+    """Closed with input unread, the kernel's reset would take the reply with it."""
+
+    def answer(sock: socket.socket) -> None:
+        sock.recv(1)
+        sockets.last_word(sock, b"reply")
+
+    for _ in range(20):
+        with Origin(answer) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+            sock.sendall(bytes(200_000))
+            assert sock.recv(100) == b"reply"
+
+
+def says_nothing(_: socket.socket) -> None: ...
+
+
+def trickles(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(b"x")
+        gevent.sleep(0.02)
+
+
+def floods(sock: socket.socket) -> None:
+    while True:
+        sock.sendall(bytes(65_536))
+
+
+@pytest.mark.parametrize(
+    ("peer", "reply", "seconds", "octets"),
+    [
+        (says_nothing, b"reply", 0.1, 1 << 20),
+        (says_nothing, bytes(10_000_000), 0.1, 1 << 20),  # and does not read either
+        (trickles, b"reply", 0.1, 1 << 20),
+        (floods, b"reply", 2 * WAIT, 500_000),
+    ],
+)
+def test_the_last_word_waits_so_long_and_reads_so_much_only(
+    monkeypatch: pytest.MonkeyPatch, peer: Callable[[socket.socket], None], reply: bytes, seconds: float, octets: int
+) -> None:
+    monkeypatch.setattr(sockets, "LINGER_SECONDS", seconds)
+    monkeypatch.setattr(sockets, "LINGER_OCTETS", octets)
+    one, other = socket.socketpair()
+
+    def run() -> None:
+        with suppress(OSError):
+            peer(other)
+
+    with one, other, gevent.Timeout(WAIT):
+        running = gevent.spawn(run)
+        sockets.last_word(one, reply)
+        running.kill()
+        assert other.recv(100) == reply[:100]
+
+
+def test_who_gives_way_lets_sockets_be_looked_at() -> None:
+    """Not after fifty turns only, as gevent does with ``sleep(0)``."""
+    one, other = socket.socketpair()
+    with one, other:
+        reader = gevent.spawn(other.recv, 1)
+        sockets.give_way()  # it waits now
+        one.send(b"x")
+        turns = 0
+        while not reader.ready():
+            sockets.give_way()
+            turns += 1
+        assert turns <= 3

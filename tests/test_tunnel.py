@@ -1,0 +1,126 @@
+"""What passes between two ends: counted, kept for who is refused, and ended as it ended."""
+
+import gc
+import os
+import socket
+import time
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.queue import Queue
+from lab import WAIT, Origin, Program, secure_tunnel
+
+import sockets
+from streams import PlainStream
+from tunnel import Tunnel
+
+
+class Ends:
+    """The two sockets of a tunnel, and their other ends."""
+
+    def __init__(self) -> None:
+        (self.client, self.client_end), (self.origin, self.origin_end) = socket.socketpair(), socket.socketpair()
+
+    def tunnel(self, idle: float = 60.0, early: bytes = b"") -> Tunnel:
+        return Tunnel(PlainStream(self.client, early), PlainStream(self.origin), idle)
+
+
+@contextmanager
+def joined() -> Iterator[Ends]:
+    ends = Ends()
+    with ends.client, ends.client_end, ends.origin, ends.origin_end, gevent.Timeout(WAIT):
+        yield ends
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    with joined() as found:
+        yield found
+
+
+@pytest.mark.parametrize(("one_way", "idle", "least", "most"), [(True, 6.0, 0.4, 5.0), (False, 0.6, 0.5, WAIT)])
+def test_an_idle_tunnel_ends(ends: Ends, one_way: bool, idle: float, least: float, most: float) -> None:
+    """With one direction ended, a tick without a byte is enough."""
+    if one_way:
+        ends.client_end.shutdown(socket.SHUT_WR)
+    tunnel = ends.tunnel(idle)
+    start = time.monotonic()
+    tunnel.run()
+    assert tunnel.outcome == "idle"
+    assert least < time.monotonic() - start < most
+
+
+def test_a_tunnel_relays_what_was_read_before_and_counts(ends: Ends) -> None:
+    ends.origin_end.sendall(b"answer")
+    for end in (ends.client_end, ends.origin_end):
+        end.shutdown(socket.SHUT_WR)
+    tunnel = ends.tunnel(early=b"early")
+    tunnel.run()
+    assert (tunnel.sent, tunnel.received, tunnel.outcome) == (5, 6, "closed")
+    assert ends.origin_end.recv(100) == b"early"
+    assert ends.client_end.recv(100) == b"answer"
+
+
+def test_nothing_is_left_of_a_tunnel_that_has_ended(ends: Ends) -> None:
+    """No timer that goes on looking at it, and shuts what is another's by then."""
+    tunnel = ends.tunnel()
+    for end in (ends.client_end, ends.origin_end):
+        end.shutdown(socket.SHUT_WR)
+    tunnel.run()
+    left = weakref.ref(tunnel)
+    del tunnel
+    gc.collect()
+    assert left() is None
+
+
+def test_of_a_long_upload_only_the_beginning_is_kept(ends: Ends) -> None:
+    uploaded(ends, ends.tunnel())
+
+
+def uploaded(ends: Ends, tunnel: Tunnel) -> None:
+    """More than is kept for who may have to be told why there is no answer; and with an answer nothing is."""
+    running = gevent.spawn(tunnel.run)
+    uploading = gevent.spawn(ends.client_end.sendall, bytes(3_000_000))
+    left = 3_000_000
+    while left:
+        left -= len(ends.origin_end.recv(65_536))
+    uploading.get()
+    assert tunnel.sent == 3_000_000
+    assert 16_384 <= len(tunnel.early) < 200_000
+    ends.origin_end.sendall(b"x")
+    assert ends.client_end.recv(1) == b"x"
+    assert not tunnel.early
+    running.kill()
+
+
+def test_what_a_client_cut_off_does_not_look_complete(tmp_path: Path) -> None:
+    """Beside a plaintext redirect, where a FIN is all that tells an end: half of an upload would pass for the whole."""
+    heard: Queue[str] = Queue()
+
+    def upload(sock: socket.socket) -> None:
+        heard.put(sock.recv(4).decode())
+        try:
+            heard.put("more" if sock.recv(1) else "complete")
+        except ConnectionResetError:
+            heard.put("cut off")
+
+    with (
+        Origin(upload) as plain,
+        Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect=127.0.0.1:{plain.port}") as running,
+    ):
+        for outcome, told in [("client-reset", "cut off"), ("client-tls-error", "cut off"), ("closed", "complete")]:
+            with secure_tunnel(running, "a.example:443") as secure:
+                secure.sendall(b"half")
+                assert heard.get(timeout=WAIT) == "half"
+                if outcome == "client-reset":
+                    sockets.reset(secure)
+                elif outcome == "client-tls-error":
+                    os.write(secure.fileno(), b"no record of TLS")
+                else:
+                    secure.unwrap()
+            assert heard.get(timeout=WAIT) == told
+            running.wait_for(f"outcome={outcome}")

@@ -1,0 +1,142 @@
+"""Origins: which of their addresses is connected to, what is told of a dial that failed, what they are offered."""
+
+import errno
+import os
+import socket
+import time
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.event import Event
+from lab import WAIT, Origin, echo
+from test_contexts import until
+from test_sockets import full_listener
+
+import errors
+import sockets
+import upstream
+from errors import OriginRefused, OriginTimeout
+from names import Target
+from upstream import Address, Upstream
+
+TARGET = Target("x", 1)
+
+
+def soon() -> float:
+    return time.monotonic() + 5
+
+
+def test_the_next_address_is_tried() -> None:
+    with full_listener() as silent, Origin(echo) as server:
+        good = ("127.0.0.1", server.port)
+        start = time.monotonic()
+        with Upstream().dial([silent, good], TARGET, soon()) as sock:
+            assert sock.getpeername() == good
+        assert 0.2 < time.monotonic() - start < 2
+        start = time.monotonic()
+        with Upstream().dial([("127.0.0.1", 1), good], TARGET, soon()) as sock:
+            assert sock.getpeername() == good
+        assert time.monotonic() - start < 0.2
+        for addresses in ([silent], [silent] * 2):
+            with pytest.raises(OriginTimeout):
+                Upstream().dial(addresses, TARGET, time.monotonic() + 0.5)
+        for addresses in ([("127.0.0.1", 1)], [("127.0.0.1", 1), ("::1", 1)]):
+            with pytest.raises(OriginRefused):
+                Upstream().dial(addresses, TARGET, soon())
+
+
+def test_a_dialled_socket_sends_at_once_and_is_kept_alive() -> None:
+    with Origin(echo) as server, Upstream().dial([("127.0.0.1", server.port)], TARGET, soon()) as sock:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All addresses are tried at the same time."""
+    monkeypatch.setattr(upstream, "ATTEMPT_SECONDS", 0.001)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_of_two_that_answer_at_the_same_time_one_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, made = Event(), list[socket.socket]()
+
+    def connect(sock: socket.socket, *_: object) -> None:
+        made.append(sock)
+        go_on.wait()
+
+    monkeypatch.setattr(sockets, "connect", connect)
+    dial = gevent.spawn(Upstream().dial, [("192.0.2.1", 1), ("192.0.2.2", 1)], TARGET, soon())
+    until(lambda: len(made) == 2)
+    go_on.set()
+    with dial.get(timeout=WAIT) as winner:
+        assert winner.fileno() >= 0
+        assert [sock.fileno() for sock in made if sock is not winner] == [-1]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_who_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket with it: hundreds of dials a second would leave one each until its own deadline."""
+    late = list[socket.socket]()
+
+    def connect(sock: socket.socket, address: Address, _: float) -> None:
+        if address[1] == 1:
+            late.append(sock)
+            gevent.sleep(2 * WAIT)
+
+    monkeypatch.setattr(sockets, "connect", connect)
+    Upstream().dial([("192.0.2.1", 1), ("192.0.2.1", 2)], TARGET, soon()).close()
+    assert [sock.fileno() for sock in late] == [-1]
+
+
+def test_of_many_addresses_some_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a descriptor, and a name server decides how many there are."""
+    tried = list[Address]()
+
+    def connect(_: socket.socket, address: Address, __: float) -> None:
+        tried.append(address)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    monkeypatch.setattr(sockets, "connect", connect)
+    with pytest.raises(OriginRefused):
+        Upstream().dial([("192.0.2.1", port) for port in range(1, 100)], TARGET, soon())
+    assert tried == [("192.0.2.1", port) for port in range(1, 9)]
+
+
+def test_a_bug_in_a_dial_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sockets, "connect", connect)
+    with pytest.raises(ZeroDivisionError):
+        Upstream().dial([("192.0.2.1", 1), ("192.0.2.2", 1)], TARGET, soon())
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kind"),
+    [
+        (
+            [errno.ECONNREFUSED, errno.EADDRNOTAVAIL],
+            OriginRefused,
+        ),  # the second address is an IPv6 one, and there is none
+        ([errno.EADDRNOTAVAIL], errors.OutOfResources),
+        ([errno.ECONNREFUSED, errno.EMFILE], errors.OutOfResources),
+        ([errno.EHOSTUNREACH, errno.EADDRNOTAVAIL], errors.OriginError),
+    ],
+)
+def test_what_tells_most_about_a_dial_that_failed(numbers: list[int], kind: type[Exception]) -> None:
+    failures = [OSError(number, os.strerror(number)) for number in numbers]
+    assert type(upstream._dial_error(Target("a", 1), failures)) is kind
+
+
+def test_bad_roots(tmp_path: Path) -> None:
+    with pytest.raises(errors.UsageError):
+        Upstream(str(tmp_path / "none"))
+
+
+def test_of_a_handshake_that_succeeded_nothing_is_kept(certificate: Path, roots: Path) -> None:
+    up = Upstream(str(roots))
+    with Origin(echo, certificate) as origin, up.dial([("127.0.0.1", origin.port)], TARGET, soon()) as sock:
+        stream = up.secure(sock, "localhost", [b"\xff\xff", b"http/1.1"], soon())  # the first is GREASE: not offered
+        assert not stream.flight
