@@ -60,7 +60,7 @@ class HeadReader:
             del buffer[:2]  # one empty line before the request line is to be ignored, RFC 9112 §2.2
         end = buffer.find(b"\r\n\r\n", max(0, self._seen - 3))
         limit = end + 4 if end >= 0 else len(buffer)
-        if _BARE_LF.search(buffer, max(0, self._seen - 1), limit):
+        if _BARE_LF.search(buffer, self._seen, limit):
             raise ClientError("a line of the request head ends with a bare LF")
         if limit > self._most:
             raise HeadTooLarge(f"the request head is larger than {self._most} octets")
