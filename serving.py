@@ -36,8 +36,22 @@ def serve(
     gevent.signal_handler(signal.SIGHUP, gevent.spawn, program.reload)
     gevent.signal_handler(signal.SIGUSR1, gevent.spawn, program.seeing.reopen)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, stop.set)
+    interrupted, again = Event(), Event()
+
+    def interrupt() -> None:
+        (again if interrupted.is_set() else interrupted).set()
+        stop.set()
+
+    def cut_off() -> None:
+        """With a second Ctrl-C, whoever sits there does not want to wait.
+
+        A second SIGTERM says no such thing: systemd sends one to each process, and a worker has its supervisor's as well.
+        """
+        again.wait()
+        staff.kill(timeout=1)
+
+    gevent.signal_handler(signal.SIGTERM, stop.set)
+    gevent.signal_handler(signal.SIGINT, interrupt)
     gevent.spawn(program.keep_house)
     program.meet_peers()
     gc.collect()
@@ -52,6 +66,7 @@ def serve(
     program.stop_pages()
     if len(staff):
         log.info("stopping: %d connections have %.0f s to finish", len(staff), DRAIN_SECONDS)
+    gevent.spawn(cut_off)
     staff.join(timeout=DRAIN_SECONDS)
     staff.kill(timeout=1)
     program.close()

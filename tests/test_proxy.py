@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -789,6 +789,34 @@ def test_tiny_records_hold_nobody_else_up(program: Program, certificate: Path, o
 
 
 # The end
+
+
+@pytest.mark.parametrize("words", [(), ("--workers=2",)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_interrupt_cuts_tunnels_off(
+    tmp_path: Path, roots: Path, echo_origin: Origin, number: signal.Signals, words: tuple[str, ...]
+) -> None:
+    """As at a terminal, to the whole group; a second SIGTERM does not, which systemd sends to the whole group."""
+    options = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}", *words)
+    with (
+        Program(tmp_path, *options, prefix=("setsid",)) as running,
+        secure_tunnel(running, f"localhost:{echo_origin.port}") as secure,
+    ):
+        secure.sendall(b"one")
+        assert secure.recv(3) == b"one"
+        os.killpg(running.process.pid, number)
+        running.wait_for("stopping: 1 connections")
+        secure.sendall(b"two")
+        assert secure.recv(3) == b"two"
+        os.killpg(running.process.pid, number)
+        if number is signal.SIGINT:
+            with suppress(OSError):
+                assert secure.recv(3) == b""
+        else:
+            secure.sendall(b"six")
+            assert secure.recv(3) == b"six"
+        secure.close()
+        assert running.process.wait(WAIT) == 0
 
 
 def test_sigterm_lets_tunnels_finish(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
