@@ -45,7 +45,7 @@ def serve(
     def cut_off() -> None:
         """With a second Ctrl-C, whoever sits there does not want to wait.
 
-        A second SIGTERM says no such thing: systemd sends one to each process, and a worker has its supervisor's as well.
+        A second SIGTERM says no such thing: systemd sends one to each process, and supervisors one to their workers.
         """
         again.wait()
         staff.kill(timeout=1)
