@@ -34,10 +34,6 @@ class Batch(Generic[T]):
         self._supplying = _new_lock()
         self._orders: deque[_Order[T]] = deque()  # its append and popleft are atomic
 
-    def __len__(self) -> int:
-        """How many wait whose turn has not begun."""
-        return len(self._orders)
-
     def take(self, notes: list[str]) -> T:
         """One for the caller alone; or what ``supply`` raised, to all that it was to supply. Its notes go to one."""
         order = _Order[T]()

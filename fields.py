@@ -65,13 +65,16 @@ def trailers(end: h11.EndOfMessage) -> Fields:
     return _end_to_end(end.headers.raw_items(), but=_OF_HEADS)
 
 
+def connection_options(fields: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """The options in Connection (RFC 9110 §7.6.1), in lower case."""
+    lines = [value for key, value in fields if key.lower() == b"connection"]
+    return {option.strip().lower() for line in lines for option in line.split(b",")}
+
+
 def _end_to_end(fields: Iterable[tuple[bytes, bytes]], but: Set[bytes] = frozenset()) -> Fields:
     """The fields that are not hop by hop: neither those of RFC 9110 §7.6.1 nor those that Connection names; nor
     ``but`` these.
     """
     fields = list(fields)
-    named = {
-        option.strip().lower() for key, value in fields if key.lower() == b"connection" for option in value.split(b",")
-    }
-    dropped = _HOP_BY_HOP | (named - _END_TO_END) | but
+    dropped = _HOP_BY_HOP | (connection_options(fields) - _END_TO_END) | but
     return [(key, value) for key, value in fields if key.lower() not in dropped]

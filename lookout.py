@@ -4,15 +4,18 @@ For a crowd of names of which most will have to wait for their turn, or be refus
 would cost more than all the rest of its refusal, and the connections that are served their pace.
 """
 
+import logging
 from collections.abc import Callable, Collection
 
 import gevent
 from gevent.event import Event
 
-from errors import RetrievalError
+from errors import CertifierError, RetrievalError
 from workers import Workers
 
 GATHER_SECONDS = 0.01  # how long names are gathered
+
+log = logging.getLogger("certifier.lookout")
 
 
 class _Look:
@@ -23,7 +26,7 @@ class _Look:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.found: Collection[str] = ()
-        self.error: Exception | None = None
+        self.error: CertifierError | None = None
         self.done = Event()
 
 
@@ -37,7 +40,7 @@ class Lookout:
         self._next: _Look | None = None
 
     def sees(self, name: str) -> bool:
-        """Whether something may be stored for a name. Waits; raises what the look raised."""
+        """Whether something may be stored for a name. Waits; raises the ``CertifierError`` of the look."""
         look = self._next
         if look is None:
             look = _Look()
@@ -46,7 +49,7 @@ class Lookout:
         look.names.append(name)
         look.done.wait()
         if look.error is not None:
-            raise type(look.error)(*look.error.args) from look.error  # each who waits his own
+            raise look.error.again()
         return name in look.found
 
     def _lead(self, look: _Look) -> None:
@@ -55,7 +58,10 @@ class Lookout:
         try:
             with gevent.Timeout(self._seconds, RetrievalError("the store's disk does not answer in time")):
                 look.found = self._workers.run(self._stored, look.names)
-        except Exception as error:  # the top of this work: whoever waits must hear of it
-            look.error = error
+        except CertifierError as error:
+            look.error = error.again()
+        except Exception:  # the top of this work: whoever waits must hear of it
+            look.error = RetrievalError("a bug in certifier, see its log")
+            log.exception("what is stored can't be looked up")
         finally:
             look.done.set()

@@ -36,10 +36,6 @@ class LRU(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._nodes)
 
-    def __contains__(self, key: object) -> bool:
-        """Whether the key is held; its place does not change."""
-        return key in self._nodes
-
     def __iter__(self) -> Iterator[K]:
         """The keys, most recently used first."""
         node = self._head
@@ -62,30 +58,27 @@ class LRU(Generic[K, V]):
         node = self._nodes.get(key)
         return None if node is None else node.value
 
-    def replace(self, key: K, value: V) -> bool:
-        """Give a held key another value, its place unchanged; whether it is held."""
+    def replace(self, key: K, value: V) -> None:
+        """Give a key another value if it is held, its place unchanged."""
         node = self._nodes.get(key)
         if node is not None:
             node.value = value
-        return node is not None
 
-    def put(self, key: K, value: V) -> K | None:
-        """Put an entry at the head; the key of the entry that fell out at the tail, if one did."""
+    def put(self, key: K, value: V) -> None:
+        """Put an entry at the head; where there is no room, the one at the tail falls out."""
         node = self._nodes.get(key)
         if node is not None:
             node.value = value
             self._unlink(node)
             self._link(node)
-            return None
+            return
         node = self._nodes[key] = _Node(key, value)
         self._link(node)
-        if len(self._nodes) <= self.capacity:
-            return None
-        last = self._tail
-        assert last is not None  # more than one entry
-        self._unlink(last)
-        del self._nodes[last.key]
-        return last.key
+        if len(self._nodes) > self.capacity:
+            last = self._tail
+            assert last is not None  # more than one entry
+            self._unlink(last)
+            del self._nodes[last.key]
 
     def pop(self, key: K) -> V | None:
         """Take an entry out; its value, or None where there was none."""

@@ -3,6 +3,7 @@
 Nothing is counted here: what the board has counted is read when somebody asks, of one process or of several.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry
@@ -51,16 +52,15 @@ _HISTOGRAMS = {
     "dial": ("dial_seconds", "Look-up and TCP connection to an origin, where it succeeded."),
     "first_byte": ("first_byte_seconds", "From a request's head to that of its response, where they were looked at."),
 }
+_ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(?:\.[0-9]{1,3}){0,3}\s*(?:[;,]|\Z))")
 
 
 def expose(snapshot: Snapshot, healthy: bool, accept: str) -> tuple[str, bytes]:
     """Media type and text for a client that accepts so much (the value of its Accept field)."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(snapshot, healthy))
-    try:
-        encode, kind = choose_encoder(accept)
-    except (TypeError, ValueError):  # it does not foresee a version that is none
-        encode, kind = choose_encoder("")
+    # The library takes versions for numbers, and gives some back as they came: what holds another is not read.
+    encode, kind = choose_encoder("" if _ODD_VERSION.search(accept) else accept)
     return kind, encode(registry)
 
 

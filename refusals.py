@@ -26,21 +26,21 @@ _MEANINGS = {
 }
 _REFUSALS = tuple(_MEANINGS)
 
-# What to change, by a word of the User-Agent that the client gave in its CONNECT.
+# What to change, by words of the User-Agent that the client gave in its CONNECT. The first that is found counts: pip
+# names its Python too, and npm its Node.js.
 _SETTINGS = (
-    ("curl/", "curl: --cacert ca.crt, or CURL_CA_BUNDLE"),
-    ("git/", "git: git config http.sslCAInfo ca.crt"),
-    ("Go-http-client/", "Go: SSL_CERT_FILE=ca.crt"),
-    ("pip/", "pip: PIP_CERT=ca.crt"),  # it names Python too, and npm Node.js
-    ("python", "Python: SSL_CERT_FILE=ca.crt, for requests REQUESTS_CA_BUNDLE"),
-    ("npm/", "npm: npm config set cafile ca.crt"),
-    ("undici", "Node.js: NODE_EXTRA_CA_CERTS=ca.crt"),
-    ("node", "Node.js: NODE_EXTRA_CA_CERTS=ca.crt"),
-    ("Java/", "Java: keytool -importcert -cacerts -file ca.crt"),
-    ("APT", "apt: Acquire::https::CAInfo ca.crt"),
-    ("Wget/", "wget: --ca-certificate=ca.crt"),
-    ("Firefox/", "Firefox: Settings, Certificates, Authorities, Import"),
-    ("Chrome/", "Chrome: the system's store of authorities, or on Linux its own under chrome://certificate-manager"),
+    (("curl/",), "curl: --cacert ca.crt, or CURL_CA_BUNDLE"),
+    (("git/",), "git: git config http.sslCAInfo ca.crt"),
+    (("Go-http-client/",), "Go: SSL_CERT_FILE=ca.crt"),
+    (("pip/",), "pip: PIP_CERT=ca.crt"),
+    (("python", "Python"), "Python: SSL_CERT_FILE=ca.crt, for requests REQUESTS_CA_BUNDLE"),
+    (("npm/",), "npm: npm config set cafile ca.crt"),
+    (("node", "undici"), "Node.js: NODE_EXTRA_CA_CERTS=ca.crt"),
+    (("Java/", "Java-http-client/"), "Java: keytool -importcert -cacerts -file ca.crt"),
+    (("APT",), "apt: Acquire::https::CAInfo ca.crt"),
+    (("Wget/",), "wget: --ca-certificate=ca.crt"),
+    (("Firefox/",), "Firefox: Settings, Certificates, Authorities, Import"),
+    (("Chrome/",), "Chrome: the system's store of authorities, or on Linux its own under chrome://certificate-manager"),
 )
 _ANY_SETTING = "make it trust ca.crt: /ca.crt on the proxy's own address, and README, Trust the CA"
 
@@ -103,4 +103,4 @@ def meaning(reason: str | None) -> str | None:
 
 def setting(user_agent: str) -> str:
     """What to change in a client so that it trusts the CA."""
-    return next((text for word, text in _SETTINGS if word in user_agent), _ANY_SETTING)
+    return next((text for words, text in _SETTINGS if any(word in user_agent for word in words)), _ANY_SETTING)

@@ -12,7 +12,8 @@ import h11
 from gevent.event import Event
 
 from errors import Refused
-from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable, header
+from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable
+from fields import connection_options
 from http1 import Http1
 from taps import Answer
 
@@ -127,18 +128,19 @@ class Rewriter(Http1):
         exchange = self._asked[-1]
         if exchange.version not in ("1.0", "1.1"):
             raise Refused("a request that can't be judged: it is not HTTP/1.1")
+        last = exchange.version == "1.0" or b"close" in connection_options(exchange.request_fields)
         answer, changed = judge(exchange, self._decide)
         if answer is not None:
-            self._reply(exchange, answer)
+            self._reply(exchange, answer, last)
             return b""
         self._idle.clear()
-        return head if changed is None else _written(changed, exchange.version)
+        return head if changed is None else _written(changed)
 
-    def _reply(self, exchange: Exchange, answer: Answer) -> None:
+    def _reply(self, exchange: Exchange, answer: Answer, last: bool) -> None:
+        """``last``: the client wants no other, or can't ask for it (RFC 9112 §9.3)."""
         self._asked.pop()
         self._dropping = self._upload is not None
-        # With a body the client may wait for a 100, or send without an end.
-        self.closing = self._dropping or _closes(exchange)
+        self.closing = last or self._dropping  # the client may wait for a 100 with the body, or send without an end
         self._answer += answer.written(exchange.method, self.closing)
         record_answer(self._recorder, exchange, answer, self.closing)
 
@@ -155,6 +157,7 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
     The exchange must have all fields of its request.
     """
     before = exchange.method, exchange.target, list(exchange.request_fields)
+    version = exchange.version.encode("ascii")  # the origin must not answer in a later one than the client speaks
     answer = decide(exchange)
     if answer is not None or before == (exchange.method, exchange.target, exchange.request_fields):
         return answer, None
@@ -163,7 +166,12 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
     if _framing(exchange.request_fields) != _framing(before[2]):
         raise Refused("a tap changed the framing of a request")
     try:
-        return None, h11.Request(method=exchange.method, target=exchange.target, headers=exchange.request_fields)
+        return None, h11.Request(
+            method=exchange.method,
+            target=exchange.target,
+            headers=exchange.request_fields,
+            http_version=version,
+        )
     except (h11.LocalProtocolError, TypeError, ValueError) as error:
         raise Refused(f"a tap made a request that is none: {error}") from error
 
@@ -178,16 +186,9 @@ def record_answer(recorder: Recorder, exchange: Exchange, answer: Answer, closin
     recorder.end(exchange)
 
 
-def _written(request: h11.Request, version: str) -> bytes:
-    """In the client's version: the origin's response must be one that it understands."""
+def _written(request: h11.Request) -> bytes:
     lines = [b"%s: %s\r\n" % (name, value) for name, value in request.headers.raw_items()]
-    return b"%s %s HTTP/%s\r\n%s\r\n" % (request.method, request.target, version.encode("ascii"), b"".join(lines))
-
-
-def _closes(exchange: Exchange) -> bool:
-    """Whether the connection ends with the response (RFC 9112 §9.3); that of HTTP/1.0 always does here."""
-    options = header(exchange.request_fields, b"connection").lower().split(",")
-    return exchange.version == "1.0" or "close" in [option.strip() for option in options]
+    return b"%s %s HTTP/%s\r\n%s\r\n" % (request.method, request.target, request.http_version, b"".join(lines))
 
 
 def _framing(fields: Fields) -> Fields:

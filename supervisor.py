@@ -23,7 +23,6 @@ _SIGNALS = (*HANDLED, *_ENDING, signal.SIGCHLD)
 _LOOK_SECONDS = 0.1  # between two looks for a signal while a worker starts
 _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
-_TRY_AGAIN = 1.0  # where the system has no process or descriptor for one
 
 _fork: Callable[[], int] = get_original("os", "fork")  # there is no hub yet that could be carried over
 _close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
@@ -56,12 +55,7 @@ class Supervisor:
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         for number in range(self._count):
-            try:
-                started = self._start(number, wait=True)
-            except OSError as error:
-                log.error("can't start worker %d: %s", number, error.strerror)
-                started = False
-            if not started:
+            if not self._start(number, wait=True):
                 status = self._reap_all(signal.SIGTERM)
                 return 0 if self._told_to_end else status or 1
         ready()
@@ -77,7 +71,21 @@ class Supervisor:
             self._replace()
 
     def _start(self, number: int, wait: bool = False) -> bool:
-        """Fork a worker; with ``wait``, whether it came to accept connections."""
+        """Fork a worker; whether that could be done, and with ``wait``, whether it came to accept connections."""
+        try:
+            process, told = self._forked(number)
+        except OSError as error:  # no descriptor, process or memory for it: the other workers can do without
+            log.error("worker %d can't be started: %s", number, error.strerror)
+            return False
+        self._numbers[process] = number
+        self._started[number] = time.monotonic()
+        try:
+            return not wait or self._accepts(told)
+        finally:
+            _close(told)
+
+    def _forked(self, number: int) -> tuple[int, int]:
+        """A worker's process, and the pipe on which it says that it accepts connections. Raises ``OSError``."""
         told, tells = os.pipe()
         try:
             process = _fork()
@@ -86,20 +94,15 @@ class Supervisor:
             _close(tells)
             raise
         if process == 0:
-            _close(told)
-            _close(self._lifeline[1])
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_ENDING, signal.SIGCHLD))  # the rest waits for who handles it
             try:
+                _close(told)
+                _close(self._lifeline[1])
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_ENDING, signal.SIGCHLD))  # the rest: who handles them
                 os._exit(self._work(number, tells, self._lifeline[0]))
             finally:
                 os._exit(70)  # an exception has been told by then, or never will be
         _close(tells)
-        self._numbers[process] = number
-        self._started[number] = time.monotonic()
-        try:
-            return not wait or self._accepts(told)
-        finally:
-            _close(told)
+        return process, told
 
     def _accepts(self, told: int) -> bool:
         """Wait until a worker accepts connections; False when it ends before that, or we shall."""
@@ -131,14 +134,12 @@ class Supervisor:
         due = [number for when, number in self._due if when <= now]
         self._due = [(when, number) for when, number in self._due if when > now]
         for number in due:
-            try:
-                self._start(number)
-            except OSError as error:
-                log.error("can't start worker %d: %s; tried again%s", number, error.strerror, _in(_TRY_AGAIN))
-                self._due.append((now + _TRY_AGAIN, number))
+            if not self._start(number):
+                self._pause = min(2 * self._pause, _MAX_PAUSE)
+                self._due.append((time.monotonic() + self._pause, number))
 
     def _dead(self) -> list[tuple[int, int]]:
-        """Workers that have died. As process 1 of a container we are the parent of others' orphans as well."""
+        """Workers that have ended, and how. The first process of a container is given others' children to bury too."""
         found = []
         with suppress(ChildProcessError):  # there are none any more
             while (ended := _waitpid(-1, os.WNOHANG))[0]:

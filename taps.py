@@ -29,6 +29,9 @@ from exchange import Connection, Exchange
 
 HOOKS = ("opened", "data", "request", "response", "closed")
 BODY_MAX = 1_048_576  # octets of each body that are kept for response(), unless the file says otherwise
+# Whatever a file does. SystemExit would end the proxy, and a Timeout is the file's own: none is ever started around a
+# tap. GreenletExit is no failure: its tunnel ends.
+_FAILURES = (Exception, SystemExit, gevent.Timeout)
 
 log = logging.getLogger("certifier.taps")
 
@@ -84,7 +87,7 @@ class Tap:
         try:
             names = runpy.run_path(str(path))
             self.body_max = int(names.get("BODY_MAX", BODY_MAX))
-        except (Exception, SystemExit) as error:  # whatever the file does
+        except _FAILURES as error:
             log.exception("%s can't be loaded", path)
             raise UsageError(f"--tap={path}: {type(error).__name__}: {error}") from error
         self.path = path
@@ -104,7 +107,7 @@ class Tap:
             return None
         try:
             return function(*arguments)
-        except (Exception, SystemExit, gevent.Timeout):  # whatever the file does; but not a kill of ours
+        except _FAILURES:
             log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
             self._hooks.clear()
             return None

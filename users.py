@@ -31,9 +31,10 @@ class Users:
         self._hashes = _read(path)
         self._salt = secrets.token_bytes(16)
         self._passed: LRU[bytes, float] = LRU(_REMEMBERED)
-        costs = sorted(int(hashed[4:6]) for hashed in self._hashes.values())
-        made = {cost: bcrypt.hashpw(secrets.token_bytes(16), bcrypt.gensalt(cost)) for cost in set(costs)}
-        self._nobodies = [made[cost] for cost in costs]  # for names that are none of ours
+        # Which one stands for a name that does not exist is chosen by what is secret in the file, not in the process: a
+        # name whose time differs from worker to worker, or after a reload, would be known to be none.
+        self._models = sorted(self._hashes.values())
+        self._secret = hashlib.sha256(b"\n".join(self._models)).digest()
 
     def remembered(self, credentials: tuple[bytes, bytes]) -> bool:
         """Whether this name and password were verified just now: no wait."""
@@ -41,21 +42,20 @@ class Users:
         return until is not None and self._clock() < until
 
     def check(self, credentials: tuple[bytes, bytes]) -> bool:
-        """Whether this name has this password. As long for a name that does not exist as for a wrong password."""
+        """Whether this name has this password. A name that does not exist takes as long as some user's, always his."""
         name, password = credentials
         hashed = self._hashes.get(name)
         # More than bcrypt looks at is refused, not cut: two passwords must not be one.
-        good = bcrypt.checkpw(password[:72], hashed or self._nobody(name)) and len(password) <= 72
+        good = bcrypt.checkpw(password[:72], hashed or self._model(name)) and len(password) <= 72
         return good and hashed is not None
-
-    def _nobody(self, name: bytes) -> bytes:
-        """A hash that takes as long as some user's, always the same one's: else the time would tell who is none."""
-        digest = hmac.digest(self._salt, name, hashlib.sha256)
-        return self._nobodies[int.from_bytes(digest) % len(self._nobodies)]
 
     def remember(self, credentials: tuple[bytes, bytes]) -> None:
         """Let a pair that ``check`` found good pass for a while."""
         self._passed.put(self._digest(credentials), self._clock() + REMEMBER_SECONDS)
+
+    def _model(self, name: bytes) -> bytes:
+        """The hash that stands for one of a name that does not exist: hashes may differ in their cost."""
+        return self._models[int.from_bytes(hmac.digest(self._secret, name, hashlib.sha256)) % len(self._models)]
 
     def _digest(self, credentials: tuple[bytes, bytes]) -> bytes:
         """What is remembered of a pair: no password, and nothing whose look-up time tells about one."""

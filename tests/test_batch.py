@@ -51,7 +51,7 @@ def outcomes(batch: Batch[int], source: Source) -> list[Outcome]:
         takes = [gevent.spawn(workers.run, take)]
         until(lambda: source.counts == [1])
         takes += [gevent.spawn(workers.run, take) for _ in range(3)]
-        until(lambda: len(batch) == 3)
+        until(lambda: len(batch._orders) == 3)
     return [one.get(timeout=10) for one in takes]
 
 
@@ -63,7 +63,7 @@ def test_those_who_wait_are_supplied_together() -> None:
     assert {number for number, _ in others} == {1, 2, 3}
     assert sorted(notes for _, notes in others) == [[], [], ["3 supplied"]]
     assert source.counts == [1, 3]
-    assert len(batch) == 0
+    assert not batch._orders
 
 
 def test_a_failure_is_that_of_all_who_waited_and_of_nobody_else() -> None:

@@ -4,6 +4,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.monkey import get_original
+from lab import no_garbage
 
 from errors import OutOfResources, RetrievalError
 from lookout import Lookout
@@ -60,6 +61,27 @@ def test_what_goes_wrong_reaches_all_and_no_later_look() -> None:
             each.get()
     failing.clear()
     assert lookout.sees("a")
+
+
+def test_what_goes_wrong_leaves_no_work_for_the_collector() -> None:
+    def stored(_: list[str]) -> list[str]:
+        raise OutOfResources("no more")
+
+    lookout = Lookout(Workers(1), stored, 10)
+    with no_garbage(OutOfResources), pytest.raises(OutOfResources):
+        lookout.sees("a")
+
+
+def test_a_bug_reaches_all_as_an_error_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    def stored(_: list[str]) -> list[str]:
+        raise ZeroDivisionError
+
+    lookout = Lookout(Workers(1), stored, 10)
+    for each in [gevent.spawn(lookout.sees, name) for name in "ab"]:
+        with pytest.raises(RetrievalError, match="a bug in certifier"):
+            each.get()
+    told = [record.message for record in caplog.records if record.name == "certifier.lookout"]
+    assert told == ["what is stored can't be looked up"]
 
 
 def test_a_disk_that_does_not_answer_is_not_waited_for() -> None:

@@ -58,13 +58,28 @@ def test_what_is_no_refusal(reason: str | None) -> None:
     assert meaning(reason) is None
 
 
-def test_settings() -> None:
-    assert "--cacert" in setting("curl/8.0")
-    assert "NODE_EXTRA_CA_CERTS" in setting("undici")
-    assert "NODE_EXTRA_CA_CERTS" in setting("node")
-    assert "npm config" in setting("npm/10.2.4 node/v20.11.1 linux x64 workspaces/false")
-    assert "PIP_CERT" in setting(
-        'pip/24.0 {"ci":null,"cpu":"x86_64","implementation":{"name":"CPython"},"python":"3.11.2"}'
-    )
-    assert "REQUESTS_CA_BUNDLE" in setting("python-requests/2.31.0")
-    assert "/ca.crt" in setting("")
+@pytest.mark.parametrize(
+    ("user_agent", "text"),
+    [
+        ("curl/8.5.0", "curl: --cacert"),
+        ("git/2.39.5", "git: "),
+        ("Go-http-client/1.1", "Go: "),
+        ('pip/24.0 {"implementation":{"name":"CPython","version":"3.11.2"},"python":"3.11.2"}', "pip: "),
+        ("python-requests/2.32.3", "Python: "),
+        ("Python/3.11 aiohttp/3.9.5", "Python: "),
+        ("npm/10.8.2 node/v20.19.0 linux x64 workspaces/false", "npm: "),
+        ("node", "Node.js: "),
+        ("undici", "Node.js: "),
+        ("Java/17.0.11", "Java: "),
+        ("Java-http-client/17.0.11", "Java: "),
+        ("Apache-HttpClient/4.5.14 (Java/17.0.11)", "Java: "),
+        ("Debian APT-HTTP/1.3 (2.6.1)", "apt: "),
+        ("Wget/1.21.3", "wget: "),
+        ("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", "Firefox: "),
+        ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/128.0.0.0 Safari/537.36",
+         "Chrome: "),
+        ("", "make it trust ca.crt"),
+    ],
+)  # fmt: skip
+def test_settings(user_agent: str, text: str) -> None:
+    assert setting(user_agent).startswith(text)

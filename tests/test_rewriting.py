@@ -44,32 +44,35 @@ def test_what_others_may_read_otherwise_is_refused(decide: Callable[[Exchange], 
         passed(Rewriter(Seen().recorder(), decide), request_)
 
 
-@pytest.mark.parametrize("decide", [allow, mark])
-@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
-def test_a_request_keeps_its_version(decide: Callable[[Exchange], None], version: bytes) -> None:
-    """Else an origin might answer in chunks, or without an end, to who knows neither."""
-    assert b" HTTP/%s\r\n" % version in passed(Rewriter(Seen().recorder(), decide), GET.replace(b"1.1", version))
-
-
-@pytest.mark.parametrize(
-    ("request_", "closes"),
-    [
-        (GET, False),
-        (GET.replace(b"1.1", b"1.0"), True),
-        (GET.replace(b"Host", b"Connection: x, Close\r\nHost"), True),
-        (GET.replace(b"Host", b"Connection: closed\r\nHost"), False),
-    ],
-)
-def test_an_answer_ends_a_connection_that_its_response_is_to_end(request_: bytes, closes: bool) -> None:
-    """RFC 9112 §9.3."""
-    rewriter = Rewriter(Seen().recorder(), lambda _: Answer(200, b"hi"))
-    assert passed(rewriter, request_) == b""
-    assert (rewriter.closing, b"Connection: close" in rewriter.take_answer()) == (closes, closes)
-
-
 def test_as_many_fields_as_can_be_shown_pass() -> None:
     request = b"POST / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * (MAX_FIELDS - 2) + b"Content-Length: 4\r\n\r\nbody"
     assert passed(Rewriter(Seen().recorder(), allow), request) == request
+
+
+@pytest.mark.parametrize("head", [b"GET /a HTTP/1.0\r\n", b"GET /a HTTP/1.0\r\nHost: a\r\n", GET[:-2]])
+def test_a_changed_request_keeps_its_version(head: bytes) -> None:
+    assert passed(Rewriter(Seen().recorder(), mark), head + b"\r\n") == head + b"X-Mark: 1\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_", "closing"),
+    [
+        (GET, False),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x, Close\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x\r\nconnection: close\r\n\r\n", True),
+        (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nX: close\r\n\r\n", False),
+        (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", True),
+    ],
+)
+def test_an_answer_is_the_last_where_the_client_wants_no_other(request_: bytes, closing: bool) -> None:
+    def answer(exchange: Exchange) -> Answer:
+        exchange.request_fields.clear()  # what the client said counts
+        return Answer(403, b"no")
+
+    rewriter = Rewriter(Seen().recorder(), answer)
+    assert passed(rewriter, request_) == b""
+    assert rewriter.closing == closing
+    assert (b"\r\nConnection: close\r\n" in rewriter.take_answer()) == closing
 
 
 @pytest.mark.parametrize(

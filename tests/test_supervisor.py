@@ -201,7 +201,7 @@ def failing():
     if next(count) == int(sys.argv[2]):
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
     return fork()
-supervisor._fork, supervisor._SHORT_LIFE, supervisor._TRY_AGAIN = failing, 0.0, 0.1
+supervisor._fork, supervisor._SHORT_LIFE, supervisor._MAX_PAUSE = failing, 0.0, 0.1
 def work(number, tells, lifeline):
     with open("started", "a+") as file:
         print(number, file=file, flush=True)
@@ -219,14 +219,14 @@ sys.exit(supervisor.Supervisor(2, work).run(lambda: print("ready", flush=True)))
 def test_a_first_worker_that_cannot_be_forked_is_an_error(tmp_path: Path, failing: int) -> None:
     ended = run(sys.executable, "-c", FORKS, HERE, str(failing), cwd=tmp_path)
     assert ended.returncode == 1
-    assert f"error: can't start worker {failing}: Resource temporarily unavailable" in ended.stderr
+    assert f"error: worker {failing} can't be started: Resource temporarily unavailable" in ended.stderr
     assert "ready" not in ended.stdout
 
 
 def test_a_worker_that_cannot_be_forked_is_forked_later(tmp_path: Path) -> None:
     ended = run(sys.executable, "-c", FORKS, HERE, "2", cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "ready\n"), ended
-    assert re.search("error: can't start worker [01]: Resource temporarily unavailable; tried again in", ended.stderr)
+    assert re.search("error: worker [01] can't be started: Resource temporarily unavailable", ended.stderr)
     assert len((tmp_path / "started").read_text().split()) >= 5
 
 
