@@ -135,6 +135,15 @@ def test_the_limit_on_the_wire() -> None:
         reader.receive(b"\x16\3\1\0\1x" * (2 * MAX_HELLO // 6 + 1))
 
 
+@pytest.mark.parametrize("second", [b"\x17", b"\x15", b"\x16\2"])
+def test_what_comes_between_the_records_of_a_hello(second: bytes) -> None:
+    whole = records(message(server_name(b"a.example")), 40)
+    reader = HelloReader()
+    assert reader.receive(whole[:45]) is None
+    with pytest.raises(HelloError, match="not a TLS handshake record"):
+        reader.receive(second + whole[45 + len(second) :])
+
+
 def test_the_limit_of_a_hello() -> None:
     size = (MAX_HELLO + 1 - 4).to_bytes(3)
     with pytest.raises(HelloError, match=f"larger than {MAX_HELLO} octets"):
