@@ -7,26 +7,23 @@ that leaves here came before a byte of TLS went to the client: it can still be t
 import logging
 import socket
 import time
-from dataclasses import dataclass
 
 import greeting
 import names
 import pages
-import preamble
 import refusals
 import sockets
 from answering import explain, tell
 from contexts import ContextCache
 from dialing import Dialer, Redirect
-from errors import NoSharedProtocol, NotTls, OriginError, OriginGone, Refused
+from errors import NoSharedProtocol, NotTls, OriginError
 from hello import ClientHello
 from limits import Limits
-from meter import Meter
 from names import Target
-from observed import ObservedTunnel
 from policy import Policy
 from record import Record
 from refusals import Pair, Refusals
+from relaying import Relaying, Way
 from sight import Sight
 from streams import PlainStream, Stream
 from tls import TlsStream
@@ -36,21 +33,8 @@ from witness import Witness
 
 _HTTP = b"http/1.1"
 _H2 = "h2"
-_BYPASSED = "bypassed"
 
 log = logging.getLogger("certifier.interception")
-
-
-@dataclass(slots=True)
-class Way:
-    """A tunnel that was asked for: whose, where to, and what its line in the log shall say."""
-
-    client: socket.socket
-    ip: str  # the client's
-    target: Target
-    record: Record
-    redirected: bool = False  # the origin's place is taken by the redirect
-    user_agent: str = ""  # what the client said of itself in its CONNECT
 
 
 class Interception:
@@ -66,7 +50,7 @@ class Interception:
         redirect: Redirect | None,
         limits: Limits,
         sight: Sight,
-        meter: Meter,
+        relaying: Relaying,
     ) -> None:
         self._contexts = contexts
         self._upstream = upstream
@@ -76,7 +60,7 @@ class Interception:
         self._redirect = redirect
         self._limits = limits
         self._sight = sight
-        self._meter = meter
+        self._relaying = relaying
 
     def run(self, way: Way, origin: socket.socket, data: bytes) -> None:
         """A CONNECT tunnel whose origin was dialled; ``data`` came behind the CONNECT.
@@ -84,13 +68,13 @@ class Interception:
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
         if self._bypasses(way, origin):
-            self._bypass(way, origin, data)
+            self._relaying.bypass(way, origin, data)
             return
         hello, data = greeting.read_hello(way.client, origin, data, self._limits)
         if hello is not None:
             self.intercept(way, origin, hello, data)
         elif self._policy.rules.relays_non_tls:
-            self._untouched(way, origin, data)
+            self._relaying.untouched(way, origin, data)
         elif not data and sockets.has_ended(way.client):
             way.record.outcome = "client-closed"
         else:
@@ -105,7 +89,7 @@ class Interception:
         record.sni = hello.server_name
         name = self._policy.name_for(hello, way.target.host)
         if self._passes(way, origin, hello, name):
-            self._bypass(way, origin, data)
+            self._relaying.bypass(way, origin, data)
             return
         context = self._contexts.find(name)
         retrieval = None
@@ -117,7 +101,7 @@ class Interception:
             # most of which will be refused, must not cost a handshake each, nor cost origins one.
             ahead = self._contexts.generates and not self._contexts.crowded(way.ip)
             if not ahead and retrieval.wait() is None:
-                self._leave(way, origin, data)
+                self._relaying.leave(way, origin, data)
                 return
         upstream: Stream | OriginError
         try:
@@ -141,7 +125,7 @@ class Interception:
         record.client_tls, record.client_alpn = stream.version, stream.alpn
         if isinstance(upstream, PlainStream):
             try:
-                self._introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
+                self._relaying.introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
             except OriginError as error:
                 upstream = error
         if isinstance(upstream, OriginError):
@@ -155,7 +139,7 @@ class Interception:
         if self._sight.looks:
             where = _peer(upstream.sock)
             witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
-        tunnel = self._relay(way, stream, upstream, witness)
+        tunnel = self._relaying.run(way, stream, upstream, witness)
         if self._settle(record, name, stream, tunnel, witness):
             return
         if tunnel.sent:
@@ -211,7 +195,7 @@ class Interception:
         redirect = self._redirect
         if redirect is not None and not redirect.tls:
             return PlainStream(origin)
-        self._introduce(way, origin, hello.server_name)  # of the client's TLS nothing is known yet
+        self._relaying.introduce(way, origin, hello.server_name)  # of the client's TLS nothing is known yet
         deadline = time.monotonic() + self._limits.tls_timeout
         offered = hello.alpn_protocols
         if self._sight.rewrites:
@@ -231,65 +215,6 @@ class Interception:
         if _HTTP not in hello.alpn_protocols:
             raise NoSharedProtocol("the client does not offer http/1.1, which alone can be spoken here")
         return [_HTTP.decode("ascii")]
-
-    def _bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
-        """Relay to the tunnel's own target, which is not where a redirect was dialled."""
-        if not way.redirected:
-            if isinstance(origin, OriginError):
-                raise origin
-            self._untouched(way, origin, data, _BYPASSED)
-        else:
-            with self._dialer.own(way.target, way.ip) as own:
-                self._untouched(way, own, data, _BYPASSED)
-
-    def _leave(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
-        """Relay what we have no certificate for."""
-        if self._redirect is not None:
-            raise Refused("no certificate for this name, and a redirect takes decrypted tunnels only")
-        if isinstance(origin, OriginError):
-            raise origin
-        self._untouched(way, origin, data)
-
-    def _untouched(self, way: Way, origin: socket.socket, data: bytes, how: str = "untouched") -> None:
-        way.record.context = how
-        if how != _BYPASSED:
-            try:
-                self._introduce(way, origin, None)
-            except OriginError as error:
-                way.record.fail(error)  # what the client speaks, nobody knows: its end tells it
-                return
-        self._relay(way, PlainStream(way.client, data), PlainStream(origin))
-
-    def _introduce(
-        self, way: Way, origin: socket.socket, name: str | None, version: str | None = None, alpn: str | None = None
-    ) -> None:
-        """Tell a redirect that wants it whose stream it gets. Raises ``OriginGone``, or ``OSError``: the client is."""
-        if self._redirect is not None and self._redirect.preamble:
-            told = preamble.of_socket(way.client, name, version, alpn)
-            try:
-                origin.settimeout(self._limits.dial_timeout)
-                sockets.send(origin, told)
-            except OSError as error:
-                raise OriginGone(f"{self._redirect.target} closed the connection") from error
-
-    def _relay(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
-        """Relay to the end; the tunnel as it was."""
-        record = way.record
-        idle, meter = self._limits.idle_timeout, self._meter
-        if witness is None:
-            tunnel = Tunnel(client, origin, idle, meter)
-        else:
-            tunnel = ObservedTunnel(client, origin, witness, idle, meter)
-            witness.opened()
-        record.progress = tunnel
-        try:
-            tunnel.run()
-        finally:
-            record.sent, record.received = tunnel.sent, tunnel.received
-            if witness is not None:
-                witness.closed(tunnel.outcome)
-        record.outcome = tunnel.outcome  # not after a bug
-        return tunnel
 
     def _refused(self, way: Way, pair: Pair, reason: str | None, closed: bool) -> None:
         """Tell what it means that a client did not go on, and count it."""

@@ -32,6 +32,7 @@ from plain import PlainHttp
 from policy import Policy
 from proxy import Proxy
 from refusals import Refusals
+from relaying import Relaying
 from ruling import rules, users
 from seeing import Seeing
 from upstream import Upstream
@@ -76,8 +77,9 @@ class Program:
         self._access = Access(self.policy, users(chosen.rules))
         dialer = Dialer(self._upstream, self.policy, redirect, limits, self._board)
         refused = Refusals(chosen.rules.learn_bypass)
+        relaying = Relaying(dialer, redirect, limits, self._board.meter)
         interception = Interception(
-            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight, self._board.meter
+            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight, relaying
         )
         admission = Admission(limits)
         overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION, clock)

@@ -29,13 +29,14 @@ from errors import (
 )
 from greeting import read_hello
 from head import HeadReader, RequestHead
-from interception import Interception, Way
+from interception import Interception
 from limits import Limits
 from names import Target
 from names import target as parse_target
 from plain import PlainHttp
 from policy import Policy
 from record import Record
+from relaying import Way
 from wire import HANDSHAKE
 
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection

@@ -67,7 +67,7 @@ PROGRAMS = {
         "two addresses": Scenario(scenarios.two_addresses, steps="upstream|sockets.connect"),
         "crowded": Scenario(scenarios.crowded, steps="sendall|streams.fill$|tls.(read|write|unwrap|shut)|spawn tunnel"),
         "direct": Scenario(scenarios.direct, steps="proxy|greeting|resolver|_on_thread|connect|tls.__init__"),
-        "bypassed": Scenario(scenarios.bypassed, "200 untouched", steps="proxy|upstream|interception"),
+        "bypassed": Scenario(scenarios.bypassed, "200 untouched", steps="proxy|upstream|interception|relaying"),
         "not TLS": Scenario(scenarios.not_tls),
         "untrusted": Scenario(
             scenarios.untrusted,
@@ -87,7 +87,7 @@ PROGRAMS = {
     # Redirected in plain text, one certificate kept in the store: each new one makes the old one go.
     "--ca=ca --store-max=1 --redirect=127.0.0.1:{plain} --proxy-protocol": {
         "redirected": Scenario(scenarios.tunnel, steps="origin|set_alpn|preamble"),
-        "redirected, not TLS": Scenario(scenarios.not_tls, steps="interception|preamble"),
+        "redirected, not TLS": Scenario(scenarios.not_tls, steps="relaying|preamble"),
         "pruned": Scenario(
             scenarios.tunnel, steps="contexts.tidy|store.(entries|paths|_folders|remove)|pruning|certificates|keys.fill"
         ),
@@ -95,7 +95,7 @@ PROGRAMS = {
     },
     # Redirected in TLS, for users with a password.
     "--ca=ca --auth=users --redirect=tls://origin.example.com:{tls}": {
-        "authenticated": Scenario(scenarios.tunnel, steps="access|upstream|interception"),
+        "authenticated": Scenario(scenarios.tunnel, steps="access|upstream|interception|relaying"),
     },
     # All that passes is looked at. (stderr by its name is a file like any other: what it loses is told.)
     "--ca=ca --log-file=/dev/stderr --har=har --pcap=pcap": {
@@ -190,8 +190,8 @@ TABLE = [
     Row(" internal$", "alert internal_error", OURS, bug=True),
     # A redirect that is told who comes
     Row("client preamble", "cut", "cut-off"),
-    Row("redirected: .* interception._introduce", "502 connection_terminated", "connection_terminated"),
-    Row("interception._introduce", "cut", "connection_terminated"),
+    Row("redirected: .* relaying.introduce", "502 connection_terminated", "connection_terminated"),
+    Row("relaying.introduce", "cut", "connection_terminated"),
     # What is relayed without TLS
     Row("(not TLS|redirected): send origin streams.flush_now", "cut", "origin-reset"),
     Row("redirected: readv origin .* #1 eof", "cut", "client-truncated"),  # the plain FIN looks like an end
