@@ -72,7 +72,7 @@ class HelloReader:
             if body[0] != _CLIENT_HELLO:
                 raise HelloError("not a ClientHello")
             if len(body) >= 4 and size > self._most:
-                raise HelloError(f"the ClientHello is larger than {self._most} octets")
+                raise HelloError(f"the ClientHello is larger than {self._most} octets (--max-hello)")
             if len(body) >= 4 and size <= len(body):
                 return _parse(bytes(body[4:size]))
         if len(wire) > _WIRE * self._most:
