@@ -49,8 +49,9 @@ class ObservedTunnel(Tunnel):
         at = 0
         while at < len(octets):
             began = time.monotonic()
-            yield octets[at : at + self._most]
-            at += self._most
+            piece = octets[at : at + self._most]
+            at += len(piece)  # before others run: the other direction may change how many
+            yield piece
             took = time.monotonic() - began
             if took > _LONG:
                 self._most = max(_LEAST, self._most // 2)

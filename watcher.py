@@ -19,6 +19,7 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # RFC 9110 §5.6.2
 _METHOD = re.compile(_TOKEN + rb"{1,32}(?: |\Z)")
 _COMMON = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)\s")
 _LINE = re.compile(_TOKEN + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
+_OF_HTTP = (None, "h2", "http/1.1", "http/1.0")  # what ALPN may say where there may be HTTP
 
 log = logging.getLogger("certifier.watcher")
 
@@ -47,12 +48,7 @@ class Watcher:
         self._decoder: Http1 | Http2 | None = Http2(self._recorder) if alpn == "h2" else None
         self._first = bytearray()  # what came while that was not known
         self._early = bytearray()
-        if not strict and alpn not in (
-            None,
-            "h2",
-            "http/1.1",
-            "http/1.0",
-        ):  # a lenient origin may speak it all the same
+        if not strict and alpn not in _OF_HTTP:  # else a lenient origin may speak it all the same
             self._not_http()
 
     def sent(self, data: Octets) -> None:

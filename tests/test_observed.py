@@ -122,3 +122,29 @@ def test_nobody_reads_from_the_client_behind_an_alert_of_the_origin(ends: Ends, 
         give_way()
     ends.client.settimeout(WAIT)
     assert ends.client.recv(1) == b"x"
+
+
+def test_both_directions_at_once_are_whole_though_a_tap_waits(ends: Ends, tmp_path: Path) -> None:
+    """Each looks at as much at once as the other one found right, from the next piece on."""
+    (tmp_path / "tap.py").write_text(
+        "REWRITE = True\nimport gevent\ndef request(_): pass\ndef data(*_): gevent.sleep(0.003)\n"
+    )
+    taps = Taps([Tap(tmp_path / "tap.py")])
+    up, down = (b"".join(b"%07d," % number for number in range(start, start + 25_000)) for start in (0, 5_000_000))
+    asked = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 200000\r\n\r\n" + up
+    answered = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + down
+    running = gevent.spawn(before(taps, [], PlainStream(ends.client), PlainStream(ends.origin)).run)
+    gevent.spawn(ends.client_end.sendall, asked)
+    heard = [ends.origin_end.recv(100)]
+    gevent.spawn(ends.origin_end.sendall, answered)
+
+    def hear(end: socket.socket, most: int) -> bytes:
+        got = b""
+        while len(got) < most:
+            got += end.recv(65_536)
+        return got
+
+    sent = gevent.spawn(hear, ends.origin_end, len(asked) - len(heard[0]))
+    received = hear(ends.client_end, len(answered))
+    assert (heard[0] + sent.get() == asked, received == answered) == (True, True)
+    running.kill()
