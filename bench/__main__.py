@@ -56,7 +56,8 @@ def main(argv: list[str]) -> int:
                 results.put_mixed(part, told, certifier.version(), _MIXED[part](certifier, lab))
                 print(report.mixed({part: results.parts["mixed"][part]}))
             elif part == "workers":
-                results.put_workers(told, certifier.version(), sharing.measure(certifier, lab))
+                ways = sharing.measure(certifier, lab)
+                results.put_workers(told, certifier.version(), plan.shared_clients, ways)
                 print(report.workers(results.parts["workers"]))
             elif part == "price":
                 results.put_price(told, certifier.version(), price.measure(certifier, lab))

@@ -126,12 +126,14 @@ def mixed(parts: Json) -> str:
 
 
 def workers(part: Json) -> str:
-    """What several workers cost beside one."""
+    """What several workers cost beside one: how many times it is the median of the rounds, and their range."""
     lines = [["", "warm connection, CPU ms", "times one's", "of that, the busiest, %", "connections a second"]]
-    one = median(part["ways"][0]["cpu"])
+    one = part["ways"][0]["cpu"]
     for way in part["ways"]:
         cpu, busiest, rate = (median(way[key]) for key in ("cpu", "busiest", "rate"))
-        lines.append([way["title"], number(cpu), f"{cpu / one:.2f}", f"{busiest:.0f}", f"{rate:,.0f}"])
+        times = [mine / alone for mine, alone in zip(way["cpu"], one, strict=True)]
+        spread = f"{median(times):.2f}" + (f" ({min(times):.2f}–{max(times):.2f})" if way["cpu"] is not one else "")
+        lines.append([way["title"], number(cpu), spread, f"{busiest:.0f}", f"{rate:,.0f}"])
     return _aligned(lines)
 
 
@@ -167,7 +169,9 @@ def document(parts: Json) -> str:
         text += f"{mixed(parts['mixed'])}\n"
     if "workers" in parts:
         part = parts["workers"]
-        text += f"\n## Several workers\n\ncertifier {part['version']}, all on the same cores. "
+        rounds = len(part["ways"][0]["cpu"])
+        text += f"\n## Several workers\n\ncertifier {part['version']}, all on the same cores, "
+        text += f"{part['clients']} clients at once, {rounds} rounds. "
         text += f"{machine(part['machine'])}\n\n{workers(part)}\n"
     if "price" in parts:
         part = parts["price"]

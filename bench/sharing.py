@@ -1,7 +1,8 @@
-"""What it costs to share a port: one worker, two, and two programs with a port each, in turn, on the same cores.
+"""What it costs to share a port: one worker, two, and two programs with a port each, on the same cores.
 
 The last is the measure for the second: two processes that share nothing cost more than one, too, where they have one
-core between them.
+core between them. All ways run at once and are loaded in turn, in short windows: from one minute to the next a machine
+differs by more than they do. Idle, they use no CPU. New processes each round: these differ, too.
 """
 
 from contextlib import ExitStack
@@ -9,7 +10,11 @@ from dataclasses import dataclass, field, replace
 
 from bench.lab import Lab
 from bench.peers.certifier import Certifier
+from bench.plan import Plan
 from bench.rows import warm_crew
+from bench.running import Running
+
+_TURNS = 4  # windows a round that each way has
 
 
 @dataclass(slots=True)
@@ -24,23 +29,44 @@ class Way:
     rate: list[float] = field(default_factory=list)  # warm connections a second
 
 
+@dataclass(slots=True)
+class _Sum:
+    """Of the windows of a round."""
+
+    count: int = 0
+    cpu: float = 0.0  # seconds
+    wall: float = 0.0  # seconds
+    busiest: float = 0.0  # seconds that the busiest process of each window used
+
+    def add(self, proxies: list[Running], lab: Lab, plan: Plan) -> None:
+        """A window under the load of the plan's clients."""
+        with warm_crew([proxy.client for proxy in proxies], lab.where, plan) as crew, ExitStack() as measured:
+            windows = [measured.enter_context(proxy.window()) for proxy in proxies]
+            self.count += sum(crew.go())
+        self.cpu += sum(window.cpu for window in windows)
+        self.wall += windows[-1].wall  # the others hold this one, and what comes behind it
+        self.busiest += max(window.busiest * window.cpu for window in windows)
+
+
 def measure(certifier: Certifier, lab: Lab) -> list[Way]:
-    """All ways, as often as there are rounds, all under the load of as many clients."""
+    """All ways, as often as there are rounds, all under the load of as many clients: enough for two processes."""
+    plan = replace(lab.plan, clients=lab.plan.shared_clients, warm_seconds=lab.plan.warm_seconds / _TURNS)
     found = [Way("one worker", 1, 1), Way("two workers", 1, 2), Way("two programs, a port each", 2, 1)]
-    for _ in range(lab.plan.rounds):
-        for way in found:
-            _round(way, replace(certifier, extra=(*certifier.extra, f"--workers={way.workers}")), lab)
+    for _ in range(plan.rounds):
+        _round(found, certifier, lab, plan)
     return found
 
 
-def _round(way: Way, peer: Certifier, lab: Lab) -> None:
+def _round(ways: list[Way], certifier: Certifier, lab: Lab, plan: Plan) -> None:
     with ExitStack() as running:
-        proxies = [running.enter_context(lab.start(peer)) for _ in range(way.programs)]
-        crew = running.enter_context(warm_crew([proxy.client for proxy in proxies], lab.where, lab.plan))
-        with ExitStack() as measured:
-            windows = [measured.enter_context(proxy.window()) for proxy in proxies]
-            count = sum(crew.go())
-    cpu = [window.cpu for window in windows]
-    way.cpu.append(sum(cpu) / count * 1000)
-    way.busiest.append(max(window.busiest * window.cpu for window in windows) / sum(cpu) * 100)
-    way.rate.append(count / windows[-1].wall)  # the others hold this one, and what comes behind it
+        sums = []
+        for way in ways:
+            peer = replace(certifier, extra=(*certifier.extra, f"--workers={way.workers}"))
+            sums.append((_Sum(), [running.enter_context(lab.start(peer)) for _ in range(way.programs)]))
+        for turn in range(_TURNS):
+            for summed, proxies in sums if turn % 2 else reversed(sums):
+                summed.add(proxies, lab, plan)
+    for way, (summed, _) in zip(ways, sums, strict=True):
+        way.cpu.append(summed.cpu / summed.count * 1000)
+        way.busiest.append(summed.busiest / summed.cpu * 100)
+        way.rate.append(summed.count / summed.wall)
