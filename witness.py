@@ -75,13 +75,13 @@ class Witness:
         yield data
 
     def received(self, data: bytes) -> None:
-        """What the origin sent."""
+        """What the origin sent. No wait behind the rewriter's look: what it lets go on must not overtake this."""
         with self._turn:
+            self._look("received", data)
             if self._watcher is not None:
                 self._watcher.received(data)
             elif self._rewriter is not None:
                 self._rewriter.received(data)
-            self._look("received", data)
 
     def answer(self) -> bytes:
         """What the client is to be sent in the origin's stead."""

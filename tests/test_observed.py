@@ -148,3 +148,25 @@ def test_both_directions_at_once_are_whole_though_a_tap_waits(ends: Ends, tmp_pa
     received = hear(ends.client_end, len(answered))
     assert (heard[0] + sent.get() == asked, received == answered) == (True, True)
     running.kill()
+
+
+@pytest.mark.parametrize("direction", ["received", "sent"])
+def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Path, direction: str) -> None:
+    """Though a tap waits with the last of that in its hands."""
+    (tmp_path / "tap.py").write_text(
+        "REWRITE = True\nimport gevent\nfrom taps import Answer\n"
+        "def request(exchange):\n    return Answer(403, b'no') if exchange.target == '/0002' else None\n"
+        f"def data(tunnel, direction, octets):\n    gevent.sleep(0.1 if direction == {direction!r} else 0)\n"
+    )
+    taps = Taps([Tap(tmp_path / "tap.py")])
+    running = gevent.spawn(before(taps, [], PlainStream(ends.client), PlainStream(ends.origin)).run)
+    ends.client_end.sendall(GET % 1 + GET % 2)
+    asked = b""
+    while len(asked) < len(GET % 1):
+        asked += ends.origin_end.recv(65_536)
+    ends.origin_end.sendall(OK)
+    heard = b""
+    while heard.count(b"\r\n\r\n") < 2:
+        heard += ends.client_end.recv(65_536)
+    assert (asked, heard.startswith(OK + b"HTTP/1.1 403 ")) == (GET % 1, True)
+    running.kill()
