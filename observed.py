@@ -86,6 +86,11 @@ class ObservedTunnel(Tunnel):
         else:
             sink.flush()
 
+    def _gone(self, sink: Stream) -> None:
+        if sink is self._client:
+            self._witness.lost()  # nobody takes the response that a request may wait for
+        super()._gone(sink)
+
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if source is self._origin and self.refusal is None and not self._over:
             self._witness.lost()

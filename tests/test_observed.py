@@ -170,3 +170,21 @@ def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Pa
         heard += ends.client_end.recv(65_536)
     assert (asked, heard.startswith(OK + b"HTTP/1.1 403 ")) == (GET % 1, True)
     running.kill()
+
+
+def test_a_request_held_back_does_not_outlive_its_client(ends: Ends, acting: Taps) -> None:
+    """It waits for a response that nobody takes any more."""
+    tunnel = before(acting, [], PlainStream(ends.client), PlainStream(ends.origin))
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall(GET % 1 + GET % 2)
+    asked = b""
+    while len(asked) < len(GET % 1):
+        asked += ends.origin_end.recv(65_536)
+    ends.client_end.close()
+    ends.origin_end.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + bytes(100_000))
+    heard = b"more"
+    while heard:
+        heard = ends.origin_end.recv(65_536)
+    ends.origin_end.close()
+    running.get()
+    assert (asked, tunnel.outcome) == (GET % 1, "client-reset")

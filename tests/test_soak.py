@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from abuse import hellos, origins, requests, resources, slow
+from abuse import duplex, hellos, origins, requests, resources, slow
 from abuse.site import Site, running
 
 LONG = bool(os.environ.get("SOAK"))
@@ -82,6 +82,25 @@ def test_names_past_the_rate(tmp_path: Path, roots: Path, certificate: Path) -> 
 def test_connections(tmp_path: Path, roots: Path, certificate: Path) -> None:
     with running(tmp_path, roots, certificate, "--max-connections=50", "--max-client-connections=40") as site:
         held(site, resources.past_the_connections, (100, 5000))
+
+
+WAITS = "import gevent\ndef data(tunnel, direction, octets): gevent.sleep(0.0005 * (len(octets) % 7))\n"
+
+
+ACTS = f"REWRITE = True\ndef request(exchange): pass\n{WAITS}"
+
+
+@pytest.mark.parametrize(
+    ("tap", "load"),
+    [("", duplex.of_any_protocol), (WAITS, duplex.of_any_protocol), (ACTS, duplex.of_http1)],
+    ids=["unseen", "before all that look", "before a tap that acts"],
+)
+def test_every_octet_arrives(tmp_path: Path, roots: Path, certificate: Path, tap: str, load: Load) -> None:
+    (tmp_path / "tap.py").write_text(tap)
+    options = ["--tap=tap.py", "--har=all.har", "--pcap=all.pcapng", "--log-requests"] if tap else []
+    with running(tmp_path, roots, certificate, *options) as site:
+        load(site, 24)  # now there is what all need once
+        held(site, load, (96, 4800))
 
 
 def held(site: Site, load: Load, sizes: tuple[int, int]) -> None:

@@ -1,0 +1,251 @@
+"""Both directions at once, in pieces and at paces of chance: every octet arrives, in its place, and ends stay ends."""
+
+import random
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import gevent
+from gevent.event import Event
+from lab import WAIT
+
+from abuse.site import Site, cut, together
+
+_MOST = 60_000  # octets of a message's body, on average a fifth of it
+_PAUSE = 0.004  # seconds at most between two pieces, where there is one
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
+# :method POST, :scheme https, :path /, :authority localhost; and :status 200 (RFC 7541 appendix A).
+_ASKS, _ANSWERS = b"\x83\x87\x84\x41\x09localhost", b"\x88"
+
+
+@dataclass(slots=True)
+class Script:
+    """What both sides say, and where each part of the answers needs so much to have been asked."""
+
+    asked: bytearray = field(default_factory=bytearray)
+    answers: list[tuple[int, bytes]] = field(default_factory=list)
+
+    def exchange(self, head: bytes, body: bytes, answer: bytes) -> None:
+        """A message each way; the answer may begin when the head is known, long before its body has come."""
+        self.asked += head
+        self.answers.append((len(self.asked), answer))
+        self.asked += body
+
+    @property
+    def answered(self) -> bytes:
+        return b"".join(answer for _, answer in self.answers)
+
+
+class End:
+    """TLS in memory over a socket: one greenlet reads, one writes, and either direction ends alone."""
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
+        self.heard = bytearray()
+        self.whole = False  # the other side has ended by a close_notify
+        self.over = Event()  # nothing more will be heard
+        self._came = Event()
+        self._sock = sock
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._in, self._out, server_side=server_hostname is None, server_hostname=server_hostname
+        )
+
+    def handshake(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                self._sock.sendall(self._out.read())
+                data = self._sock.recv(65_536)
+                assert data, "it left in the handshake"
+                self._in.write(data)
+            else:
+                self._sock.sendall(self._out.read())
+                return
+
+    def alpn(self) -> str | None:
+        return self._tls.selected_alpn_protocol()
+
+    def read(self, most: Callable[[], int], pause: Callable[[], None]) -> None:
+        """To the other side's end, whatever that is."""
+        try:
+            while self._decrypt() and (data := self._sock.recv(most())):
+                self._in.write(data)
+                pause()
+        except ConnectionError:
+            pass
+        finally:
+            self.over.set()
+            self._came.set()
+
+    def _decrypt(self) -> bool:
+        """Whether there may be more to come."""
+        try:
+            while data := self._tls.read(65_536):
+                self.heard += data
+                self._came.set()
+            self.whole = True
+        except ssl.SSLZeroReturnError:
+            self.whole = True
+        except ssl.SSLWantReadError:
+            return True
+        return False
+
+    def wait(self, octets: int) -> None:
+        """Until so many have come."""
+        while len(self.heard) < octets:
+            self._came.clear()
+            assert self._came.wait(WAIT), (len(self.heard), octets)
+
+    def write(self, data: bytes) -> None:
+        self._tls.write(data)
+        self._sock.sendall(self._out.read())
+
+    def finish(self) -> None:
+        self._decrypt()  # unwrap() reads as well, and would stumble over what it finds
+        with suppress(ssl.SSLWantReadError):
+            self._tls.unwrap()
+        self._sock.sendall(self._out.read())
+        self._sock.shutdown(socket.SHUT_WR)
+
+
+def of_any_protocol(site: Site, count: int) -> None:
+    """Opaque octets, HTTP/1.1 with requests in a row, HTTP/2."""
+    _every_octet(site, count, (_opaque, _http1, _http2))
+
+
+def of_http1(site: Site, count: int) -> None:
+    """What passes where a tap acts."""
+    _every_octet(site, count, (_http1,))
+
+
+def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, random.Random], None]]) -> None:
+    """One in four is cut off by one of its ends."""
+    contexts = []
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(site.certificate)
+        context.maximum_version = version
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        contexts.append(context)
+
+    def client(number: int) -> None:
+        chance = random.Random(number)
+        dress = dresses[number % len(dresses)]
+        script = Script()
+        for _ in range(chance.randint(1, 4)):
+            dress(script, chance)
+        if dress is _http2:
+            script.asked[:0] = _PREFACE + _SETTINGS
+            script.answers = [(need + len(_PREFACE + _SETTINGS), answer) for need, answer in script.answers]
+            script.answers.insert(0, (0, _SETTINGS))
+        context = ssl.create_default_context(cafile=str(site.program.ca))
+        context.set_alpn_protocols([("h2", "http/1.1")[dress is not _http2], "http/1.1"])
+        who_cuts = (None, None, None, number // 12 % 2)[number // 3 % 4]
+        ends: list[End] = []
+
+        def talk(sock: socket.socket, end: End, parts: list[tuple[int, bytes]], cuts: bool, seed: int) -> None:
+            chance = random.Random(seed)
+            ends.append(end)
+            end.handshake()
+            reading = gevent.spawn(end.read, lambda: chance.choice((100, 5000, 65_536)), lambda: _pause(chance))
+            left = chance.randint(0, sum(len(part) for _, part in parts)) if cuts else None
+            try:
+                for need, part in parts:
+                    end.wait(need)
+                    for piece in _pieces(part if left is None else part[:left], chance):
+                        end.write(piece)
+                        _pause(chance)
+                    if left is not None:
+                        left -= min(left, len(part))
+                        if not left:
+                            reading.kill()
+                            cut(sock)
+                            end.over.set()
+                            return
+                end.finish()
+            except (OSError, AssertionError):
+                if who_cuts is None:
+                    raise
+            reading.join()
+
+        def answer(sock: socket.socket) -> None:
+            talk(sock, End(sock, contexts[number % 2]), script.answers, who_cuts == 1, number + 1)
+
+        with site.origin(answer) as target, site.tunnel(target) as sock:
+            ours = End(sock, context, "localhost")
+            talk(sock, ours, [(0, bytes(script.asked))], who_cuts == 0, number + 2)
+            theirs = next(end for end in ends if end is not ours)
+            assert theirs.over.wait(WAIT)
+            if who_cuts is None:
+                assert ours.whole
+                assert theirs.whole
+                assert ours.heard == script.answered
+                assert theirs.heard == script.asked
+            else:
+                assert script.answered.startswith(ours.heard)
+                assert script.asked.startswith(theirs.heard)
+                assert not (ours, theirs)[1 - who_cuts].whole
+
+    together(client, count, at_once=12)
+
+
+def _opaque(script: Script, chance: random.Random) -> None:
+    script.exchange(b"", _noise(chance), _noise(chance))
+
+
+def _http1(script: Script, chance: random.Random) -> None:
+    sent, body = _noise(chance), _noise(chance)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    if chance.random() < 0.5:
+        answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + _chunked(body, chance)
+    if chance.random() < 0.5:
+        field, sent = b"Transfer-Encoding: chunked", _chunked(sent, chance)
+    else:
+        field = b"Content-Length: %d" % len(sent)
+    script.exchange(b"POST / HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % field, sent, answer)
+
+
+def _chunked(body: bytes, chance: random.Random) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in _pieces(body, chance)) + b"0\r\n\r\n"
+
+
+def _http2(script: Script, chance: random.Random) -> None:
+    stream = 2 * len(script.answers) + 1
+
+    def frame(kind: int, flags: int, payload: bytes) -> bytes:
+        return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
+
+    def message(fields: bytes) -> tuple[bytes, bytes]:
+        body = _noise(chance)
+        data = [
+            frame(0, 0, piece[at : at + 16_384])
+            for piece in _pieces(body, chance)
+            for at in range(0, len(piece), 16_384)
+        ]
+        return frame(1, 4, fields), b"".join(data) + frame(0, 1, b"")
+
+    head, body = message(_ASKS)
+    script.exchange(head, body, b"".join(message(_ANSWERS)))
+
+
+def _noise(chance: random.Random) -> bytes:
+    return chance.randbytes(int(_MOST * chance.random() ** 4))
+
+
+def _pieces(data: bytes, chance: random.Random) -> list[bytes]:
+    """From crumbs to more than a record holds."""
+    found, at = [], 0
+    while at < len(data):
+        size = int(10 ** (1 + 4 * chance.random()))
+        found.append(data[at : at + size])
+        at += size
+    return found
+
+
+def _pause(chance: random.Random) -> None:
+    if chance.random() < 0.3:
+        gevent.sleep(chance.random() * _PAUSE)
