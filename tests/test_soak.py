@@ -87,19 +87,33 @@ def test_connections(tmp_path: Path, roots: Path, certificate: Path) -> None:
 WAITS = "import gevent\ndef data(tunnel, direction, octets): gevent.sleep(0.0005 * (len(octets) % 7))\n"
 
 
-ACTS = f"REWRITE = True\ndef request(exchange): pass\n{WAITS}"
+ACTS = f"""{WAITS}
+from taps import Answer
+REWRITE = True
+def request(exchange):
+    return Answer(403, b"no") if exchange.target == "/answered" else None
+"""
+
+
+LOOKS = ("--tap=tap.py", "--har=all.har", "--pcap=all.pcapng", "--log-requests")
 
 
 @pytest.mark.parametrize(
-    ("tap", "load"),
-    [("", duplex.of_any_protocol), (WAITS, duplex.of_any_protocol), (ACTS, duplex.of_http1)],
-    ids=["unseen", "before all that look", "before a tap that acts"],
+    ("load", "untouched", "tap"),
+    [
+        (duplex.of_any_protocol, False, ""),
+        (duplex.of_any_protocol, True, ""),
+        (duplex.of_any_protocol, False, WAITS),
+        (duplex.of_http1, False, ACTS),
+    ],
+    ids=["unseen", "untouched", "before all that look", "before a tap that acts"],
 )
-def test_every_octet_arrives(tmp_path: Path, roots: Path, certificate: Path, tap: str, load: Load) -> None:
+def test_every_octet_arrives(
+    tmp_path: Path, roots: Path, certificate: Path, load: Load, untouched: bool, tap: str
+) -> None:
     (tmp_path / "tap.py").write_text(tap)
-    options = ["--tap=tap.py", "--har=all.har", "--pcap=all.pcapng", "--log-requests"] if tap else []
-    with running(tmp_path, roots, certificate, *options) as site:
-        load(site, 24)  # now there is what all need once
+    with running(tmp_path, roots, certificate, *(LOOKS if tap else ()), untouched=untouched) as site:
+        load(site, (72, 1200)[LONG])  # now there is what all need once, and most of what is remembered of targets
         held(site, load, (96, 4800))
 
 

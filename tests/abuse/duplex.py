@@ -9,13 +9,16 @@ from dataclasses import dataclass, field
 
 import gevent
 from gevent.event import Event
-from lab import WAIT
+from lab import WAIT, strict_context
 
 from abuse.site import Site, cut, together
+from taps import Answer
 
 _MOST = 60_000  # octets of a message's body, on average a fifth of it
 _PAUSE = 0.004  # seconds at most between two pieces, where there is one
+_VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_GET = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
 _SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 # :method POST, :scheme https, :path /, :authority localhost; and :status 200 (RFC 7541 appendix A).
 _ASKS, _ANSWERS = b"\x83\x87\x84\x41\x09localhost", b"\x88"
@@ -23,20 +26,25 @@ _ASKS, _ANSWERS = b"\x83\x87\x84\x41\x09localhost", b"\x88"
 
 @dataclass(slots=True)
 class Script:
-    """What both sides say, and where each part of the answers needs so much to have been asked."""
+    """What both sides say and hear, and where each part of the origin's answers needs so much to have come to it."""
 
     asked: bytearray = field(default_factory=bytearray)
+    passed: bytearray = field(default_factory=bytearray)  # of it, to the origin
     answers: list[tuple[int, bytes]] = field(default_factory=list)
+    heard: bytearray = field(default_factory=bytearray)  # by the client
 
     def exchange(self, head: bytes, body: bytes, answer: bytes) -> None:
         """A message each way; the answer may begin when the head is known, long before its body has come."""
-        self.asked += head
-        self.answers.append((len(self.asked), answer))
-        self.asked += body
+        self.asked += head + body
+        self.passed += head
+        self.answers.append((len(self.passed), answer))
+        self.passed += body
+        self.heard += answer
 
-    @property
-    def answered(self) -> bytes:
-        return b"".join(answer for _, answer in self.answers)
+    def answered(self, head: bytes, answer: bytes) -> None:
+        """A request that a tap answers in the origin's stead."""
+        self.asked += head
+        self.heard += answer
 
 
 class End:
@@ -45,8 +53,9 @@ class End:
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
         self.heard = bytearray()
         self.whole = False  # the other side has ended by a close_notify
-        self.over = Event()  # nothing more will be heard
+        self.over = Event()  # nothing more will be said or heard
         self._came = Event()
+        self._ended = False
         self._sock = sock
         self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(
@@ -66,9 +75,6 @@ class End:
                 self._sock.sendall(self._out.read())
                 return
 
-    def alpn(self) -> str | None:
-        return self._tls.selected_alpn_protocol()
-
     def read(self, most: Callable[[], int], pause: Callable[[], None]) -> None:
         """To the other side's end, whatever that is."""
         try:
@@ -78,7 +84,7 @@ class End:
         except ConnectionError:
             pass
         finally:
-            self.over.set()
+            self._ended = True
             self._came.set()
 
     def _decrypt(self) -> bool:
@@ -97,6 +103,8 @@ class End:
     def wait(self, octets: int) -> None:
         """Until so many have come."""
         while len(self.heard) < octets:
+            if self._ended:
+                raise ConnectionAbortedError(f"{len(self.heard)} octets came of {octets}")
             self._came.clear()
             assert self._came.wait(WAIT), (len(self.heard), octets)
 
@@ -118,14 +126,14 @@ def of_any_protocol(site: Site, count: int) -> None:
 
 
 def of_http1(site: Site, count: int) -> None:
-    """What passes where a tap acts."""
-    _every_octet(site, count, (_http1,))
+    """What passes where a tap acts, and answers what it is asked for ``/answered``."""
+    _every_octet(site, count, (_http1_or_answered,))
 
 
 def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, random.Random], None]]) -> None:
     """One in four is cut off by one of its ends."""
     contexts = []
-    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+    for version in _VERSIONS:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(site.certificate)
         context.maximum_version = version
@@ -136,41 +144,27 @@ def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, ran
         chance = random.Random(number)
         dress = dresses[number % len(dresses)]
         script = Script()
+        if dress is _http2:
+            script.exchange(_PREFACE + _SETTINGS, b"", _SETTINGS)
         for _ in range(chance.randint(1, 4)):
             dress(script, chance)
-        if dress is _http2:
-            script.asked[:0] = _PREFACE + _SETTINGS
-            script.answers = [(need + len(_PREFACE + _SETTINGS), answer) for need, answer in script.answers]
-            script.answers.insert(0, (0, _SETTINGS))
-        context = ssl.create_default_context(cafile=str(site.program.ca))
+        if dress is _http1_or_answered:
+            _http1(script, chance)  # what comes behind the origin's end has no answer
+        context = strict_context(site.trusted)
+        context.maximum_version = _VERSIONS[number // 2 % 2]
         context.set_alpn_protocols([("h2", "http/1.1")[dress is not _http2], "http/1.1"])
         who_cuts = (None, None, None, number // 12 % 2)[number // 3 % 4]
         ends: list[End] = []
 
         def talk(sock: socket.socket, end: End, parts: list[tuple[int, bytes]], cuts: bool, seed: int) -> None:
-            chance = random.Random(seed)
             ends.append(end)
-            end.handshake()
-            reading = gevent.spawn(end.read, lambda: chance.choice((100, 5000, 65_536)), lambda: _pause(chance))
-            left = chance.randint(0, sum(len(part) for _, part in parts)) if cuts else None
             try:
-                for need, part in parts:
-                    end.wait(need)
-                    for piece in _pieces(part if left is None else part[:left], chance):
-                        end.write(piece)
-                        _pause(chance)
-                    if left is not None:
-                        left -= min(left, len(part))
-                        if not left:
-                            reading.kill()
-                            cut(sock)
-                            end.over.set()
-                            return
-                end.finish()
-            except (OSError, AssertionError):
+                _talk(sock, end, parts, cuts, random.Random(seed))
+            except (OSError, AssertionError):  # where it is cut off, whatever may happen
                 if who_cuts is None:
                     raise
-            reading.join()
+            finally:
+                end.over.set()
 
         def answer(sock: socket.socket) -> None:
             talk(sock, End(sock, contexts[number % 2]), script.answers, who_cuts == 1, number + 1)
@@ -183,14 +177,36 @@ def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, ran
             if who_cuts is None:
                 assert ours.whole
                 assert theirs.whole
-                assert ours.heard == script.answered
-                assert theirs.heard == script.asked
+                assert ours.heard == script.heard
+                assert theirs.heard == script.passed
             else:
-                assert script.answered.startswith(ours.heard)
-                assert script.asked.startswith(theirs.heard)
+                assert script.heard.startswith(ours.heard)
+                assert script.passed.startswith(theirs.heard)
                 assert not (ours, theirs)[1 - who_cuts].whole
 
     together(client, count, at_once=12)
+
+
+def _talk(sock: socket.socket, end: End, parts: list[tuple[int, bytes]], cuts: bool, chance: random.Random) -> None:
+    """Say the parts, each when it may be said, and read to the other side's end; or cut it off somewhere."""
+    end.handshake()
+    reading = gevent.spawn(end.read, lambda: chance.choice((100, 5000, 65_536)), lambda: _pause(chance))
+    try:
+        left = chance.randint(0, sum(len(part) for _, part in parts)) if cuts else None
+        for need, part in parts:
+            end.wait(need)
+            for piece in _pieces(part if left is None else part[:left], chance):
+                end.write(piece)
+                _pause(chance)
+            if left is not None:
+                left -= min(left, len(part))
+                if not left:
+                    cut(sock)
+                    return
+        end.finish()
+        reading.join()
+    finally:
+        reading.kill()
 
 
 def _opaque(script: Script, chance: random.Random) -> None:
@@ -209,12 +225,23 @@ def _http1(script: Script, chance: random.Random) -> None:
     script.exchange(b"POST / HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % field, sent, answer)
 
 
+def _http1_or_answered(script: Script, chance: random.Random) -> None:
+    what = chance.random()
+    if what < 0.4:
+        script.answered(_GET % b"answered", Answer(403, b"no").written("GET", closing=False))
+    elif what < 0.7:  # whatever comes behind it is there before its response
+        body = _noise(chance)
+        script.exchange(_GET % b"", b"", b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+    else:
+        _http1(script, chance)
+
+
 def _chunked(body: bytes, chance: random.Random) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in _pieces(body, chance)) + b"0\r\n\r\n"
 
 
 def _http2(script: Script, chance: random.Random) -> None:
-    stream = 2 * len(script.answers) + 1
+    stream = 2 * len(script.answers) - 1  # the first ones are the SETTINGS
 
     def frame(kind: int, flags: int, payload: bytes) -> bytes:
         return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload

@@ -26,7 +26,8 @@ class Site:
     secure: Origin
     plain: Origin
     certificate: Path
-    context: ssl.SSLContext  # of a client that trusts the proxy's CA alone
+    trusted: Path  # what a client trusts alone: the proxy's CA
+    context: ssl.SSLContext  # of such a client
 
     @property
     def target(self) -> str:
@@ -71,14 +72,21 @@ class Site:
 
 
 @contextmanager
-def running(folder: Path, roots: Path, certificate: Path, *options: str, redirected: bool = False) -> Iterator[Site]:
-    """A site; ``redirected``: tunnels go, decrypted, to its plain origin, so that any name can be asked for."""
+def running(
+    folder: Path, roots: Path, certificate: Path, *options: str, redirected: bool = False, untouched: bool = False
+) -> Iterator[Site]:
+    """A site; ``redirected``: tunnels go, decrypted, to its plain origin, so that any name can be asked for.
+
+    ``untouched``: they are not intercepted, and clients trust what the origins have.
+    """
     with Origin(http_origin, certificate) as secure, Origin(http_origin) as plain:
         words = ["--store=certs", "--max=100", "--ca=ca", f"--upstream-ca={roots}", *options]
         words += [f"--{what}-timeout={SECONDS}" for what in ("head", "hello", "dial", "tls")]
         words += [f"--redirect=127.0.0.1:{plain.port}"] if redirected else []
+        words += ["--bypass=localhost"] if untouched else []
         with Watched(folder, *words) as program:
-            site = Site(program, secure, plain, certificate, strict_context(program.ca))
+            trusted = roots if untouched else program.ca
+            site = Site(program, secure, plain, certificate, trusted, strict_context(trusted))
             site.warm_up()
             yield site
 
