@@ -201,6 +201,7 @@ def _talk(sock: socket.socket, end: End, parts: list[tuple[int, bytes]], cuts: b
             if left is not None:
                 left -= min(left, len(part))
                 if not left:
+                    reading.kill()
                     cut(sock)
                     return
         end.finish()
