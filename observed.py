@@ -94,4 +94,5 @@ class ObservedTunnel(Tunnel):
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if source is self._origin and self.refusal is None and not self._over:
             self._witness.lost()
-        super()._pass_on(how, source, sink)
+        with self._writing:  # an answer may be on its way
+            super()._pass_on(how, source, sink)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import h11
 from gevent.event import Event
+from gevent.lock import RLock
 
 from errors import Refused
 from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable
@@ -30,11 +31,12 @@ class Rewriter(Http1):
     that follows a response that can't be read, is refused.
     """
 
-    __slots__ = ("_answer", "_broken", "_decide", "_dropping", "_idle", "_switched_over", "closing")
+    __slots__ = ("_answer", "_broken", "_decide", "_dropping", "_idle", "_switched_over", "_turn", "closing")
 
     def __init__(self, recorder: Recorder, decide: Decide) -> None:
         super().__init__(recorder, strict=True)
         self._decide = decide
+        self._turn = RLock()  # a request is being judged: what the origin says, or that it ends, waits
         self._idle = Event()  # no response is awaited
         self._idle.set()
         self._dropping = False  # the body of a request that was answered
@@ -56,14 +58,12 @@ class Rewriter(Http1):
                     return
                 if not self._idle.wait(WAIT_SECONDS):
                     raise Refused("the response to the request before did not come")
-                if self._switched_over:
-                    yield head + data[at:]
+                with self._turn:
+                    following = self._switched_over
+                    passed = head + data[at:] if following else self._judge(head)
+                if following:
+                    yield passed
                     return
-                if self._broken:
-                    raise Refused("a request that can't be judged: the response before is malformed")
-                if not self.watching:
-                    return  # the origin has ended, and will answer no more
-                passed = self._judge(head)
             else:
                 begin = at
                 start, end, at, done = self._span(data, at)
@@ -84,16 +84,18 @@ class Rewriter(Http1):
         return answer
 
     def received(self, data: bytes | memoryview) -> None:
-        """What the origin sent next."""
-        super().received(data)
-        if not self._asked:
-            self._idle.set()
+        """What the origin sent next. Waits for the verdict on a request; not any more once the next one may go on."""
+        with self._turn:
+            super().received(data)
+            if not self._asked:
+                self._idle.set()
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over, or can't be followed any more."""
-        super().closed(error)
-        self._uploading = None  # its body passes to its end
-        self._idle.set()
+        """The connection is over, or can't be followed any more. Waits for the verdict on a request."""
+        with self._turn:
+            super().closed(error)
+            self._uploading = None  # its body passes to its end
+            self._idle.set()
 
     def _stop(self, what: str) -> None:
         self._broken = True
@@ -117,7 +119,11 @@ class Rewriter(Http1):
             raise Refused(f"a request body that can't be read: {error}") from error
 
     def _judge(self, head: bytes) -> bytes:
-        """A request's head as it goes on; empty if it was answered."""
+        """A request's head as it goes on; empty if it was answered, or nobody is left to answer it."""
+        if self._broken:
+            raise Refused("a request that can't be judged: the response before is malformed")
+        if not self.watching:
+            return b""
         check_fields(head.count(b"\n") - 2)
         try:
             self._request(head)

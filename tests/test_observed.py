@@ -1,12 +1,15 @@
 """A tunnel before a witness: others run while it looks, and nothing of what passes is lost or changed."""
 
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import gevent
 import pytest
+from gevent.event import Event
 from lab import WAIT
 from test_policy import policy
 from test_tunnel import Ends, joined, uploaded
@@ -20,7 +23,7 @@ from record import Record
 from sight import Sight
 from sockets import give_way
 from streams import PlainStream, Stream
-from taps import Tap, Taps
+from taps import Answer, Tap, Taps
 from tunnel import Tunnel
 
 GET = b"GET /%04d HTTP/1.1\r\nHost: a.example\r\nA: " + b"a" * 900 + b"\r\n\r\n"
@@ -188,3 +191,77 @@ def test_a_request_held_back_does_not_outlive_its_client(ends: Ends, acting: Tap
     ends.origin_end.close()
     running.get()
     assert (asked, tunnel.outcome) == (GET % 1, "client-reset")
+
+
+def test_an_answer_that_is_on_its_way_arrives_though_the_origin_ends(ends: Ends, tmp_path: Path) -> None:
+    """A client that is slow to read it gets all of it, and then the end."""
+    (tmp_path / "tap.py").write_text(
+        "REWRITE = True\nfrom taps import Answer\n"
+        "def request(exchange): return Answer(403, bytes(5_000_000)) if exchange.target == '/0002' else None\n"
+    )
+    taps = Taps([Tap(tmp_path / "tap.py")])
+    tunnel = before(taps, [], PlainStream(ends.client), PlainStream(ends.origin))
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall(GET % 1 + GET % 2)
+    asked = b""
+    while len(asked) < len(GET % 1):
+        asked += ends.origin_end.recv(65_536)
+    ends.origin_end.sendall(OK)
+    while tunnel.received < 5_000_000:
+        gevent.sleep(0)
+    ends.origin_end.close()
+    for _ in range(10):
+        give_way()  # to what must wait for that
+    heard = b""
+    while data := ends.client_end.recv(1 << 20):
+        heard += data
+    assert (heard.startswith(OK + b"HTTP/1.1 403 "), len(heard)) == (True, tunnel.received)
+    ends.client_end.close()
+    running.get()
+    assert tunnel.outcome == "closed"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        ("Answer(403, b'no')", b""),
+        ("Answer(403, b'no')", OK),
+        ("None", b""),
+        ("None", OK),
+    ],
+)
+def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
+    ends: Ends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, said: bytes
+) -> None:
+    """It says that it waited too long for a request, or just ends, as servers do with connections that are kept."""
+    begun, go = Event(), Event()
+    monkeypatch.setitem(sys.modules, "signals", SimpleNamespace(begun=begun, go=go))
+    (tmp_path / "tap.py").write_text(
+        "REWRITE = True\nfrom signals import begun, go\nfrom taps import Answer\n"
+        "def request(exchange):\n    if exchange.target == '/0002':\n        begun.set()\n        go.wait()\n"
+        f"        return {verdict}\n"
+    )
+    tunnel = before(Taps([Tap(tmp_path / "tap.py")]), [], PlainStream(ends.client), PlainStream(ends.origin))
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall(GET % 1 + GET % 2)
+    asked = b""
+    while len(asked) < len(GET % 1):
+        asked += ends.origin_end.recv(65_536)
+    ends.origin_end.sendall(OK)
+    assert begun.wait(WAIT)
+    ends.origin_end.sendall(said)
+    ends.origin_end.shutdown(socket.SHUT_WR)
+    for _ in range(10):
+        give_way()  # to what must wait
+    go.set()
+    heard = b""
+    while data := ends.client_end.recv(65_536):
+        heard += data
+    ends.client_end.close()
+    while data := ends.origin_end.recv(65_536):
+        asked += data
+    running.get()
+    answered = verdict != "None"
+    answer = Answer(403, b"no").written("GET", closing=False) if answered else b""
+    assert heard == OK + answer + said
+    assert (asked, tunnel.outcome) == (GET % 1 if answered else GET % 1 + GET % 2, "closed")
