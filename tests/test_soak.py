@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from abuse import duplex, hellos, origins, requests, resources, slow
+from abuse import duplex, hellos, origins, plainly, requests, resources, slow
 from abuse.site import Site, running
 
 LONG = bool(os.environ.get("SOAK"))
@@ -105,8 +105,10 @@ LOOKS = ("--tap=tap.py", "--har=all.har", "--pcap=all.pcapng", "--log-requests")
         (duplex.of_any_protocol, True, ""),
         (duplex.of_any_protocol, False, WAITS),
         (duplex.of_http1, False, ACTS),
+        (plainly.each_its_own, False, ""),
+        (plainly.each_its_own, False, ACTS),
     ],
-    ids=["unseen", "untouched", "before all that look", "before a tap that acts"],
+    ids=["unseen", "untouched", "before all that look", "before a tap that acts", "plain", "plain, before that"],
 )
 def test_every_octet_arrives(
     tmp_path: Path, roots: Path, certificate: Path, load: Load, untouched: bool, tap: str

@@ -190,14 +190,14 @@ def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, ran
 def _talk(sock: socket.socket, end: End, parts: list[tuple[int, bytes]], cuts: bool, chance: random.Random) -> None:
     """Say the parts, each when it may be said, and read to the other side's end; or cut it off somewhere."""
     end.handshake()
-    reading = gevent.spawn(end.read, lambda: chance.choice((100, 5000, 65_536)), lambda: _pause(chance))
+    reading = gevent.spawn(end.read, lambda: chance.choice((100, 5000, 65_536)), lambda: pause(chance))
     try:
         left = chance.randint(0, sum(len(part) for _, part in parts)) if cuts else None
         for need, part in parts:
             end.wait(need)
-            for piece in _pieces(part if left is None else part[:left], chance):
+            for piece in pieces(part if left is None else part[:left], chance):
                 end.write(piece)
-                _pause(chance)
+                pause(chance)
             if left is not None:
                 left -= min(left, len(part))
                 if not left:
@@ -211,16 +211,16 @@ def _talk(sock: socket.socket, end: End, parts: list[tuple[int, bytes]], cuts: b
 
 
 def _opaque(script: Script, chance: random.Random) -> None:
-    script.exchange(b"", _noise(chance), _noise(chance))
+    script.exchange(b"", noise(chance), noise(chance))
 
 
 def _http1(script: Script, chance: random.Random) -> None:
-    sent, body = _noise(chance), _noise(chance)
+    sent, body = noise(chance), noise(chance)
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     if chance.random() < 0.5:
-        answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + _chunked(body, chance)
+        answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(body, chance)
     if chance.random() < 0.5:
-        field, sent = b"Transfer-Encoding: chunked", _chunked(sent, chance)
+        field, sent = b"Transfer-Encoding: chunked", chunked(sent, chance)
     else:
         field = b"Content-Length: %d" % len(sent)
     script.exchange(b"POST / HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % field, sent, answer)
@@ -231,14 +231,14 @@ def _http1_or_answered(script: Script, chance: random.Random) -> None:
     if what < 0.4:
         script.answered(_GET % b"answered", Answer(403, b"no").written("GET", closing=False))
     elif what < 0.7:  # whatever comes behind it is there before its response
-        body = _noise(chance)
+        body = noise(chance)
         script.exchange(_GET % b"", b"", b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     else:
         _http1(script, chance)
 
 
-def _chunked(body: bytes, chance: random.Random) -> bytes:
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in _pieces(body, chance)) + b"0\r\n\r\n"
+def chunked(body: bytes, chance: random.Random) -> bytes:
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces(body, chance)) + b"0\r\n\r\n"
 
 
 def _http2(script: Script, chance: random.Random) -> None:
@@ -248,10 +248,10 @@ def _http2(script: Script, chance: random.Random) -> None:
         return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
 
     def message(fields: bytes) -> tuple[bytes, bytes]:
-        body = _noise(chance)
+        body = noise(chance)
         data = [
             frame(0, 0, piece[at : at + 16_384])
-            for piece in _pieces(body, chance)
+            for piece in pieces(body, chance)
             for at in range(0, len(piece), 16_384)
         ]
         return frame(1, 4, fields), b"".join(data) + frame(0, 1, b"")
@@ -260,11 +260,11 @@ def _http2(script: Script, chance: random.Random) -> None:
     script.exchange(head, body, b"".join(message(_ANSWERS)))
 
 
-def _noise(chance: random.Random) -> bytes:
+def noise(chance: random.Random) -> bytes:
     return chance.randbytes(int(_MOST * chance.random() ** 4))
 
 
-def _pieces(data: bytes, chance: random.Random) -> list[bytes]:
+def pieces(data: bytes, chance: random.Random) -> list[bytes]:
     """From crumbs to more than a record holds."""
     found, at = [], 0
     while at < len(data):
@@ -274,6 +274,6 @@ def _pieces(data: bytes, chance: random.Random) -> list[bytes]:
     return found
 
 
-def _pause(chance: random.Random) -> None:
+def pause(chance: random.Random) -> None:
     if chance.random() < 0.3:
         gevent.sleep(chance.random() * _PAUSE)
