@@ -201,7 +201,12 @@ def _work(
         program.warn()
     stop = Event()
     orphaned = gevent.get_hub().loop.io(lifeline, 1)
-    orphaned.start(stop.set)
+
+    def orphan() -> None:
+        orphaned.stop()  # it would call on and on
+        stop.set()
+
+    orphaned.start(orphan)
 
     def ready() -> None:
         with suppress(BrokenPipeError):  # only those of the first hour are waited for

@@ -14,15 +14,25 @@ class Guard:
 
     def __init__(self, policy: Policy, name: str, record: Record) -> None:
         self.refusal: CertifierError | None = None
-        self.awaited = 0  # responses
+        self.awaited: dict[int, Exchange] = {}  # whose responses have not ended
+        self._spoilt = False  # what the client hears can't be told apart any more
         self._policy = policy
         self._name = name
         self._record = record
         self._told = False
 
+    @property
+    def quiet(self) -> bool:
+        """Whether the client awaits at most one response, which has not begun: then it can be told in its place."""
+        return (
+            not self._spoilt
+            and len(self.awaited) <= 1
+            and all(exchange.status is None for exchange in self.awaited.values())
+        )
+
     def request(self, exchange: Exchange) -> None:
         """Look at its Host."""
-        self.awaited += 1
+        self.awaited[id(exchange)] = exchange
         if not self._policy.minds_mismatch or self.refusal is not None:
             return
         try:
@@ -40,12 +50,14 @@ class Guard:
             self._told = True
             self._record.note(remark)
 
-    def ended(self, exchange: Exchange) -> None:  # noqa: ARG002
+    def ended(self, exchange: Exchange) -> None:
         """One less."""
-        self.awaited -= 1
+        self.awaited.pop(id(exchange), None)
 
     def noted(self, connection: Connection, what: str) -> None:  # noqa: ARG002
         """Told in the line of the tunnel."""
         self._record.note(f"not decoded: {what}")
+        if what.startswith(_UNSEEN):
+            self._spoilt = self._spoilt or bool(self.awaited) or "response" in what
         if self._policy.denies_mismatch and what.startswith(_UNSEEN):
             self.refusal = Refused(f"Host can't be told: {what}")

@@ -26,11 +26,12 @@ class Health:
 
     def fault(self) -> str | None:
         """What is wrong, as a sentence; None if nothing is. Waits."""
-        if self._look is None or (self._look.ready() and not 0 <= self._clock() - self._looked < LOOK_SECONDS):
-            self._look = gevent.spawn(self._probe)
+        look = self._look
+        if look is None or (look.ready() and not 0 <= self._clock() - self._looked < LOOK_SECONDS):
+            look = self._look = gevent.spawn(self._probe)
             self._looked = self._clock()
-        self._look.join(ANSWER_SECONDS)
-        return self._look.get() if self._look.ready() else "the store's disk does not answer"
+        look.join(ANSWER_SECONDS)
+        return look.get() if look.ready() else "the store's disk does not answer"
 
     def _probe(self) -> str | None:
         try:

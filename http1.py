@@ -79,12 +79,14 @@ class Http1:
         self.watching = False
         if isinstance(self._download, UntilClose) and error is None:
             self._response_ended()
-        if self._answered and self._uploading is not None:
-            self._recorder.end(self._uploading, error or "the request was cut off")
-        for exchange in self._asked:
+        # All of it is taken out before anyone is told: who is may wait, and nothing may be ended twice, or grow on.
+        uploading, self._uploading = self._uploading, None
+        asked, self._asked = self._asked, deque()
+        if self._answered and uploading is not None:
+            self._recorder.end(uploading, error or "the request was cut off")
+        for exchange in asked:
             cut = "no response" if exchange.status is None else "the response was cut off"
             self._recorder.end(exchange, error or cut)
-        self._asked.clear()
 
     def _stop(self, what: str) -> None:
         if self.watching:

@@ -29,7 +29,6 @@ from streams import PlainStream, Stream
 from tls import TlsStream
 from tunnel import Tunnel
 from upstream import Upstream, broke
-from witness import Witness
 
 _HTTP = b"http/1.1"
 _H2 = "h2"
@@ -140,14 +139,14 @@ class Interception:
             where = _peer(upstream.sock)
             witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
         tunnel = self._relaying.run(way, stream, upstream, witness)
-        if self._settle(record, name, stream, tunnel, witness):
+        if self._settle(record, name, stream, tunnel):
             return
         if tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
             self._refused(way, pair, None, True)
 
-    def _settle(self, record: Record, name: str, stream: TlsStream, tunnel: Tunnel, witness: Witness | None) -> bool:
+    def _settle(self, record: Record, name: str, stream: TlsStream, tunnel: Tunnel) -> bool:
         """Tell a client that can still be told why its tunnel has ended; whether there was something to tell."""
         if tunnel.alert is not None:
             failure = broke(self._verified(name), tunnel.alert)
@@ -157,7 +156,7 @@ class Interception:
         elif tunnel.refusal is not None:
             record.fail(tunnel.refusal)
             record.status = tunnel.refusal.status
-            if stream.alpn == _H2 or (witness is not None and not witness.quiet):
+            if stream.alpn == _H2 or not tunnel.quiet:
                 stream.abort()
             else:
                 tell(stream, pages.for_error(tunnel.refusal))

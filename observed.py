@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from gevent.lock import BoundedSemaphore
 
 import sockets
+from errors import CertifierError
 from meter import Meter
 from streams import FULL, Stream
 from tunnel import Tunnel
@@ -62,9 +63,10 @@ class ObservedTunnel(Tunnel):
     def _pass_up(self, piece: bytes, sink: Stream) -> None:
         for passed in self._witness.sent(piece):
             self._answer()
-            sink.encrypt(passed)
-            if self._acts:
-                sink.flush()
+            if passed:
+                sink.encrypt(passed)
+                if self._acts:
+                    sink.flush()
         self._answer()
         if self._witness.ends:
             self._over = self._unread = True
@@ -86,6 +88,10 @@ class ObservedTunnel(Tunnel):
         else:
             sink.flush()
 
+    def _refuse(self, refusal: CertifierError) -> None:
+        self.quiet = self._witness.quiet  # now: the end of the tunnel ends all that it asks of
+        super()._refuse(refusal)
+
     def _gone(self, sink: Stream) -> None:
         if sink is self._client:
             self._witness.lost()  # nobody takes the response that a request may wait for
@@ -94,5 +100,8 @@ class ObservedTunnel(Tunnel):
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if source is self._origin and self.refusal is None and not self._over:
             self._witness.lost()
-        with self._writing:  # an answer may be on its way
+        if sink is self._client:
+            with self._writing:  # an answer may be on its way
+                super()._pass_on(how, source, sink)
+        else:
             super()._pass_on(how, source, sink)

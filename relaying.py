@@ -91,11 +91,13 @@ class Relaying:
             tunnel = ObservedTunnel(client, origin, witness, idle, meter)
             witness.opened()
         record.progress = tunnel
+        outcome = "stopped"  # unless it comes to its end
         try:
             tunnel.run()
+            outcome = tunnel.outcome if tunnel.refusal is None else "refused"
         finally:
             record.sent, record.received = tunnel.sent, tunnel.received
             if witness is not None:
-                witness.closed(tunnel.outcome)
+                witness.closed(outcome)
         record.outcome = tunnel.outcome  # not after a bug
         return tunnel

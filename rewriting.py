@@ -31,7 +31,18 @@ class Rewriter(Http1):
     that follows a response that can't be read, is refused.
     """
 
-    __slots__ = ("_answer", "_broken", "_decide", "_dropping", "_idle", "_switched_over", "_turn", "closing")
+    __slots__ = (
+        "_answer",
+        "_broken",
+        "_decide",
+        "_dropping",
+        "_heard",
+        "_idle",
+        "_switched_over",
+        "_turn",
+        "_unheard",
+        "closing",
+    )
 
     def __init__(self, recorder: Recorder, decide: Decide) -> None:
         super().__init__(recorder, strict=True)
@@ -41,29 +52,35 @@ class Rewriter(Http1):
         self._idle.set()
         self._dropping = False  # the body of a request that was answered
         self._switched_over = False
+        self._unheard = False  # the origin has ended, and will answer no more
+        self._heard = 0  # octets of the origin's
         self._broken = False  # a response is malformed: which request the next one is to, can't be told
         self._answer = b""
         self.closing = False  # after the answer
 
     def forward(self, data: bytes) -> Iterator[bytes]:
-        """What goes on of what the client sent, piece by piece; each must be sent before the next is asked for."""
+        """What goes on of what the client sent, piece by piece; each must be sent before the next is asked for.
+
+        An empty piece: there is an answer to be taken and sent.
+        """
         if self._switched_over:
             yield self._request_heads.left() + data
             return
         at = 0
-        while at < len(data) and not self.closing:
+        while at < len(data) and not self.closing and not self._unheard:
             if self._upload is None:
                 head, at = self._next_head(data, at)
                 if head is None:
                     return
-                if not self._idle.wait(WAIT_SECONDS):
-                    raise Refused("the response to the request before did not come")
+                self._wait()
                 with self._turn:
                     following = self._switched_over
                     passed = head + data[at:] if following else self._judge(head)
                 if following:
                     yield passed
                     return
+                if self._answer:
+                    yield b""  # it goes out before anything else is looked at
             else:
                 begin = at
                 start, end, at, done = self._span(data, at)
@@ -86,6 +103,7 @@ class Rewriter(Http1):
     def received(self, data: bytes | memoryview) -> None:
         """What the origin sent next. Waits for the verdict on a request; not any more once the next one may go on."""
         with self._turn:
+            self._heard += len(data)
             super().received(data)
             if not self._asked:
                 self._idle.set()
@@ -94,7 +112,6 @@ class Rewriter(Http1):
         """The connection is over, or can't be followed any more. Waits for the verdict on a request."""
         with self._turn:
             super().closed(error)
-            self._uploading = None  # its body passes to its end
             self._idle.set()
 
     def _stop(self, what: str) -> None:
@@ -105,10 +122,20 @@ class Rewriter(Http1):
         self._switched_over = True
         super()._switched(what)
 
+    def _wait(self) -> None:
+        """Until no response is awaited. One that goes on may take as long as it likes."""
+        heard = -1
+        while heard != self._heard:
+            heard = self._heard
+            if self._idle.wait(WAIT_SECONDS):
+                return
+        raise Refused("the response to the request before did not come")
+
     def _next_head(self, data: bytes, at: int) -> tuple[bytes | None, int]:
         try:
             return self._request_heads.take(data, at)
         except Unreadable as error:
+            self._wait()  # what is told of it stands behind the response before
             raise Refused(f"a request that can't be judged: {error}") from error
 
     def _span(self, data: bytes, at: int) -> tuple[int, int, int, bool]:
@@ -123,6 +150,7 @@ class Rewriter(Http1):
         if self._broken:
             raise Refused("a request that can't be judged: the response before is malformed")
         if not self.watching:
+            self._unheard = True  # its body, too, and all that follows
             return b""
         check_fields(head.count(b"\n") - 2)
         try:

@@ -30,7 +30,8 @@ class Tunnel:
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
     went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is why the origin
     ended its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
-    what it had said until then, all of it where ``sent`` is as long. ``refusal`` is why no more was let pass.
+    what it had said until then, all of it where ``sent`` is as long. ``refusal`` is why no more was let pass, and
+    ``quiet`` whether the client can be told in the place of a response.
     """
 
     _acts = False  # something answers the client in the origin's stead, and may wait in one direction for the other
@@ -42,6 +43,7 @@ class Tunnel:
         self.alert: str | None = None
         self.early = bytearray()
         self.refusal: CertifierError | None = None
+        self.quiet = True
         self.client_ended_first: bool | None = None
         self._client = client
         self._origin = origin
@@ -63,7 +65,7 @@ class Tunnel:
                 self._take(self._client, self._origin)
             self._take(self._origin, self._client)
         except CertifierError as refusal:
-            self.refusal = refusal
+            self._refuse(refusal)
             return
         watchdog = get_hub().loop.timer(self._tick, self._tick)
         try:
@@ -148,8 +150,7 @@ class Tunnel:
             try:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
                 taken = self._take(source, sink)
-                if not self._acts or source is not self._client:  # else the other pump may be about to write
-                    source.answer()
+                source.answer()
                 self._flush(sink)
             except CertifierError as refusal:
                 self._refuse(refusal)

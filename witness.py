@@ -50,8 +50,8 @@ class Witness:
 
     @property
     def quiet(self) -> bool:
-        """Whether the client awaits at most the response to what was refused: then it can be told in one."""
-        return self._guard.awaited <= 1
+        """Whether a client that is refused can be told in the place of a response; to be asked at once."""
+        return self._guard.quiet
 
     def opened(self) -> None:
         """The tunnel begins."""
@@ -60,7 +60,10 @@ class Witness:
         self._taps.opened(self._passage)
 
     def sent(self, data: bytes) -> Iterable[bytes]:
-        """What the client sent: what goes on of it, piece by piece. Raises ``Refused``."""
+        """What the client sent: what goes on of it, piece by piece; empty where there is an ``answer`` to be sent.
+
+        Raises ``Refused``.
+        """
         if self._rewriter is not None:
             yield from self._seen(self._rewriter.forward(data))
             return
@@ -107,8 +110,9 @@ class Witness:
         for piece in pieces:
             if self._guard.refusal is not None:
                 raise self._guard.refusal
-            with self._turn:
-                self._look("sent", piece)
+            if piece:
+                with self._turn:
+                    self._look("sent", piece)
             yield piece
 
     def _look(self, direction: str, data: bytes) -> None:

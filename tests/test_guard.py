@@ -28,9 +28,35 @@ def test_another_host(what: Mismatch, authority: str) -> None:
         found.request(asks(authority))
     assert (found.refusal is not None) == (what is Mismatch.DENY)
     assert (record.remark or "").count("Host") == (what is Mismatch.LOG)  # once a tunnel
-    assert found.awaited == 3
-    found.ended(asks(authority))
-    assert found.awaited == 2
+
+
+def test_when_a_client_that_is_refused_can_be_told() -> None:
+    """In the place of the one response that it awaits, while that has not begun."""
+    found, _ = guard(Mismatch.DENY)
+    assert found.quiet
+    one, other = asks("a.example"), asks("b.example")
+    found.request(one)
+    assert found.quiet
+    found.request(other)
+    assert not found.quiet
+    found.ended(one)
+    assert found.quiet
+    other.status = 200
+    assert not found.quiet
+    found.ended(other)
+    assert found.quiet
+    found.noted(connection(), "malformed request head")
+    assert found.quiet
+    found.request(one)
+    found.noted(connection(), "malformed request head")
+    found.ended(one)
+    assert not found.quiet
+
+
+def test_behind_what_is_no_response_nobody_can_be_told() -> None:
+    found, _ = guard(Mismatch.ALLOW)
+    found.noted(connection(), "malformed response: a response without a request")
+    assert not found.quiet
 
 
 @pytest.mark.parametrize("authority", ["a.example", "A.Example", "A.Example:443", "a.example.:8443"])

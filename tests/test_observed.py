@@ -265,3 +265,101 @@ def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
     answer = Answer(403, b"no").written("GET", closing=False) if answered else b""
     assert heard == OK + answer + said
     assert (asked, tunnel.outcome) == (GET % 1 if answered else GET % 1 + GET % 2, "closed")
+
+
+ANSWERS = (
+    "REWRITE = True\nfrom taps import Answer\n"
+    "def request(exchange): return Answer(403, b'no') if exchange.target == '/0002' else None\n"
+)
+REFUSAL = Answer(403, b"no").written("GET", closing=False)
+
+
+@pytest.mark.parametrize(("third", "refused"), [(GET % 3, False), (b"GET /\n\n", True)])
+def test_an_answer_goes_out_before_what_stands_behind_it_is_judged(
+    ends: Ends, tmp_path: Path, third: bytes, refused: bool
+) -> None:
+    (tmp_path / "tap.py").write_text(ANSWERS)
+    tunnel = before(Taps([Tap(tmp_path / "tap.py")]), [], PlainStream(ends.client), PlainStream(ends.origin))
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall(GET % 1 + GET % 2 + third)
+    asked = b""
+    while len(asked) < len(GET % 1):
+        asked += ends.origin_end.recv(65_536)
+    ends.origin_end.sendall(OK)
+    heard = b""
+    while len(heard) < len(OK + REFUSAL):
+        heard += ends.client_end.recv(65_536)
+    assert heard == OK + REFUSAL
+    if refused:
+        running.get()
+        assert (str(tunnel.refusal)[:33], tunnel.quiet) == ("a request that can't be judged: a", True)
+    else:
+        assert ends.origin_end.recv(65_536) == GET % 3
+        running.kill()
+
+
+@pytest.mark.parametrize(("begun", "quiet"), [(b"", True), (b"HTTP/1.1 200 OK\r\n\r\nhalf", False)])
+def test_nobody_is_told_in_the_middle_of_a_response(ends: Ends, acting: Taps, begun: bytes, quiet: bool) -> None:
+    """A body that can't be read: the response to its request may be under way."""
+    tunnel = before(acting, [], PlainStream(ends.client), PlainStream(ends.origin))
+    running = gevent.spawn(tunnel.run)
+    head = b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ends.client_end.sendall(head)
+    assert ends.origin_end.recv(65_536) == head
+    if begun:
+        ends.origin_end.sendall(begun)
+        assert ends.client_end.recv(65_536) == begun
+    ends.client_end.sendall(b"no size\r\n")
+    running.get()
+    assert (str(tunnel.refusal), tunnel.quiet) == ("a request body that can't be read: a malformed chunk size", quiet)
+
+
+def test_an_exchange_ends_once_though_a_hook_waits_with_its_end(
+    ends: Ends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An early response to an upload, whose rest comes while a hook is told that the origin has ended."""
+    begun, go = Event(), Event()
+    monkeypatch.setitem(sys.modules, "signals", SimpleNamespace(begun=begun, go=go))
+    (tmp_path / "tap.py").write_text(
+        "REWRITE = True\nfrom signals import begun, go\ndef request(_): pass\n"
+        "def response(_):\n    begun.set()\n    go.wait()\n"
+    )
+    seen = Seen()
+    taps = Taps([Tap(tmp_path / "tap.py")])
+    tunnel = before(taps, [seen], PlainStream(ends.client), PlainStream(ends.origin))
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 8\r\n\r\nhalf")
+    asked = b""
+    while not asked.endswith(b"half"):
+        asked += ends.origin_end.recv(65_536)
+    answer = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n"
+    ends.origin_end.sendall(answer)
+    assert ends.client_end.recv(65_536) == answer
+    ends.origin_end.shutdown(socket.SHUT_WR)
+    assert begun.wait(WAIT)
+    ends.client_end.sendall(b"rest")
+    assert ends.origin_end.recv(65_536) == b"rest"
+    go.set()
+    ends.client_end.shutdown(socket.SHUT_WR)
+    running.get()
+    assert [(exchange.error, exchange.request_octets) for exchange in seen.done] == [("the request was cut off", 4)]
+
+
+def test_the_response_does_not_wait_for_an_origin_to_take_the_end_of_the_request(ends: Ends, acting: Taps) -> None:
+    """An origin that reads on only when its response is taken."""
+
+    class Stuck(PlainStream):
+        def end(self, how: str) -> None:
+            go.wait()
+
+    go = Event()
+    running = gevent.spawn(before(acting, [], PlainStream(ends.client), Stuck(ends.origin)).run)
+    ends.client_end.sendall(GET % 1)
+    ends.client_end.shutdown(socket.SHUT_WR)
+    assert ends.origin_end.recv(65_536) == GET % 1
+    for _ in range(5):
+        give_way()
+    ends.origin_end.sendall(OK)
+    assert ends.client_end.recv(65_536) == OK
+    go.set()
+    running.kill()

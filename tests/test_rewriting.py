@@ -1,7 +1,9 @@
 """Requests that are judged: another recipient must find no others in what passes."""
 
+import time
 from collections.abc import Callable
 
+import gevent
 import pytest
 from watching import Seen
 
@@ -111,3 +113,29 @@ def test_behind_an_upgrade_everything_passes_and_what_was_sent_before_it_too() -
     rewriter.received(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n")
     assert passed(rewriter, b"LATE") == b"EARLY-LATE"
     assert passed(rewriter, b"\0") == b"\0"
+
+
+def test_behind_the_end_of_the_origin_nothing_is_judged() -> None:
+    """Nor is a body taken for a head."""
+    rewriter = Rewriter(Seen().recorder(), allow)
+    assert passed(rewriter, GET) == GET
+    rewriter.received(OK)
+    rewriter.closed()
+    assert passed(rewriter, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nbody\n\nGET / HTTP") == b""
+    assert passed(rewriter, b"/1.1\n\n" + GET) == b""
+
+
+def test_a_response_may_take_as_long_as_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rewriting.WAIT_SECONDS", 0.2)
+    rewriter = Rewriter(Seen().recorder(), allow)
+    assert passed(rewriter, GET) == GET
+    began = time.monotonic()
+    waiting = gevent.spawn(passed, rewriter, GET)
+    rewriter.received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    while time.monotonic() - began < 0.8:
+        rewriter.received(b"")
+        rewriter.received(b"x")
+        gevent.sleep(0.1)
+    assert not waiting.ready()
+    with pytest.raises(Refused, match="the response to the request before did not come"):
+        waiting.get(timeout=5)
