@@ -15,6 +15,7 @@ MAX_LINE = 4096  # octets of a chunk's size and its extensions
 
 _END = re.compile(rb"\n\r?\n")  # a recipient may take a bare LF for a line's end, RFC 9112 §2.2
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
+_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\0\r\n]*\r\n")
 _EMPTY = (b"\r\n", b"\n")
 _LENIENT = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, a folded line: each recipient reads them in its own way
 
@@ -33,9 +34,9 @@ class Heads:
         self._buffer = bytearray()
         self._strict = strict
 
-    def __bool__(self) -> bool:
-        """Whether part of a head is here."""
-        return bool(self._buffer)
+    def __len__(self) -> int:
+        """Octets that are here of a head."""
+        return len(self._buffer)
 
     def take(self, data: bytes, at: int) -> tuple[bytes | None, int]:
         """The next head, if it is complete, and where to go on."""
@@ -182,6 +183,8 @@ class Chunked:
         if line in _EMPTY:
             return True
         self._room -= len(line)
+        if self._strict and not _FIELD.fullmatch(line):
+            raise Unreadable("a malformed trailer")
         name, colon, content = line.partition(b":")
         if not colon or self._room < 0:
             raise Unreadable("malformed or too many trailers")

@@ -12,12 +12,15 @@ from collections import deque
 import h11
 
 import heads
-from exchange import Exchange, Octets, Recorder, Unreadable, authority_of, check_authority, header
+from exchange import Exchange, Fields, Octets, Recorder, Unreadable, authority_of, check_authority, header
+from fields import connection_options
 from framing import Body, Chunked, Counted, Heads, UntilClose
 
 MAX_WAITING = 100  # requests of a connection without a response: pipelining clients stop at about 10
 
 MAX_INTERIM = 100  # interim responses to one request: an origin that sends more has no end
+# What a strict reader takes: a path, or a URI whose scheme everyone reads alike; no fragment, which some ignore.
+_TARGET = re.compile(rb"(?:/|\*\Z|https://[^/?#]+(?:[/?]|\Z))[^#]*\Z", re.IGNORECASE)
 _HTTP = re.compile("(?i)h2c|http|tls")  # RFC 9110 §7.8, RFC 7540 §3.2, RFC 2817: as names of protocols begin
 
 # h11 takes interim responses only after a request, and 101 only after one that asks for it.
@@ -49,6 +52,11 @@ class Http1:
         self._upload: Body | None = None
         self._download: Body | None = None
         self._first_byte = 0.0
+
+    @property
+    def held(self) -> int:
+        """Octets at the end of what the client sent that are part of a head."""
+        return len(self._request_heads)
 
     def sent(self, data: Octets) -> None:
         """What the client sent next."""
@@ -134,6 +142,10 @@ class Http1:
             self._upload = Chunked(self._strict)
         elif length:
             self._upload = Counted(length)
+        if self._strict and found.method == b"CONNECT":  # to an origin that takes it for a request, it opens no tunnel
+            raise Unreadable("a CONNECT inside the tunnel")
+        if self._strict and not _TARGET.match(found.target):
+            raise Unreadable("a target that is neither a path nor an https URI")
         target = found.target.decode("ascii")
         authority = authority_of(target) or host.decode("latin-1")
         if self._strict:  # RFC 9112 §3.2.2 has the target count; not everyone's routing does
@@ -198,8 +210,8 @@ class Http1:
             if not header(exchange.request_fields, b"upgrade"):  # RFC 9110 §7.8
                 raise Unreadable("an upgrade that was not asked for")
             exchange.upgrade = header(fields, b"upgrade") or "another protocol"
-            if self._strict and _HTTP.match(exchange.upgrade):
-                raise Unreadable("an upgrade to HTTP, whose requests nobody would see")
+            if self._strict:
+                self._check_upgrade(exchange, fields)
             self._switched(f"upgraded to {exchange.upgrade}")
         elif exchange.method == "CONNECT" and status < 300:
             self._switched("a CONNECT inside the tunnel")
@@ -209,6 +221,17 @@ class Http1:
             self._download = _body(fields)
             if self._download is None:
                 self._response_ended()
+
+    def _check_upgrade(self, exchange: Exchange, fields: Fields) -> None:
+        """Raise ``Unreadable`` for a 101 behind which origins may read HTTP on: an application can send any status."""
+        offered = {word.strip().lower() for word in header(exchange.request_fields, b"upgrade").split(",")}
+        for said in (exchange.request_fields, fields):  # RFC 9110 §7.8
+            if b"upgrade" not in connection_options(said):
+                raise Unreadable("a 101 that is no upgrade")
+        if exchange.upgrade is None or exchange.upgrade.strip().lower() not in offered:
+            raise Unreadable("an upgrade to what was not asked for")
+        if _HTTP.match(exchange.upgrade):
+            raise Unreadable("an upgrade to HTTP, whose requests nobody would see")
 
     def _response_ended(self) -> None:
         exchange = self._asked.popleft()

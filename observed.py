@@ -8,7 +8,7 @@ from gevent.lock import BoundedSemaphore
 import sockets
 from errors import CertifierError
 from meter import Meter
-from streams import FULL, Stream
+from streams import FULL, ORDERLY, TRUNCATED, Stream
 from tunnel import Tunnel
 from witness import Witness
 
@@ -98,6 +98,15 @@ class ObservedTunnel(Tunnel):
         super()._gone(sink)
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
+        if source is self._client and how in (ORDERLY, TRUNCATED) and self.refusal is None:
+            try:
+                if rest := self._witness.rest():
+                    sink.encrypt(rest)
+                    self._flush(sink)
+            except CertifierError as refusal:
+                self._refuse(refusal)
+            except OSError:
+                self._gone(sink)
         if source is self._origin and self.refusal is None and not self._over:
             self._witness.lost()
         if sink is self._client:

@@ -9,6 +9,7 @@ import re
 from contextlib import suppress
 
 from exchange import Capture, Connection, Observer, Octets, Recorder
+from framing import MAX_HEAD
 from http1 import Http1
 from http2 import PREFACE, Http2
 
@@ -18,6 +19,13 @@ MAX_EARLY = 16_384  # octets that an origin may send before: in HTTP/2, its SETT
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # RFC 9110 §5.6.2
 _METHOD = re.compile(_TOKEN + rb"{1,32}(?: |\Z)")
 _COMMON = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)\s")
+# What some origin may take for a request line, all the same: Python's http.server splits at whatever is space in
+# Latin-1, also before the method, and takes a line without a version.
+_SPACE = rb"[\t-\r\x1c- \x85\xa0]"
+_BEGUN = re.compile(_SPACE + rb"*" + _TOKEN + rb"*(" + _SPACE + rb"[^\n]*)?\Z")
+_MEANT = re.compile(
+    rb"(?i)HTTP/|(?:\A|" + _SPACE + rb")(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)(?:\Z|" + _SPACE + rb")"
+)
 _LINE = re.compile(_TOKEN + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
 _OF_HTTP = (None, "h2", "http/1.1", "http/1.0")  # what ALPN may say where there may be HTTP
 
@@ -32,7 +40,7 @@ class Watcher:
     request that another recipient may read in another way is malformed.
     """
 
-    __slots__ = ("_decoder", "_early", "_first", "_recorder", "_strict", "watching")
+    __slots__ = ("_decoder", "_early", "_first", "_in_line", "_is_http", "_recorder", "_strict", "watching")
 
     def __init__(
         self,
@@ -44,8 +52,10 @@ class Watcher:
     ) -> None:
         self.watching = True
         self._strict = strict
+        self._in_line = False  # behind what may be a method
+        self._is_http = strict and alpn == "http/1.1"  # by what both sides agreed on
         self._recorder = Recorder(connection, observer, capture)
-        self._decoder: Http1 | Http2 | None = Http2(self._recorder) if alpn == "h2" else None
+        self._decoder: Http1 | Http2 | None = Http2(self._recorder, strict) if alpn == "h2" else None
         self._first = bytearray()  # what came while that was not known
         self._early = bytearray()
         if not strict and alpn not in _OF_HTTP:  # else a lenient origin may speak it all the same
@@ -92,16 +102,32 @@ class Watcher:
             self._give_up()
         self.watching = False
 
+    @property
+    def held(self) -> int:
+        """Octets at the end of what the client sent that can't be judged yet, where that matters (``strict``)."""
+        if not self._strict or not self.watching:
+            return 0
+        return self._decoder.held if self._decoder is not None else len(self._first)
+
+    def ended(self) -> None:
+        """The client sends no more: what is held is all that there is of it."""
+        if self.watching and self._decoder is None:
+            self._not_http()
+
     def _sniff(self, data: Octets) -> None:
         """Choose the decoder as soon as the client's first bytes tell it."""
+        most = MAX_HEAD if self._strict else MAX_SNIFFED
+        if self._in_line and b"\n" not in bytes(data) and len(self._first) + len(data) < most:
+            self._first += data  # nothing new to be seen, octet by octet
+            return
         self._first = (self._first + data).lstrip(b"\r\n")  # RFC 9112 §2.2; a lenient origin skips any number
-        first = self._first[:MAX_SNIFFED]
-        full = len(self._first) >= MAX_SNIFFED
+        first = self._first[:most]
+        full = len(self._first) >= most
         if first.startswith(PREFACE):
-            decoder: Http1 | Http2 = Http2(self._recorder)
+            decoder: Http1 | Http2 = Http2(self._recorder, self._strict)
         elif _LINE.match(first):
             decoder = Http1(self._recorder, self._strict)
-        elif not full and (PREFACE.startswith(first) or (b"\n" not in first and _METHOD.match(first))):
+        elif not full and (PREFACE.startswith(first) or (b"\n" not in first and self._may_be_http(first))):
             return
         else:
             self._not_http()
@@ -113,11 +139,22 @@ class Watcher:
         self._first, self._early = bytearray(), bytearray()
         self.watching = decoder.watching
 
+    def _may_be_http(self, first: bytes | bytearray) -> bool:
+        """Whether what has come of a first line may be one of HTTP."""
+        if not self._strict:
+            return bool(_METHOD.match(first))
+        begun = _BEGUN.match(first)
+        self._in_line = begun is not None and begun[1] is not None
+        return begun is not None
+
     def _not_http(self) -> None:
         self.watching = False
         # A lenient origin may read it as such all the same.
-        line = self._first[:MAX_SNIFFED].partition(b"\n")[0]
-        meant = _COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line)
+        line = self._first.partition(b"\n")[0]
+        if self._strict:
+            meant = self._is_http or bool(_MEANT.search(line))
+        else:
+            meant = bool(_COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line))
         self._first, self._early = bytearray(), bytearray()
         self._recorder.note("malformed request" if meant else "not HTTP")
 

@@ -36,6 +36,7 @@ class Witness:
         self._sees_data = taps.wants("data")
         self._flow = flow
         self._pcap = pcap
+        self._held = b""  # the beginning of a head
         self._turn = RLock()  # a tap may wait: the other direction's bytes wait for it, to stay in their order
 
     @property
@@ -70,12 +71,40 @@ class Witness:
         with self._turn:
             if self._watcher is not None:
                 self._watcher.sent(data)
-                if self._guard.refusal is not None:
-                    raise self._guard.refusal
+                data = self._judged(data)
                 if not self._watcher.watching:
                     self._watcher = None
-            self._look("sent", data)
-        yield data
+            if data:
+                self._look("sent", data)
+        if data:
+            yield data
+
+    def rest(self) -> bytes:
+        """What the client sent at last and was held back. Raises ``Refused``."""
+        with self._turn:
+            if self._watcher is not None:
+                self._watcher.ended()
+                data = self._judged(b"")
+                if data:
+                    self._look("sent", data)
+                return data
+        return b""
+
+    def _judged(self, data: bytes) -> bytes:
+        """What goes on, ``data`` behind what was held back before. Raises ``Refused``.
+
+        A head is judged as a whole: origins act on part of one when the connection ends there.
+        """
+        assert self._watcher is not None
+        if self._guard.refusal is not None:
+            raise self._guard.refusal
+        if self._held:
+            data, self._held = self._held + data, b""
+        held = self._watcher.held
+        if held:
+            self._held = data[-held:]
+            data = data[:-held]
+        return data
 
     def received(self, data: bytes) -> None:
         """What the origin sent. No wait behind the rewriter's look: what it lets go on must not overtake this."""

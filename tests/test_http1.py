@@ -383,3 +383,46 @@ def test_garbage_never_raises_and_is_the_same_whatever_the_segments(said: Conver
     again = watch(said, 1)
     assert summary(again) == summary(seen)
     assert again.notes == seen.notes
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"CONNECT / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"CONNECT b.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n",
+        b"GET x-y://a.example/admin HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"GET http://a.example/admin HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"GET https:/admin HTTP/1.1\r\nHost: https:\r\n\r\n",
+        b"GET admin HTTP/1.1\r\nHost: admin\r\n\r\n",
+        b"GET /admin#x HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\nGET /x?: HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n c: d\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\rc: d\r\n\r\n",
+    ],
+)
+def test_what_origins_serve_as_something_else_is_malformed_where_that_matters(request_: bytes) -> None:
+    for strict in (False, True):
+        seen = Seen()
+        play(Http1(seen.recorder(), strict), [(CLIENT, request_)], 7)
+        assert [note.startswith("malformed request: ") for note in seen.notes] == [True] * strict
+
+
+@pytest.mark.parametrize(
+    ("asks", "says"),
+    [
+        (b"Upgrade: x\r\nConnection: upgrade\r\n", b"X: y\r\n"),
+        (b"Upgrade: x\r\nConnection: upgrade\r\n", b"Upgrade: x\r\n"),
+        (b"Upgrade: x\r\nConnection: upgrade\r\n", b"Connection: upgrade\r\n"),
+        (b"Upgrade: x\r\nConnection: upgrade\r\n", b"Upgrade: y\r\nConnection: upgrade\r\n"),
+        (b"Upgrade: x\r\n", b"Upgrade: x\r\nConnection: upgrade\r\n"),
+    ],
+)
+def test_a_101_that_is_no_upgrade(asks: bytes, says: bytes) -> None:
+    """An application sent that status; its server reads HTTP on."""
+    request = b"GET / HTTP/1.1\r\nHost: a.example\r\n" + asks + b"\r\n"
+    for strict in (False, True):
+        seen = Seen()
+        said = [(CLIENT, request), (ORIGIN, b"HTTP/1.1 101 Switching Protocols\r\n" + says + b"\r\n")]
+        play(Http1(seen.recorder(), strict), said, 7)
+        (note,) = seen.notes
+        assert note.startswith("malformed response") == strict or (not says.startswith(b"U") and b"on" not in says)

@@ -435,3 +435,30 @@ def test_garbage_as_a_header_block_never_raises(octets: bytes) -> None:
     headers = HeadersFrame(1, octets, flags=["END_HEADERS"])
     again = HeadersFrame(3, octets, flags=["END_HEADERS", "END_STREAM"])
     watch([(CLIENT, PREFACE + wire(headers, again)), (ORIGIN, wire(headers, again))])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (b":path", b"http://evil.example/p"), (b":path", b"x"), (b":path", b"/a b"), (b":path", b"/a#b"),
+        (b":method", b"GET / HTTP/1.1"), (b":scheme", b"https://evil.example/?"), (b"a", b"b\r\nc: d"), (b"a", b"\0"),
+        (b"A", b"b"), (b"a b", b"c"), (b"transfer-encoding", b"chunked"),
+    ],
+)  # fmt: skip
+def test_what_becomes_something_else_in_http_1_is_malformed_where_that_matters(name: bytes, value: bytes) -> None:
+    asks = {b":method": b"GET", b":scheme": b"https", b":authority": b"a.example", b":path": b"/x"} | {name: value}
+    block = hpack.Encoder().encode(list(asks.items()))
+    frame = HeadersFrame(1, block, flags=["END_HEADERS", "END_STREAM"]).serialize()
+    for strict in (False, True):
+        seen = Seen()
+        play(Http2(seen.recorder(), strict), [(CLIENT, PREFACE + SettingsFrame(0).serialize() + frame)])
+        assert [note.startswith("malformed HTTP/2 from the client: a malf") for note in seen.notes] == [True] * strict
+
+
+def test_what_clients_say_is_not_malformed() -> None:
+    pair = Pair()
+    pair.answer(pair.ask([*ASK, ("te", "trailers"), ("cookie", "a=b; c"), ("x", "")]), body=b"hello")
+    pair.answer(pair.ask([(":method", "OPTIONS"), (":scheme", "https"), (":authority", "a.example"), (":path", "*")]))
+    seen = Seen()
+    play(Http2(seen.recorder(), strict=True), pair.said)
+    assert ([exchange.status for exchange in seen.done], seen.notes) == ([200, 200], [])

@@ -19,6 +19,7 @@ from board import Board
 from exchange import Exchange, Observer
 from meter import Meter
 from observed import ObservedTunnel
+from policy import Mismatch
 from record import Record
 from sight import Sight
 from sockets import give_way
@@ -78,9 +79,11 @@ def test_others_run_while_many_small_requests_are_looked_at(seconds: float, leas
     assert least <= len(met) <= most
 
 
-def before(taps: Taps, observers: list[Observer], client: Stream, origin: Stream) -> Tunnel:
+def before(
+    taps: Taps, observers: list[Observer], client: Stream, origin: Stream, mismatch: Mismatch = Mismatch.ALLOW
+) -> Tunnel:
     """A tunnel before those that look."""
-    sight = Sight(policy(), observers, taps, None, None, Board())
+    sight = Sight(policy(mismatch=mismatch), observers, taps, None, None, Board())
     witness = sight.witness(Record("127.0.0.1:1"), "a.example", "127.0.0.1:2", None)
     return ObservedTunnel(client, origin, witness, 3600.0, Meter())
 
@@ -363,3 +366,31 @@ def test_the_response_does_not_wait_for_an_origin_to_take_the_end_of_the_request
     assert ends.client_end.recv(65_536) == OK
     go.set()
     running.kill()
+
+
+@pytest.mark.parametrize(
+    ("said", "passed", "refused"),
+    [
+        (GET % 1, GET % 1, False),
+        (GET % 1 + b"GET /evil HTTP/1.1\r\nHost: b.example\r\n", GET % 1, False),
+        (b"GET /evil HTTP/1.1\r\nHost: b.example\r\n", b"", False),
+        (b"GET /evil HTTP/1.1\r\nHost: b.example\r\n\r\n", b"", True),
+        (b" GET /evil", b"", True),
+        (b"hello", b"hello", False),
+        (b"\r\nhello\nworld", b"\r\nhello\nworld", False),
+    ],
+)
+def test_a_head_is_judged_before_any_of_it_passes(ends: Ends, said: bytes, passed: bytes, refused: bool) -> None:
+    """Origins act on half a head when the connection ends there."""
+    tunnel = before(Taps([]), [], PlainStream(ends.client), PlainStream(ends.origin), Mismatch.DENY)
+    running = gevent.spawn(tunnel.run)
+    for octet in said:
+        ends.client_end.sendall(bytes((octet,)))
+        give_way()
+    ends.client_end.shutdown(socket.SHUT_WR)
+    heard = b""
+    while data := ends.origin_end.recv(65_536):
+        heard += data
+    ends.origin_end.close()
+    running.get()
+    assert (heard, tunnel.refusal is not None) == (passed, refused)

@@ -154,3 +154,54 @@ def test_garbage_is_the_same_whatever_the_segments(said: Conversation, size: int
     for start in ([], [(CLIENT, GET[:20])], [(CLIENT, PREFACE[:20])]):
         whole, cut = watch([*start, *said]), watch([*start, *said], None, size)
         assert (summary(whole), whole.notes) == (summary(cut), cut.notes)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"A" * 33 + b" /1 HTTP/1.1\r\n",  b" GET /\r\n", b"\tGET /\r\n",
+        b"\x0bGET /\r\n", b"GET\xa0/3 HTTP/1.1\r\n", b"GET\x1c/4\x1cHTTP/1.1\r\n", b" GET /09\r\n",
+    ],
+)  # fmt: skip
+def test_what_may_be_http_to_somebody_is_malformed_where_that_matters(line: bytes, size: int) -> None:
+    assert watch([(CLIENT, line + b"Host: b.example\r\n\r\n")], None, size, strict=True).notes == ["malformed request"]
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_long_line_is_read_where_that_matters(size: int) -> None:
+    request = GET.replace(b"/x", b"/x" + b"a" * 17_000)
+    for strict in (False, True):
+        seen = watch([(CLIENT, request), (ORIGIN, OK)], None, size, strict)
+        assert ([len(exchange.target) for exchange in seen.done], len(seen.notes)) == ([17_002] * strict, not strict)
+
+
+@pytest.mark.parametrize("alpn", [None, "http/1.1"])
+@pytest.mark.parametrize("first", [b"AMQP\0\0\x09\1", b"\x10\x10\0\4MQTT", b"SSH-2.0-x\r\n", b"NICK a\r\n"])
+def test_what_is_no_http_to_anybody(first: bytes, alpn: str | None) -> None:
+    """Unless both sides have said that it is; and where the first octets tell it, nothing is held back for more."""
+    seen = Seen()
+    watcher = Watcher(connection(), seen, alpn, strict=True)
+    watcher.sent(first)
+    assert seen.notes == ["not HTTP" if alpn is None else "malformed request"]
+    assert (watcher.watching, watcher.held) == (False, 0)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_beginning_of_a_head_is_held_back_where_that_matters(strict: bool) -> None:
+    watcher = Watcher(connection(), Seen(), None, strict=strict)
+    held = []
+    for piece in (b"\r\nGE", b"T / HTTP/1.1\r\nHost: a", b".example\r\n\r\n", GET + b"GET", b" /"):
+        watcher.sent(piece)
+        held.append(watcher.held)
+    assert held == ([2, 23, 0, 3, 5] if strict else [0] * 5)
+
+
+def test_what_is_held_when_the_client_ends_is_judged_as_it_is() -> None:
+    for said, note in [(b"GET /", "malformed request"), (b"hello", "not HTTP")]:
+        seen = Seen()
+        watcher = Watcher(connection(), seen, None, strict=True)
+        watcher.sent(said)
+        assert (watcher.held, seen.notes) == (len(said), [])
+        watcher.ended()
+        assert (watcher.held, seen.notes) == (0, [note])
