@@ -104,17 +104,27 @@ LOOKS = ("--tap=tap.py", "--har=all.har", "--pcap=all.pcapng", "--log-requests")
         (duplex.of_any_protocol, False, ""),
         (duplex.of_any_protocol, True, ""),
         (duplex.of_any_protocol, False, WAITS),
+        (duplex.of_http, False, ""),
         (duplex.of_http1, False, ACTS),
         (plainly.each_its_own, False, ""),
         (plainly.each_its_own, False, ACTS),
     ],
-    ids=["unseen", "untouched", "before all that look", "before a tap that acts", "plain", "plain, before that"],
+    ids=[
+        "unseen",
+        "untouched",
+        "before all that look",
+        "before a guard",
+        "before a tap that acts",
+        "plain",
+        "plain, before that",
+    ],
 )
 def test_every_octet_arrives(
     tmp_path: Path, roots: Path, certificate: Path, load: Load, untouched: bool, tap: str
 ) -> None:
     (tmp_path / "tap.py").write_text(tap)
-    with running(tmp_path, roots, certificate, *(LOOKS if tap else ()), untouched=untouched) as site:
+    options = LOOKS if tap else ("--mismatch=deny",) if load is duplex.of_http else ()
+    with running(tmp_path, roots, certificate, *options, untouched=untouched) as site:
         load(site, (72, 1200)[LONG])  # now there is what all need once, and most of what is remembered of targets
         held(site, load, (96, 4800))
 

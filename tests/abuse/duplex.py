@@ -125,6 +125,11 @@ def of_any_protocol(site: Site, count: int) -> None:
     _every_octet(site, count, (_opaque, _http1, _http2))
 
 
+def of_http(site: Site, count: int) -> None:
+    """What passes where requests are judged."""
+    _every_octet(site, count, (_http1, _http2))
+
+
 def of_http1(site: Site, count: int) -> None:
     """What passes where a tap acts, and answers what it is asked for ``/answered``."""
     _every_octet(site, count, (_http1_or_answered,))

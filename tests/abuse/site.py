@@ -28,6 +28,7 @@ class Site:
     certificate: Path
     trusted: Path  # what a client trusts alone: the proxy's CA
     context: ssl.SSLContext  # of such a client
+    guarded: bool = False  # names must agree
 
     @property
     def target(self) -> str:
@@ -38,7 +39,7 @@ class Site:
         """A tunnel and a plain request that succeed; how many seconds they took."""
         began = time.monotonic()
         with secure_tunnel(self.program, self.target, context=self.context) as secure:
-            assert get(secure).status == 200
+            assert get(secure, host="localhost").status == 200
         assert exchange(self.program.address, plain_get(f"localhost:{self.plain.port}")).status == 200
         return time.monotonic() - began
 
@@ -47,7 +48,7 @@ class Site:
 
         def client(number: int) -> None:
             with self.tunnel() as sock:
-                sock.sendall(hello_for(self.context, f"w{number}.example"))
+                sock.sendall(hello_for(self.context, "localhost" if self.guarded else f"w{number}.example"))
                 assert sock.recv(1) == b"\x16"
 
         together(client, 50, at_once=20)
@@ -86,7 +87,9 @@ def running(
         words += ["--bypass=localhost"] if untouched else []
         with Watched(folder, *words) as program:
             trusted = roots if untouched else program.ca
-            site = Site(program, secure, plain, certificate, trusted, strict_context(trusted))
+            site = Site(
+                program, secure, plain, certificate, trusted, strict_context(trusted), "--mismatch=deny" in options
+            )
             site.warm_up()
             yield site
 
