@@ -36,11 +36,12 @@ class Http1:
 
     __slots__ = (
         "_answered", "_asked", "_download", "_first_byte", "_interim", "_recorder", "_request_heads",
-        "_response_heads", "_strict", "_upload", "_uploading", "watching",
+        "_response_heads", "_strict", "_upload", "_uploading", "unasked", "watching",
     )  # fmt: skip
 
     def __init__(self, recorder: Recorder, strict: bool = False) -> None:
         self.watching = True
+        self.unasked = 0  # octets at the end of what the origin sent that answer no request
         self._recorder = recorder
         self._strict = strict
         self._request_heads = Heads(strict)
@@ -180,6 +181,9 @@ class Http1:
         while at < size and self.watching:
             if self._download is None:
                 assert isinstance(data, bytes)
+                if not self._asked and data[at:].strip(b"\r\n"):
+                    self.unasked = size - at
+                    raise Unreadable("a response without a request")
                 if not self._response_heads:
                     self._first_byte = time.monotonic()
                 head, at = self._response_heads.take(data, at)
@@ -194,8 +198,6 @@ class Http1:
                 self._response_ended()
 
     def _response(self, head: bytes) -> None:
-        if not self._asked:
-            raise Unreadable("a response without a request")
         found = heads.response(head) or _response(head)
         if found is None:
             self._interim += 1

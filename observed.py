@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from gevent.lock import BoundedSemaphore
 
 import sockets
-from errors import CertifierError
+from errors import CertifierError, Refused
 from meter import Meter
 from streams import FULL, ORDERLY, TRUNCATED, Stream
 from tunnel import Tunnel
@@ -36,8 +36,11 @@ class ObservedTunnel(Tunnel):
         self._count(source, len(octets))
         for piece in self._pieces(octets):
             if source is self._origin:
-                self._witness.received(piece)
-                sink.encrypt(piece)
+                most = self._witness.received(piece)
+                sink.encrypt(piece[:most])
+                if most < len(piece):
+                    self._flush(sink)
+                    raise Refused("a response that nobody asked for")
             else:
                 self._pass_up(piece, sink)
         return len(records)

@@ -101,7 +101,10 @@ class Rewriter(Http1):
         return answer
 
     def received(self, data: bytes | memoryview) -> None:
-        """What the origin sent next. Waits for the verdict on a request; not any more once the next one may go on."""
+        """What the origin sent next. Waits for the verdict on a request; not any more once the next one may go on.
+
+        What answers no request, ``unasked``, must not be taken for the answer to the next one.
+        """
         with self._turn:
             self._heard += len(data)
             super().received(data)

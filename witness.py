@@ -106,14 +106,19 @@ class Witness:
             data = data[:-held]
         return data
 
-    def received(self, data: bytes) -> None:
-        """What the origin sent. No wait behind the rewriter's look: what it lets go on must not overtake this."""
+    def received(self, data: bytes) -> int:
+        """What the origin sent; how many octets of it go on. Where that is not all, nothing may follow.
+
+        No wait behind the rewriter's look: what it lets go on must not overtake this.
+        """
         with self._turn:
             self._look("received", data)
             if self._watcher is not None:
                 self._watcher.received(data)
             elif self._rewriter is not None:
                 self._rewriter.received(data)
+                return len(data) - self._rewriter.unasked
+        return len(data)
 
     def answer(self) -> bytes:
         """What the client is to be sent in the origin's stead."""

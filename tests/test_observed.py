@@ -29,6 +29,7 @@ from tunnel import Tunnel
 
 GET = b"GET /%04d HTTP/1.1\r\nHost: a.example\r\nA: " + b"a" * 900 + b"\r\n\r\n"
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+REFUSAL = Answer(403, b"no").written("GET", closing=False)
 
 
 class Slow(Seen):
@@ -257,16 +258,17 @@ def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
     for _ in range(10):
         give_way()  # to what must wait
     go.set()
+    answered = verdict != "None"
+    answer = REFUSAL if answered else b""
     heard = b""
-    while data := ends.client_end.recv(65_536):
-        heard += data
-    ends.client_end.close()
+    while len(heard) < len(OK + answer + (b"" if answered else said)):
+        heard += ends.client_end.recv(65_536)
+    ends.client_end.shutdown(socket.SHUT_WR)
     while data := ends.origin_end.recv(65_536):
         asked += data
     running.get()
-    answered = verdict != "None"
-    answer = Answer(403, b"no").written("GET", closing=False) if answered else b""
-    assert heard == OK + answer + said
+    assert heard == OK + answer + (b"" if answered else said)  # what nobody asked for answers nothing
+    assert (tunnel.refusal is not None, tunnel.quiet) == ((True, False) if answered and said else (False, True))
     assert (asked, tunnel.outcome) == (GET % 1 if answered else GET % 1 + GET % 2, "closed")
 
 
@@ -274,7 +276,6 @@ ANSWERS = (
     "REWRITE = True\nfrom taps import Answer\n"
     "def request(exchange): return Answer(403, b'no') if exchange.target == '/0002' else None\n"
 )
-REFUSAL = Answer(403, b"no").written("GET", closing=False)
 
 
 @pytest.mark.parametrize(("third", "refused"), [(GET % 3, False), (b"GET /\n\n", True)])
@@ -394,3 +395,26 @@ def test_a_head_is_judged_before_any_of_it_passes(ends: Ends, said: bytes, passe
     ends.origin_end.close()
     running.get()
     assert (heard, tunnel.refusal is not None) == (passed, refused)
+
+
+@pytest.mark.parametrize("more", [b"", b"HTTP/1.1 200 OK\r\nX: y", OK])
+def test_what_answers_no_request_is_not_taken_for_the_next_answer(ends: Ends, acting: Taps, more: bytes) -> None:
+    tunnel = before(acting, [], PlainStream(ends.client), PlainStream(ends.origin))
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall(GET % 1)
+    assert ends.origin_end.recv(65_536) == GET % 1
+    ends.origin_end.sendall(OK + b"\r\n" + more)
+    heard = b""
+    while len(heard) < len(OK):
+        heard += ends.client_end.recv(65_536)
+    if more:
+        running.get()
+        assert (heard.rstrip(), str(tunnel.refusal), tunnel.quiet) == (
+            OK.rstrip(),
+            "a response that nobody asked for",
+            False,
+        )
+    else:
+        ends.client_end.sendall(GET % 2)
+        assert ends.origin_end.recv(65_536) == GET % 2
+        running.kill()
