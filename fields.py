@@ -28,8 +28,7 @@ _DIGITS = 9  # of a Max-Forwards that is counted down
 
 def for_origin(head: RequestHead, target: Target) -> Fields:
     """Of a request. Host is the target's, whatever the client's said (RFC 9112 §3.2.2)."""
-    host = str(target) if target.port != 80 else str(target).removesuffix(":80")
-    passed = [(b"Host", host.encode("ascii"))]
+    passed = [_host(target)]
     for key, value in _end_to_end(head.headers):
         lower = key.lower()
         counted = lower == b"max-forwards" and head.method in ("TRACE", "OPTIONS")
@@ -42,6 +41,13 @@ def for_origin(head: RequestHead, target: Target) -> Fields:
     passed.append((b"Via", f"{head.http_version} {VIA}".encode("ascii")))
     passed.append((b"Connection", b"close"))
     return passed
+
+
+def for_judges(head: RequestHead, target: Target) -> Fields:
+    """Of a request, for who may refuse or change it: Host is the target's, and Connection takes nothing away later."""
+    framing = [(key, value) for key, value in head.headers if key.lower() == b"transfer-encoding"]
+    passed = [(key, value) for key, value in _end_to_end(head.headers) if key.lower() != b"host"]
+    return [_host(target), *passed, *framing]
 
 
 def for_client(response: h11.Response, closing: bool) -> Fields:
@@ -69,6 +75,11 @@ def connection_options(fields: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
     """The options in Connection (RFC 9110 §7.6.1), in lower case."""
     lines = [value for key, value in fields if key.lower() == b"connection"]
     return {option.strip().lower() for line in lines for option in line.split(b",")}
+
+
+def _host(target: Target) -> tuple[bytes, bytes]:
+    host = str(target) if target.port != 80 else str(target).removesuffix(":80")
+    return b"Host", host.encode("ascii")
 
 
 def _end_to_end(fields: Iterable[tuple[bytes, bytes]], but: Set[bytes] = frozenset()) -> Fields:

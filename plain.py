@@ -4,6 +4,7 @@ import socket
 from contextlib import closing, suppress
 from dataclasses import replace
 
+import fields
 import names
 import sockets
 from dialing import Dialer
@@ -81,6 +82,7 @@ class PlainHttp:
             return Forwarding(client.sock, origin, head, record, meter=self._meter).run(target, path, behind)
         if self._sight.rewrites:
             check_fields(len(head.headers))
+            head = replace(head, headers=fields.for_judges(head, target))
         exchange = recorder.request(head.method, str(target), path, head.http_version, head.headers)
         record.told = self._sight.logs
         try:

@@ -92,7 +92,7 @@ class Policy:
             address
             for address in addresses
             if (by_name or rules.allow.address(address))
-            and not (rules.deny and rules.deny.address(address))
+            and not (rules.deny and (rules.deny.address(address) or rules.deny.address(_reached(address))))
             and not (rules.deny_private and is_private(address[0]))
         ]
         if not left:
@@ -144,8 +144,12 @@ class Policy:
     @property
     def minds_names(self) -> bool:
         """Whether a server name other than the target's host can make a difference."""
-        rules = self.rules
-        return bool(rules.allow or rules.deny or rules.bypass) or self.minds_mismatch
+        return self.judges_names or self.bypasses_any
+
+    @property
+    def judges_names(self) -> bool:
+        """Whether a server name can be refused, or told of: that of a bypassed tunnel, too."""
+        return bool(self.rules.allow or self.rules.deny) or self.minds_mismatch
 
     @property
     def minds_mismatch(self) -> bool:
@@ -165,6 +169,14 @@ class Policy:
         if self.denies_mismatch:
             raise Misdirected(text)
         return text
+
+
+def _reached(address: Endpoint) -> Endpoint:
+    """The address that answers: a connection to the unspecified one goes to loopback."""
+    ip = names.ip_of(address[0])
+    if ip is None or not ip.is_unspecified:
+        return address
+    return ("::1" if isinstance(ip, IPv6Address) else "127.0.0.1"), address[1]
 
 
 def is_private(ip: str) -> bool:

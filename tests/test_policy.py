@@ -190,3 +190,15 @@ def test_private_addresses() -> None:
     assert rules.permitted(target, [("10.0.0.1", 1), ("8.8.8.8", 1)]) == [("8.8.8.8", 1)]
     with pytest.raises(Refused):
         rules.permitted(target, [("169.254.169.254", 1)])
+
+
+@pytest.mark.parametrize(
+    ("denied", "address"),
+    [("127.0.0.0/8", "0.0.0.0"), ("127.0.0.0/8", "::ffff:0.0.0.0"), ("::1", "::"), ("0.0.0.0", "0.0.0.0")],
+)
+def test_the_unspecified_address_is_loopback_too(denied: str, address: str) -> None:
+    found = policy(deny=Patterns("--deny", (denied,)))
+    with pytest.raises(Refused):
+        found.permitted(Target(address, 443), [(address, 443)])
+    other = "8.8.8.8"
+    assert found.permitted(Target(other, 443), [(other, 443)]) == [(other, 443)]

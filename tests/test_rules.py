@@ -176,6 +176,27 @@ def test_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) 
         assert ["context=bypassed" in line for line in lines] == [True, True, False]
 
 
+def test_a_server_name_that_is_denied_does_not_pass_in_a_bypassed_tunnel(
+    tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA
+) -> None:
+    with (
+        Origin(echo) as plain,
+        running(tmp_path, roots, "--bypass=localhost", "--deny=www.example.com") as program,
+    ):
+        with (
+            pytest.raises(ssl.SSLError, match="ACCESS_DENIED"),
+            secure_tunnel(program, f"localhost:{origin.port}", "www.example.com"),
+        ):
+            raise AssertionError("it passed")
+        assert untouched(program, f"localhost:{origin.port}", "localhost", origin_ca, tmp_path)
+        with tunnel(program.address, f"localhost:{plain.port}") as sock:
+            sock.sendall(b"no TLS")
+            assert sock.recv(100) == b"no TLS"
+        lines = program.tunnels(3)
+        assert "sni=www.example.com" in lines[0]
+        assert ["context=bypassed" in line for line in lines] == [False, True, True]
+
+
 def test_a_bypassed_tunnel_goes_to_its_own_target_past_a_redirect(
     tmp_path: Path, origin: Origin, origin_ca: TestCA
 ) -> None:

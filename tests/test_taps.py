@@ -168,6 +168,8 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             assert exchange(program.address, f"GET {where}/answered HTTP/1.1\r\nHost: a\r\n\r\n".encode()).status == 418
             reply = exchange(program.address, f"GET {where}/change HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             assert reply.headers["x-got"].startswith("PUT /changed HTTP/1.1")
+            head = f"GET {where}/change HTTP/1.1\r\nHost: a\r\nConnection: X-Added\r\n\r\n"
+            assert "X-Added: 1" in exchange(program.address, head.encode()).headers["x-got"]
             many = b"a: b\r\n" * MAX_FIELDS
             for path, fields in (("/bad", b""), ("/split", b""), ("/headed", b""), ("/many", many)):
                 ask = b"GET %s%s HTTP/1.1\r\nHost: a\r\n%s\r\n" % (where.encode(), path.encode(), fields)
