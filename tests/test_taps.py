@@ -262,6 +262,16 @@ def test_the_example_that_blocks(tmp_path: Path, roots: Path, server: Origin) ->
         for target in ("HTTPS://www.example.com/admin", "https://www.example.com:443/admin", "https://other/admin"):
             other = run(*words, *connect, "--request-target", target, "https://www.example.com/admin")
             assert other.stdout.endswith("403"), target
+        for target in (
+            "//admin",
+            "/./admin",
+            "/%61dmin/users",
+            "/x/../admin?a",
+            "x-y://www.example.com/admin",
+            "/admin#",
+        ):
+            other = run(*words, *connect, "--request-target", target, "https://www.example.com/")
+            assert other.stdout.endswith("403"), target
         assert run(*words, *connect, "https://www.example.com/administrator").stdout.endswith("200")
 
 

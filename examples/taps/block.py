@@ -4,7 +4,9 @@ Edit BLOCKED: pairs of a regular expression for the whole URL, and the reason th
 hosts are in lower case, without a default port.
 """
 
+import posixpath
 import re
+from urllib.parse import unquote
 
 from taps import Answer
 
@@ -19,9 +21,12 @@ BLOCKED = [
 def request(exchange):
     """Called for each request before it goes on."""
     # Also by the name that the origin was verified for: Host is what the client chose, and origins may not care.
-    path = re.sub(r"^[A-Za-z]+://[^/?]*", "", exchange.target)
-    verified = f"{exchange.connection.scheme}://{exchange.connection.authority}{path}"
+    target = re.sub(r"^[A-Za-z]+://[^/?]*", "", exchange.target)
+    verified = f"{exchange.connection.scheme}://{exchange.connection.authority}"
+    # And by what most origins make of /%61dmin, //admin and /./admin. There is no end of such: a list of what may pass
+    # is safer.
+    path = "/" + posixpath.normpath("/" + unquote(target.partition("?")[0])).lstrip("/")
     for pattern, reason in BLOCKED:
-        if re.match(pattern, exchange.url) or re.match(pattern, verified):
+        if any(re.match(pattern, url) for url in (exchange.url, verified + target, verified + path)):
             return Answer(403, f"blocked: {reason}\n".encode())
     return None
