@@ -159,9 +159,12 @@ class Watcher:
         self._recorder.note("malformed request" if meant else "not HTTP")
 
     def _give_up(self) -> None:
-        """A bug, ours or an observer's, is told; the traffic goes on."""
+        """A bug, ours or an observer's, is told; the traffic goes on, unless it would be judged."""
         self.watching = False
         log.exception("a bug in watching connection %d, which is not looked at any more", self._recorder.connection.id)
         if self._decoder is not None:
             with suppress(Exception):
                 self._decoder.closed("no longer watched")
+        if self._strict:
+            with suppress(Exception):
+                self._recorder.note("malformed, or a bug")

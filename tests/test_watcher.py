@@ -148,6 +148,13 @@ def test_a_bug_is_told_once_and_never_raised(capfd: pytest.CaptureFixture[str]) 
     assert not watcher.watching
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_behind_a_bug_nothing_passes_that_is_to_be_judged(strict: bool) -> None:
+    seen = Faulty()
+    Watcher(connection(), seen, None, strict=strict).sent(GET.replace(b"/x", b"/bug"))
+    assert seen.notes == ["malformed, or a bug"] * strict
+
+
 @given(st.lists(st.tuples(st.sampled_from([CLIENT, ORIGIN]), st.binary(max_size=50)), max_size=8), st.integers(1, 60))
 @settings(max_examples=200, deadline=None)
 def test_garbage_is_the_same_whatever_the_segments(said: Conversation, size: int) -> None:
