@@ -119,12 +119,6 @@ def authority_of(target: str) -> str:
     return re.split("[/?#]", rest if absolute else target, maxsplit=1)[0]
 
 
-def check_authority(*said: str) -> None:
-    """Raise ``Unreadable`` where a request says in two ways whom it is for: recipients differ in which one counts."""
-    if len({name.lower().removesuffix(":443") for name in said}) > 1:
-        raise Unreadable("a Host that is not the authority")
-
-
 def _origin(scheme: str, authority: str) -> str:
     scheme = scheme.lower()
     return f"{scheme}://{authority.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"

@@ -5,23 +5,19 @@ conversation in which we have no side. Bodies are cut by ``framing.py``: h11 wou
 are matched by their order.
 """
 
-import re
 import time
 from collections import deque
 
 import h11
 
+import ambiguity
 import heads
-from exchange import Exchange, Fields, Octets, Recorder, Unreadable, authority_of, check_authority, header
-from fields import connection_options
+from exchange import Exchange, Octets, Recorder, Unreadable, authority_of, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
 
 MAX_WAITING = 100  # requests of a connection without a response: pipelining clients stop at about 10
 
 MAX_INTERIM = 100  # interim responses to one request: an origin that sends more has no end
-# What a strict reader takes: a path, or a URI whose scheme everyone reads alike; no fragment, which some ignore.
-_TARGET = re.compile(rb"(?:/|\*\Z|https://[^/?#]+(?:[/?]|\Z))[^#]*\Z", re.IGNORECASE)
-_HTTP = re.compile("(?i)h2c|http|tls")  # RFC 9110 §7.8, RFC 7540 §3.2, RFC 2817: as names of protocols begin
 
 # h11 takes interim responses only after a request, and 101 only after one that asks for it.
 _ASKING = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connection", "upgrade"), ("Upgrade", "a")])
@@ -143,14 +139,11 @@ class Http1:
             self._upload = Chunked(self._strict)
         elif length:
             self._upload = Counted(length)
-        if self._strict and found.method == b"CONNECT":  # to an origin that takes it for a request, it opens no tunnel
-            raise Unreadable("a CONNECT inside the tunnel")
-        if self._strict and not _TARGET.match(found.target):
-            raise Unreadable("a target that is neither a path nor an https URI")
         target = found.target.decode("ascii")
         authority = authority_of(target) or host.decode("latin-1")
-        if self._strict:  # RFC 9112 §3.2.2 has the target count; not everyone's routing does
-            check_authority(authority, host.decode("latin-1"))
+        if self._strict:
+            ambiguity.check_target(found.method, found.target)
+            ambiguity.check_authority(authority, host.decode("latin-1"))
         exchange = self._recorder.request(
             found.method.decode("ascii"),
             authority,
@@ -213,7 +206,7 @@ class Http1:
                 raise Unreadable("an upgrade that was not asked for")
             exchange.upgrade = header(fields, b"upgrade") or "another protocol"
             if self._strict:
-                self._check_upgrade(exchange, fields)
+                ambiguity.check_upgrade(exchange, fields)
             self._switched(f"upgraded to {exchange.upgrade}")
         elif exchange.method == "CONNECT" and status < 300:
             self._switched("a CONNECT inside the tunnel")
@@ -223,17 +216,6 @@ class Http1:
             self._download = _body(fields)
             if self._download is None:
                 self._response_ended()
-
-    def _check_upgrade(self, exchange: Exchange, fields: Fields) -> None:
-        """Raise ``Unreadable`` for a 101 behind which origins may read HTTP on: an application can send any status."""
-        offered = {word.strip().lower() for word in header(exchange.request_fields, b"upgrade").split(",")}
-        for said in (exchange.request_fields, fields):  # RFC 9110 §7.8
-            if b"upgrade" not in connection_options(said):
-                raise Unreadable("a 101 that is no upgrade")
-        if exchange.upgrade is None or exchange.upgrade.strip().lower() not in offered:
-            raise Unreadable("an upgrade to what was not asked for")
-        if _HTTP.match(exchange.upgrade):
-            raise Unreadable("an upgrade to HTTP, whose requests nobody would see")
 
     def _response_ended(self) -> None:
         exchange = self._asked.popleft()

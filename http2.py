@@ -8,13 +8,13 @@ allows is a bound to that (RFC 7541 §4.2). It is raised as soon as it is seen, 
 encoded before the encoder knew is still good, and whether it breaks the rule is for the real endpoint to say.
 """
 
-import re
 import struct
 import time
 
 import hpack
 
-from exchange import MAX_FIELDS, Exchange, Fields, Octets, Recorder, Unreadable, check_authority
+import ambiguity
+from exchange import MAX_FIELDS, Exchange, Fields, Octets, Recorder, Unreadable
 from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
@@ -23,11 +23,6 @@ MAX_LIST = 65_536  # octets of a decoded header block, as RFC 9113 §6.5.2 count
 MAX_HELD = 20_000  # fields of all streams open at once: an octet on the wire may stand for a field of any size
 MAX_TABLE = 65_536  # of an HPACK table, which is what Chromium allows; Go and nghttp2 use 4096
 
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_PATH = re.compile(r"/[!-\"$-~]*|\*")  # no fragment, no space
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
-_ENDS = re.compile(rb"[\0\r\n]")
-_OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
 _TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
 _ERRORS = (
     "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
@@ -198,10 +193,10 @@ class Http2:
         if stream in self._streams:
             raise Unreadable("a stream is opened twice")
         if self._strict:
-            _check(special, fields)
+            ambiguity.check_http2(special, fields)
         named = [special.get(b":authority"), *(value.decode("latin-1") for name, value in fields if name == b"host")]
         authority = next(filter(None, named), "")
-        check_authority(*filter(None, named))  # RFC 9113 §8.3.1
+        ambiguity.check_authority(*filter(None, named))  # RFC 9113 §8.3.1
         exchange = self._recorder.request(
             special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
             special.get(b":protocol"), pushed,
@@ -266,21 +261,6 @@ class Http2:
         if exchange is not None:
             self._held -= len(exchange.request_fields) + len(exchange.response_fields) + len(exchange.trailers)
             self._recorder.end(exchange, error)
-
-
-def _check(special: dict[bytes, str], fields: Fields) -> None:
-    """Raise ``Unreadable`` for a request that lenient origins and those that translate to HTTP/1.1 read in another way.
-
-    RFC 9113 §8.2.1, §8.2.2 and §8.3.1.
-    """
-    if not _METHOD.fullmatch(special.get(b":method", "")) or special.get(b":scheme", "https") not in ("http", "https"):
-        raise Unreadable("a malformed method or scheme")
-    path = special.get(b":path")
-    if path is not None and not _PATH.fullmatch(path):
-        raise Unreadable("a malformed path")
-    for name, value in fields:
-        if not _NAME.fullmatch(name) or name in _OF_HTTP1 or _ENDS.search(value):
-            raise Unreadable("a malformed field")
 
 
 def _number(octets: bytes) -> int:

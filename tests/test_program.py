@@ -330,6 +330,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "certifier": "program",
         "options": "program",
         **dict.fromkeys(("tls", "streams", "greeting", "door"), "proxy"),
+        "ambiguity": "http1",
         "context": "contexts",
         "plain": "forward",
         "interception": "proxy",
