@@ -14,17 +14,20 @@ _RECV = 16_384
 
 
 def read_hello(
-    client: socket.socket, origin: socket.socket | None, data: bytes, limits: Limits
+    client: socket.socket, origin: socket.socket | None, data: bytes, limits: Limits, silence: bool = False
 ) -> tuple[ClientHello | None, bytes]:
     """The ClientHello, and all bytes received with it. None: the client speaks no TLS, or the origin spoke first.
 
     ``data`` was read before. Without an origin there is only the client to wait for. Raises ``HelloError``, or
-    ``HelloTimeout`` when neither side has said enough in time.
+    ``HelloTimeout`` when neither side has said enough in time; with ``silence``, nothing at all is no error.
     """
     deadline = time.monotonic() + limits.hello_timeout
+    reader = HelloReader(limits.hello)
     try:
-        return _read(client, origin, data, HelloReader(limits.hello), deadline)
+        return _read(client, origin, data, reader, deadline)
     except TimeoutError as error:
+        if silence and not reader.wire:
+            return None, b""
         raise HelloTimeout(f"no complete ClientHello within {limits.hello_timeout:.0f} s") from error
 
 

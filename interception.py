@@ -68,7 +68,7 @@ class Interception:
         """
         if self._bypasses(way, origin):
             if self._policy.judges_names:
-                hello, data = greeting.read_hello(way.client, origin, data, self._limits)
+                hello, data = greeting.read_hello(way.client, origin, data, self._limits, silence=True)
                 if hello is not None:
                     way.record.sni = hello.server_name
                     self._check(way, origin, hello, self._policy.name_for(hello, way.target.host))

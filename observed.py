@@ -43,6 +43,8 @@ class ObservedTunnel(Tunnel):
                     raise Refused("a response that nobody asked for")
             else:
                 self._pass_up(piece, sink)
+        if source is self._client and source.ended in (ORDERLY, TRUNCATED) and (rest := self._witness.rest()):
+            sink.encrypt(rest)
         return len(records)
 
     def _pieces(self, octets: bytes) -> Iterator[bytes]:
@@ -101,15 +103,6 @@ class ObservedTunnel(Tunnel):
         super()._gone(sink)
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
-        if source is self._client and how in (ORDERLY, TRUNCATED) and self.refusal is None:
-            try:
-                if rest := self._witness.rest():
-                    sink.encrypt(rest)
-                    self._flush(sink)
-            except CertifierError as refusal:
-                self._refuse(refusal)
-            except OSError:
-                self._gone(sink)
         if source is self._origin and self.refusal is None and not self._over:
             self._witness.lost()
         if sink is self._client:

@@ -24,7 +24,24 @@ _COMMON = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)
 _SPACE = rb"[\t-\r\x1c- \x85\xa0]"
 _BEGUN = re.compile(_SPACE + rb"*" + _TOKEN + rb"*(" + _SPACE + rb"[^\n]*)?\Z")
 _MEANT = re.compile(
-    rb"(?i)HTTP/|(?:\A|" + _SPACE + rb")(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)(?:\Z|" + _SPACE + rb")"
+    rb"(?i:HTTP/)|(?:\A|"
+    + _SPACE
+    + rb")(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)(?:\Z|"
+    + _SPACE
+    + rb")"
+)
+# Of which nothing passes before it is judged, since http.server acts on half a head. It knows these methods; to hold
+# what may begin with any other one would hold up protocols that are not HTTP.
+_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
+_COMING = re.compile(
+    _SPACE
+    + rb"*(?:(?:"
+    + "|".join(_METHODS).encode()
+    + rb")"
+    + _SPACE
+    + rb"|(?:"
+    + b"|".join(rb"%b\Z" % method[:end].encode() for method in _METHODS for end in range(1, len(method) + 1))
+    + rb"))"
 )
 _LINE = re.compile(_TOKEN + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
 _OF_HTTP = (None, "h2", "http/1.1", "http/1.0")  # what ALPN may say where there may be HTTP
@@ -107,12 +124,16 @@ class Watcher:
         """Octets at the end of what the client sent that can't be judged yet, where that matters (``strict``)."""
         if not self._strict or not self.watching:
             return 0
-        return self._decoder.held if self._decoder is not None else len(self._first)
+        if self._decoder is not None:
+            return self._decoder.held
+        return len(self._first) if _COMING.match(self._first) else 0
 
-    def ended(self) -> None:
-        """The client sends no more: what is held is all that there is of it."""
-        if self.watching and self._decoder is None:
-            self._not_http()
+    def ended(self) -> bool:
+        """The client sends no more: whether what is held was the beginning of a first line, and is judged as that."""
+        if not self.watching or self._decoder is not None or not self._first:
+            return False
+        self._not_http()
+        return True
 
     def _sniff(self, data: Octets) -> None:
         """Choose the decoder as soon as the client's first bytes tell it."""

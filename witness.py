@@ -80,15 +80,14 @@ class Witness:
             yield data
 
     def rest(self) -> bytes:
-        """What the client sent at last and was held back. Raises ``Refused``."""
+        """What was held back of the client's, and goes on now that it has ended. Raises ``Refused``."""
         with self._turn:
-            if self._watcher is not None:
-                self._watcher.ended()
-                data = self._judged(b"")
-                if data:
-                    self._look("sent", data)
-                return data
-        return b""
+            if self._watcher is None or not self._watcher.ended():
+                return b""
+            data = self._judged(b"")
+            if data:
+                self._look("sent", data)
+            return data
 
     def _judged(self, data: bytes) -> bytes:
         """What goes on, ``data`` behind what was held back before. Raises ``Refused``.

@@ -14,6 +14,7 @@ import gevent
 import pytest
 from lab import (
     WAIT,
+    BioClient,
     Origin,
     Program,
     Reply,
@@ -346,6 +347,32 @@ def test_a_host_that_cannot_be_told_is_refused_as_well(
             secure.sendall(request_line + b"\r\nHost: localhost\r\n\r\n")
             assert read_reply(secure).status == 403
         assert "Host can't be told: malformed" in program.tunnels(1)[0]
+
+
+def test_who_speaks_something_else_is_heard_to_the_last_word(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    """With the end in the same segment; and who says nothing is not refused."""
+
+    def listen(sock: socket.socket) -> None:
+        heard = b""
+        while data := sock.recv(100):
+            heard += data
+        sock.sendall(b"heard " + heard)
+
+    with (
+        Origin(listen, certificate) as other,
+        Origin(http_origin, certificate, ["http/1.1"]) as origin,
+        running(tmp_path, roots, "--mismatch=deny") as program,
+    ):
+        for said in (b"HELLO", b"1 \0\1\2"):
+            with tunnel(program.address, f"localhost:{other.port}") as sock:
+                client = BioClient(sock, strict_context(program.ca), "localhost", early=said)
+                client.close_notify()
+                assert client.read() == b"heard " + said
+        with tunnel(program.address, f"localhost:{origin.port}") as sock:
+            client = BioClient(sock, strict_context(program.ca, ["http/1.1"]), "localhost")
+            client.close_notify()
+            assert client.read() == b""
+        assert ["outcome=closed" in line for line in program.tunnels(3)] == [True] * 3
 
 
 def test_an_outer_server_name_of_an_encrypted_hello_is_no_mismatch(tmp_path: Path, roots: Path, origin: Origin) -> None:

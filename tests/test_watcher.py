@@ -204,11 +204,28 @@ def test_the_beginning_of_a_head_is_held_back_where_that_matters(strict: bool) -
     assert held == ([2, 23, 0, 3, 5] if strict else [0] * 5)
 
 
-def test_what_is_held_when_the_client_ends_is_judged_as_it_is() -> None:
-    for said, note in [(b"GET /", "malformed request"), (b"hello", "not HTTP")]:
+def test_what_has_come_when_the_client_ends_is_judged_as_it_is() -> None:
+    for said, held, notes in [(b"GET /", 5, ["malformed request"]), (b"hello", 0, ["not HTTP"]), (b"", 0, [])]:
         seen = Seen()
-        watcher = Watcher(connection(), seen, None, strict=True)
+        watcher = Watcher(connection(), seen, None if said else "http/1.1", strict=True)
         watcher.sent(said)
-        assert (watcher.held, seen.notes) == (len(said), [])
-        watcher.ended()
-        assert (watcher.held, seen.notes) == (0, [note])
+        assert (watcher.held, seen.notes) == (held, [])
+        assert watcher.ended() == bool(said)
+        assert (watcher.held, seen.notes) == (0, notes)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        bytes.fromhex("300c020101600702010304008000"),  # LDAP: an anonymous bind
+        b"83 <34>1 2003-10-11T22:14:15.003Z a.example su - ID47 - failed",  # syslog, RFC 5425
+        b"\x20\x01\0\0" + bytes(284),  # MongoDB
+        b"get key\r\n",  # memcached
+        b"HELLO",
+    ],
+)
+def test_nothing_is_held_of_protocols_whose_client_waits_for_an_answer(first: bytes) -> None:
+    seen = Seen()
+    watcher = Watcher(connection(), seen, None, strict=True)
+    watcher.sent(first)
+    assert (watcher.held, "malformed request" in seen.notes) == (0, False)
