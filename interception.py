@@ -67,11 +67,11 @@ class Interception:
         What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
         """
         if self._bypasses(way, origin):
-            if self._policy.judges_names:
+            if self._policy.rules.deny:
                 hello, data = greeting.read_hello(way.client, origin, data, self._limits, silence=True)
                 if hello is not None:
                     way.record.sni = hello.server_name
-                    self._check(way, origin, hello, self._policy.name_for(hello, way.target.host))
+                    self._policy.check_denied(self._policy.name_for(hello, way.target.host), way.target)
             self._relaying.bypass(way, origin, data)
             return
         hello, data = greeting.read_hello(way.client, origin, data, self._limits)

@@ -105,12 +105,16 @@ class Policy:
 
     def check_name(self, name: str, target: Target, address: Endpoint | None) -> None:
         """Raise ``Refused`` for the server name of a tunnel to ``target``, dialled at ``address``, that is refused."""
+        self.check_denied(name, target)
         named = Target(name, target.port)
         rules = self.rules
-        if rules.deny and rules.deny.host(named):
-            raise Refused(f"{name} is denied")
         if rules.allow and not rules.allow.host(named) and not (address is not None and rules.allow.address(address)):
             raise Refused(f"{name} is not allowed")
+
+    def check_denied(self, name: str, target: Target) -> None:
+        """Raise ``Refused`` for the server name of a tunnel to ``target`` that is denied, be it bypassed or not."""
+        if self.rules.deny and self.rules.deny.host(Target(name, target.port)):
+            raise Refused(f"{name} is denied")
 
     def bypasses(self, target: Target, address: Endpoint | None, name: str | None = None) -> bool:
         """Whether a tunnel is to pass untouched, by its target, the dialled address, or its server name.
@@ -144,12 +148,8 @@ class Policy:
     @property
     def minds_names(self) -> bool:
         """Whether a server name other than the target's host can make a difference."""
-        return self.judges_names or self.bypasses_any
-
-    @property
-    def judges_names(self) -> bool:
-        """Whether a server name can be refused, or told of: that of a bypassed tunnel, too."""
-        return bool(self.rules.allow or self.rules.deny) or self.minds_mismatch
+        rules = self.rules
+        return bool(rules.allow or rules.deny or rules.bypass) or self.minds_mismatch
 
     @property
     def minds_mismatch(self) -> bool:

@@ -69,6 +69,7 @@ class Rewriter(Http1):
         at = 0
         while at < len(data) and not self.closing and not self._unheard:
             if self._upload is None:
+                self._check_broken()
                 head, at = self._next_head(data, at)
                 if head is None:
                     return
@@ -134,6 +135,10 @@ class Rewriter(Http1):
                 return
         raise Refused("the response to the request before did not come")
 
+    def _check_broken(self) -> None:
+        if self._broken:
+            raise Refused("a request that can't be judged: the response before is malformed")
+
     def _next_head(self, data: bytes, at: int) -> tuple[bytes | None, int]:
         try:
             return self._request_heads.take(data, at)
@@ -150,8 +155,7 @@ class Rewriter(Http1):
 
     def _judge(self, head: bytes) -> bytes:
         """A request's head as it goes on; empty if it was answered, or nobody is left to answer it."""
-        if self._broken:
-            raise Refused("a request that can't be judged: the response before is malformed")
+        self._check_broken()
         if not self.watching:
             self._unheard = True  # its body, too, and all that follows
             return b""

@@ -22,13 +22,11 @@ _COMMON = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)
 # What some origin may take for a request line, all the same: Python's http.server splits at whatever is space in
 # Latin-1, also before the method, and takes a line without a version.
 _SPACE = rb"[\t-\r\x1c- \x85\xa0]"
-_BEGUN = re.compile(_SPACE + rb"*" + _TOKEN + rb"*(" + _SPACE + rb"[^\n]*)?\Z")
+_BEGUN = re.compile(_SPACE + rb"*(" + _TOKEN + rb"*)(" + _SPACE + rb"[^\n]*)?\Z")
+_MORE = re.compile(_TOKEN + rb"+")
+_NO_END = re.compile(rb"[^\n]*")
 _MEANT = re.compile(
-    rb"(?i:HTTP/)|(?:\A|"
-    + _SPACE
-    + rb")(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)(?:\Z|"
-    + _SPACE
-    + rb")"
+    rb"(?i:HTTP/)|(?:\A|" + _SPACE + rb")(?:GET|HEAD|POST|PUT|DELETE|OPTIONS|PATCH|CONNECT|TRACE)" + _SPACE + rb"+[!-~]"
 )
 # Of which nothing passes before it is judged, since http.server acts on half a head. It knows these methods; to hold
 # what may begin with any other one would hold up protocols that are not HTTP.
@@ -57,7 +55,7 @@ class Watcher:
     request that another recipient may read in another way is malformed.
     """
 
-    __slots__ = ("_decoder", "_early", "_first", "_in_line", "_is_http", "_recorder", "_strict", "watching")
+    __slots__ = ("_decoder", "_early", "_first", "_is_http", "_more", "_recorder", "_strict", "watching")
 
     def __init__(
         self,
@@ -69,7 +67,7 @@ class Watcher:
     ) -> None:
         self.watching = True
         self._strict = strict
-        self._in_line = False  # behind what may be a method
+        self._more: re.Pattern[bytes] | None = None  # what goes on as the first line does
         self._is_http = strict and alpn == "http/1.1"  # by what both sides agreed on
         self._recorder = Recorder(connection, observer, capture)
         self._decoder: Http1 | Http2 | None = Http2(self._recorder, strict) if alpn == "h2" else None
@@ -138,7 +136,8 @@ class Watcher:
     def _sniff(self, data: Octets) -> None:
         """Choose the decoder as soon as the client's first bytes tell it."""
         most = MAX_HEAD if self._strict else MAX_SNIFFED
-        if self._in_line and b"\n" not in bytes(data) and len(self._first) + len(data) < most:
+        more = self._more is not None and self._more.fullmatch(data)
+        if more and len(self._first) + len(data) < most:
             self._first += data  # nothing new to be seen, octet by octet
             return
         self._first = (self._first + data).lstrip(b"\r\n")  # RFC 9112 §2.2; a lenient origin skips any number
@@ -165,7 +164,8 @@ class Watcher:
         if not self._strict:
             return bool(_METHOD.match(first))
         begun = _BEGUN.match(first)
-        self._in_line = begun is not None and begun[1] is not None
+        if begun is not None:
+            self._more = _NO_END if begun[2] is not None else _MORE if begun[1] else None
         return begun is not None
 
     def _not_http(self) -> None:

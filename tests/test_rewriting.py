@@ -139,3 +139,12 @@ def test_a_response_may_take_as_long_as_it_goes_on(monkeypatch: pytest.MonkeyPat
     assert not waiting.ready()
     with pytest.raises(Refused, match="the response to the request before did not come"):
         waiting.get(timeout=5)
+
+
+def test_behind_a_101_that_is_no_upgrade_whatever_comes_is_refused() -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    asks = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
+    assert passed(rewriter, asks) == asks
+    rewriter.received(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
+    with pytest.raises(Refused):
+        passed(rewriter, b"\x81\x02hi")

@@ -221,6 +221,7 @@ def test_what_has_come_when_the_client_ends_is_judged_as_it_is() -> None:
         b"83 <34>1 2003-10-11T22:14:15.003Z a.example su - ID47 - failed",  # syslog, RFC 5425
         b"\x20\x01\0\0" + bytes(284),  # MongoDB
         b"get key\r\n",  # memcached
+        b"CONNECT\naccept-version:1.2\nhost:a\n\n\0",  # STOMP
         b"HELLO",
     ],
 )
