@@ -216,6 +216,14 @@ def test_the_authority_of_a_target_counts_before_host(target: str, authority: st
         b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\na: b\n\r\n",
         b"GET https://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
         b"GET https://a/ HTTP/1.1\r\nHost:\r\n\r\n",
+        b"GET x-y://a.example/admin HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"GET http://a.example/admin HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"GET https:/admin HTTP/1.1\r\nHost: https:\r\n\r\n",
+        b"GET admin HTTP/1.1\r\nHost: admin\r\n\r\n",
+        b"GET /admin#x HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\nGET /x?: HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n c: d\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\rc: d\r\n\r\n",
     ],
 )
 def test_what_others_may_read_otherwise_is_malformed_where_it_counts(request_: bytes) -> None:
@@ -385,26 +393,13 @@ def test_garbage_never_raises_and_is_the_same_whatever_the_segments(said: Conver
     assert again.notes == seen.notes
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        b"CONNECT / HTTP/1.1\r\nHost: a.example\r\n\r\n",
-        b"CONNECT b.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n",
-        b"GET x-y://a.example/admin HTTP/1.1\r\nHost: a.example\r\n\r\n",
-        b"GET http://a.example/admin HTTP/1.1\r\nHost: a.example\r\n\r\n",
-        b"GET https:/admin HTTP/1.1\r\nHost: https:\r\n\r\n",
-        b"GET admin HTTP/1.1\r\nHost: admin\r\n\r\n",
-        b"GET /admin#x HTTP/1.1\r\nHost: a.example\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\nGET /x?: HTTP/1.1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n c: d\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\rc: d\r\n\r\n",
-    ],
-)
-def test_what_origins_serve_as_something_else_is_malformed_where_that_matters(request_: bytes) -> None:
+@pytest.mark.parametrize("target", [b"/", b"b.example:443"])
+def test_a_connect_is_malformed_where_it_counts(target: bytes) -> None:
+    """To an origin that takes it for a request, it opens no tunnel."""
     for strict in (False, True):
         seen = Seen()
-        play(Http1(seen.recorder(), strict), [(CLIENT, request_)], 7)
-        assert [note.startswith("malformed request: ") for note in seen.notes] == [True] * strict
+        play(Http1(seen.recorder(), strict), [(CLIENT, b"CONNECT %b HTTP/1.1\r\nHost: b.example\r\n\r\n" % target)])
+        assert seen.notes == ["malformed request: a CONNECT inside the tunnel"] * strict
 
 
 @pytest.mark.parametrize(

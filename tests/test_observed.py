@@ -89,10 +89,36 @@ def before(
     return ObservedTunnel(client, origin, witness, 3600.0, Meter())
 
 
+def heard_by(end: socket.socket, octets: int) -> bytes:
+    """What comes there, at least so much."""
+    heard = b""
+    while len(heard) < octets:
+        heard += end.recv(65_536)
+    return heard
+
+
 @pytest.fixture
 def ends() -> Iterator[Ends]:
     with joined() as found:
         yield found
+
+
+@pytest.fixture
+def signals(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """What a tap imports by this name: to tell that it has begun, and to wait until it may go on."""
+    found = SimpleNamespace(begun=Event(), go=Event())
+    monkeypatch.setitem(sys.modules, "signals", found)
+    return found
+
+
+@pytest.fixture
+def begun(signals: SimpleNamespace) -> Event:
+    return signals.begun  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def go(signals: SimpleNamespace) -> Event:
+    return signals.go  # type: ignore[no-any-return]
 
 
 @pytest.fixture
@@ -168,9 +194,7 @@ def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Pa
     taps = Taps([Tap(tmp_path / "tap.py")])
     running = gevent.spawn(before(taps, [], PlainStream(ends.client), PlainStream(ends.origin)).run)
     ends.client_end.sendall(GET % 1 + GET % 2)
-    asked = b""
-    while len(asked) < len(GET % 1):
-        asked += ends.origin_end.recv(65_536)
+    asked = heard_by(ends.origin_end, len(GET % 1))
     ends.origin_end.sendall(OK)
     heard = b""
     while heard.count(b"\r\n\r\n") < 2:
@@ -184,9 +208,7 @@ def test_a_request_held_back_does_not_outlive_its_client(ends: Ends, acting: Tap
     tunnel = before(acting, [], PlainStream(ends.client), PlainStream(ends.origin))
     running = gevent.spawn(tunnel.run)
     ends.client_end.sendall(GET % 1 + GET % 2)
-    asked = b""
-    while len(asked) < len(GET % 1):
-        asked += ends.origin_end.recv(65_536)
+    asked = heard_by(ends.origin_end, len(GET % 1))
     ends.client_end.close()
     ends.origin_end.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000\r\n\r\n" + bytes(100_000))
     heard = b"more"
@@ -207,9 +229,7 @@ def test_an_answer_that_is_on_its_way_arrives_though_the_origin_ends(ends: Ends,
     tunnel = before(taps, [], PlainStream(ends.client), PlainStream(ends.origin))
     running = gevent.spawn(tunnel.run)
     ends.client_end.sendall(GET % 1 + GET % 2)
-    asked = b""
-    while len(asked) < len(GET % 1):
-        asked += ends.origin_end.recv(65_536)
+    assert heard_by(ends.origin_end, len(GET % 1)) == GET % 1
     ends.origin_end.sendall(OK)
     while tunnel.received < 5_000_000:
         gevent.sleep(0)
@@ -235,11 +255,9 @@ def test_an_answer_that_is_on_its_way_arrives_though_the_origin_ends(ends: Ends,
     ],
 )
 def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
-    ends: Ends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: str, said: bytes
+    ends: Ends, tmp_path: Path, begun: Event, go: Event, verdict: str, said: bytes
 ) -> None:
     """It says that it waited too long for a request, or just ends, as servers do with connections that are kept."""
-    begun, go = Event(), Event()
-    monkeypatch.setitem(sys.modules, "signals", SimpleNamespace(begun=begun, go=go))
     (tmp_path / "tap.py").write_text(
         "REWRITE = True\nfrom signals import begun, go\nfrom taps import Answer\n"
         "def request(exchange):\n    if exchange.target == '/0002':\n        begun.set()\n        go.wait()\n"
@@ -248,9 +266,7 @@ def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
     tunnel = before(Taps([Tap(tmp_path / "tap.py")]), [], PlainStream(ends.client), PlainStream(ends.origin))
     running = gevent.spawn(tunnel.run)
     ends.client_end.sendall(GET % 1 + GET % 2)
-    asked = b""
-    while len(asked) < len(GET % 1):
-        asked += ends.origin_end.recv(65_536)
+    asked = heard_by(ends.origin_end, len(GET % 1))
     ends.origin_end.sendall(OK)
     assert begun.wait(WAIT)
     ends.origin_end.sendall(said)
@@ -286,9 +302,7 @@ def test_an_answer_goes_out_before_what_stands_behind_it_is_judged(
     tunnel = before(Taps([Tap(tmp_path / "tap.py")]), [], PlainStream(ends.client), PlainStream(ends.origin))
     running = gevent.spawn(tunnel.run)
     ends.client_end.sendall(GET % 1 + GET % 2 + third)
-    asked = b""
-    while len(asked) < len(GET % 1):
-        asked += ends.origin_end.recv(65_536)
+    assert heard_by(ends.origin_end, len(GET % 1)) == GET % 1
     ends.origin_end.sendall(OK)
     heard = b""
     while len(heard) < len(OK + REFUSAL):
@@ -319,11 +333,9 @@ def test_nobody_is_told_in_the_middle_of_a_response(ends: Ends, acting: Taps, be
 
 
 def test_an_exchange_ends_once_though_a_hook_waits_with_its_end(
-    ends: Ends, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ends: Ends, tmp_path: Path, begun: Event, go: Event
 ) -> None:
     """An early response to an upload, whose rest comes while a hook is told that the origin has ended."""
-    begun, go = Event(), Event()
-    monkeypatch.setitem(sys.modules, "signals", SimpleNamespace(begun=begun, go=go))
     (tmp_path / "tap.py").write_text(
         "REWRITE = True\nfrom signals import begun, go\ndef request(_): pass\n"
         "def response(_):\n    begun.set()\n    go.wait()\n"
@@ -349,14 +361,15 @@ def test_an_exchange_ends_once_though_a_hook_waits_with_its_end(
     assert [(exchange.error, exchange.request_octets) for exchange in seen.done] == [("the request was cut off", 4)]
 
 
-def test_the_response_does_not_wait_for_an_origin_to_take_the_end_of_the_request(ends: Ends, acting: Taps) -> None:
+def test_the_response_does_not_wait_for_an_origin_to_take_the_end_of_the_request(
+    ends: Ends, acting: Taps, go: Event
+) -> None:
     """An origin that reads on only when its response is taken."""
 
     class Stuck(PlainStream):
         def end(self, how: str) -> None:
             go.wait()
 
-    go = Event()
     running = gevent.spawn(before(acting, [], PlainStream(ends.client), Stuck(ends.origin)).run)
     ends.client_end.sendall(GET % 1)
     ends.client_end.shutdown(socket.SHUT_WR)
