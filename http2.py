@@ -63,17 +63,8 @@ class Http2:
     """
 
     __slots__ = (
-        "_answered",
-        "_down",
-        "_held",
-        "_last",
-        "_preface",
-        "_recorder",
-        "_streams",
-        "_strict",
-        "_up",
-        "watching",
-    )
+        "_answered", "_down", "_held", "_last", "_preface", "_recorder", "_streams", "_strict", "_up", "watching",
+    )  # fmt: skip
 
     held = 0  # octets of what the client sent that can't be judged yet: nobody acts on part of a frame
 

@@ -169,19 +169,14 @@ class Interception:
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
-        agrees = self._check(way, origin, hello, name)
-        # With an encrypted name, whatever stands in the clear does not pass for another's where that matters.
-        believed = name if agrees or not self._policy.denies_mismatch else None
-        return self._bypasses(way, origin, believed) or self._refusals.bypasses(Pair(way.ip, name))
-
-    def _check(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
-        """Whether a tunnel's name is that of its CONNECT. Raises ``Refused`` where it may not pass with that name."""
         agrees = name == way.target.host or self._agree(name, way)
         if name != way.target.host and self._policy.minds_names:
             self._policy.check_name(name, way.target, self._address(way, origin))
             if not (hello.encrypted_client_hello or agrees):
                 way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
-        return agrees
+        # With an encrypted name, whatever stands in the clear does not pass for another's where that matters.
+        believed = name if agrees or not self._policy.denies_mismatch else None
+        return self._bypasses(way, origin, believed) or self._refusals.bypasses(Pair(way.ip, name))
 
     def _bypasses(self, way: Way, origin: socket.socket | OriginError, name: str | None = None) -> bool:
         """Whether the lists let a tunnel pass untouched: those of now, or beside a redirect, of when it was dialled."""
