@@ -38,7 +38,8 @@ from issuance import open_store
 from leaf import Unusable
 from options import CaOptions, ca_options, store_option
 from rules import Fault
-from store import MAX_FILE, Entry, Store
+from store import Store
+from stored import MAX_FILE, Entry
 
 _READ = "whoever reads a private key can pose as the site, that of the CA as any site: chmod go= {}"
 

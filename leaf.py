@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import certificates
 import names
 from certificates import Unreadable
-from store import Stamp, Stored
+from store import Stamp
+from stored import Stored
 
 MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
 BACKDATED = timedelta(days=2)  # before it is made, for clients whose clock is behind

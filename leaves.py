@@ -18,7 +18,8 @@ from keys import KeyStock, kind_of
 from leaf import Leaf, NotForName, Unsettled, Unusable
 from pruning import Bound
 from signer import Authority
-from store import Stamp, Store, Stored
+from store import Stamp, Store
+from stored import Stored
 
 SETTLE_SECONDS = 1.0  # a file so young may not be whole: an editor, or a copy of a certificate and then of its key
 _MOST_TOLD = 10_000  # notes remembered

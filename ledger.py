@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 import certificates
 import files
 from certificates import Unreadable
-from store import MARK, MAX_FILE
+from stored import MARK, MAX_FILE
 
 _LINE = re.compile(rb"([0-9]{1,48})\n\Z")
 _COUNTED = 1 << 64  # a longer one of another program's is random, and is not met by counting up

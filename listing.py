@@ -24,7 +24,7 @@ from commandline import CommandLine
 from issuance import open_store
 from log import escape
 from options import store_option
-from store import MAX_FILE, Entry
+from stored import MAX_FILE, Entry
 
 COLUMNS = ("name", "serial", "issuer", "not_after", "size", "last_use")
 

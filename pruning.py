@@ -7,7 +7,8 @@ from typing import NamedTuple
 import certificates
 import files
 from certificates import Unreadable
-from store import MAX_FILE, Entry, Store
+from store import Store
+from stored import MAX_FILE, Entry
 
 DAY_SECONDS = 86_400.0
 _SLACK = 10  # a running proxy goes a tenth below its bound, so that not each new name walks through the store

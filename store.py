@@ -2,9 +2,6 @@
 
 It knows names, files and bytes, and nothing of X.509. Every method may block on the disk, and is safe
 to call from several threads and several processes on the same directory. ``OSError`` is the caller's to handle.
-
-A file that certifier wrote begins with ``MARK`` (explanatory text before the PEM, RFC 7468 §2). One
-without it is an operator's: never overwritten, at most moved aside.
 """
 
 import errno
@@ -15,53 +12,13 @@ from contextlib import AbstractContextManager, suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
 
 import files
+from stored import MARK, Entry, Stored, is_ours, note_use
 
-MARK = b"Made by certifier, which may replace or remove it. Remove this line to keep it.\n"
 MAX_STEM = 200  # octets of a name that is stored: with suffixes it must stay under NAME_MAX (255)
-MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger; a file that is, is no certificate
-TOUCH_SECONDS = 3600.0  # how exactly the time of last use is kept: not a write a connection
 
 Stamp = tuple[tuple[int, int, int] | None, ...]  # inode, mtime (ns) and size of each file that may count for a name
-
-
-class Stored(NamedTuple):
-    """A certificate's file, an operator's ``.key`` file behind it."""
-
-    pem: bytes
-    ours: bool
-    path: Path
-
-    @property
-    def is_wildcard(self) -> bool:
-        """Whether it is for the names below one, and may be for some of them only."""
-        return self.path.name.startswith("_.")
-
-    def age(self, now: float) -> float:
-        """Seconds since one of its files was last written: somebody may still be at it. ``now`` since the epoch."""
-        times = []
-        for file in (self.path, self.path.with_suffix(".key")):
-            with suppress(OSError):
-                times.append(file.stat().st_mtime)
-        return now - max(times, default=0.0)
-
-
-class Entry(NamedTuple):
-    """A certificate's file as found in a walk through the store."""
-
-    path: Path
-    ours: bool
-    size: int  # octets
-    used: float  # seconds since the epoch: of certifier's own, when last used, to the hour; else when last written
-    inode: int
-
-    @property
-    def name(self) -> str:
-        """The name that it is the certificate of; a wildcard as ``*.example.com``."""
-        stem = self.path.name.removesuffix(".crt")
-        return f"*{stem[1:]}" if stem.startswith("_.") else stem
 
 
 class Store:
@@ -94,8 +51,7 @@ class Store:
         """All certificates in the store, in no order; what is gone is left out. Takes a while in a large one."""
         for path in self.paths():
             with suppress(OSError):
-                found = path.stat()
-                yield Entry(path, _seems_ours(path), found.st_size, found.st_mtime, found.st_ino)
+                yield Entry.of(path)
 
     def paths(self) -> Iterator[Path]:
         """Where all certificates stand, in no order."""
@@ -111,8 +67,7 @@ class Store:
     def remove(self, entry: Entry) -> bool:
         """Remove a certificate of certifier's own; whether it was still what the entry says."""
         with self._lock(), suppress(OSError):
-            found = entry.path.stat()
-            if (found.st_ino, found.st_mtime) == (entry.inode, entry.used) and _is_ours(entry.path):
+            if entry.is_unchanged():
                 entry.path.unlink()
                 return True
         return False
@@ -120,7 +75,7 @@ class Store:
     def touch(self, stored: Stored, now: float) -> None:
         """Note that a certificate of certifier's own is used; an operator's file is not touched."""
         if stored.ours:
-            _touch(stored.path, now)
+            note_use(stored.path, now)
 
     def path(self, name: str) -> Path | None:
         """Where the certificate of a canonical name stands; None for a name too long for a file."""
@@ -132,7 +87,7 @@ class Store:
         1. an operator's file for the name; 2. an operator's for the wildcard (``_.example.com.crt`` is that of
         ``*.example.com``) one label above; 3. certifier's own.
         """
-        found = [stored for path in self._paths(name) if (stored := _load(path)) is not None]
+        found = [stored for path in self._paths(name) if (stored := Stored.load(path)) is not None]
         return sorted((s for s in found if not s.ours or s.path == self.path(name)), key=lambda stored: stored.ours)
 
     def holds(self, name: str) -> bool:
@@ -141,7 +96,7 @@ class Store:
 
     def read(self, path: Path) -> Stored:
         """A certificate that was found in a walk. Raises ``OSError``."""
-        stored = _load(path)
+        stored = Stored.load(path)
         if stored is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return stored
@@ -162,13 +117,13 @@ class Store:
         """
         path = self.path(name)
         if ours and path is not None:
-            _touch(path, now)
+            note_use(path, now)
         present = self.stamp(name)
         if present == stamp:
             return present
         if ours and path is not None and present[1:] == stamp[1:]:
             mine, before = present[0], stamp[0]
-            if mine is None or (before is not None and mine[0] == before[0] and _is_ours(path)):
+            if mine is None or (before is not None and mine[0] == before[0] and is_ours(path)):
                 return present
         return None
 
@@ -196,10 +151,10 @@ class Store:
             try:
                 files.create(path, new.pem)
             except FileExistsError:
-                return _load(path) or new
+                return Stored.load(path) or new
             return new
         with files.temporary(path, new.pem) as temporary, self._lock():
-            present = _load(path)
+            present = Stored.load(path)
             if present is not None and present != replacing:
                 return present
             os.rename(temporary, path)
@@ -210,7 +165,7 @@ class Store:
         path = stored.path
         _refuse_link(path.parent)
         with self._lock():
-            if _load(path) != stored:
+            if Stored.load(path) != stored:
                 return False
             for old in (path, path.with_suffix(".key")):
                 with suppress(FileNotFoundError):
@@ -238,43 +193,12 @@ def _refuse_link(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a symbolic link")
 
 
-def _load(path: Path) -> Stored | None:
-    try:
-        pem = files.content(path, MAX_FILE)
-    except FileNotFoundError:
-        return None
-    if pem.startswith(MARK):
-        return Stored(pem, True, path)
-    with suppress(FileNotFoundError):
-        if b"PRIVATE KEY-----" not in pem:
-            pem += b"\n" + files.content(path.with_suffix(".key"), MAX_FILE)
-    return Stored(pem, False, path)
-
-
 def _stamp(path: str) -> tuple[int, int, int] | None:
     try:
         found = os.stat(path)
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _is_ours(path: Path) -> bool:
-    return files.content(path, len(MARK)) == MARK
-
-
-def _seems_ours(path: Path) -> bool:
-    """The same; what can't be read is nobody's to remove."""
-    try:
-        return _is_ours(path)
-    except OSError:
-        return False
-
-
-def _touch(path: Path, now: float) -> None:
-    with suppress(OSError):  # gone, or a store that can't be written: use is not worth an error
-        if now - path.lstat().st_mtime > TOUCH_SECONDS and _is_ours(path):
-            os.utime(path, (now, now), follow_symlinks=False)  # a link may lead out of the store
 
 
 def _free(path: Path) -> Path:

@@ -52,7 +52,7 @@ from policy import Policy, Rules, is_private
 from record import Record
 from serials import SerialFile
 from signer import Authority
-from store import MARK, Stored
+from stored import MARK, Stored
 
 T_co = TypeVar("T_co", covariant=True)
 

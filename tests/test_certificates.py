@@ -15,7 +15,8 @@ from certificates import Unreadable
 from errors import UsageError
 from ledger import Ledger
 from pruning import prune
-from store import MARK, Store
+from store import Store
+from stored import MARK
 
 CA = TestCA("op")
 GOOD = CA.issue("a.example", with_key=False)

@@ -20,7 +20,8 @@ from test_signer import authority_for, files
 import ca
 from keys import KeyStock
 from leaves import Leaves
-from store import MARK, Store
+from store import Store
+from stored import MARK
 
 # A process that dies by kill -9 right before or right after its n-th system call that matters.
 SUICIDE = f"""

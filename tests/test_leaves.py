@@ -12,7 +12,8 @@ from errors import RetrievalError
 from keys import KeyStock
 from leaf import Leaf, Unsettled
 from leaves import Leaves
-from store import MARK, Store, Stored
+from store import Store
+from stored import MARK, Stored
 
 NAME = "www.example.com"
 

@@ -337,6 +337,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "relaying": "proxy",
         "workers": "contexts",
         "leaf": "leaves",
+        "stored": "store",
         "acceptor": "faults",
         "tlsconfig": "proxy",
         "wire": "hello",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from store import MARK, TOUCH_SECONDS, Store, Stored
+from store import Store
+from stored import MARK, TOUCH_SECONDS, Stored
 from workers import Workers
 
 PEM = b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"

@@ -1,0 +1,94 @@
+"""``Stored``: a certificate's file in the store, and ``Entry``: the same as found in a walk.
+
+A file that certifier wrote begins with ``MARK`` (explanatory text before the PEM, RFC 7468 §2). One without it is an
+operator's: never overwritten, at most moved aside. What a PEM holds is not looked at here.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import files
+
+MARK = b"Made by certifier, which may replace or remove it. Remove this line to keep it.\n"
+MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger; a file that is, is no certificate
+TOUCH_SECONDS = 3600.0  # how exactly the time of last use is kept: not a write a connection
+
+
+class Stored(NamedTuple):
+    """A certificate's file, an operator's ``.key`` file behind it."""
+
+    pem: bytes
+    ours: bool
+    path: Path
+
+    @classmethod
+    def load(cls, path: Path) -> "Stored | None":
+        """What stands there, None for nothing. Raises ``OSError``."""
+        try:
+            pem = files.content(path, MAX_FILE)
+        except FileNotFoundError:
+            return None
+        if pem.startswith(MARK):
+            return cls(pem, True, path)
+        with suppress(FileNotFoundError):
+            if b"PRIVATE KEY-----" not in pem:
+                pem += b"\n" + files.content(path.with_suffix(".key"), MAX_FILE)
+        return cls(pem, False, path)
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it is for the names below one, and may be for some of them only."""
+        return self.path.name.startswith("_.")
+
+    def age(self, now: float) -> float:
+        """Seconds since one of its files was last written: somebody may still be at it. ``now`` since the epoch."""
+        times = []
+        for file in (self.path, self.path.with_suffix(".key")):
+            with suppress(OSError):
+                times.append(file.stat().st_mtime)
+        return now - max(times, default=0.0)
+
+
+class Entry(NamedTuple):
+    """A certificate's file as found in a walk through the store."""
+
+    path: Path
+    ours: bool
+    size: int  # octets
+    used: float  # seconds since the epoch: of certifier's own, when last used, to the hour; else when last written
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> "Entry":
+        """The entry of a file. Raises ``OSError`` when it is gone."""
+        found = path.stat()
+        try:
+            ours = is_ours(path)
+        except OSError:
+            ours = False  # what can't be read is nobody's to remove
+        return cls(path, ours, found.st_size, found.st_mtime, found.st_ino)
+
+    def is_unchanged(self) -> bool:
+        """Whether it is still the file that was found, and certifier's own. Raises ``OSError`` when it is gone."""
+        found = self.path.stat()
+        return (found.st_ino, found.st_mtime) == (self.inode, self.used) and is_ours(self.path)
+
+    @property
+    def name(self) -> str:
+        """The name that it is the certificate of; a wildcard as ``*.example.com``."""
+        stem = self.path.name.removesuffix(".crt")
+        return f"*{stem[1:]}" if stem.startswith("_.") else stem
+
+
+def is_ours(path: Path) -> bool:
+    """Whether certifier wrote the file. Raises ``OSError``."""
+    return files.content(path, len(MARK)) == MARK
+
+
+def note_use(path: Path, now: float) -> None:
+    """Set the time of last use of a certificate of certifier's own; ``now`` since the epoch."""
+    with suppress(OSError):  # gone, or a store that can't be written: use is not worth an error
+        if now - path.lstat().st_mtime > TOUCH_SECONDS and is_ours(path):
+            os.utime(path, (now, now), follow_symlinks=False)  # a link may lead out of the store
