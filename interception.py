@@ -169,11 +169,12 @@ class Interception:
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
-        agrees = name == way.target.host or self._agree(name, way)
-        if name != way.target.host and self._policy.minds_names:
+        other = name != way.target.host
+        if other and self._policy.minds_names:
             self._policy.check_name(name, way.target, self._address(way, origin))
-            if not (hello.encrypted_client_hello or agrees):
-                way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
+        agrees = not other or self._agree(name, way)  # behind the check: what is refused is not looked up
+        if not (agrees or hello.encrypted_client_hello):
+            way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
         # With an encrypted name, whatever stands in the clear does not pass for another's where that matters.
         believed = name if agrees or not self._policy.denies_mismatch else None
         return self._bypasses(way, origin, believed) or self._refusals.bypasses(Pair(way.ip, name))

@@ -143,6 +143,22 @@ def test_allow_and_deny(tmp_path: Path, roots: Path, origin: Origin) -> None:
         assert connect(program, f"localhost:{origin.port}").status == 403
 
 
+@pytest.mark.parametrize(
+    ("option", "refused", "allowed"),
+    [
+        ("--allow=good.invalid", "http://secret.invalid/", "http://good.invalid/"),
+        ("--deny=secret.invalid", "http://secret.invalid/", "http://good.invalid/"),
+        ("--ports=81", "http://good.invalid:80/", "http://good.invalid:81/"),
+    ],
+)
+def test_what_is_refused_is_not_looked_up(tmp_path: Path, roots: Path, option: str, refused: str, allowed: str) -> None:
+    """Questions to DNS could carry secrets out. There is no such name: whoever looks it up gets a 502."""
+    with running(tmp_path, roots, option) as program:
+        for url, status in ((refused, 403), (allowed, 502)):
+            request = f"GET {url} HTTP/1.1\r\nHost: a\r\n\r\n"
+            assert exchange(program.address, request.encode()).status == status
+
+
 def test_private_addresses_are_out_of_reach(tmp_path: Path, roots: Path, origin: Origin) -> None:
     with running(tmp_path, roots, "--deny-private") as program:
         for host in ("localhost", "127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "0.0.0.0"):
