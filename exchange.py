@@ -199,7 +199,8 @@ class Recorder:
 
     def response(self, exchange: Exchange, status: int, reason: str, fields: Fields, first_byte: float) -> None:
         """The head of its final response is complete."""
-        exchange.status, exchange.reason, exchange.first_byte = status, reason, first_byte
+        exchange.status, exchange.reason = status, reason
+        exchange.first_byte = max(first_byte, exchange.began)  # an origin may begin before it is asked
         exchange.response_fields = fields[:MAX_FIELDS]
 
     def upload(self, exchange: Exchange, data: Octets, start: int, end: int) -> None:

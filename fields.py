@@ -10,10 +10,10 @@ from pages import VIA
 
 Fields = list[tuple[bytes, bytes]]
 
-# RFC 9110 §7.6.1, and the fields that were meant for us.
+# The fields that were meant for us, and those of RFC 9110 §7.6.1.
+_OURS = {b"proxy-connection", b"proxy-authorization"}
 _HOP_BY_HOP = {
-    b"connection", b"keep-alive", b"proxy-connection", b"proxy-authorization", b"proxy-authenticate",
-    b"te", b"transfer-encoding", b"upgrade",
+    *_OURS, b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"transfer-encoding", b"upgrade",
 }  # fmt: skip
 # Connection must not name these: without them the message would be another one (RFC 9110 §7.6.1).
 _END_TO_END = {b"content-length", b"host"}
@@ -48,6 +48,11 @@ def for_judges(head: RequestHead, target: Target) -> Fields:
     framing = [(key, value) for key, value in head.headers if key.lower() == b"transfer-encoding"]
     passed = [(key, value) for key, value in _end_to_end(head.headers) if key.lower() != b"host"]
     return [_host(target), *passed, *framing]
+
+
+def without_ours(fields: Fields) -> Fields:
+    """Of a request, for who looks: the client's password to the proxy is no part of what it says to the origin."""
+    return [(key, value) for key, value in fields if key.lower() not in _OURS]
 
 
 def for_client(response: h11.Response, closing: bool) -> Fields:

@@ -21,7 +21,7 @@ from errors import (
     OriginSilent,
     RequestTimeout,
 )
-from exchange import Exchange, Recorder
+from exchange import MAX_FIELDS, Exchange, Recorder
 from head import MAX_HEAD, RequestHead
 from meter import Meter
 from names import Target
@@ -131,6 +131,8 @@ class Forwarding:
                     out = self._to_origin.send(event)
                 elif isinstance(event, h11.EndOfMessage):
                     self._uploaded = True
+                    if self._exchange is not None:
+                        self._exchange.request_ended = time.monotonic()
                     out = self._to_origin.send(h11.EndOfMessage(headers=fields.trailers(event)))
                 else:
                     return
@@ -196,6 +198,8 @@ class Forwarding:
                     self._recorder.download(self._exchange, event.data, 0, len(event.data))
                 self._send(event)
             elif isinstance(event, h11.EndOfMessage):
+                if self._exchange is not None:
+                    self._exchange.trailers = event.headers.raw_items()[:MAX_FIELDS]
                 trailers = fields.trailers(event) if self._head.http_version != "1.0" else []
                 self._send(h11.EndOfMessage(headers=trailers))
                 self._flush()

@@ -77,13 +77,18 @@ class Http1:
         except Unreadable as error:
             self._stop(f"malformed response: {error}")
 
+    def origin_ended(self) -> None:
+        """The origin has said all, in an orderly way, which may be the end of a response (RFC 9112 §6.3)."""
+        if self.watching and isinstance(self._download, UntilClose):
+            self._response_ended()
+
     def closed(self, error: str | None = None) -> None:
         """The connection is over; how, where it was not orderly."""
         if not self.watching:
             return
+        if error is None:
+            self.origin_ended()
         self.watching = False
-        if isinstance(self._download, UntilClose) and error is None:
-            self._response_ended()
         # All of it is taken out before anyone is told: who is may wait, and nothing may be ended twice, or grow on.
         uploading, self._uploading = self._uploading, None
         asked, self._asked = self._asked, deque()
@@ -177,6 +182,8 @@ class Http1:
                 if not self._asked and data[at:].strip(b"\r\n"):
                     self.unasked = size - at
                     raise Unreadable("a response without a request")
+                if not self._asked:
+                    return  # empty lines behind a response: no part of the next one
                 if not self._response_heads:
                     self._first_byte = time.monotonic()
                 head, at = self._response_heads.take(data, at)

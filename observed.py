@@ -99,12 +99,12 @@ class ObservedTunnel(Tunnel):
 
     def _gone(self, sink: Stream) -> None:
         if sink is self._client:
-            self._witness.lost()  # nobody takes the response that a request may wait for
+            self._witness.client_gone()
         super()._gone(sink)
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if source is self._origin and self.refusal is None and not self._over:
-            self._witness.lost()
+            self._witness.origin_ended(how if how is ORDERLY else f"origin-{how}")
         if sink is self._client:
             with self._writing:  # an answer may be on its way
                 super()._pass_on(how, source, sink)

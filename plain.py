@@ -84,7 +84,8 @@ class PlainHttp:
         if self._sight.rewrites:
             check_fields(len(head.headers))
             head = replace(head, headers=fields.for_judges(head, target))
-        exchange = recorder.request(head.method, str(target), path, head.http_version, head.headers)
+        seen = fields.without_ours(head.headers)
+        exchange = recorder.request(head.method, str(target), path, head.http_version, seen)
         record.told = self._sight.logs
         try:
             answer, changed = judge(exchange, self._sight.decide)

@@ -95,6 +95,15 @@ class Watcher:
         except Exception:
             self._give_up()
 
+    def origin_ended(self) -> None:
+        """The origin has said all, in an orderly way; the client may go on."""
+        if not self.watching or not isinstance(self._decoder, Http1):
+            return
+        try:
+            self._decoder.origin_ended()
+        except Exception:
+            self._give_up()
+
     def closed(self, error: str | None = None) -> None:
         """The connection is over; how, where it was not orderly."""
         if not self.watching:

@@ -123,14 +123,21 @@ class Witness:
         """What the client is to be sent in the origin's stead."""
         return self._rewriter.take_answer() if self._rewriter is not None else b""
 
-    def lost(self) -> None:
-        """One direction has ended: nobody shall wait for it."""
+    def origin_ended(self, how: str) -> None:
+        """The origin sends no more: ``closed``, or how that was not orderly. Nobody shall wait for it."""
         if self._rewriter is not None:
-            self._rewriter.closed()
+            self._rewriter.closed(_error(how))
+        elif self._watcher is not None and _error(how) is None:
+            self._watcher.origin_ended()
+
+    def client_gone(self) -> None:
+        """The client takes no more: nobody shall wait for what it was to get."""
+        if self._rewriter is not None:
+            self._rewriter.closed("client-reset")
 
     def closed(self, outcome: str) -> None:
         """The tunnel has ended, ``closed`` or how it was not orderly."""
-        error = None if outcome == "closed" else outcome
+        error = _error(outcome)
         for decoder in (self._watcher, self._rewriter):
             if decoder is not None:
                 decoder.closed(error)
@@ -153,3 +160,7 @@ class Witness:
             self._pcap.write(self._flow.sent(data) if direction == "sent" else self._flow.received(data))
         if self._sees_data:
             self._taps.data(self._passage, direction, data)
+
+
+def _error(outcome: str) -> str | None:
+    return None if outcome == "closed" else outcome

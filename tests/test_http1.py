@@ -97,6 +97,37 @@ def test_until_close() -> None:
     assert (kept(exchange.response_body), exchange.error) == (b"some text", "origin-truncated")
 
 
+def test_the_origin_ends_before_the_client() -> None:
+    seen = Seen()
+    decoder = Http1(seen.recorder(100))
+    play(decoder, [(CLIENT, GET), (ORIGIN, b"HTTP/1.0 200 OK\r\n\r\nsome")])
+    assert not seen.done
+    decoder.origin_ended()
+    [exchange] = seen.done
+    decoder.closed("client-truncated")
+    assert (kept(exchange.response_body), exchange.error) == (b"some", None)
+
+
+def test_the_end_of_the_origin_ends_no_other_response() -> None:
+    seen = Seen()
+    decoder = Http1(seen.recorder(100))
+    play(decoder, [(CLIENT, GET), (ORIGIN, OK[:-1])])
+    decoder.origin_ended()
+    decoder.closed()
+    assert [exchange.error for exchange in seen.done] == ["the response was cut off"]
+
+
+@pytest.mark.parametrize("more", [b"\r\n", b"\n\n", b"\r"])
+def test_an_empty_line_behind_a_response_does_not_begin_the_next_one(more: bytes) -> None:
+    seen = Seen()
+    decoder = Http1(seen.recorder())
+    play(decoder, [(CLIENT, GET), (ORIGIN, OK + more), (CLIENT, GET), (ORIGIN, b"\n" + OK)])
+    assert [exchange.status for exchange in seen.done] == [200, 200]
+    for exchange in seen.done:
+        assert exchange.first_byte is not None
+        assert exchange.first_byte >= exchange.began
+
+
 @pytest.mark.parametrize(
     ("conversation", "error"),
     [

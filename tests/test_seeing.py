@@ -3,10 +3,12 @@
 import json
 import re
 import signal
+import socket
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gevent
@@ -112,6 +114,55 @@ def test_what_is_no_http_is_noted_and_goes_on(tmp_path: Path, roots: Path, certi
             secure.sendall(b"\0\1hello\r\n")
             assert secure.recv(100) == b"\0\1HELLO\r\n"
         assert 'note="not decoded: not HTTP"' in program.tunnels(2)[1]
+
+
+@pytest.mark.parametrize("acts", [False, True])
+@pytest.mark.parametrize(("orderly", "told"), [(True, False), (False, True)])
+def test_a_response_that_ends_with_the_connection(
+    tmp_path: Path, roots: Path, certificate: Path, acts: bool, orderly: bool, told: bool
+) -> None:
+    """Whole, though the client just leaves then, as many do; not whole where the origin's TLS was cut off."""
+    (tmp_path / "tap.py").write_text(f"REWRITE = {acts}\ndef request(exchange): pass\n")
+
+    def handle(sock: gevent.socket.socket) -> None:
+        sock.recv(1000)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nto the end")
+        if not orderly:
+            socket.socket(fileno=sock.detach()).close()
+
+    with (
+        watched(tmp_path, roots, "--log-requests", f"--tap={tmp_path / 'tap.py'}") as program,
+        Origin(handle, certificate) as server,
+    ):
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            secure.sendall(b"GET /end HTTP/1.1\r\nHost: a\r\n\r\n")
+            with suppress(ssl.SSLEOFError):
+                while secure.recv(1000):
+                    pass
+        line = program.wait_for("request .*/end")
+        assert "received=10" in line
+        assert ("error=origin-truncated" in line) == ("error=" in line) == told
+
+
+def test_plain_http_in_a_har(tmp_path: Path, roots: Path) -> None:
+    """As in a tunnel: the time until the answer is the origin's, trailers are there, the proxy's own fields are not."""
+    path = tmp_path / "all.har"
+
+    def handle(sock: gevent.socket.socket) -> None:
+        sock.recv(1000)
+        gevent.sleep(0.1)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-T: 1\r\n\r\n")
+
+    with watched(tmp_path, roots, f"--har={path}") as program, Origin(handle) as server:
+        secret = ("--proxy-user", "alice:s3cret", "-H", "Proxy-Connection: keep-alive", "-H", "X-End: 1")
+        assert curl(program, f"http://localhost:{server.port}/slow", *secret) == "ok"
+        eventually(path, "/slow")
+    [entry] = json.loads(path.read_text())["log"]["entries"]
+    assert entry["timings"]["send"] < 90 < entry["timings"]["wait"]
+    assert entry["response"]["_trailers"] == [{"name": "X-T", "value": "1"}]
+    fields = {field["name"].lower() for field in entry["request"]["headers"]}
+    assert "x-end" in fields
+    assert not [name for name in fields if name.startswith("proxy-")]
 
 
 @pytest.mark.parametrize("form", ["json", "combined"])
