@@ -22,7 +22,7 @@ from errors import (
     RequestTimeout,
 )
 from exchange import MAX_FIELDS, Exchange, Recorder
-from head import MAX_HEAD, RequestHead
+from head import MAX_HEAD, RequestHead, without_quote
 from meter import Meter
 from names import Target
 from record import Record
@@ -149,7 +149,7 @@ class Forwarding:
             if isinstance(error, TimeoutError):
                 self._client_error = RequestTimeout(f"nothing of the request's body for {QUIET_SECONDS:.0f} s")
             else:
-                self._client_error = ClientError(f"the request's body could not be read: {error}")
+                self._client_error = ClientError(f"the request's body could not be read: {without_quote(error)}")
             sockets.shut(self._origin)  # the origin must not take half a request for a whole one
 
     def _download(self, target: Target) -> None:
@@ -245,4 +245,5 @@ def _origin_error(target: Target, error: Exception | None, closed: bool) -> Orig
         return OriginSilent(f"{target} sent nothing for {QUIET_SECONDS:.0f} s")
     if closed or cause is not None:
         return OriginGone(f"{target} closed the connection before it had answered")
-    return OriginProtocolError(f"{target} sent a malformed response: {error or 'an upgrade that was not asked for'}")
+    what = "an upgrade that was not asked for" if error is None else without_quote(error)
+    return OriginProtocolError(f"{target} sent a malformed response: {what}")

@@ -17,6 +17,7 @@ from names import Target
 
 MAX_HEAD = 32_768  # octets; browsers and servers stop at 8 to 64 KiB
 
+_QUOTE = re.compile(r":? (?:bytearray\(|b['\"])")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
@@ -90,7 +91,7 @@ def _parse(head: bytes) -> RequestHead:
         connection.receive_data(head)
         request = connection.next_event()
     except h11.RemoteProtocolError as error:
-        raise ClientError(f"malformed request head: {error}") from error
+        raise ClientError(f"malformed request head: {without_quote(error)}") from error
     if not isinstance(request, h11.Request):
         raise ClientError("malformed request head")
     if request.http_version not in (b"1.0", b"1.1"):
@@ -110,6 +111,11 @@ def _parse(head: bytes) -> RequestHead:
         bool(body),
         connection,
     )
+
+
+def without_quote(error: object) -> str:
+    """The text of one of h11's errors, or of another, without the line that it quotes, which may hold a secret."""
+    return _QUOTE.split(str(error), maxsplit=1)[0]
 
 
 def http_target(target: str, method: str = "GET") -> tuple[Target, str]:

@@ -174,6 +174,26 @@ def test_an_origin_that_does_not_answer(program: Program, answer: bytes, status:
     assert f"error={error}" in reply.headers["proxy-status"]
 
 
+@pytest.mark.parametrize(
+    ("request_", "answer", "status"),
+    [
+        (b"GET http://AT/ HTTP/1.1\r\nHost: a\r\nAuthorization : s3cret\r\n\r\n", OK, 400),
+        (b"GET http://AT/ HTTP/1.1 s3cret\r\nHost: a\r\n\r\n", OK, 400),
+        (b"CONNECT AT HTTP/1.1\r\nHost: a\r\nProxy-Authorization : s3cret\r\n\r\n", OK, 400),
+        (b"GET http://AT/ HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK\r\nSet-Cookie : s3cret\r\n\r\n", 502),
+    ],
+)
+def test_a_malformed_line_is_not_quoted(program: Program, request_: bytes, answer: bytes, status: int) -> None:
+    """Neither in the log nor on the page nor in the reply: it may hold a secret."""
+    with recorder([], answer) as server:
+        reply = exchange(program.address, request_.replace(b"AT", b"localhost:%d" % server.port))
+    assert reply.status == status
+    assert b"malformed" in reply.body
+    program.wait_for("malformed")
+    state = exchange(program.address, b"GET /state HTTP/1.0\r\n\r\n").body
+    assert not any("s3cret" in told for told in (*program.lines, state.decode(), reply.body.decode()))
+
+
 def test_a_malformed_body_of_the_client(program: Program) -> None:
     def listen(sock: socket.socket) -> None:
         while sock.recv(100):
@@ -181,8 +201,9 @@ def test_a_malformed_body_of_the_client(program: Program) -> None:
 
     with Origin(listen) as server:
         head = f"POST http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-        reply = exchange(program.address, head.encode() + b"zz\r\n")
+        reply = exchange(program.address, head.encode() + b"s3cret\r\n")
     assert reply.status == 400
+    assert reply.body.endswith(b"could not be read: illegal chunk header\n")
 
 
 # The proxy's own pages
