@@ -35,6 +35,7 @@ class Connection:
     origin: str  # address:port, as dialled
     scheme: str
     authority: str  # where a request names none
+    user: str | None = None  # who authenticated to the proxy
     id: int = field(default_factory=_connections.__next__)
 
 

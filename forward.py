@@ -74,6 +74,8 @@ class Forwarding:
             return following
         except (CertifierError, OSError) as failure:
             error = str(failure)
+            if self._exchange is not None and self._exchange.status is None and isinstance(failure, CertifierError):
+                self._exchange.status = failure.status  # of the reply that the client gets
             raise
         finally:
             if self._recorder is not None and self._exchange is not None:

@@ -14,7 +14,9 @@ from errors import CertifierError
 from linefile import LineFile
 
 MAX_VALUE = 300  # characters of a value, unless set_up is told another number
+MAX_URL = 2000  # characters that are told of a URL; what browsers and search engines take for long
 
+_USER = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*://)?)[^/?#]*@")  # RFC 3986 §3.2.1
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII but space, quote, equals and backslash
 
 log = logging.getLogger("certifier")
@@ -48,6 +50,16 @@ def background(consequence: str, level: int = logging.WARNING) -> Iterator[None]
 def quotable(text: str) -> str:
     """A peer's text for a place between quotes, cut if long."""
     return text[:_most].encode("unicode_escape").decode("ascii").replace('"', '\\"')
+
+
+def user_word(user: str | None) -> str:
+    """Who asked, as the combined log format has it."""
+    return quotable(user).replace(" ", "%20") if user else "-"
+
+
+def without_user(url: str) -> str:
+    """The URL without user information, which holds passwords (RFC 3986 §3.2.1)."""
+    return _USER.sub(r"\1", url, count=1) if "@" in url and _USER.match(url) else url
 
 
 def utc(moment: float) -> str:

@@ -90,6 +90,7 @@ class PlainHttp:
         try:
             answer, changed = judge(exchange, self._sight.decide)
         except Refused as refusal:
+            exchange.status = refusal.status
             recorder.end(exchange, str(refusal))
             raise
         if answer is None:

@@ -108,6 +108,7 @@ class Proxy:
                         record.kind = "tunnel"
                         self._connect(client, head, behind, record)
                     else:
+                        record.method, record.url = head.method, head.target
                         rest = self._plain.serve(client, head, behind, record)
                 except CertifierError as error:
                     record.fail(error)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from errors import CertifierError
-from log import clf, escape, quotable, utc
+from log import MAX_URL, clf, escape, quotable, user_word, utc, without_user
 
 
 class Progress(Protocol):
@@ -26,6 +26,8 @@ class Record:
     client: str
     kind: str = "tunnel"
     target: str | None = None
+    method: str | None = None  # where there is no tunnel, of the request
+    url: str | None = None  # as it was asked for: absolute, or for a page its path
     sni: str | None = None
     context: str | None = None  # memory, disk, made; untouched where there is none
     client_tls: str | None = None
@@ -68,6 +70,8 @@ class Record:
             f" origin_alpn={escape(self.origin_alpn or '-')} sent={self.sent} received={self.received}"
             f" ms={self.seconds * 1000:.1f}"
         )
+        if self.url is not None:
+            line += f" method={escape(self.method)} url={escape(without_user(self.url), MAX_URL)}"
         if self.status is not None:
             line += f" status={self.status}"
         line += f" outcome={self.outcome}"
@@ -93,6 +97,8 @@ class Record:
                 "sent": self.sent,
                 "received": self.received,
                 "ms": round(self.seconds * 1000, 1),
+                "method": self.method,
+                "url": None if self.url is None else without_user(self.url)[:MAX_URL],
                 "status": self.status,
                 "outcome": self.outcome,
                 "detail": self.detail,
@@ -105,10 +111,10 @@ class Record:
         """A line of the combined log format, as other proxies write one for a CONNECT."""
         ip = self.client.rpartition(":")[0].strip("[]")
         began = int(time.time() - self.seconds)
-        user = quotable(self.user).replace(" ", "%20") if self.user else "-"
         status = self.status or (200 if self.kind == "tunnel" else "000")
-        method = "CONNECT" if self.kind == "tunnel" else "-"
+        method = "CONNECT" if self.kind == "tunnel" else self.method or "-"
+        asked = self.target if self.url is None else without_user(self.url)
         return (
-            f'{ip} - {user} [{clf(began)}] "{method} {quotable(self.target or "-")} HTTP/1.1" {status}'
-            f' {self.received or "-"} "-" "-"'
+            f'{ip} - {user_word(self.user)} [{clf(began)}] "{quotable(method)} {quotable(asked or "-")} HTTP/1.1"'
+            f' {status} {self.received or "-"} "-" "-"'
         )

@@ -6,15 +6,10 @@ not. Nothing from a peer goes out unescaped, so that each line is one line, and 
 """
 
 import json
-import re
 from collections.abc import Callable
 
 from exchange import Exchange, header
-from log import clf, escape, quotable, utc
-
-MAX_URL = 2000  # characters that are told of a URL; what browsers and search engines take for long
-
-_USER = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*://)?)[^/?#]*@")  # RFC 3986 §3.2.1
+from log import MAX_URL, clf, escape, quotable, user_word, utc, without_user
 
 
 def text(exchange: Exchange) -> str:
@@ -30,6 +25,8 @@ def text(exchange: Exchange) -> str:
         line += f" upgrade={escape(exchange.upgrade)}"
     if exchange.pushed:
         line += " pushed=yes"
+    if exchange.connection.user is not None:
+        line += f" user={escape(exchange.connection.user)}"
     if exchange.error is not None:
         line += f" error={escape(exchange.error)}"
     return line
@@ -41,6 +38,7 @@ def as_json(exchange: Exchange) -> str:
     return json.dumps(
         {
             "time": utc(exchange.started),
+            "kind": "request",
             "client": exchange.connection.client,
             "method": exchange.method,
             "url": without_user(exchange.url)[:MAX_URL],
@@ -53,6 +51,7 @@ def as_json(exchange: Exchange) -> str:
             "type": media_type(exchange) or None,
             "upgrade": exchange.upgrade,
             "pushed": exchange.pushed,
+            "user": exchange.connection.user,
             "error": exchange.error,
         }
     )
@@ -65,19 +64,15 @@ def combined(exchange: Exchange) -> str:
     agent = header(exchange.request_fields, b"user-agent")
     client = exchange.connection.client.rpartition(":")[0].strip("[]")
     version = "2.0" if exchange.version == "2" else exchange.version
+    asked = f"{quotable(exchange.method)} {quotable(url)} HTTP/{version}"
     return (
-        f'{client} - - [{clf(int(exchange.started))}] "{quotable(exchange.method)} {quotable(url)}'
-        f' HTTP/{version}" {exchange.status or "000"} {exchange.response_octets or "-"}'
+        f"{client} - {user_word(exchange.connection.user)} [{clf(int(exchange.started))}]"
+        f' "{asked}" {exchange.status or "000"} {exchange.response_octets or "-"}'
         f' "{quotable(referer) or "-"}" "{quotable(agent) or "-"}"'
     )
 
 
 FORMATS: dict[str, Callable[[Exchange], str]] = {"text": text, "json": as_json, "combined": combined}
-
-
-def without_user(url: str) -> str:
-    """The URL without user information, which holds passwords (RFC 3986 §3.2.1)."""
-    return _USER.sub(r"\1", url, count=1) if "@" in url and _USER.match(url) else url
 
 
 def media_type(exchange: Exchange) -> str:

@@ -5,8 +5,9 @@ import time
 from functools import lru_cache
 
 from exchange import Exchange, Fields
+from log import MAX_URL, without_user
 from record import Record
-from requestlog import MAX_URL, media_type, without_user
+from requestlog import media_type
 from snapshot import Row
 
 MAX_TEXT = 300  # characters of a value

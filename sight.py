@@ -76,7 +76,7 @@ class Sight:
     def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness:
         """For an intercepted tunnel, its plaintext between the client and ``origin``: an address:port, or empty."""
         decodes = self._policy.minds_mismatch or self._reads
-        connection = Connection(record.client, origin, "https", _authority(name, record.target))
+        connection = Connection(record.client, origin, "https", _authority(name, record.target), record.user)
         guard = Guard(self._policy, name, record)
         chorus = Chorus([guard, *self._observers, self._board, self._taps])
         rewriter = watcher = None
@@ -98,7 +98,8 @@ class Sight:
         """For an exchange of plain HTTP, which is decoded where it is forwarded."""
         if not self._reads:
             return None
-        connection = Connection(record.client, origin, "http", (record.target or "").removesuffix(":80"))
+        authority = (record.target or "").removesuffix(":80")
+        connection = Connection(record.client, origin, "http", authority, record.user)
         return Recorder(connection, Chorus([*self._observers, self._board, self._taps]), self._capture)
 
     def decide(self, exchange: Exchange) -> Answer | None:

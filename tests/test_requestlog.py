@@ -7,6 +7,7 @@ import resource
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from watching import Seen
 import log
 from exchange import Exchange, Fields
 from linefile import LineFile
-from requestlog import FORMATS, MAX_URL, as_json, combined, text
+from log import MAX_URL
+from requestlog import FORMATS, as_json, combined, text
 
 COMBINED = re.compile(  # as log analysers have it
     r'(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "(\S+) (\S+) HTTP/(\d\.\d)" (\d{3}) (\d+|-)'
@@ -47,9 +49,9 @@ def test_text() -> None:
 
 def test_json() -> None:
     assert json.loads(as_json(exchange())) == {
-        "time": "2026-11-24T05:12:43.953Z", "client": "127.0.0.1:50818", "method": "GET", "url": "https://a.example/x",
+        "time": "2026-11-24T05:12:43.953Z", "kind": "request", "client": "127.0.0.1:50818", "method": "GET", "url": "https://a.example/x",
         "http": "1.1", "status": 200, "sent": 12, "received": 3456, "first_ms": 12.3, "ms": 1500.0, "type": "text/html",
-        "upgrade": None, "pushed": False, "error": None,
+        "upgrade": None, "pushed": False, "user": None, "error": None,
     }  # fmt: skip
 
 
@@ -59,6 +61,14 @@ def test_combined() -> None:
         '127.0.0.1 - - [24/Nov/2026:05:12:43 +0000] "GET https://a.example/x HTTP/1.1" 200 3456'
         ' "https://b.example/" "a \\"quoted\\" agent"'
     )
+
+
+def test_who_asked() -> None:
+    made = exchange()
+    made.connection = replace(made.connection, user='al "ice')
+    assert text(made).endswith(r'type=text/html user="al \"ice"')
+    assert json.loads(as_json(made))["user"] == 'al "ice'
+    assert combined(made).startswith(r"127.0.0.1 - al%20\"ice [24/Nov/2026")
 
 
 def test_what_did_not_come() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import bcrypt
 import gevent
 import pytest
 from browser import Browser
@@ -163,6 +164,37 @@ def test_plain_http_in_a_har(tmp_path: Path, roots: Path) -> None:
     fields = {field["name"].lower() for field in entry["request"]["headers"]}
     assert "x-end" in fields
     assert not [name for name in fields if name.startswith("proxy-")]
+
+
+def test_who_asked_for_what_and_what_he_got(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """Whoever it came from: a tunnel, the plain-HTTP path, or certifier itself, which refuses or reaches nobody."""
+    users, path = tmp_path / "users", tmp_path / "access.log"
+    users.write_bytes(b"alice:" + bcrypt.hashpw(b"pw", bcrypt.gensalt(4)) + b"\n")
+    options = (f"--auth={users}", "--log-requests", "--log-format=combined", f"--log-file={path}")
+    alice = ("-U", "alice:pw", "-o", "/dev/null")
+    with watched(tmp_path, roots, *options) as program, Origin(json_origin) as plain:
+        urls = [
+            f"https://localhost:{server.port}/in",
+            f"http://localhost:{plain.port}/plain",
+            "http://127.0.0.9:80/none",
+        ]
+        for url in urls:
+            curl(program, url, *alice)
+        curl(program, urls[1], "-o", "/dev/null")
+        odd = b"GET http://u:secret@127.0.0.9/denied HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert exchange(program.address, odd).status == 400
+        assert exchange(program.address, b"GET /healthz HTTP/1.0\r\n\r\n").status == 200
+        text = eventually(path, "healthz")
+    told = re.findall(r'- (\S+) \[.*?\] "(\S+ \S+) HTTP/[\d.]+" (\d+)', text)
+    assert told.pop(1) == ("alice", f"CONNECT localhost:{server.port}", "200")
+    assert told == [
+        ("alice", f"GET {urls[0]}", "200"),
+        ("alice", f"GET {urls[1]}", "200"),
+        ("alice", f"GET {urls[2]}".replace(":80", ""), "502"),
+        ("-", f"GET {urls[1]}", "407"),
+        ("-", "GET http://127.0.0.9/denied", "400"),
+        ("-", "GET /healthz", "200"),
+    ]
 
 
 @pytest.mark.parametrize("form", ["json", "combined"])
