@@ -88,7 +88,7 @@ def _parse(head: bytes) -> RequestHead:
         raise ClientError("a line of the request head is folded")
     connection = h11.Connection(h11.SERVER)
     try:
-        connection.receive_data(head)
+        connection.receive_data(heads.escaped(head))
         request = connection.next_event()
     except h11.RemoteProtocolError as error:
         raise ClientError(f"malformed request head: {without_quote(error)}") from error

@@ -13,6 +13,7 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # RFC 9110 §5.6.2
 _FIELDS = rb"((?:" + _TOKEN + rb":[ \t]*+(?:[!-~]++(?:[ \t]+[!-~]++)*+)?[ \t]*+\r\n)*+)\r\n"
 _REQUEST = re.compile(rb"(" + _TOKEN + rb") ([!-~]++) HTTP/(1\.[01])\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/(1\.[01]) ([2-5][0-9][0-9])(?: ([ !-~]*+))?\r\n" + _FIELDS)
+_OUTSIDE = re.compile(rb"[\x80-\xff]")
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _SIZES = {len("host"), len("content-length"), len("transfer-encoding")}
 
@@ -42,6 +43,13 @@ def request(head: bytes) -> Request | None:
     method, target, version, block = match.groups()
     fields = _fields(block, version, hosts=1)
     return None if fields is None else Request(method, target, version, fields)
+
+
+def escaped(head: bytes) -> bytes:
+    """The head of a request with octets outside of ASCII in its target escaped (RFC 3986 §2.1), as it was meant."""
+    line, end, fields = head.partition(b"\n")
+    method, space, target = line.partition(b" ")
+    return method + space + _OUTSIDE.sub(lambda octet: b"%%%02X" % ord(octet[0]), target) + end + fields
 
 
 def response(head: bytes) -> Response | None:

@@ -125,7 +125,7 @@ class Http1:
                 self._request_ended()
 
     def _request(self, head: bytes) -> None:
-        found = heads.request(head) or _request(head)
+        found = heads.request(head) or _request(head if self._strict else heads.escaped(head))
         if len(self._asked) >= MAX_WAITING:
             raise Unreadable(f"more than {MAX_WAITING} requests without a response")
         fields = found.fields

@@ -183,11 +183,11 @@ class Http2:
     def _request(self, stream: int, special: dict[bytes, str], fields: Fields, pushed: bool = False) -> None:
         if stream in self._streams:
             raise Unreadable("a stream is opened twice")
-        if self._strict:
-            ambiguity.check_http2(special, fields)
         named = [special.get(b":authority"), *(value.decode("latin-1") for name, value in fields if name == b"host")]
         authority = next(filter(None, named), "")
-        ambiguity.check_authority(*filter(None, named))  # RFC 9113 §8.3.1
+        if self._strict:
+            ambiguity.check_http2(special, fields)
+            ambiguity.check_authority(*filter(None, named))  # RFC 9113 §8.3.1
         exchange = self._recorder.request(
             special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
             special.get(b":protocol"), pushed,

@@ -13,7 +13,6 @@ from framing import MAX_HEAD
 from http1 import Http1
 from http2 import PREFACE, Http2
 
-MAX_SNIFFED = 16_384  # octets in which the request line must end
 MAX_EARLY = 16_384  # octets that an origin may send before: in HTTP/2, its SETTINGS
 
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # RFC 9110 §5.6.2
@@ -135,14 +134,13 @@ class Watcher:
 
     def _sniff(self, data: Octets) -> None:
         """Choose the decoder as soon as the client's first bytes tell it."""
-        most = MAX_HEAD if self._strict else MAX_SNIFFED
         more = self._more is not None and self._more.fullmatch(data)
-        if more and len(self._first) + len(data) < most:
+        if more and len(self._first) + len(data) < MAX_HEAD:
             self._first += data  # nothing new to be seen, octet by octet
             return
         self._first = (self._first + data).lstrip(b"\r\n")  # RFC 9112 §2.2; a lenient origin skips any number
-        first = self._first[:most]
-        full = len(self._first) >= most
+        first = self._first[:MAX_HEAD]
+        full = len(self._first) >= MAX_HEAD
         if first.startswith(PREFACE):
             decoder: Http1 | Http2 = Http2(self._recorder, self._strict)
         elif _LINE.match(first):
@@ -162,7 +160,10 @@ class Watcher:
     def _may_be_http(self, first: bytes | bytearray) -> bool:
         """Whether what has come of a first line may be one of HTTP."""
         if not self._strict:
-            return bool(_METHOD.match(first))
+            known = _METHOD.match(first)
+            if known is not None and known[0].endswith(b" "):
+                self._more = _NO_END
+            return known is not None
         begun = _BEGUN.match(first)
         if begun is not None:
             self._more = _NO_END if begun[2] is not None else _MORE if begun[1] else None

@@ -174,6 +174,16 @@ def test_an_origin_that_does_not_answer(program: Program, answer: bytes, status:
     assert f"error={error}" in reply.headers["proxy-status"]
 
 
+def test_a_target_outside_of_ascii_is_escaped(program: Program) -> None:
+    """As curl sends what somebody typed."""
+    seen: list[bytes] = []
+    with recorder(seen, OK) as server:
+        request = f"GET http://localhost:{server.port}/café?ü HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert exchange(program.address, request.encode()).status == 200
+    assert seen[0].startswith(b"GET /caf%C3%A9?%C3%BC HTTP/1.1\r\n")
+    assert exchange(program.address, "GÉT http://127.0.0.9/ HTTP/1.1\r\nHost: a\r\n\r\n".encode()).status == 400
+
+
 @pytest.mark.parametrize(
     ("request_", "answer", "status"),
     [

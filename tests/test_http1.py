@@ -117,6 +117,16 @@ def test_the_end_of_the_origin_ends_no_other_response() -> None:
     assert [exchange.error for exchange in seen.done] == ["the response was cut off"]
 
 
+def test_a_target_outside_of_ascii_is_told_escaped_and_malformed_where_it_counts() -> None:
+    request = GET.replace(b"/x", "/café".encode())
+    [exchange] = whole_and_in_pieces([(CLIENT, request), (ORIGIN, OK)]).done
+    assert exchange.target == "/caf%C3%A9"
+    seen = Seen()
+    Http1(seen.recorder(), strict=True).sent(request)
+    assert (seen.begun, seen.notes) == ([], ["malformed request head"])
+    assert watch([(CLIENT, request.replace(b"GET", b"G\xc9T"))]).notes == ["malformed request head"]
+
+
 @pytest.mark.parametrize("more", [b"\r\n", b"\n\n", b"\r"])
 def test_an_empty_line_behind_a_response_does_not_begin_the_next_one(more: bytes) -> None:
     seen = Seen()
