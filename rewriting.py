@@ -200,8 +200,14 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
     before = exchange.method, exchange.target, list(exchange.request_fields)
     version = exchange.version.encode("ascii")  # the origin must not answer in a later one than the client speaks
     answer = decide(exchange)
-    if answer is not None or before == (exchange.method, exchange.target, exchange.request_fields):
+    if answer is not None:
+        try:
+            answer.written(exchange.method)
+        except (h11.LocalProtocolError, TypeError, ValueError) as error:
+            raise Refused(f"a tap made an answer that is none: {error}") from error
         return answer, None
+    if before == (exchange.method, exchange.target, exchange.request_fields):
+        return None, None
     if (before[0] == "HEAD") != (exchange.method == "HEAD"):
         raise Refused("a tap changed a request to or from HEAD: the client would take the response for another")
     if _framing(exchange.request_fields) != _framing(before[2]):
@@ -220,7 +226,7 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
 def record_answer(recorder: Recorder, exchange: Exchange, answer: Answer, closing: bool) -> None:
     """Record the answer that an exchange got in the origin's stead."""
     response = answer.head(closing)
-    body = b"" if exchange.method == "HEAD" else answer.body
+    body = answer.content(exchange.method)
     reason, fields = response.reason.decode("latin-1"), response.headers.raw_items()
     recorder.response(exchange, answer.status, reason, fields, time.monotonic())
     recorder.download(exchange, body, 0, len(body))

@@ -29,6 +29,7 @@ from exchange import Connection, Exchange
 
 HOOKS = ("opened", "data", "request", "response", "closed")
 BODY_MAX = 1_048_576  # octets of each body that are kept for response(), unless the file says otherwise
+_EMPTY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 # Whatever a file does. SystemExit would end the proxy, and a Timeout is the file's own: none is ever started around a
 # tap. GreenletExit is no failure: its tunnel ends.
 _FAILURES = (Exception, SystemExit, gevent.Timeout)
@@ -65,11 +66,17 @@ class Answer:
         server = h11.Connection(h11.SERVER)
         server.receive_data(b"%s / HTTP/1.1\r\nHost: a\r\n\r\n" % method.encode("ascii"))
         server.next_event()
-        return (server.send(self.head(closing)) or b"") + (b"" if method == "HEAD" else self.body)
+        return (server.send(self.head(closing)) or b"") + self.content(method)
+
+    def content(self, method: str) -> bytes:
+        """Its body, in the response to a request with this method (RFC 9112 §6.3)."""
+        return b"" if method == "HEAD" or self.status in _EMPTY else self.body
 
     def head(self, closing: bool) -> h11.Response:
         """Its head. Raises ``h11.LocalProtocolError`` if it is none."""
-        fields = [*self.fields, ("Content-Length", str(len(self.body)))]
+        fields = [*self.fields]
+        if self.status != HTTPStatus.NO_CONTENT:  # RFC 9110 §8.6
+            fields.append(("Content-Length", str(len(self.body))))
         if closing:
             fields.append(("Connection", "close"))
         phrase = self.reason or (HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else "")

@@ -238,6 +238,23 @@ def test_answers() -> None:
     assert Answer(404).written("GET").startswith(b"HTTP/1.1 404 Not Found\r\n")
     assert Answer(799, b"x", reason="Odd").written("GET").startswith(b"HTTP/1.1 799 Odd\r\n")
     assert Answer(200, b"body").written("HEAD").endswith(b"\r\n\r\n")
+    assert Answer(204, b"body", (), "Fine").written("GET") == b"HTTP/1.1 204 Fine\r\nConnection: close\r\n\r\n"
+    assert Answer(304, b"body").written("GET").endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "answer", ["403, b'', (('X', 'it\u2019s'),)", "403, b'', (('X', 'a\\nb'),)", "403, 'text'", "101", "'403'"]
+)
+def test_an_answer_that_is_none_is_a_refusal(tmp_path: Path, roots: Path, server: Origin, answer: str) -> None:
+    text = f"from taps import Answer\nREWRITE = True\ndef request(exchange): return Answer({answer})\n"
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program, Origin(json_origin) as plain:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            reply = get(secure)
+        assert (reply.status, b"a tap made an answer that is none" in reply.body) == (403, True)
+        reply = exchange(program.address, b"GET http://localhost:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % plain.port)
+        assert (reply.status, b"a tap made an answer that is none" in reply.body) == (403, True)
+        assert (server.connections, plain.connections) == (1, 1)  # dialled, and asked nothing
+        assert not [line for line in program.lines if "Traceback" in line]
 
 
 # The examples
