@@ -6,11 +6,15 @@ Both are bounded by the caller's limit: a few octets of gzip can stand for gigab
 import codecs
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import brotli
 
 MAX_MEMBERS = 100  # of gzip (RFC 1952 §2.2) in one body
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's window bits
+_ZSTD_WINDOW = 8 << 20  # octets: no larger one in HTTP (RFC 9659 §3)
 
 _TEXT = re.compile(
     r"text/|application/(?:json|xml|javascript|ecmascript|x-www-form-urlencoded|graphql|x-ndjson|yaml|toml|sql)\Z"
@@ -35,29 +39,69 @@ class Content:
 
 def decode(body: bytes | bytearray, coding: str, limit: int) -> Content:
     """Undo the coding that ``Content-Encoding`` names, up to ``limit`` octets. A body that ends too early gives its
-    beginning; Brotli, Zstandard, several codings and what is broken are left as they are.
+    beginning; several codings, those that are not known, and what is broken are left as they are.
     """
     coding = coding.strip().lower()
     if coding in ("", "identity"):
         return Content(bytes(body[:limit]), len(body) > limit)
-    if coding in ("gzip", "x-gzip"):
-        bits = _GZIP
-    elif coding == "deflate":  # zlib's format, but some send the bare one (RFC 9110 §8.4.1.2)
-        bits = _ZLIB if len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0 else _RAW
-    else:
-        return Content(bytes(body[:limit]), len(body) > limit, coding)
-    out = bytearray()
-    rest = bytes(body)
+    undo = _CODINGS.get(coding)
     try:
-        for _ in range(MAX_MEMBERS if bits == _GZIP else 1):
-            inflator = zlib.decompressobj(bits)
-            out += inflator.decompress(rest, limit + 1 - len(out))
-            rest = inflator.unused_data
-            if not rest or len(out) > limit:
-                break
-    except zlib.error:
+        out = undo(bytes(body), limit + 1) if undo is not None else None
+    except (zlib.error, brotli.error, _Broken):
+        out = None
+    if out is None:
         return Content(bytes(body[:limit]), len(body) > limit, coding)
-    return Content(bytes(out[:limit]), len(out) > limit)
+    return Content(out[:limit], len(out) > limit)
+
+
+class _Broken(Exception):
+    """Not what its coding says."""
+
+
+def _gzip(body: bytes, most: int) -> bytes:
+    """Its members (RFC 1952 §2.2). What is behind the last one is ignored, as clients do."""
+    out = bytearray()
+    for member in range(MAX_MEMBERS):
+        inflator = zlib.decompressobj(_GZIP)
+        try:
+            out += inflator.decompress(body, most - len(out))
+        except zlib.error:
+            if not member:
+                raise
+            break
+        body = inflator.unused_data
+        if not body or len(out) >= most:
+            break
+    return bytes(out)
+
+
+def _deflate(body: bytes, most: int) -> bytes:
+    """zlib's format, but some send the bare one (RFC 9110 §8.4.1.2)."""
+    framed = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0
+    return zlib.decompressobj(_ZLIB if framed else _RAW).decompress(body, most)
+
+
+def _brotli(body: bytes, most: int) -> bytes:
+    decompressor = brotli.Decompressor()
+    out: bytes = decompressor.process(body, output_buffer_limit=most)
+    if body and not out and not decompressor.is_finished():
+        raise _Broken  # there is no magic number: rather something else than the beginning of this
+    return out
+
+
+def _zstd(body: bytes, most: int) -> bytes:
+    import zstandard  # as late as this: 2 MiB that most runs never need
+
+    frames = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    try:
+        return frames.stream_reader(body, read_across_frames=True).read(most)
+    except zstandard.ZstdError as error:
+        raise _Broken from error
+
+
+_CODINGS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip": _gzip, "x-gzip": _gzip, "deflate": _deflate, "br": _brotli, "zstd": _zstd,
+}  # fmt: skip
 
 
 def text(octets: bytes, content_type: str, whole: bool = True) -> str | None:

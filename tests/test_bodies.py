@@ -1,8 +1,11 @@
 import gzip
+import random
 import time
 import zlib
 
+import brotli
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +29,10 @@ def bare(data: bytes) -> bytes:
         (gzip.compress(PLAIN[:9]) + gzip.compress(PLAIN[9:]), "gzip"),
         (zlib.compress(PLAIN), "deflate"),
         (bare(PLAIN), "deflate"),
+        (gzip.compress(PLAIN) + b"\0\0", "gzip"),
+        (brotli.compress(PLAIN), "br"),
+        (zstandard.compress(PLAIN), "zstd"),
+        (zstandard.compress(PLAIN[:9]) + zstandard.compress(PLAIN[9:]), "zstd"),
     ],
 )
 def test_codings_are_undone_up_to_the_limit(body: bytes, coding: str) -> None:
@@ -39,9 +46,15 @@ def test_a_body_that_ends_too_early_gives_its_beginning() -> None:
     found = decode(gzip.compress(noise)[:-30], "gzip", 10_000)
     assert noise.startswith(found.octets)
     assert len(found.octets) > 100
+    text = random.Random(1).randbytes(1 << 20)
+    for packed, coding in ((brotli.compress(text, quality=1), "br"), (zstandard.compress(text), "zstd")):
+        found = decode(packed[:-30], coding, 2 << 20)
+        assert text.startswith(found.octets)
+        assert len(found.octets) > 100
+        assert not found.coding
 
 
-@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "gzip"])
+@pytest.mark.parametrize("coding", ["br", "zstd", "gzip, br", "gzip", "deflate", "compress"])
 def test_what_cannot_be_undone_is_left_as_it_is(coding: str) -> None:
     assert decode(b"\xff\xfenot it", coding, 4) == Content(b"\xff\xfeno", True, coding)
     broken = bytearray(gzip.compress(PLAIN))
@@ -54,6 +67,12 @@ def test_a_bomb_costs_no_more_than_the_limit() -> None:
     bomb = b"".join(deflator.compress(bytes(1 << 20)) for _ in range(100)) + deflator.flush()
     began = time.process_time()
     assert decode(bomb, "gzip", 1000) == Content(bytes(1000), cut=True)
+    assert decode(brotli.compress(bytes(100 << 20)), "br", 1000) == Content(bytes(1000), cut=True)
+    assert decode(zstandard.compress(bytes(100 << 20)), "zstd", 1000) == Content(bytes(1000), cut=True)
+    wide = zstandard.ZstdCompressionParameters(window_log=27)
+    large = zstandard.ZstdCompressor(compression_params=wide).compress(random.Random(1).randbytes(16 << 20))
+    assert decode(large, "zstd", 1000).coding == "zstd"  # it would have to be kept in memory
+    began = time.process_time()
     many = gzip.compress(b"") * 50_000
     assert decode(many, "gzip", 1000).octets == b""
     assert time.process_time() - began < 0.5

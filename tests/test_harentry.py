@@ -90,8 +90,8 @@ def test_bodies() -> None:
     assert content(entry(binary, 1000)) == {
         "mimeType": "image/png", "text": "iVBORw==", "encoding": "base64", "size": 4
     }  # fmt: skip
-    brotli = exchange(received=b"abc", answer=[TEXT, (b"Content-Encoding", b"br")])
-    assert content(entry(brotli, 1000)) == {
+    unknown = exchange(received=b"abc", answer=[TEXT, (b"Content-Encoding", b"br")])
+    assert content(entry(unknown, 1000)) == {
         "mimeType": "text/plain", "text": "YWJj", "encoding": "base64", "size": 3,
         "comment": "the content coding br is still on it",
     }  # fmt: skip
