@@ -93,10 +93,13 @@ class Policy:
             for address in addresses
             if (by_name or rules.allow.address(address))
             and not (rules.deny and (rules.deny.address(address) or rules.deny.address(_reached(address))))
-            and not (rules.deny_private and is_private(address[0]))
         ]
         if not left:
             raise Refused(f"{target} is not allowed, or none of its addresses is")
+        if rules.deny_private:
+            left = [address for address in left if not is_private(address[0])]
+        if not left:
+            raise Refused(f"{target} has private addresses only (--deny-private)")
         return left
 
     def is_self(self, addresses: Iterable[Endpoint]) -> bool:

@@ -19,12 +19,12 @@ _ABOUT = """certifier: a TLS-intercepting forward proxy.
 This address is a proxy: give it to your client, for example
   curl -x http://{host} https://www.example.com/
 
-Clients see certificates signed by this proxy's own CA, and must trust it first.
 {ca}
 
 In a browser, this address shows what passes. For programs: /metrics, /healthz.
 """
-_TAKES_CA = """Its certificate: http://{host}/ca.crt, for example
+_TAKES_CA = """Clients see certificates signed by this proxy's own CA, and must trust it first.
+Its certificate: http://{host}/ca.crt, for example
   curl http://{host}/ca.crt -o ca.crt
   curl -x http://{host} --cacert ca.crt https://www.example.com/
 Its SHA-256 fingerprint:

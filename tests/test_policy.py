@@ -188,7 +188,7 @@ def test_private_addresses() -> None:
     rules = policy(deny_private=True)
     target = Target("a.example", 1)
     assert rules.permitted(target, [("10.0.0.1", 1), ("8.8.8.8", 1)]) == [("8.8.8.8", 1)]
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="--deny-private"):
         rules.permitted(target, [("169.254.169.254", 1)])
 
 
