@@ -27,25 +27,29 @@ def _silent(_: str) -> None:
 class Issuance:
     """The parts behind a name's certificate. ``files`` and ``authority`` are None where nothing is signed.
 
-    ``tell`` is called with a sentence before what may take minutes.
+    ``tell`` is called with a sentence before what may take minutes. ``founds`` is False where the CA was there before,
+    and must be found: a folder whose certificate is missing for a moment must not get a new one.
     """
 
     def __init__(
-        self, chosen: LeafOptions, now: datetime, store_max: int | None = None, tell: Callable[[str], None] = _silent
+        self,
+        chosen: LeafOptions,
+        now: datetime,
+        store_max: int | None = None,
+        tell: Callable[[str], None] = _silent,
+        founds: bool = True,
     ) -> None:
         self._chosen = chosen
         signs = chosen.ca.folder is not None or chosen.ca.files is not None
         self.store = open_store(chosen.store, create=signs or not chosen.store.exists())
-        self.files = ca_files(chosen.ca, now)
+        self.files = ca_files(chosen.ca, now) if founds else self._load(now)
         self.authority = self._new_authority(self.files, tell)
         bound = Bound(self.store, store_max) if store_max is not None else None
         self.leaves = Leaves(self.store, self.authority, KeyStock(chosen.key_type), bound)
 
     def reload(self, now: datetime) -> None:
         """Read the CA's files anew; on a ``UsageError`` what was in force stays."""
-        # A folder whose certificate is missing for a moment must not get a new CA.
-        paths = self._ca_paths()
-        found = ca.load(*paths, now) if paths is not None else None
+        found = self._load(now)
         self.files, self.authority = found, self._new_authority(found, _silent)
         self.leaves.use(self.authority)
 
@@ -70,6 +74,11 @@ class Issuance:
         """Remove the temporary files that a crash left in the store and beside the CA's files; how many."""
         beside = {path.parent for path in self._ca_paths() or ()}
         return self.store.clear_stale() + sum(files.clear_stale(folder) for folder in beside)
+
+    def _load(self, now: datetime) -> CaFiles | None:
+        """The CA as it is; none is made."""
+        paths = self._ca_paths()
+        return ca.load(*paths, now) if paths is not None else None
 
     def _ca_paths(self) -> tuple[Path, Path, Path] | None:
         folder = self._chosen.ca.folder

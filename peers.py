@@ -36,6 +36,11 @@ class Post:
         """What was kept by who had the place last; None if nobody had."""
         return _kept(self.tallies, self.number)
 
+    @property
+    def is_first(self) -> bool:
+        """Whether nobody accepted connections before who has it now, in this place or another: they start in turn."""
+        return self.number == 0 and self.kept is None
+
 
 def posts(count: int) -> list[Post]:
     """The places of so many workers, made before they are forked."""

@@ -57,7 +57,8 @@ class Program:
         self._chosen = chosen
         self._clock = clock
         self._reloading = BoundedSemaphore()
-        self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max, log.info)
+        founds = post is None or post.is_first
+        self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max, log.info, founds)
         self._workers = Workers()
         stirred = Event()
         self._board = Board(clock) if post is None else Board(clock, kept=post.kept, stirred=stirred.set)

@@ -91,6 +91,15 @@ def test_a_worker_that_dies_takes_only_its_own_tunnels_and_is_replaced(two: Prog
     assert victim not in now
 
 
+def test_a_successor_makes_no_new_ca(two: Program) -> None:
+    """Where the certificate is missing for a moment: clients would see two CAs."""
+    two.ca.unlink()
+    os.kill(children(two)[0], signal.SIGKILL)
+    two.wait_for("certifier: can't read ca/ca.crt: No such file or directory")
+    two.wait_for(r"worker 0 \(process \d+\) died: exit status 2; it is replaced")
+    assert not two.ca.exists()
+
+
 def test_signals_wait_for_a_worker_that_is_starting(two: Program, echo_origin: Origin) -> None:
     """By themselves they would kill it."""
     victim, survivor = children(two)
