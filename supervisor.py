@@ -7,6 +7,7 @@ let their tunnels finish, so that whoever comes then is refused at once.
 
 import logging
 import os
+import select
 import signal
 import socket
 import time
@@ -26,7 +27,7 @@ _MAX_PAUSE = 30.0
 
 _fork: Callable[[], int] = get_original("os", "fork")  # there is no hub yet that could be carried over
 _close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
-_select: Callable[..., tuple[list[int], list[int], list[int]]] = get_original("select", "select")
+_poll: Callable[[], "select.poll"] = get_original("select", "poll")  # select(2) knows no descriptor past 1023
 _waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
 log = logging.getLogger("certifier.supervisor")
 
@@ -106,9 +107,10 @@ class Supervisor:
 
     def _accepts(self, told: int) -> bool:
         """Wait until a worker accepts connections; False when it ends before that, or we shall."""
-        ready = False
+        waiting, ready = _poll(), False
+        waiting.register(told, select.POLLIN)
         while not (ready or self._told_to_end):
-            ready = bool(_select([told], [], [], _LOOK_SECONDS)[0])
+            ready = bool(waiting.poll(1000 * _LOOK_SECONDS))
             self._told_to_end = signal.sigtimedwait(_ENDING, 0) is not None
         return ready and not self._told_to_end and os.read(told, 1) == b"."
 

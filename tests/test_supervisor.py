@@ -262,6 +262,22 @@ def test_few_descriptors_are_told_of(tmp_path: Path) -> None:
         assert any("leaves room for 100 connections a process" in line for line in running.lines)
 
 
+CROWDED = """
+import os, resource, sys
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+for _ in range(1024):
+    os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_descriptors_past_1023(tmp_path: Path) -> None:
+    """As many workers on several listeners have them."""
+    with Program(tmp_path, *BASE, "--workers=2", prefix=(sys.executable, "-c", CROWDED)) as running:
+        assert len(children(running)) == 2
+
+
 def test_auto(tmp_path: Path) -> None:
     with Program(tmp_path, *BASE, "--workers=auto") as running:
         count = len(os.sched_getaffinity(0))
