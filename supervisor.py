@@ -29,6 +29,7 @@ _fork: Callable[[], int] = get_original("os", "fork")  # there is no hub yet tha
 _close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")  # select(2) knows no descriptor past 1023
 _waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
+_set_handler: Callable[[int, signal.Handlers], object] = get_original("signal", "signal")  # gevent's makes a hub
 log = logging.getLogger("certifier.supervisor")
 
 # What a worker does: number, the pipe on which it says that it accepts, and the one that ends with the supervisor.
@@ -55,6 +56,7 @@ class Supervisor:
         A first worker that can't start has said why, and its status is ours.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        _set_handler(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some start us, it never comes, nor do we hear how
         for number in range(self._count):
             if not self._start(number, wait=True):
                 status = self._reap_all(signal.SIGTERM)

@@ -262,6 +262,20 @@ def test_few_descriptors_are_told_of(tmp_path: Path) -> None:
         assert any("leaves room for 100 connections a process" in line for line in running.lines)
 
 
+IGNORING = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_the_dead_are_seen_though_we_were_started_ignoring_them(tmp_path: Path) -> None:
+    with Program(tmp_path, *BASE, "--workers=2", prefix=(sys.executable, "-c", IGNORING)) as running:
+        os.kill(children(running)[1], signal.SIGKILL)
+        running.wait_for(r"worker 1 \(process \d+\) died: SIGKILL; it is replaced")
+        assert running.stop() == 0
+
+
 CROWDED = """
 import os, resource, sys
 soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
