@@ -183,8 +183,7 @@ def _run(chosen: Options) -> int:
             log.exception("worker %d can't go on", number)
             return 1
 
-    listeners = [listener for own in bound for listener in own]
-    return Supervisor(chosen.workers, work, listeners).run(lambda: _announce(chosen, bound[0]))
+    return Supervisor(chosen.workers, work, bound).run(lambda: _announce(chosen, bound[0]))
 
 
 def _work(
@@ -194,8 +193,7 @@ def _work(
     gevent.reinit()  # the listeners were made before the fork
     for number, listeners in enumerate(bound):
         if number != post.number:
-            for listener in listeners:  # whoever holds it keeps it open, past its worker's end too
-                listener.close()
+            listening.close(listeners)  # or they would be open past the end of whose they are
     program = Program(chosen, limits, post=post)
     if post.number == 0:
         program.warn()
@@ -209,9 +207,10 @@ def _work(
     orphaned.start(orphan)
 
     def ready() -> None:
-        with suppress(BrokenPipeError):  # only those of the first hour are waited for
+        with suppress(BrokenPipeError):  # the supervisor was killed
             os.write(tells, b".")
 
+    listening.resume(bound[post.number])
     serve(program, bound[post.number], limits, ready, stop)
     return 0
 

@@ -2,6 +2,8 @@
 
 import os
 import socket
+from collections.abc import Iterable
+from contextlib import suppress
 
 import sockets
 from errors import UsageError
@@ -17,15 +19,44 @@ def bind(targets: tuple[Target, ...], copies: int) -> list[list[socket.socket]]:
     The copies share an address (SO_REUSEPORT): the kernel spreads connections over them, each in a queue of its own,
     which outlives the worker as long as another process holds the socket too.
     """
+    if copies == 1:
+        return [[_listen(target, shared=False) for target in targets]]
     bound: list[list[socket.socket]] = [[] for _ in range(copies)]
     for target in targets:
-        if copies > 1:  # another program's workers would share theirs with us
-            _listen(target, shared=False).close()
-        for number, listeners in enumerate(bound):
-            # Port 0 is chosen once.
-            where = target if number == 0 else Target(target.host, bound[0][len(listeners)].getsockname()[1])
-            listeners.append(_listen(where, shared=copies > 1))
+        _listen(target, shared=False).close()  # another program's workers would share theirs with us
+        # Port 0 is chosen once, and by a socket of its own: one that rests would lose a port that it was not bound to.
+        with _listen(target, shared=True) as first:
+            where = Target(target.host, first.getsockname()[1])
+            for listeners in bound:
+                listeners.append(_listen(where, shared=True))
     return bound
+
+
+def rest(listeners: Iterable[socket.socket]) -> None:
+    """Get no more connections, as the kernel gives them to the copies then, and cut those off that wait.
+
+    The addresses stay, to listen on again.
+    """
+    for listener in listeners:
+        # Done to one that rests it would count for what that accepts later.
+        if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            with suppress(OSError):  # systems other than Linux may have no such thing
+                listener.shutdown(socket.SHUT_RDWR)
+
+
+def resume(listeners: Iterable[socket.socket]) -> None:
+    """Listen again, if they rest. Raises ``UsageError``: another program may listen there now."""
+    for listener in listeners:
+        try:
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise _refused(Target(*listener.getsockname()[:2]), error) from error
+
+
+def close(listeners: Iterable[socket.socket]) -> None:
+    """In this process, have them no more: whoever else holds them keeps them open."""
+    for listener in listeners:
+        listener.close()
 
 
 def check_openness(chosen: Options) -> None:
@@ -46,7 +77,11 @@ def _listen(target: Target, shared: bool) -> socket.socket:
     try:
         listener = socket.create_server(tuple(target), family=family, backlog=_BACKLOG, reuse_port=shared)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        raise UsageError(f"can't listen on {target}: {reason}; choose another with --listen=HOST:PORT") from error
+        raise _refused(target, error) from error
     sockets.tune(listener)  # the sockets that it accepts inherit that
     return listener
+
+
+def _refused(target: Target, error: OSError) -> UsageError:
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+    return UsageError(f"can't listen on {target}: {reason}; choose another with --listen=HOST:PORT")

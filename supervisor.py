@@ -1,8 +1,9 @@
 """``Supervisor``: several worker processes on the same listeners; one that dies is replaced, signals are passed on.
 
 The supervisor does nothing but wait: no greenlets, no threads, so that a worker forked from it starts clean. It holds
-all listeners, so connections that wait for a worker that died wait for the next one; it closes them before the workers
-let their tunnels finish, so that whoever comes then is refused at once.
+all listeners, so connections that wait for a worker that died wait for the next one. If that does not come to accept
+any, its listeners rest until one does, as the kernel would go on giving them their share. All are closed before the
+workers let their tunnels finish, so that whoever comes then is refused at once.
 """
 
 import logging
@@ -13,9 +14,11 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from gevent.monkey import get_original
 
+import listening
 from serving import DRAIN_SECONDS, HANDLED
 
 GRACE_SECONDS = 5.0  # beyond what tunnels have to finish in, before a worker is killed
@@ -36,15 +39,31 @@ log = logging.getLogger("certifier.supervisor")
 Work = Callable[[int, int, int], int]
 
 
-class Supervisor:
-    """Runs ``work`` in so many processes."""
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    """A process in one of the places. On ``told`` it says that it accepts connections."""
 
-    def __init__(self, count: int, work: Work, listeners: Sequence[socket.socket] = ()) -> None:
+    number: int
+    started: float
+    told: int
+
+    def accepts(self, seconds: float = 0.0) -> bool | None:
+        """Whether it has said so: True from then on, though it died; False if it ended before; None if neither yet."""
+        waiting = _poll()
+        waiting.register(self.told, select.POLLIN)
+        for _, event in waiting.poll(1000 * seconds):
+            return bool(event & select.POLLIN)  # it is never read, and the end of the pipe alone is none
+        return None
+
+
+class Supervisor:
+    """Runs ``work`` in so many processes, each with ``listeners`` of its own."""
+
+    def __init__(self, count: int, work: Work, listeners: Sequence[Sequence[socket.socket]] = ()) -> None:
         self._count = count
         self._work = work
-        self._listeners = listeners
-        self._numbers: dict[int, int] = {}  # of each process
-        self._started: dict[int, float] = {}
+        self._listeners = listeners or [()] * count
+        self._workers: dict[int, _Worker] = {}  # by process
         self._due: list[tuple[float, int]] = []  # when to replace whom
         self._pause = 1.0
         self._told_to_end = False  # before all had started
@@ -65,8 +84,8 @@ class Supervisor:
         while True:
             found = self._wait()
             if found in _ENDING:
-                for listener in self._listeners:
-                    listener.close()
+                for listeners in self._listeners:
+                    listening.close(listeners)
                 self._reap_all(signal.SIGTERM)
                 return 0
             if found in HANDLED:
@@ -80,12 +99,8 @@ class Supervisor:
         except OSError as error:  # no descriptor, process or memory for it: the other workers can do without
             log.error("worker %d can't be started: %s", number, error.strerror)
             return False
-        self._numbers[process] = number
-        self._started[number] = time.monotonic()
-        try:
-            return not wait or self._accepts(told)
-        finally:
-            _close(told)
+        worker = self._workers[process] = _Worker(number, time.monotonic(), told)
+        return not wait or self._comes_to_accept(worker)
 
     def _forked(self, number: int) -> tuple[int, int]:
         """A worker's process, and the pipe on which it says that it accepts connections. Raises ``OSError``."""
@@ -99,6 +114,8 @@ class Supervisor:
         if process == 0:
             try:
                 _close(told)
+                for worker in self._workers.values():
+                    _close(worker.told)
                 _close(self._lifeline[1])
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_ENDING, signal.SIGCHLD))  # the rest: who handles them
                 os._exit(self._work(number, tells, self._lifeline[0]))
@@ -107,14 +124,13 @@ class Supervisor:
         _close(tells)
         return process, told
 
-    def _accepts(self, told: int) -> bool:
+    def _comes_to_accept(self, worker: _Worker) -> bool:
         """Wait until a worker accepts connections; False when it ends before that, or we shall."""
-        waiting, ready = _poll(), False
-        waiting.register(told, select.POLLIN)
-        while not (ready or self._told_to_end):
-            ready = bool(waiting.poll(1000 * _LOOK_SECONDS))
+        accepts = None
+        while accepts is None and not self._told_to_end:
+            accepts = worker.accepts(_LOOK_SECONDS)
             self._told_to_end = signal.sigtimedwait(_ENDING, 0) is not None
-        return ready and not self._told_to_end and os.read(told, 1) == b"."
+        return bool(accepts) and not self._told_to_end
 
     def _wait(self) -> int | None:
         """The next signal; None when a worker is due to be replaced."""
@@ -126,9 +142,12 @@ class Supervisor:
 
     def _replace(self) -> None:
         """See who has died, and start those that are due."""
-        for process, status in self._dead():
-            number = self._numbers.pop(process)
-            lived = time.monotonic() - self._started[number]
+        for process, worker, status in self._dead():
+            number = worker.number
+            if not worker.accepts():
+                listening.rest(self._listeners[number])
+            _close(worker.told)
+            lived = time.monotonic() - worker.started
             how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             self._pause = min(2 * self._pause, _MAX_PAUSE) if lived < _SHORT_LIFE else 1.0
             pause = 0.0 if lived >= _SHORT_LIFE else self._pause
@@ -139,35 +158,35 @@ class Supervisor:
         self._due = [(when, number) for when, number in self._due if when > now]
         for number in due:
             if not self._start(number):
+                listening.rest(self._listeners[number])
                 self._pause = min(2 * self._pause, _MAX_PAUSE)
                 self._due.append((time.monotonic() + self._pause, number))
 
-    def _dead(self) -> list[tuple[int, int]]:
+    def _dead(self) -> list[tuple[int, _Worker, int]]:
         """Workers that have ended, and how. The first process of a container is given others' children to bury too."""
         found = []
         with suppress(ChildProcessError):  # there are none any more
             while (ended := _waitpid(-1, os.WNOHANG))[0]:
-                if ended[0] in self._numbers:
-                    found.append((ended[0], os.waitstatus_to_exitcode(ended[1])))
+                if worker := self._workers.pop(ended[0], None):
+                    found.append((ended[0], worker, os.waitstatus_to_exitcode(ended[1])))
         return found
 
     def _signal(self, number: int) -> None:
-        for process in self._numbers:
+        for process in self._workers:
             os.kill(process, number)
 
     def _reap_all(self, number: int) -> int:
-        """Let the workers finish, then end those that don't; the first status that is not 0."""
+        """Let the workers finish, then end those that don't; the first exit status that is not 0, signals aside."""
         self._signal(number)
         first = 0
         deadline = time.monotonic() + DRAIN_SECONDS + GRACE_SECONDS
-        while self._numbers:
-            for process, status in self._dead():
-                del self._numbers[process]
-                first = first or status
+        while self._workers:
+            for _, _, status in self._dead():
+                first = first or max(0, status)
             left = deadline - time.monotonic()
             if left <= 0:
                 self._signal(signal.SIGKILL)
-            if self._numbers:
+            if self._workers:
                 signal.sigtimedwait((signal.SIGCHLD,), max(0.1, left))
         return first
 

@@ -239,6 +239,78 @@ def test_a_worker_that_cannot_be_forked_is_forked_later(tmp_path: Path) -> None:
     assert len((tmp_path / "started").read_text().split()) >= 5
 
 
+def test_a_worker_whose_successor_cannot_start_gets_no_connections(tmp_path: Path) -> None:
+    """They would wait in its queue: with one bad file on the disk, half of all."""
+    listens = ("--listen=127.0.0.1:0", "--listen=127.0.0.2:0")
+    with Program(tmp_path, *BASE, "--workers=2", *listens, listen=False) as running:
+        other = int(running.wait_for(r"^listening on 127.0.0.2:\d+$").rpartition(":")[2])
+        running.ca.with_name("ca.key").write_text("rubbish")
+        os.kill(children(running)[0], signal.SIGKILL)
+        running.wait_for(r"worker 0 \(process \d+\) died: exit status 2; it is replaced")
+        head = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        for address in (running.address, ("127.0.0.2", other)):
+            assert {exchange(address, head).status for _ in range(30)} == {200}
+
+
+SERVERS = """
+import os, sys
+from contextlib import suppress
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from gevent import monkey
+monkey.patch_all()
+import gevent, listening, log, supervisor
+from names import Target
+supervisor._SHORT_LIFE, supervisor._MAX_PAUSE = 0.0, 0.1
+bound = listening.bind((Target("127.0.0.1", 0),), 2)
+def work(number, tells, lifeline):
+    gevent.reinit()
+    if Path("bad").exists():
+        return 2
+    listening.close(bound[1 - number])
+    listening.resume(bound[number])
+    os.write(tells, b".")
+    while True:
+        with suppress(OSError), bound[number][0].accept()[0] as sock:
+            if Path("bad").exists():
+                return 1
+            sock.sendall(b"%d" % number)
+log.set_up()
+sys.exit(supervisor.Supervisor(2, work, bound).run(lambda: print(bound[0][0].getsockname()[1], flush=True)))
+"""
+
+
+def test_where_no_worker_can_start_connections_are_refused_until_one_can(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SERVERS, str(HERE)]
+    with subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout
+        address = ("127.0.0.1", int(process.stdout.readline()))
+
+        def who() -> str:
+            """Answers; nobody if those who listen end meanwhile."""
+            try:
+                with socket.create_connection(address, timeout=WAIT) as sock:
+                    return sock.recv(1).decode()
+            except ConnectionRefusedError:
+                return "refused"
+            except ConnectionResetError:
+                return ""
+
+        def until(answers: set[str]) -> None:
+            deadline = time.monotonic() + WAIT
+            while (found := {who() for _ in range(30)}) != answers:
+                assert time.monotonic() < deadline, found
+                gevent.sleep(0.01)
+
+        until({"0", "1"})
+        (tmp_path / "bad").touch()
+        until({"refused"})
+        (tmp_path / "bad").unlink()
+        until({"0", "1"})
+        process.terminate()
+        assert process.wait(WAIT) == 0
+
+
 def test_what_is_wrong_is_one_line_and_exit_2(tmp_path: Path) -> None:
     (tmp_path / "serial.txt").write_text("x")
     for words in (["--workers=0"], ["--workers=2", "--bypass=a b"], ["--workers=2", "--upstream-ca=none"]):
