@@ -31,6 +31,7 @@ _IPV4 = struct.Struct(">BBHHHBBH4s4s")
 _IPV6 = struct.Struct(">LHBB16s16s")
 _PACKET = struct.Struct("<LLLLLLL")  # Enhanced Packet Block, §4.3
 _COMMENT = 1
+_PROGRAM = b"certifier "  # and its version, at the head of a file
 
 log = logging.getLogger("certifier.pcap")
 
@@ -128,9 +129,9 @@ class Flow:
 class PcapFile:
     """A file for flows (0600), which is readable whenever certifier is killed: only a packet that was under way is cut.
 
-    What is at ``path`` from an earlier run is renamed to ``file.1.pcapng`` and so on; the file grows without bound. The
-    constructor raises ``OSError``, a ``BlockingIOError`` where another process writes the file; later on, a file that
-    can't be written loses packets, with one warning.
+    What is at ``path`` from an earlier run is renamed to ``file.1.pcapng`` and so on, unless no packet is in it; the
+    file grows without bound. The constructor raises ``OSError``, a ``BlockingIOError`` where another process writes the
+    file; later on, a file that can't be written loses packets, with one warning.
     """
 
     def __init__(self, path: Path, version: str, keep: int = KEEP) -> None:
@@ -139,7 +140,7 @@ class PcapFile:
         self._fd = _open(path, keep)
         self._end = 0
         try:
-            self._append(_section(version))
+            self._append(_section(version.encode()))
         except OSError:
             os.close(self._fd)
             raise
@@ -177,13 +178,21 @@ def _open(path: Path, keep: int) -> int:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(fd).st_size:
+            if _is_bare(fd):
+                os.ftruncate(fd, 0)
                 return fd
             make_room(path, keep)
         except BaseException:
             os.close(fd)
             raise
         os.close(fd)
+
+
+def _is_bare(fd: int) -> bool:
+    """Whether a file is empty, or what we make of one before the first packet, of whatever version."""
+    found = os.pread(fd, 512, 0)
+    version = found[28 : 28 + found[26]].removeprefix(_PROGRAM) if len(found) > 26 else b""
+    return found in (b"", _section(version))
 
 
 def _parse(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]:
@@ -210,11 +219,11 @@ def _block(packet: bytes, comment: str) -> bytes:
     return b"".join((head, packet, padding, options, length.to_bytes(4, "little")))
 
 
-def _section(version: str) -> bytes:
+def _section(version: bytes) -> bytes:
     """Section Header (§4.1) and Interface Description (§4.2): raw IP, microseconds."""
     blocks = b""
     for kind, body in (
-        (0x0A0D0D0A, struct.pack("<LHHq", 0x1A2B3C4D, 1, 0, -1) + _option(4, f"certifier {version}".encode())),
+        (0x0A0D0D0A, struct.pack("<LHHq", 0x1A2B3C4D, 1, 0, -1) + _option(4, _PROGRAM + version)),
         (1, struct.pack("<HHL", 101, 0, 0) + _option(2, b"certifier") + _option(3, b"decrypted tunnels")),
     ):
         body += _option(0, b"")

@@ -34,7 +34,7 @@ from proxy import Proxy
 from refusals import Refusals
 from relaying import Relaying
 from ruling import rules, users
-from seeing import Seeing
+from seeing import Seeing, key_log
 from upstream import Upstream
 from version import VERSION
 from website import Website
@@ -64,18 +64,20 @@ class Program:
         self._board = Board(clock) if post is None else Board(clock, kept=post.kept, stirred=stirred.set)
         self._feed = Feed(clock=clock)
         self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
+        self._access = Access(self.policy, users(chosen.rules))
+        keylog = key_log(chosen.sight)
+        self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
+        # The last of what may fail: a start that fails must not push earlier files of --pcap out.
         number = None if post is None else post.number
-        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, number, self._board)
-        keylog, sight = self.seeing.keylog, self.seeing.sight
+        self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, number, self._board, keylog)
+        sight = self.seeing.sight
         turnstile = Turnstile(limits)
         self._contexts = ContextCache(
             chosen.capacity, self._issuance.leaves, self._workers, clock, turnstile, keylog, self._board
         )
-        self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
         redirect = None
         if chosen.redirect is not None:
             redirect = Redirect(chosen.redirect, chosen.redirect_tls, chosen.proxy_protocol)
-        self._access = Access(self.policy, users(chosen.rules))
         dialer = Dialer(self._upstream, self.policy, redirect, limits, self._board)
         refused = Refusals(chosen.rules.learn_bypass)
         relaying = Relaying(dialer, redirect, limits, self._board.meter)

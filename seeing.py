@@ -29,7 +29,14 @@ class Seeing:
     """The sight of a proxy, and the files behind it."""
 
     def __init__(
-        self, chosen: SightOptions, policy: Policy, workers: Workers, version: str, worker: int | None, board: Board
+        self,
+        chosen: SightOptions,
+        policy: Policy,
+        workers: Workers,
+        version: str,
+        worker: int | None,
+        board: Board,
+        keylog: KeyLog | None,
     ) -> None:
         lines = LineFile(None) if chosen.log_file is None else _opened("--log-file", chosen.log_file, LineFile)
         self.access_log = AccessLog(lines, chosen.log_format)
@@ -44,25 +51,30 @@ class Seeing:
             self._har = HarQueue(har, workers)
             observers.append(self._har)
             body_max = max(body_max, chosen.har_body_max)
-        pcap = (
+        pcap = (  # the last: an earlier file makes room for it
             _opened("--pcap", _own(chosen.pcap, worker), lambda p: PcapFile(p, version))
             if chosen.pcap is not None
             else None
         )
-        self.keylog = None if chosen.keylog is None else _opened("--keylog", chosen.keylog, KeyLog)
+        self._keylog = keylog
         capture = Capture(body_max) if body_max else None
         self.sight = Sight(policy, observers, taps, capture, pcap, board)
 
     def reopen(self) -> None:
         """Go on in new files of lines: the present ones were renamed."""
         self.access_log.reopen()
-        if self.keylog is not None:
-            self.keylog.reopen()
+        if self._keylog is not None:
+            self._keylog.reopen()
 
     def close(self) -> None:
         """Write what is waiting."""
         if self._har is not None:
             self._har.close()
+
+
+def key_log(chosen: SightOptions) -> KeyLog | None:
+    """Where the keys of all TLS go, if that was asked for."""
+    return None if chosen.keylog is None else _opened("--keylog", chosen.keylog, KeyLog)
 
 
 def _own(path: Path, worker: int | None) -> Path:

@@ -130,6 +130,21 @@ def test_an_earlier_file_is_kept(tmp_path: Path) -> None:
     assert len(fields(tmp_path / "a.2.pcapng", "frame.number")) == 3
 
 
+def test_a_file_without_packets_pushes_none_out(tmp_path: Path) -> None:
+    """A start that failed leaves such, and so does a run that nobody used."""
+    path = tmp_path / "a.pcapng"
+    write(path, Flow(*V4).opened())
+    for version in ("1.0", "1.0.1", "2"):
+        PcapFile(path, version).close()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.1.pcapng", "a.pcapng"]
+    assert len(fields(tmp_path / "a.1.pcapng", "frame.number")) == 3
+    assert b"certifier 2\0" in path.read_bytes()
+    torn = path.read_bytes() + b"\6\0"  # a packet that a kill cut off
+    path.write_bytes(torn)
+    PcapFile(path, "2").close()
+    assert (tmp_path / "a.1.pcapng").read_bytes() == torn
+
+
 def test_one_writer_a_file(tmp_path: Path) -> None:
     file = PcapFile(tmp_path / "a.pcapng", "1.0")
     with pytest.raises(BlockingIOError):

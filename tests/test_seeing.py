@@ -244,6 +244,19 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path, option: str, message:
     assert message in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    "bad", ["--auth=bad", "--upstream-ca=bad", "--deny=@none", "--tap=bad", "--har=bad", "--keylog=none/x"]
+)
+def test_a_start_that_fails_leaves_earlier_packets_where_they_are(tmp_path: Path, bad: str) -> None:
+    """Ten of them, as supervisors try, would push out all that was kept."""
+    (tmp_path / "bad").write_text("bad\n")
+    path = tmp_path / "all.pcapng"
+    path.write_bytes(b"earlier")
+    assert run(*Program.command(), *BASE, f"--pcap={path}", bad, cwd=tmp_path).returncode == 2
+    assert path.read_bytes() == b"earlier"
+    assert not (tmp_path / "all.1.pcapng").exists()
+
+
 # Records
 
 
