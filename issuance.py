@@ -41,7 +41,7 @@ class Issuance:
     ) -> None:
         self._chosen = chosen
         signs = chosen.ca.folder is not None or chosen.ca.files is not None
-        self.store = open_store(chosen.store, create=signs or not chosen.store.exists())
+        self.store = open_store(chosen.store, create=True if signs else None)
         self.files = ca_files(chosen.ca, now) if founds else self._load(now)
         self.authority = self._new_authority(self.files, tell)
         bound = Bound(self.store, store_max) if store_max is not None else None
@@ -96,9 +96,14 @@ class Issuance:
         return Authority(found, ledger, self._chosen.days, self._chosen.crl_url)
 
 
-def open_store(folder: Path, create: bool = False) -> Store:
-    """The store in a folder. Certificates that are only read may be in one that can't be written: a mounted secret."""
+def open_store(folder: Path, create: bool | None = False) -> Store:
+    """The store in a folder. Certificates that are only read may be in one that can't be written: a mounted secret.
+
+    With ``create`` it can be written, or is made; None makes one only where none is.
+    """
     try:
+        if create is None:
+            create = not folder.exists()
         return Store(folder, create)
     except OSError as error:
         raise UsageError(f"--store={folder}: can't {'write' if create else 'read'} there: {error.strerror}") from error

@@ -87,6 +87,7 @@ BAD = [
     ([*GOOD, "--ca=rubbish"], "can't make a CA in rubbish"),
     ([*GOOD, "--har=."], "--har=.: not the name of a file"),
     ([*GOOD, "--pcap=/"], "--pcap=/: "),
+    (["--max=9", f"--store={'a' * 300}"], "a: can't read there: File name too long"),
     ([*GOOD, "--tap=none.py"], "--tap=none.py: can't read it: No such file"),
 ]
 
