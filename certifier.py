@@ -110,7 +110,7 @@ from names import Target
 from options import Options
 from peers import Post, posts
 from program import Program
-from serving import HANDLED, serve
+from serving import ENDING, HANDLED, serve
 from supervisor import Supervisor
 from version import VERSION
 
@@ -240,6 +240,7 @@ def _die(number: int, _: object) -> None:
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGINT, signal.SIGTERM):  # until what is begun, and may take long, has its own way to end
+    for number in ENDING:  # until what is begun, and may take long, has its own way to end
         signal.signal(number, _die)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # who starts us may have blocked them
     sys.exit(main(sys.argv[1:]))

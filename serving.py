@@ -16,6 +16,7 @@ from program import Program
 from staff import Staff
 
 HANDLED = (signal.SIGHUP, signal.SIGUSR1)  # blocked until there is who handles them: by themselves they kill
+ENDING = (signal.SIGTERM, signal.SIGINT)
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
 # That a pool thread keeps the GIL when the hub, and with it all connections, wants it. Python's is 5 ms.
 _SWITCH_SECONDS = 0.0001

@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from gevent.monkey import get_original
 
 import listening
-from serving import DRAIN_SECONDS, HANDLED
+from serving import DRAIN_SECONDS, ENDING, HANDLED
 
 GRACE_SECONDS = 5.0  # beyond what tunnels have to finish in, before a worker is killed
-_ENDING = (signal.SIGTERM, signal.SIGINT)
-_SIGNALS = (*HANDLED, *_ENDING, signal.SIGCHLD)
+_SIGNALS = (*HANDLED, *ENDING, signal.SIGCHLD)
 _LOOK_SECONDS = 0.1  # between two looks for a signal while a worker starts
 _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
@@ -83,7 +82,7 @@ class Supervisor:
         ready()
         while True:
             found = self._wait()
-            if found in _ENDING:
+            if found in ENDING:
                 for listeners in self._listeners:
                     listening.close(listeners)
                 self._reap_all(signal.SIGTERM)
@@ -117,7 +116,7 @@ class Supervisor:
                 for worker in self._workers.values():
                     _close(worker.told)
                 _close(self._lifeline[1])
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, (*_ENDING, signal.SIGCHLD))  # the rest: who handles them
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDING, signal.SIGCHLD))  # the rest: who handles them
                 os._exit(self._work(number, tells, self._lifeline[0]))
             finally:
                 os._exit(70)  # an exception has been told by then, or never will be
@@ -129,7 +128,7 @@ class Supervisor:
         accepts = None
         while accepts is None and not self._told_to_end:
             accepts = worker.accepts(_LOOK_SECONDS)
-            self._told_to_end = signal.sigtimedwait(_ENDING, 0) is not None
+            self._told_to_end = signal.sigtimedwait(ENDING, 0) is not None
         return bool(accepts) and not self._told_to_end
 
     def _wait(self) -> int | None:

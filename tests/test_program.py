@@ -233,6 +233,21 @@ def test_a_start_that_takes_long_can_be_broken_off(tmp_path: Path, how: str, num
     assert status == {"first": 128 + number, "workers": 0}.get(how, -number)
 
 
+BLOCKING = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_started_us_with_signals_blocked_can_end_us(tmp_path: Path, workers: int, number: signal.Signals) -> None:
+    prefix = (sys.executable, "-c", BLOCKING)
+    with Program(tmp_path, *GOOD, f"--workers={workers}", prefix=prefix) as running:
+        assert running.stop(number) == 0
+
+
 # The shape of the repository
 
 ROOMS = sorted(path.stem for path in HERE.glob("*.py"))
