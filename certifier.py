@@ -109,6 +109,7 @@ from limits import Limits, most_logged
 from names import Target
 from options import Options
 from peers import Post, posts
+from policy import reached
 from program import Program
 from serving import ENDING, HANDLED, serve
 from supervisor import Supervisor
@@ -220,10 +221,11 @@ def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
     for listener in listeners:
         logs.say(f"listening on {Target(*listener.getsockname()[:2])}")
     if chosen.leaves.ca.folder is not None:
-        where = Target(*listeners[0].getsockname()[:2])
+        where = Target(*reached(listeners[0].getsockname()[:2]))
+        user = " --proxy-user NAME" if chosen.rules.auth else ""
         path = chosen.leaves.ca.folder / "ca.crt"
         logs.say(f"CA certificate: {path}")
-        logs.say(f"try: curl -x http://{where} --cacert {path} https://www.example.com/")
+        logs.say(f"try: curl -x http://{where}{user} --cacert {path} https://www.example.com/")
 
 
 def _refuse(error: UsageError) -> int:

@@ -92,7 +92,7 @@ class Policy:
             address
             for address in addresses
             if (by_name or rules.allow.address(address))
-            and not (rules.deny and (rules.deny.address(address) or rules.deny.address(_reached(address))))
+            and not (rules.deny and (rules.deny.address(address) or rules.deny.address(reached(address))))
         ]
         if not left:
             raise Refused(f"{target} is not allowed, or none of its addresses is")
@@ -174,7 +174,7 @@ class Policy:
         return text
 
 
-def _reached(address: Endpoint) -> Endpoint:
+def reached(address: Endpoint) -> Endpoint:
     """The address that answers: a connection to the unspecified one goes to loopback."""
     ip = names.ip_of(address[0])
     if ip is None or not ip.is_unspecified:

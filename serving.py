@@ -18,6 +18,7 @@ from staff import Staff
 HANDLED = (signal.SIGHUP, signal.SIGUSR1)  # blocked until there is who handles them: by themselves they kill
 ENDING = (signal.SIGTERM, signal.SIGINT)
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
+_TOGETHER = 0.5  # seconds in which a SIGINT and what a supervisor makes of it are one; later, it is a second
 # That a pool thread keeps the GIL when the hub, and with it all connections, wants it. Python's is 5 ms.
 _SWITCH_SECONDS = 0.0001
 _COLLECT = 20_000, 20, 20  # objects and collections between collections: connections leave few cycles
@@ -68,6 +69,7 @@ def serve(
     if len(staff):
         log.info("stopping: %d connections have %.0f s to finish", len(staff), DRAIN_SECONDS)
     gevent.spawn(cut_off)
+    gevent.spawn_later(_TOGETHER, interrupted.set)
     staff.join(timeout=DRAIN_SECONDS)
     staff.kill(timeout=1)
     program.close()

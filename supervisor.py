@@ -186,7 +186,9 @@ class Supervisor:
             if left <= 0:
                 self._signal(signal.SIGKILL)
             if self._workers:
-                signal.sigtimedwait((signal.SIGCHLD,), max(0.1, left))
+                found = signal.sigtimedwait((signal.SIGCHLD, signal.SIGINT), max(0.1, left))
+                if found is not None and found.si_signo == signal.SIGINT:  # a second one: not everybody has a terminal
+                    self._signal(signal.SIGINT)
         return first
 
 

@@ -819,6 +819,35 @@ def test_a_second_interrupt_cuts_tunnels_off(
         assert running.process.wait(WAIT) == 0
 
 
+@pytest.mark.parametrize("words", [(), ("--workers=2",)])
+def test_a_second_interrupt_of_one_process_cuts_tunnels_off(
+    tmp_path: Path, roots: Path, echo_origin: Origin, words: tuple[str, ...]
+) -> None:
+    """As by kill, or in a container without a terminal."""
+    options = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}", *words)
+    with (
+        Program(tmp_path, *options) as running,
+        secure_tunnel(running, f"localhost:{echo_origin.port}") as secure,
+    ):
+        running.process.send_signal(signal.SIGINT)
+        running.wait_for("stopping: 1 connections")
+        secure.sendall(b"two")
+        assert secure.recv(3) == b"two"
+        began = time.monotonic()
+        secure.settimeout(0.2)
+        while True:  # not all at once: then they would be one
+            running.process.send_signal(signal.SIGINT)
+            try:
+                assert secure.recv(3) == b""
+                break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert running.process.wait(WAIT) == 0
+        assert time.monotonic() - began < 5  # of the ten that tunnels have
+
+
 def test_sigterm_lets_tunnels_finish(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
     with Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}") as running:
         with secure_tunnel(running, f"localhost:{echo_origin.port}") as secure:

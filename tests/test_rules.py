@@ -69,6 +69,7 @@ def test_a_listener_for_strangers_must_be_said_to_be_one(tmp_path: Path) -> None
     assert refused.stderr.startswith("certifier: --listen=0.0.0.0:0: whoever reaches that address could use the proxy;")
     for guard in ("--open", "--allow-from=127.0.0.0/8"):
         with Program(tmp_path, *BASE, "--listen=0.0.0.0:0", guard, listen=False) as program:
+            assert " http://127.0.0.1:" in program.wait_for("try: ")
             assert run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{program.url}/").stdout == "200"
 
 
