@@ -127,7 +127,7 @@ class ContextCache:
         for name in list(self._contexts):
             context = self._contexts.peek(name)
             if context is not None and self._is_due(context, self._clock()):
-                self._refresh(name, context, due=True)
+                self._refresh(name, context, due=True, used=False)
 
     def tidy(self) -> None:
         """Do what is due now and then, and after leaves were made. Takes a while; where it is being done, nothing."""
@@ -234,13 +234,16 @@ class ContextCache:
                 gevent.spawn(self.tidy)
         return context
 
-    def _refresh(self, name: str, context: Context, due: bool) -> None:
-        """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing."""
+    def _refresh(self, name: str, context: Context, due: bool, used: bool = True) -> None:
+        """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing.
+
+        That it is used is noted by the look.
+        """
         with background(f"the present certificate for {name} stays in use"):
             stamp = None
-            if not due:
+            if used:
                 stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
-            if stamp is None:
+            if due or stamp is None:
                 self._retrieve(name, "", renew=True)
                 self._board.retrieved("renewed")
             else:

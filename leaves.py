@@ -54,6 +54,7 @@ class Leaves:
         renew: bool = False,
         make: bool = True,
         refused: tuple[bytes, str] | None = None,
+        used: bool = True,
     ) -> Leaf | None:
         """The leaf for a canonical name; None when it is not stored and none can be made, or without ``make``, shall.
 
@@ -62,6 +63,9 @@ class Leaves:
            with ``renew``, when less than a third of its life is left: a client need not wait for that.
            And so is, or moved aside, what OpenSSL ``refused``: its PEM, and why.
         3. With an authority: a new key, request and leaf, stored; had another process stored one meanwhile, its.
+
+        It counts as a use of the name, unless that is not ``used`` now: a renewal in the background is none, or
+        what a running proxy has in memory would never be unused.
 
         Warnings for the log are added to ``notes``, one sentence each, whatever comes of it. Raises ``RetrievalError``
         when none can be made, and ``Unsettled`` where an operator may still be placing a file: ask again a little
@@ -82,14 +86,15 @@ class Leaves:
                 elif self._authority is not None:
                     replacing, why_replaced = stored, f"reissuing the certificate for {name}: {why}"
             else:
-                self._store.touch(stored, now.timestamp())
+                if used:
+                    self._store.touch(stored, now.timestamp())
                 return replace(found, stamp=stamp)
         if self._authority is None or not make:
             return None
         if replacing is not None:
             notes.append(why_replaced)
         made = self._make(self._authority, name, now, notes)
-        kept = self._keep(made, name, now, replacing, notes)
+        kept = self._keep(made, name, now, replacing, notes, used)
         return replace(kept, stamp=self._store.stamp_again(name, stamp))
 
     @property
@@ -138,10 +143,12 @@ class Leaves:
             raise RetrievalError(f"no certificate for {name}: can't take a serial number: {error.strerror}") from error
         return leaf.leaf(pem + key, x509.load_pem_x509_certificate(pem), ours=True, source="made")
 
-    def _keep(self, made: Leaf, name: str, now: datetime, replacing: Stored | None, notes: list[str]) -> Leaf:
+    def _keep(
+        self, made: Leaf, name: str, now: datetime, replacing: Stored | None, notes: list[str], used: bool
+    ) -> Leaf:
         """Store a leaf; the stored one, which may be another process's."""
         try:
-            stored = self._store.save(name, made.pem, replacing)
+            stored = self._store.save(name, made.pem, replacing, used)
         except OSError as error:
             if not self._failing:
                 notes.append(f"the store failed, certificates are in memory only: {error.strerror}")
@@ -181,7 +188,7 @@ class Leaves:
         if stored.ours and self._authority is not None:
             if fault := self._authority.fault(certificate):
                 raise Unusable(fault)
-            made_before = stored.age(self._since) > 0  # else by another process, which wants other keys than we
+            made_before = stored.placed() < self._since  # else by another process, which wants other keys than we
             if made_before and kind_of(certificate.public_key()) != self._keys.kind:
                 raise Unusable(f"its key is not {self._keys.kind}")
         return found

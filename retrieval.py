@@ -87,7 +87,8 @@ class Retriever:
     def _on_thread(self, name: str, notes: list[str], renew: bool, make: bool, refused: Unserved | None) -> Leaf | None:
         def attempt() -> Leaf | None:
             when = datetime.fromtimestamp(self._clock(), UTC)
-            return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused)
+            used = not renew
+            return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused, used)
 
         return settled(attempt)
 

@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import files
-from stored import MARK, Entry, Stored, is_ours, note_use
+from stored import MARK, Entry, Stored, is_ours, keep_use, note_use
 
 MAX_STEM = 200  # octets of a name that is stored: with suffixes it must stay under NAME_MAX (255)
 
@@ -132,11 +132,12 @@ class Store:
         wildcard = self.path(f"_.{above}") if dot and ":" not in name else None
         return [path for path in (self.path(name), wildcard) if path is not None]
 
-    def save(self, name: str, pem: bytes, replacing: Stored | None = None) -> Stored | None:
+    def save(self, name: str, pem: bytes, replacing: Stored | None = None, used: bool = True) -> Stored | None:
         """Store a certificate that certifier made; what the store holds for the name afterwards.
 
         Where it held nothing, the first of several processes wins and the others get the winner's; where it
         held ``replacing``, the same: a file that changed meanwhile stays. None: not stored, the name is too long.
+        Unless it is ``used`` now, the time of last use is that of what it replaces.
         """
         path = self.path(name)
         if path is None:
@@ -157,6 +158,8 @@ class Store:
             present = Stored.load(path)
             if present is not None and present != replacing:
                 return present
+            if not used:
+                keep_use(path, temporary)
             os.rename(temporary, path)
         return new
 

@@ -50,6 +50,16 @@ class Stored(NamedTuple):
                 times.append(file.stat().st_mtime)
         return now - max(times, default=0.0)
 
+    def placed(self) -> float:
+        """When the file came to stand there, or was last touched, since the epoch; 0.0 where it is gone.
+
+        The time of change: a renewal carries the time of last use over, this one nobody can set.
+        """
+        try:
+            return self.path.stat().st_ctime
+        except OSError:
+            return 0.0
+
 
 class Entry(NamedTuple):
     """A certificate's file as found in a walk through the store."""
@@ -85,6 +95,12 @@ class Entry(NamedTuple):
 def is_ours(path: Path) -> bool:
     """Whether certifier wrote the file. Raises ``OSError``."""
     return files.content(path, len(MARK)) == MARK
+
+
+def keep_use(path: Path, new: Path) -> None:
+    """Give the file that shall stand in a certificate's place the time of last use of that one."""
+    with suppress(OSError):  # as below
+        os.utime(new, ns=(path.stat().st_mtime_ns,) * 2)
 
 
 def note_use(path: Path, now: float) -> None:

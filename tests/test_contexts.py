@@ -1,3 +1,4 @@
+import os
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -42,11 +43,12 @@ class Counted(Leaves):
         renew: bool = False,
         make: bool = True,
         refused: tuple[bytes, str] | None = None,
+        used: bool = True,
     ) -> Leaf | None:
         self.count += 1
         if self.slow:
             get_original("time", "sleep")(self.slow)  # blocks this thread, not the hub
-        return super().retrieve(name, now, notes, renew, make, refused)
+        return super().retrieve(name, now, notes, renew, make, refused, used)
 
 
 class Clock:
@@ -352,6 +354,35 @@ def test_use_is_told_and_a_renewal_is_none(leaves: Counted, clock: Clock) -> Non
     contexts.renew()
     assert leaves.count == 2
     assert [held["used"] for held in contexts.held(9)] == [used]
+
+
+def used_on_disk(room: Room) -> float:
+    return room.path.stat().st_mtime
+
+
+def test_a_renewal_is_no_use_of_what_is_stored(leaves: Counted, clock: Clock, room: Room) -> None:
+    """Or what is in memory would never be unused, and prune would have nothing to remove."""
+    first, second = (ContextCache(2, leaves, Workers(), clock) for _ in range(2))  # two processes on one store
+    for contexts in (first, second):
+        contexts.get(NAME)
+    stored = room.path.read_bytes()
+    used = clock.time - 60
+    os.utime(room.path, (used, used))
+    clock.advance(days=31)
+    for contexts in (first, second):
+        contexts.renew()
+    assert room.path.read_bytes() != stored
+    assert used_on_disk(room) == used
+    assert len({contexts.held(1)[0]["serial"] for contexts in (first, second)}) == 1
+
+
+def test_use_is_noted_though_the_certificate_is_due(leaves: Counted, clock: Clock, room: Room) -> None:
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    made = contexts.get(NAME)
+    clock.advance(days=31)
+    assert contexts.find(NAME) is made
+    until(lambda: contexts.find(NAME) is not made)
+    assert used_on_disk(room) == clock.time
 
 
 @pytest.mark.parametrize(("generates", "days", "step"), [(True, 0, 120), (False, 31, 10)])

@@ -49,6 +49,17 @@ def test_replacing_what_is_there(certs: Store) -> None:
     assert second.pem == MARK + PEM + b"2"
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_the_time_of_last_use_is_carried_over(certs: Store, used: bool) -> None:
+    first = certs.save("a.example", PEM + b"1")
+    assert first is not None
+    os.utime(first.path, (1000, 1000))
+    assert certs.save("a.example", PEM + b"2", replacing=first, used=used) != first
+    assert (first.path.stat().st_mtime == 1000) is not used
+    first.path.unlink()
+    assert certs.save("a.example", PEM + b"3", replacing=first, used=used)  # what it replaced is gone
+
+
 def test_what_changed_meanwhile_stays(certs: Store) -> None:
     first = certs.save("a.example", PEM + b"1")
     second = certs.save("a.example", PEM + b"2", replacing=first)
