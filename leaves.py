@@ -18,7 +18,7 @@ from keys import KeyStock, kind_of
 from leaf import Leaf, NotForName, Unsettled, Unusable
 from pruning import Bound
 from signer import Authority
-from store import Stamp, Store
+from store import Failures, Occupied, Stamp, Store
 from stored import Stored
 
 SETTLE_SECONDS = 1.0  # a file so young may not be whole: an editor, or a copy of a certificate and then of its key
@@ -73,7 +73,8 @@ class Leaves:
         """
         replacing, why_replaced = None, ""
         stamp = self._store.stamp(name)
-        for stored in self._load(name, notes):
+        candidates, unread = self._load(name)
+        for stored in candidates:
             try:
                 found = self._check(stored, name, now)
                 if refused is not None and found.pem == refused[0]:
@@ -86,9 +87,13 @@ class Leaves:
                 elif self._authority is not None:
                     replacing, why_replaced = stored, f"reissuing the certificate for {name}: {why}"
             else:
+                notes += self._once(unread)
                 if used:
                     self._store.touch(stored, now.timestamp())
                 return replace(found, stamp=stamp)
+        if self._authority is None and unread:  # it may be for the name: then the tunnel must not pass untouched
+            raise RetrievalError(unread)
+        notes += self._once(unread)
         if self._authority is None or not make:
             return None
         if replacing is not None:
@@ -116,19 +121,16 @@ class Leaves:
         """Look at the files of a name in use, as ``Store.look``: the stamp for next time, None when they changed."""
         return self._store.look(name, stamp, ours, now)
 
-    def _load(self, name: str, notes: list[str]) -> list[Stored]:
-        try:
-            return self._store.load(name)
-        except OSError as error:
-            problem = f"can't read the stored certificate for {name}: {error.strerror}"
-            if self._authority is None:  # there may be one: then the tunnel must not pass untouched
-                raise RetrievalError(problem) from error
-            notes += self._once(problem)
-            return []
+    def _load(self, name: str) -> tuple[list[Stored], str]:
+        """What is stored for the name; and what of it can't be read, as a sentence where there is such."""
+        failures: Failures = []
+        stored = self._store.load(name, failures)
+        unread = "; ".join(f"{path}: {error.strerror}" for path, error in failures)
+        return stored, unread and f"can't read the stored certificate for {name}, {unread}"
 
     def _once(self, note: str) -> list[str]:
-        """A note, unless it was given before: what can't be mended need not be said at each retrieval."""
-        if note in self._told:
+        """A note, unless it is empty or was given before: what can't be mended need not be said at each retrieval."""
+        if not note or note in self._told:
             return []
         if len(self._told) > _MOST_TOLD:
             self._told.clear()
@@ -149,6 +151,9 @@ class Leaves:
         """Store a leaf; the stored one, which may be another process's."""
         try:
             stored = self._store.save(name, made.pem, replacing, used)
+        except Occupied as error:
+            notes += self._once(f"the certificate for {name} is in memory only: {error.strerror}")
+            return made
         except OSError as error:
             if not self._failing:
                 notes.append(f"the store failed, certificates are in memory only: {error.strerror}")

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -19,6 +19,13 @@ from stored import MARK, Entry, Stored, is_ours, keep_use, note_use
 MAX_STEM = 200  # octets of a name that is stored: with suffixes it must stay under NAME_MAX (255)
 
 Stamp = tuple[tuple[int, int, int] | None, ...]  # inode, mtime (ns) and size of each file that may count for a name
+
+
+Failures = list[tuple[Path, OSError]]  # what can't be read, and why
+
+
+class Occupied(OSError):
+    """What stands where a certificate shall be stored can't be read: no fault of the store's."""
 
 
 class Store:
@@ -81,21 +88,31 @@ class Store:
         """Where the certificate of a canonical name stands; None for a name too long for a file."""
         return _path(self.root, name)
 
-    def load(self, name: str) -> list[Stored]:
-        """What is stored for the name, in the order to be tried.
+    def load(self, name: str, failures: Failures | None = None) -> list[Stored]:
+        """What is stored for the name, in the order to be tried. What can't be read goes to ``failures``, or is raised.
 
         1. an operator's file for the name; 2. an operator's for the wildcard (``_.example.com.crt`` is that of
         ``*.example.com``) one label above; 3. certifier's own.
         """
-        found = [stored for path in self._paths(name) if (stored := Stored.load(path)) is not None]
-        return sorted((s for s in found if not s.ours or s.path == self.path(name)), key=lambda stored: stored.ours)
+        found = []
+        for path in self._paths(name):
+            try:
+                stored = Stored.load(path)
+            except OSError as error:
+                if failures is None:
+                    raise
+                failures.append((path, error))
+            else:
+                if stored is not None and (not stored.ours or path == self.path(name)):
+                    found.append(stored)
+        return sorted(found, key=lambda stored: stored.ours)
 
     def holds(self, name: str) -> bool:
         """Whether anything is where ``load`` looks, be it what it may."""
         return any(os.path.lexists(path) for path in self._paths(name))
 
     def read(self, path: Path) -> Stored:
-        """A certificate that was found in a walk. Raises ``OSError``."""
+        """A certificate that must be there. Raises ``OSError``."""
         stored = Stored.load(path)
         if stored is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -137,7 +154,7 @@ class Store:
 
         Where it held nothing, the first of several processes wins and the others get the winner's; where it
         held ``replacing``, the same: a file that changed meanwhile stays. None: not stored, the name is too long.
-        Unless it is ``used`` now, the time of last use is that of what it replaces.
+        Unless it is ``used`` now, the time of last use is that of what it replaces. Raises ``Occupied``.
         """
         path = self.path(name)
         if path is None:
@@ -152,10 +169,12 @@ class Store:
             try:
                 files.create(path, new.pem)
             except FileExistsError:
-                return Stored.load(path) or new
+                with _occupied():
+                    return self.read(path)
             return new
         with files.temporary(path, new.pem) as temporary, self._lock():
-            present = Stored.load(path)
+            with _occupied():
+                present = Stored.load(path)
             if present is not None and present != replacing:
                 return present
             if not used:
@@ -178,6 +197,14 @@ class Store:
 
     def _lock(self) -> AbstractContextManager[None]:
         return files.locked(self.root / ".lock")
+
+
+@contextmanager
+def _occupied() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Occupied(error.errno, error.strerror) from error
 
 
 @lru_cache(maxsize=1024)  # a retrieval asks for the same few several times, and pathlib is slow

@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from pki import TestCA, key_pem, new_key, now
 from test_signer import authority_for, files
 
+import files as stored_files
 from errors import RetrievalError
 from keys import KeyStock
 from leaf import Leaf, Unsettled
@@ -140,13 +141,71 @@ def test_without_a_ca_one_of_our_own_is_served_to_its_end(room: Room) -> None:
 def test_without_a_ca_a_store_that_cannot_be_read_is_an_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """There may be a certificate: None would let the tunnel pass untouched."""
 
-    def fails(_: object) -> None:
-        raise OSError(5, "Input/output error")
+    content = stored_files.content
 
-    monkeypatch.setattr(room.store, "load", fails)
+    def fails(path: Path, most: int) -> bytes:
+        if path.suffix == ".crt":
+            raise OSError(5, "Input/output error")
+        return content(path, most)
+
+    room.place(room.ca.issue(NAME))
+    monkeypatch.setattr("files.content", fails)
     with pytest.raises(RetrievalError, match="can't read the stored certificate"):
         room.retrieve(NAME, now(), leaves=room.off)
     assert room.retrieve(NAME, now())
+    assert room.path.exists()
+
+
+def directory(room: Room, name: str) -> Path:
+    path = room.store.path(name)
+    assert path
+    path.mkdir(parents=True)
+    return path
+
+
+def test_a_wildcard_that_cannot_be_read_hides_no_other_file(room: Room) -> None:
+    """Our own is served and renewed; and it is told once."""
+    path = directory(room, "_.example.com")
+    made = room.retrieve(NAME, now())
+    assert made
+    problem = f"can't read the stored certificate for {NAME}, {path}: Is a directory or no regular file"
+    assert room.notes == [problem]
+    again = room.retrieve(NAME, now())
+    assert again
+    assert (again.source, again.serial, room.notes) == ("disk", made.serial, [])
+    later = now() + timedelta(days=46)
+    renewed, last = room.retrieve(NAME, later), room.retrieve(NAME, later)
+    assert renewed
+    assert last
+    assert last.serial == renewed.serial == made.serial + 1
+    room.place(room.ca.issue(NAME))
+    for leaves in (room.leaves, room.off):
+        found = room.retrieve(NAME, now(), leaves=leaves)
+        assert found
+        assert not found.ours
+
+
+@pytest.mark.parametrize("exact", [None, b"rubbish"])
+def test_without_a_ca_and_but_for_a_file_that_cannot_be_read_it_is_an_error(room: Room, exact: bytes | None) -> None:
+    directory(room, "_.example.com")
+    if exact is not None:
+        room.place(exact)
+    with pytest.raises(RetrievalError, match="can't read the stored certificate"):
+        room.retrieve(NAME, now(), leaves=room.off)
+    assert room.path.with_name(room.path.name + ".rejected").exists() is (exact is not None)
+
+
+def test_one_odd_file_is_no_store_that_fails(room: Room) -> None:
+    """It is told once for its name, and costs the other names nothing."""
+    path = directory(room, "odd.example")
+    told = []
+    for name in ("odd.example", "a.example", "odd.example", "b.example"):
+        assert room.retrieve(name, now())
+        told += room.notes
+    assert told == [
+        f"can't read the stored certificate for odd.example, {path}: Is a directory or no regular file",
+        "the certificate for odd.example is in memory only: Is a directory or no regular file",
+    ]
 
 
 def test_what_is_used_is_touched_or_it_would_be_pruned(room: Room) -> None:
@@ -268,7 +327,7 @@ def test_a_damaged_file_of_our_own_is_replaced(room: Room) -> None:
 
 def test_another_process_wins(room: Room) -> None:
     class Late(Store):
-        def load(self, name: str) -> list[Stored]:  # sees nothing: the other process stores after our look
+        def load(self, *_: object) -> list[Stored]:  # sees nothing: the other process stores after our look
             return []
 
     winner = room.retrieve(NAME, now())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store import Store
+from store import Failures, Occupied, Store
 from stored import MARK, TOUCH_SECONDS, Stored
 from workers import Workers
 
@@ -152,6 +152,28 @@ def test_a_directory_in_place_of_a_file_costs_no_descriptor(certs: Store) -> Non
     with pytest.raises(IsADirectoryError):
         workers.run(certs.load, "a.example")
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_what_can_be_read_is_told_beside_what_cannot(certs: Store) -> None:
+    path = certs.path("_.example.com")
+    assert path is not None
+    path.mkdir(parents=True)
+    own = certs.save("a.example.com", PEM)
+    failures: Failures = []
+    assert certs.load("a.example.com", failures) == [own]
+    ((where, error),) = failures
+    assert (where, type(error)) == (path, IsADirectoryError)
+
+
+@pytest.mark.parametrize("replacing", [True, False])
+def test_what_stands_in_its_place_and_cannot_be_read_is_no_store_that_fails(certs: Store, replacing: bool) -> None:
+    saved = certs.save("a.example", PEM)
+    assert saved is not None
+    saved.path.unlink()
+    saved.path.mkdir()
+    with pytest.raises(Occupied, match="directory"):
+        certs.save("a.example", PEM, saved if replacing else None)
+    assert os.listdir(saved.path.parent) == ["a.example.crt"]
 
 
 def test_a_store_that_is_a_file(tmp_path: Path) -> None:
