@@ -114,11 +114,11 @@ class ContextCache:
         if context is None:
             return None
         now = self._clock()
-        if now >= context.not_after:
+        if not context.not_before <= now < context.not_after:
             return None
         context.used = now
         self._board.retrieved("memory")
-        if now >= context.look_at or now >= context.renew_at:
+        if not 0 <= now - context.looked < LOOK_SECONDS:
             gevent.spawn(self._refresh, name, context, self._is_due(context, now))
         return context
 
@@ -146,10 +146,10 @@ class ContextCache:
 
     def _is_due(self, context: Context, now: float) -> bool:
         """Whether to renew it now; the next look and attempt are put off."""
-        context.look_at = now + LOOK_SECONDS
-        due = now >= context.renew_at
+        context.looked = now
+        due = now >= context.renew_at and not 0 <= now - context.tried < _RETRY_SECONDS
         if due:
-            context.renew_at = now + _RETRY_SECONDS
+            context.tried = now
         return due
 
     def start(self, name: str, client: str = "") -> Retrieval:
@@ -161,8 +161,8 @@ class ContextCache:
         if retrieval is not None:
             return retrieval
         retrieval = Retrieval()
-        until = self._wont_do.get(name)
-        if until is not None and self._clock() < until:
+        since = self._wont_do.get(name)
+        if since is not None and 0 <= self._clock() - since < WONT_DO_SECONDS:
             retrieval.finish()
             return retrieval
         self._retriever.admit(name, client)
@@ -201,7 +201,7 @@ class ContextCache:
             return self._retrieve(name, client, renew)
         if outcome is None:
             self._contexts.pop(name)
-            self._wont_do.put(name, now + WONT_DO_SECONDS)
+            self._wont_do.put(name, now)
             return None
         self._wont_do.pop(name)
         try:
@@ -213,13 +213,15 @@ class ContextCache:
         context = Context(
             served,
             outcome.serial,
-            max(outcome.renew_at.timestamp(), now + _RETRY_SECONDS),  # it is as new as can be had: a CA that ends
+            outcome.not_before.timestamp(),
             outcome.not_after.timestamp(),
+            outcome.renew_at.timestamp(),
             outcome.source,
             outcome.ours,
             outcome.stamp,
-            now + LOOK_SECONDS,
-            now,
+            looked=now,
+            tried=now,  # it is as new as can be had: of a CA that ends, perhaps
+            used=now,
         )
         if renew:
             before = self._contexts.peek(name)

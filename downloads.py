@@ -42,9 +42,9 @@ class Downloads:
     def revocation_list(self) -> bytes:
         """The CRL as DER, signed once an hour. Waits; raises ``RetrievalError`` where the CA may not sign one."""
         now = self._clock()
-        if self._crl is None or now >= self._crl[0]:
+        if self._crl is None or not 0 <= now - self._crl[0] < _CRL_SECONDS:  # it may be of a clock that was ahead
             crl = self._workers.run(self._authority.revocation_list, datetime.fromtimestamp(now, UTC))
-            self._crl = now + _CRL_SECONDS, crl
+            self._crl = now, crl
         return self._crl[1]
 
 

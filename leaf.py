@@ -21,12 +21,13 @@ RENEW_LEFT = 1 / 3  # share of its life that is left when certifier's own leaf i
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A leaf that may be served until ``not_after``, and should be looked for anew from ``renew_at`` on (UTC)."""
+    """A leaf that may be served from ``not_before`` to ``not_after``, to be renewed from ``renew_at`` on (UTC)."""
 
     pem: bytes  # leaf, intermediates, private key
     serial: int
-    renew_at: datetime
+    not_before: datetime
     not_after: datetime
+    renew_at: datetime
     source: str  # "disk" or "made"
     ours: bool  # certifier made it
     stamp: Stamp = ()  # of the files it was looked up in
@@ -66,11 +67,11 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certifica
 
 def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str) -> Leaf:
     """The value, with the times that follow from the certificate's."""
-    end = certificate.not_valid_after_utc
-    life = end - certificate.not_valid_before_utc
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    life = end - begin
     not_after = end - min(MARGIN, life / 10)
     renew_at = end - (life - BACKDATED) * RENEW_LEFT if ours else not_after
-    return Leaf(pem, certificate.serial_number, renew_at, not_after, source, ours)
+    return Leaf(pem, certificate.serial_number, begin, not_after, renew_at, source, ours)
 
 
 def _check_key(pem: bytes, certificate: x509.Certificate) -> None:

@@ -106,5 +106,5 @@ def keep_use(path: Path, new: Path) -> None:
 def note_use(path: Path, now: float) -> None:
     """Set the time of last use of a certificate of certifier's own; ``now`` since the epoch."""
     with suppress(OSError):  # gone, or a store that can't be written: use is not worth an error
-        if now - path.lstat().st_mtime > TOUCH_SECONDS and is_ours(path):
+        if abs(now - path.lstat().st_mtime) > TOUCH_SECONDS and is_ours(path):  # the clock may have been ahead
             os.utime(path, (now, now), follow_symlinks=False)  # a link may lead out of the store

@@ -309,6 +309,52 @@ def test_an_expired_one_is_never_served(leaves: Counted, clock: Clock, room: Roo
     assert renewed.serial != made.serial
 
 
+@pytest.mark.parametrize("days", [1, 30])
+def test_a_clock_that_was_ahead_and_is_set_back(leaves: Counted, clock: Clock, room: Room, days: int) -> None:
+    """What is not valid yet is not served; and files are looked at as before."""
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    clock.advance(days=days)
+    made = contexts.get(NAME)
+    clock.advance(days=-days)
+    present = contexts.get(NAME)
+    assert made
+    assert present
+    assert (present is made) is (days == 1)
+    assert present.not_before <= clock.time < present.not_after
+    room.place(TestCA("operator").issue(NAME))
+    clock.advance(seconds=LOOK_SECONDS)
+    contexts.find(NAME)
+    until(lambda: contexts.find(NAME) is not present)
+    placed = contexts.find(NAME)
+    assert placed
+    assert not placed.ours
+
+
+def test_a_renewal_that_failed_while_the_clock_was_ahead_is_tried_again(
+    leaves: Counted, clock: Clock, room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    made = contexts.get(NAME)
+    serial = room.folder / "serial.txt"
+    serial.write_text("x")
+    clock.advance(days=44)
+    contexts.renew()
+    assert f"the present certificate for {NAME} stays in use" in caplog.text
+    serial.write_text("5\n")
+    clock.advance(days=-10)
+    contexts.renew()
+    assert contexts.find(NAME) is not made
+
+
+def test_a_wont_do_while_the_clock_was_ahead(room: Room, clock: Clock) -> None:
+    contexts = ContextCache(2, room.off, Workers(), clock)
+    clock.advance(days=30)
+    assert contexts.get(NAME) is None
+    clock.advance(days=-30)
+    room.place(TestCA("x").issue(NAME))
+    assert contexts.get(NAME)
+
+
 def test_what_was_retrieved_before_clear_is_not_kept(leaves: Counted, room: Room) -> None:
     contexts = ContextCache(2, leaves, Workers())
     leaves.slow = 0.1

@@ -265,6 +265,14 @@ def test_use_is_noted_to_the_hour_and_only_on_our_own(certs: Store) -> None:
     assert theirs.path.stat().st_mtime == 1000
 
 
+def test_a_use_that_was_noted_by_a_clock_that_was_ahead(certs: Store) -> None:
+    saved = certs.save("a.example", PEM)
+    assert saved is not None
+    os.utime(saved.path, (1e6, 1e6))
+    certs.touch(saved, 1000)
+    assert saved.path.stat().st_mtime == 1000
+
+
 @pytest.mark.parametrize("placed", [True, False])
 def test_what_was_placed_while_a_certificate_was_made_is_noticed(certs: Store, placed: bool) -> None:
     stamp = certs.stamp("a.example.com")
@@ -272,7 +280,7 @@ def test_what_was_placed_while_a_certificate_was_made_is_noticed(certs: Store, p
         place(certs, "_.example.com", b"WILD")
     certs.save("a.example.com", PEM)
     again = certs.stamp_again("a.example.com", stamp)
-    assert certs.look("a.example.com", again, True, 0) == (None if placed else again)
+    assert certs.look("a.example.com", again, True, time.time()) == (None if placed else again)
     assert (again == certs.stamp("a.example.com")) is not placed
 
 
@@ -290,21 +298,21 @@ def test_a_look_at_a_name_in_use(certs: Store) -> None:
     path = certs.path("a.example")
     assert path
     stamp = certs.stamp("a.example")
-    assert certs.look("a.example", stamp, True, 0) == stamp
-    os.utime(path, (1000, 1000))
-    touched = certs.look("a.example", stamp, True, 0)
+    assert certs.look("a.example", stamp, True, time.time()) == stamp
+    os.utime(path, (time.time() - 60,) * 2)
+    touched = certs.look("a.example", stamp, True, time.time())
     assert touched
     assert touched != stamp
-    assert certs.look("a.example", stamp, False, 0) is None
+    assert certs.look("a.example", stamp, False, time.time()) is None
     path.write_bytes(path.read_bytes()[len(MARK) :] + b"x" * len(MARK))  # edited in place: an operator's now
-    assert certs.look("a.example", touched, True, 0) is None
+    assert certs.look("a.example", touched, True, time.time()) is None
     path.unlink()
-    pruned = certs.look("a.example", touched, True, 0)
+    pruned = certs.look("a.example", touched, True, time.time())
     assert pruned
     assert pruned[0] is None
-    assert certs.look("a.example", touched, False, 0) is None
+    assert certs.look("a.example", touched, False, time.time()) is None
     certs.save("a.example", PEM)
-    assert certs.look("a.example", pruned, True, 0) is None
+    assert certs.look("a.example", pruned, True, time.time()) is None
 
 
 def test_what_another_process_stored_instead_is_read_anew(certs: Store) -> None:
@@ -312,7 +320,7 @@ def test_what_another_process_stored_instead_is_read_anew(certs: Store) -> None:
     first = certs.save("a.example", PEM + b"1")
     stamp = certs.stamp("a.example")
     certs.save("a.example", PEM + b"2", replacing=first)
-    assert certs.look("a.example", stamp, True, 0) is None
+    assert certs.look("a.example", stamp, True, time.time()) is None
 
 
 def test_use_is_noted_on_no_file_of_an_operators_though_ours_was_in_use(certs: Store) -> None:
