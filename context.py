@@ -25,3 +25,4 @@ class Context:
     looked: float  # when they were last looked at
     tried: float  # when a newer one was last asked for
     used: float  # when a connection last asked for it
+    refreshing: bool = False  # just now

@@ -118,8 +118,9 @@ class ContextCache:
             return None
         context.used = now
         self._board.retrieved("memory")
-        if not 0 <= now - context.looked < LOOK_SECONDS:
+        if not (0 <= now - context.looked < LOOK_SECONDS or context.refreshing):
             gevent.spawn(self._refresh, name, context, self._is_due(context, now))
+            context.refreshing = True  # now that it is sure to begin, and to end
         return context
 
     def renew(self) -> None:
@@ -239,17 +240,21 @@ class ContextCache:
     def _refresh(self, name: str, context: Context, due: bool, used: bool = True) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing.
 
-        That it is used is noted by the look.
+        That it is used is noted by the look. One at a time: on a disk that hangs they would pile up.
         """
-        with background(f"the present certificate for {name} stays in use"):
-            stamp = None
-            if used:
-                stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
-            if due or stamp is None:
-                self._retrieve(name, "", renew=True)
-                self._board.retrieved("renewed")
-            else:
-                context.stamp = stamp
+        context.refreshing = True
+        try:
+            with background(f"the present certificate for {name} stays in use"):
+                stamp = None
+                if used:
+                    stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
+                if due or stamp is None:
+                    self._retrieve(name, "", renew=True)
+                    self._board.retrieved("renewed")
+                else:
+                    context.stamp = stamp
+        finally:
+            context.refreshing = False
 
 
 def _interrupted(name: str) -> RetrievalError:

@@ -23,7 +23,7 @@ from limits import Limits
 from pruning import Bound
 from retrieval import Retrieval
 from signer import Authority
-from store import Store
+from store import Stamp, Store
 from workers import Workers
 
 
@@ -353,6 +353,35 @@ def test_a_wont_do_while_the_clock_was_ahead(room: Room, clock: Clock) -> None:
     clock.advance(days=-30)
     room.place(TestCA("x").issue(NAME))
     assert contexts.get(NAME)
+
+
+def test_looks_at_a_disk_that_hangs_do_not_pile_up(leaves: Counted, clock: Clock) -> None:
+    release = get_original("threading", "Event")()
+    looks = []
+
+    class Hanging(Store):
+        def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
+            looks.append(name)
+            assert release.wait(10)
+            return super().look(name, stamp, ours, now)
+
+    hanging = Leaves(Hanging(leaves._store.root), leaves._authority, KeyStock("p256"))
+    contexts = ContextCache(2, hanging, Workers(9), clock)
+    made = contexts.get(NAME)
+    for _ in range(4):
+        clock.advance(seconds=LOOK_SECONDS)
+        assert contexts.find(NAME) is made
+        gevent.sleep(0)
+    until(lambda: looks)
+    try:
+        contexts._workers.run(int)  # whatever else was begun has begun by now
+        assert looks == [NAME]
+    finally:
+        release.set()
+    until(lambda: not made or not made.refreshing)
+    clock.advance(seconds=LOOK_SECONDS)
+    contexts.find(NAME)
+    until(lambda: looks == [NAME, NAME])
 
 
 def test_what_was_retrieved_before_clear_is_not_kept(leaves: Counted, room: Room) -> None:
