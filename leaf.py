@@ -31,6 +31,7 @@ class Leaf:
     source: str  # "disk" or "made"
     ours: bool  # certifier made it
     stamp: Stamp = ()  # of the files it was looked up in
+    in_store: bool = True  # else in memory only
 
 
 class Unusable(Exception):

@@ -148,28 +148,31 @@ class Leaves:
     def _keep(
         self, made: Leaf, name: str, now: datetime, replacing: Stored | None, notes: list[str], used: bool
     ) -> Leaf:
-        """Store a leaf; the stored one, which may be another process's."""
+        """Store a leaf; the stored one, which may be another process's. Where there is none, it is told so."""
+        unstored = replace(made, in_store=False)
         try:
             stored = self._store.save(name, made.pem, replacing, used)
         except Occupied as error:
             notes += self._once(f"the certificate for {name} is in memory only: {error.strerror}")
-            return made
+            return unstored
         except OSError as error:
             if not self._failing:
                 notes.append(f"the store failed, certificates are in memory only: {error.strerror}")
             self._failing = True
-            return made
+            return unstored
+        if stored is None:  # too long a name: that it was not written tells nothing of the store
+            return unstored
         if self._failing:
             self._failing = False
             notes.append("the store can be written again")
-        if stored is None or stored.pem.endswith(made.pem):
+        if stored.pem.endswith(made.pem):
             if self._bound is not None:
                 self._bound.saved()
             return made
         try:
             return self._check(stored, name, now)
         except Unusable:
-            return made
+            return unstored
 
     def _pass_over(self, stored: Stored, name: str, now: datetime, why: Unusable) -> list[str]:
         """What becomes of an operator's file that can't be served for a name."""

@@ -25,6 +25,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import partial
@@ -72,6 +73,9 @@ class WarmUp:
             leaf = self._retrieve(text, notes)
         except CertifierError as error:
             self.failed.append({"name": text, "reason": str(error)})
+        except Exception as error:  # the top of this greenlet: it must count
+            self.failed.append({"name": text, "reason": f"a bug in certifier: {error!r}"})
+            notes.append(traceback.format_exc())
         else:
             self.made += leaf.source == "made"
             self.present += leaf.source != "made"
@@ -83,14 +87,13 @@ class WarmUp:
         name = names.host_name(text)
         if name is None:
             raise UsageError("not a DNS name or IP address")
+        if self._issuance.store.path(name) is None:
+            raise UsageError("too long a name for the store")
         retrieve = self._issuance.leaves.retrieve
         leaf = settled(lambda: self._workers.run(retrieve, name, datetime.now(UTC), notes, renew=True))
         assert leaf is not None  # there is a CA
-        path = self._issuance.store.path(name)
-        if path is None:
-            raise UsageError("too long a name for the store")
-        if leaf.source == "made" and not path.exists():
-            raise UsageError("made, but the store failed")
+        if not leaf.in_store:
+            raise UsageError("made, but not stored")
         return leaf
 
 

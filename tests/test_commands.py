@@ -13,16 +13,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from gevent.event import Event
 from lab import HERE, WAIT, Program, run
 from pki import TestCA, cert_pem, key_pem, new_key, now
 from test_leaves import Room
 
+from issuance import Issuance
+from options import CaOptions, LeafOptions
 from pruning import DAY_SECONDS
+from warm import WarmUp
 
 PROGRAM = (sys.executable, str(HERE / "certifier.py"))
 SIGN = ("--sign-cert=ca.crt", "--sign-key=ca.key", "--sign-serial=serial.txt")
@@ -311,6 +316,62 @@ def test_warm_waits_for_an_operators_file_that_is_being_placed(room: Room) -> No
     result = command(room, "warm", STORE, *SIGN, "names")
     assert (result.returncode, result.stdout) == (0, "1 made, 0 were there, 0 failed\n")
     assert path.with_name("half.example.crt.rejected").exists()
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_warm_tells_what_was_made_and_not_stored(room: Room, present: bool) -> None:
+    """Also where another CA's certificate is there still."""
+    if present:
+        for path in (room.folder / "certs").glob("*/a.example.crt"):
+            stored = path.read_bytes()
+        other = TestCA("two")
+        (room.folder / "ca.crt").write_bytes(other.pem)
+        (room.folder / "ca.key").write_bytes(key_pem(other.key))
+    name = "a.example" if present else "b.example"
+    (room.folder / "names").write_text(f"{name}\n")
+    words = (
+        "sh",
+        "-c",
+        'ulimit -f 1; exec "$@"',
+        "sh",
+        *PROGRAM,
+        "warm",
+        STORE,
+        *SIGN,
+        "names",
+        "--json",
+    )  # 512 octets
+    result = run(*words, cwd=room.folder)
+    facts = json.loads(result.stdout)
+    assert (result.returncode, facts["made"], facts["left"]) == (1, 0, 0)
+    assert facts["failed"] == [{"name": name, "reason": "made, but not stored"}]
+    assert "certificates are in memory only: File too large" in result.stderr
+    if present:
+        assert path.read_bytes() == stored
+
+
+def test_warm_counts_what_nobody_foresaw_as_failed(
+    room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_memory(_: str) -> NoReturn:
+        raise MemoryError("no memory")
+
+    leaf_chosen = LeafOptions(room.folder / "certs", CaOptions(room.folder / "ca", None, ()), "p256", 45, None)
+    warm_up = WarmUp(Issuance(leaf_chosen, now()))
+    with monkeypatch.context() as patched:
+        patched.setattr("keys.generate", no_memory)
+        assert warm_up.run(["b.example"], Event())
+    assert warm_up.failed == [{"name": "b.example", "reason": "a bug in certifier: MemoryError('no memory')"}]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_warm_makes_nothing_for_a_name_too_long_to_be_stored(room: Room) -> None:
+    before = (room.folder / "serial.txt").read_text()
+    name = ".".join(["a" * 60] * 4)
+    (room.folder / "names").write_text(f"{name}\n")
+    result = command(room, "warm", STORE, *SIGN, "names")
+    assert (result.returncode, result.stderr) == (1, f"'{name}': too long a name for the store\n")
+    assert (room.folder / "serial.txt").read_text() == before
 
 
 def test_warm_is_interrupted_and_goes_on(room: Room) -> None:

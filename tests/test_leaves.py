@@ -346,11 +346,15 @@ def test_a_full_disk_costs_a_warning(room: Room, monkeypatch: pytest.MonkeyPatch
         disk.setattr(room.store, "save", full)
         leaf = room.retrieve(NAME, now())
         assert leaf is not None
+        assert not leaf.in_store
         failed = ["the store failed, certificates are in memory only: No space left on device"]
         assert room.notes == failed
         again = room.retrieve("other.example", now())
         assert again is not None
         assert room.notes == []
+    long = room.retrieve(".".join(["a" * 60] * 4), now())
+    assert long is not None
+    assert (long.in_store, room.notes) == (False, [])
     assert room.retrieve("third.example", now()) is not None
     assert room.notes == ["the store can be written again"]
     assert room.retrieve("fourth.example", now()) is not None
