@@ -167,7 +167,7 @@ class Leaves:
             notes.append("the store can be written again")
         if stored.pem.endswith(made.pem):
             if self._bound is not None:
-                self._bound.saved()
+                self._bound.saved(made.serial)
             return made
         try:
             return self._check(stored, name, now)

@@ -1,7 +1,6 @@
 """A bounded store: expired and long unused certificates of certifier's own go, an operator's never."""
 
 from collections.abc import Callable, Iterable
-from itertools import count
 from typing import NamedTuple
 
 import certificates
@@ -72,28 +71,31 @@ def _reason(entry: Entry, now: float, unused: float | None) -> str | None:
 
 
 class Bound:
-    """Keeps a store to ``most`` certificates of certifier's own; with many processes on it, to about that."""
+    """Keeps a store to ``most`` certificates of certifier's own; with many processes on it, to about that.
+
+    How many were made since the last count, by whichever process, is told by the serial numbers.
+    """
 
     def __init__(self, store: Store, most: int) -> None:
         self._store = store
         self._most = most
-        self._numbers = count(1)  # its next() is atomic
-        self._saved = 0
-        self._count_at = 0  # how many saves until the next count
+        self._latest = 0  # the serial number that was saved last
+        self._counted = 0  # that of the last count
+        self._room = 0  # how many may be made until the next count
 
-    def saved(self) -> None:
+    def saved(self, serial: int) -> None:
         """A certificate was stored."""
-        self._saved = next(self._numbers)
+        self._latest = serial
 
     def keep(self, now: float) -> int:
         """Prune if need be; how many were removed. Blocks on the disk, one call at a time."""
-        saved = self._saved
-        if saved < self._count_at:
+        latest = self._latest
+        if abs(latest - self._counted) < self._room:  # much lower, they are those of another CA
             return 0
         held = sum(entry.ours for entry in self._store.entries())
         removed = 0
         if held > self._most:
             pruned = prune(self._store, now, keep=self._most - self._most // _SLACK)
             removed, held = len(pruned.removed), pruned.kept
-        self._count_at = saved + max(1, self._most - held + 1)
+        self._counted, self._room = latest, max(1, self._most - held + 1)
         return removed

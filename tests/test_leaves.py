@@ -1,6 +1,8 @@
 import os
 import time
+from collections.abc import Iterator
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ from errors import RetrievalError
 from keys import KeyStock
 from leaf import Leaf, Unsettled
 from leaves import Leaves
+from pruning import Bound
 from store import Store
-from stored import MARK, Stored
+from stored import MARK, Entry, Stored
 
 NAME = "www.example.com"
 
@@ -362,6 +365,37 @@ def test_a_full_disk_costs_a_warning(room: Room, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(room.store, "save", full)
     assert room.retrieve("fifth.example", now()) is not None
     assert room.notes == failed  # the next time, it is told again
+
+
+def test_a_store_with_many_processes_on_it_stays_within_its_bound(room: Room) -> None:
+    """Though each of them stores a few only. After another CA, too, whose serial numbers begin anew."""
+    number = count(1)
+    for authority in (TestCA("one"), TestCA("two")):
+        signer = authority_for(files(room.folder, authority))
+        processes = [Leaves(room.store, signer, KeyStock("p256"), Bound(room.store, 20)) for _ in range(8)]
+        most = 0
+        for _ in range(10):
+            for leaves in processes:
+                room.retrieve(f"{next(number)}.example", now(), leaves=leaves)
+                leaves.tidy(now())
+                most = max(most, len(list(room.store.paths())))
+        assert 18 <= most <= 21
+
+
+def test_a_bounded_store_is_not_walked_through_for_each_new_name(room: Room) -> None:
+    walks = []
+
+    class Walked(Store):
+        def entries(self) -> Iterator[Entry]:
+            walks.append(1)
+            return super().entries()
+
+    store = Walked(room.store.root)
+    leaves = Leaves(store, room.leaves._authority, KeyStock("p256"), Bound(store, 20))
+    for number in range(60):
+        room.retrieve(f"{number}.example", now(), leaves=leaves)
+        leaves.tidy(now())
+    assert len(walks) <= 30  # a count and a prune for each third name
 
 
 def test_a_long_name_is_in_memory_only(room: Room) -> None:
