@@ -36,11 +36,13 @@ from errors import UsageError
 from files import content
 from issuance import open_store
 from leaf import Unusable
+from log import escape
 from options import CaOptions, ca_options, store_option
 from rules import Fault
 from store import Store
 from stored import MAX_FILE, Entry
 
+_MAX_PATH = 4096
 _READ = "whoever reads a private key can pose as the site, that of the CA as any site: chmod go= {}"
 
 
@@ -61,10 +63,8 @@ class Check:
             if folder.is_symlink():
                 yield folder, Fault("a symbolic link", "certifier writes no certificate there")
             elif stat.S_IMODE(folder.stat().st_mode) & 0o022:
-                meaning = (
-                    f"whoever can write there can take certificates away and put others there: chmod go-w {folder}"
-                )
-                yield folder, Fault("others can write there", meaning)
+                meaning = "whoever can write there can take certificates away and put others there"
+                yield folder, Fault("others can write there", f"{meaning}: chmod go-w {_word(folder)}")
 
     def certificate(self, entry: Entry) -> Iterator[tuple[Path, Fault]]:
         """Faults of one certificate and its files."""
@@ -74,13 +74,13 @@ class Check:
             for file in (path, path.with_suffix(".key")):
                 exposed = file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077
                 if exposed and b"PRIVATE KEY-----" in content(file, MAX_FILE):
-                    yield file, Fault("others can read its private key", _READ.format(file))
-            stem = path.name.removesuffix(".crt")
-            if self._store.path(stem) != path:
-                yield (
-                    path,
-                    Fault("it stands in the wrong folder", f"it is never used: move it to {self._store.path(stem)}"),
-                )
+                    yield file, Fault("others can read its private key", _READ.format(_word(file)))
+            right = self._store.path(path.name.removesuffix(".crt"))
+            if right is None:
+                yield path, Fault("its name is too long to be stored", "it is never used")
+                return
+            if right != path:
+                yield path, Fault("it stands in the wrong folder", f"it is never used: move it to {_word(right)}")
             stored = self._store.read(path)
         except OSError as error:
             yield path, Fault(f"it can't be read: {error.strerror}", "it is never used")
@@ -121,7 +121,9 @@ class Check:
         if first != path:
             yield (
                 path,
-                Fault(f"it has the issuer and serial number of {first}", "Firefox refuses the second that it sees"),
+                Fault(
+                    f"it has the issuer and serial number of {_word(first)}", "Firefox refuses the second that it sees"
+                ),
             )
 
 
@@ -144,9 +146,14 @@ def main(argv: list[str], version: str) -> int:
         print(json.dumps({"checked": check.checked, "problems": problems}))
     else:
         for problem in problems:
-            sys.stdout.write("{where}: {problem}\n  {meaning}\n".format(**problem))
+            sys.stdout.write(f"{_word(problem['where'])}: {problem['problem']}\n  {problem['meaning']}\n")
         print(f"{check.checked} certificates checked, {len(problems)} problems")
     return 1 if problems else 0
+
+
+def _word(path: object) -> str:
+    """A path as one word of the output: names in the store may be of any octets, newlines among them."""
+    return escape(path, _MAX_PATH)
 
 
 def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tuple[Path, Fault]]]:
@@ -163,7 +170,7 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
     if warning is not None:
         found.append((paths[0], Fault("it ends soon", warning)))
     if stat.S_IMODE(paths[1].stat().st_mode) & 0o077:
-        found.append((paths[1], Fault("others can read the CA's private key", _READ.format(paths[1]))))
+        found.append((paths[1], Fault("others can read the CA's private key", _READ.format(_word(paths[1])))))
     return files, found
 
 

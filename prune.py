@@ -25,6 +25,7 @@ from tqdm import tqdm
 from commandline import CommandLine
 from errors import UsageError
 from issuance import open_store
+from log import escape
 from options import store_option
 from pruning import DAY_SECONDS, prune
 
@@ -44,6 +45,6 @@ def main(argv: list[str], version: str) -> int:
         print(json.dumps({"removed": [gone._asdict() for gone in pruned.removed], "kept": pruned.kept, "dry_run": dry}))
         return 0
     for gone in pruned.removed:
-        print(f"{gone.name}: {gone.reason}")
+        print(f"{escape(gone.name)}: {gone.reason}")
     print(f"{len(pruned.removed)} {'would be ' if dry else ''}removed, {pruned.kept} kept")
     return 0
