@@ -18,7 +18,7 @@ from batch import Batch
 from ca import CaFiles
 from errors import RetrievalError
 from keys import Key, PublicKey, kind_of
-from leaf import BACKDATED
+from leaf import BACKDATED, MARGIN
 from ledger import Ledger
 
 MAX_LIFE = timedelta(days=398) - timedelta(seconds=1)  # what Apple's clients accept, both ends counted
@@ -87,9 +87,8 @@ class Authority:
         key = csr.public_key()
         if not isinstance(key, PublicKey) or kind_of(key) is None:
             raise RetrievalError(f"the certificate request for {name} has a key of a type that is not signed here")
+        self._check_end(now, MARGIN)  # a leaf that ends with it would not be served
         issuer = self._files.certificate
-        if now >= issuer.not_valid_after_utc:
-            raise RetrievalError(f"the CA certificate expired on {issuer.not_valid_after_utc:%Y-%m-%d}")
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -123,10 +122,11 @@ class Authority:
     def revocation_list(self, now: datetime) -> bytes:
         """A CRL (RFC 5280 §5) as DER that revokes nothing: what Windows clients ask for before they trust a leaf.
 
-        Raises ``RetrievalError`` where the CA may not sign one.
+        Raises ``RetrievalError`` where the CA may not sign one, or has ended.
         """
         if not self._files.signs_crls:
             raise RetrievalError("the CA certificate may not sign a CRL: its keyUsage lacks cRLSign")
+        self._check_end(now)
         begin = now - BACKDATED
         crl = (
             x509.CertificateRevocationListBuilder()
@@ -138,6 +138,13 @@ class Authority:
             .sign(self._files.key, hashes.SHA256())
         )
         return crl.public_bytes(Encoding.DER)
+
+    def _check_end(self, now: datetime, margin: timedelta = timedelta()) -> None:
+        end = self._files.certificate.not_valid_after_utc
+        if now >= end - margin:
+            raise RetrievalError(
+                f"the CA certificate {'expired' if now >= end else 'ends'} on {end:%Y-%m-%d %H:%M} UTC"
+            )
 
     def signed(self, leaf: x509.Certificate) -> bool:
         """Whether this CA issued the leaf."""

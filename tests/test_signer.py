@@ -15,6 +15,7 @@ import ca
 import signer
 from errors import RetrievalError
 from keys import KEY_TYPES, generate
+from leaf import MARGIN
 from ledger import Ledger
 from signer import Authority
 
@@ -192,6 +193,27 @@ def test_a_crl_does_not_outlive_its_ca(tmp_path: Path) -> None:
     found = files(tmp_path, TestCA("op", ends=timedelta(days=1)))
     crl = x509.load_der_x509_crl(authority_for(found).revocation_list(now()))
     assert crl.next_update_utc == found.certificate.not_valid_after_utc
+
+
+def test_no_crl_of_a_ca_that_has_ended(tmp_path: Path) -> None:
+    found = files(tmp_path, TestCA("op", ends=timedelta(days=1)))
+    for days in (2, 9):
+        with pytest.raises(RetrievalError, match="CA certificate expired on 2"):
+            authority_for(found).revocation_list(now() + timedelta(days=days))
+
+
+def test_no_leaf_is_signed_that_would_not_be_served(tmp_path: Path) -> None:
+    """In the last minutes of a CA: each connection would take a serial number."""
+    found = files(tmp_path, TestCA("op", ends=timedelta(days=1)))
+    authority, end = authority_for(found), found.certificate.not_valid_after_utc
+    csr = signer.request("a.example", generate("p256"))[1]
+    with pytest.raises(RetrievalError, match="CA certificate ends on 2"):
+        authority.sign(csr, "a.example", end - MARGIN, [])
+    when = end - MARGIN - timedelta(seconds=1)
+    pem = authority.sign(csr, "a.example", when, [])
+    certificate = x509.load_pem_x509_certificate(pem)
+    assert when < certificate.not_valid_after_utc - MARGIN
+    assert certificate.serial_number == 7
 
 
 def test_a_leaf_without_the_distribution_point_that_is_wanted(tmp_path: Path) -> None:
