@@ -233,4 +233,4 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 def _free(path: Path) -> Path:
     """The path, or with a number behind it where that is taken: nothing set aside is ever overwritten."""
-    return next(p for n in count() if not (p := path.with_name(f"{path.name}.{n}") if n else path).exists())
+    return next(p for n in count() if not os.path.lexists(p := path.with_name(f"{path.name}.{n}") if n else path))

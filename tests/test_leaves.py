@@ -198,6 +198,24 @@ def test_without_a_ca_and_but_for_a_file_that_cannot_be_read_it_is_an_error(room
     assert room.path.with_name(room.path.name + ".rejected").exists() is (exact is not None)
 
 
+def test_an_operators_link_to_nowhere(room: Room) -> None:
+    """Something is meant to be there: without a CA the tunnel must not pass untouched."""
+    room.path.parent.mkdir()
+    room.path.symlink_to("nowhere")
+    with pytest.raises(RetrievalError, match="No such file or directory"):
+        room.retrieve(NAME, now(), leaves=room.off)
+    made = room.retrieve(NAME, now())
+    assert made
+    assert not made.in_store
+    assert len(room.notes) == 2
+    assert room.retrieve(NAME, now())
+    assert room.notes == []
+    (room.path.parent / "nowhere").write_bytes(room.ca.issue(NAME))
+    found = room.retrieve(NAME, now())
+    assert found
+    assert not found.ours
+
+
 def test_one_odd_file_is_no_store_that_fails(room: Room) -> None:
     """It is told once for its name, and costs the other names nothing."""
     path = directory(room, "odd.example")

@@ -96,6 +96,29 @@ def test_rejected_files_stand_aside_and_are_never_overwritten(certs: Store) -> N
     assert (path.parent / "a.example.crt.rejected").read_bytes() == b"one"
 
 
+def test_a_link_to_nowhere_is_something_that_cannot_be_read(certs: Store) -> None:
+    path = certs.path("a.example")
+    assert path is not None
+    path.parent.mkdir()
+    path.symlink_to("nowhere")
+    with pytest.raises(FileNotFoundError):
+        certs.load("a.example")
+    for replacing in (None, Stored(PEM, True, path)):
+        with pytest.raises(Occupied):
+            certs.save("a.example", PEM, replacing)
+    assert os.readlink(path) == "nowhere"
+
+
+def test_what_was_set_aside_as_a_link_to_nowhere_is_not_overwritten(certs: Store) -> None:
+    path = place(certs, "a.example", b"rubbish")
+    aside = path.with_name("a.example.crt.rejected")
+    aside.symlink_to("nowhere")
+    (stored,) = certs.load("a.example")
+    assert certs.reject(stored)
+    assert os.readlink(aside) == "nowhere"
+    assert path.with_name("a.example.crt.rejected.1").read_bytes() == b"rubbish"
+
+
 def test_nothing_is_moved_aside_behind_a_link(certs: Store, tmp_path: Path) -> None:
     path = certs.path("a.example")
     assert path is not None
