@@ -27,15 +27,11 @@ from test_leaves import Room
 from issuance import Issuance
 from options import CaOptions, LeafOptions
 from pruning import DAY_SECONDS
-from stored import MARK
 from warm import WarmUp
 
 PROGRAM = (sys.executable, str(HERE / "certifier.py"))
 SIGN = ("--sign-cert=ca.crt", "--sign-key=ca.key", "--sign-serial=serial.txt")
 STORE = "--store=certs"
-UTF_8 = os.environ | {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
-ODD_NAMES = (b"a\nb.crt", b"a\xff.crt")
-ODD_ESCAPED = ("a\\nb", "a\\udcff")
 
 
 @pytest.fixture
@@ -204,46 +200,7 @@ def test_prune_by_last_use(room: Room) -> None:
     assert names(room) == ["b.example", "www.example.com"]
 
 
-def test_prune_of_names_that_are_none(room: Room) -> None:
-    """Not in UTF-8, and with a newline."""
-    for name in ODD_NAMES:
-        room.store.root.joinpath("abc").mkdir(exist_ok=True)
-        os.utime(next(room.store.root.glob("*/a.example.crt")), (1000, 1000))
-        path = os.fsencode(room.store.root / "abc") + b"/" + name
-        Path(os.fsdecode(path)).write_bytes(MARK)
-    found = run(*PROGRAM, "prune", STORE, "--dry-run", cwd=room.folder, env=UTF_8)
-    assert (found.returncode, found.stderr) == (0, ""), found
-    lines = found.stdout.splitlines()
-    assert sorted(lines[:2]) == [f'"{odd}": holds no certificate that can be read' for odd in ODD_ESCAPED]
-    assert lines[2:] == ["2 would be removed, 2 kept"]
-
-
 # check
-
-
-@pytest.mark.parametrize("ours", [True, False])
-def test_check_of_names_that_are_none(room: Room, ours: bool) -> None:
-    room.store.root.joinpath("abc").mkdir(exist_ok=True)
-    for name in ODD_NAMES:
-        path = Path(os.fsdecode(os.fsencode(room.store.root / "abc") + b"/" + name))
-        path.write_bytes((MARK if ours else b"") + room.path.read_bytes())
-        path.chmod(0o604)
-    found = run(*PROGRAM, "check", STORE, cwd=room.folder, env=UTF_8)
-    assert (found.returncode, found.stderr) == (1, ""), found
-    lines = found.stdout.splitlines()
-    for odd in ODD_ESCAPED:
-        assert f'"certs/abc/{odd}.crt": others can read its private key' in lines
-        assert [line for line in lines if line.endswith(f'chmod go= "certs/abc/{odd}.crt"')]
-    assert f'"certs/abc/{ODD_ESCAPED[1]}.crt": its name is none of the DNS' in lines
-
-
-def test_check_of_a_name_too_long_to_be_stored(room: Room) -> None:
-    path = room.path.with_name("a" * 201 + ".crt")
-    path.write_bytes(room.path.read_bytes())
-    path.chmod(0o600)
-    found = command(room, "check", STORE)
-    assert f"{path.relative_to(room.folder)}: its name is too long to be stored\n  it is never used\n" in found.stdout
-    assert "None" not in found.stdout
 
 
 def test_check_of_a_good_store(room: Room) -> None:

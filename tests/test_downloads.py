@@ -67,16 +67,6 @@ def test_the_crl_is_signed_once_an_hour(tmp_path: Path) -> None:
     assert again.next_update_utc - datetime.fromtimestamp(clock.time, UTC) > timedelta(days=6)
 
 
-def test_the_crl_of_a_clock_that_was_ahead_and_is_set_back(tmp_path: Path) -> None:
-    clock = Clock()
-    offered = downloads(tmp_path, TestCA("op"), clock)
-    clock.advance(days=30)
-    offered.revocation_list()
-    clock.advance(days=-30)
-    crl = x509.load_der_x509_crl(offered.revocation_list())
-    assert crl.last_update_utc < datetime.fromtimestamp(clock.time, UTC)
-
-
 @pytest.mark.parametrize("subject", [x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Example, Inc.")])])
 def test_a_ca_without_a_common_name_has_its_whole_name(tmp_path: Path, subject: x509.Name) -> None:
     authority = TestCA("op")

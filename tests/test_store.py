@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from store import Failures, Occupied, Store
+from store import Store
 from stored import MARK, TOUCH_SECONDS, Stored
 from workers import Workers
 
@@ -96,29 +96,6 @@ def test_rejected_files_stand_aside_and_are_never_overwritten(certs: Store) -> N
     assert (path.parent / "a.example.crt.rejected").read_bytes() == b"one"
 
 
-def test_a_link_to_nowhere_is_something_that_cannot_be_read(certs: Store) -> None:
-    path = certs.path("a.example")
-    assert path is not None
-    path.parent.mkdir()
-    path.symlink_to("nowhere")
-    with pytest.raises(FileNotFoundError):
-        certs.load("a.example")
-    for replacing in (None, Stored(PEM, True, path)):
-        with pytest.raises(Occupied):
-            certs.save("a.example", PEM, replacing)
-    assert os.readlink(path) == "nowhere"
-
-
-def test_what_was_set_aside_as_a_link_to_nowhere_is_not_overwritten(certs: Store) -> None:
-    path = place(certs, "a.example", b"rubbish")
-    aside = path.with_name("a.example.crt.rejected")
-    aside.symlink_to("nowhere")
-    (stored,) = certs.load("a.example")
-    assert certs.reject(stored)
-    assert os.readlink(aside) == "nowhere"
-    assert path.with_name("a.example.crt.rejected.1").read_bytes() == b"rubbish"
-
-
 def test_nothing_is_moved_aside_behind_a_link(certs: Store, tmp_path: Path) -> None:
     path = certs.path("a.example")
     assert path is not None
@@ -175,28 +152,6 @@ def test_a_directory_in_place_of_a_file_costs_no_descriptor(certs: Store) -> Non
     with pytest.raises(IsADirectoryError):
         workers.run(certs.load, "a.example")
     assert set(os.listdir("/proc/self/fd")) <= before
-
-
-def test_what_can_be_read_is_told_beside_what_cannot(certs: Store) -> None:
-    path = certs.path("_.example.com")
-    assert path is not None
-    path.mkdir(parents=True)
-    own = certs.save("a.example.com", PEM)
-    failures: Failures = []
-    assert certs.load("a.example.com", failures) == [own]
-    ((where, error),) = failures
-    assert (where, type(error)) == (path, IsADirectoryError)
-
-
-@pytest.mark.parametrize("replacing", [True, False])
-def test_what_stands_in_its_place_and_cannot_be_read_is_no_store_that_fails(certs: Store, replacing: bool) -> None:
-    saved = certs.save("a.example", PEM)
-    assert saved is not None
-    saved.path.unlink()
-    saved.path.mkdir()
-    with pytest.raises(Occupied, match="directory"):
-        certs.save("a.example", PEM, saved if replacing else None)
-    assert os.listdir(saved.path.parent) == ["a.example.crt"]
 
 
 def test_a_store_that_is_a_file(tmp_path: Path) -> None:
@@ -286,14 +241,6 @@ def test_use_is_noted_to_the_hour_and_only_on_our_own(certs: Store) -> None:
         certs.touch(stored, 2000 + TOUCH_SECONDS)
     assert ours.path.stat().st_mtime == 2000 + TOUCH_SECONDS
     assert theirs.path.stat().st_mtime == 1000
-
-
-def test_a_use_that_was_noted_by_a_clock_that_was_ahead(certs: Store) -> None:
-    saved = certs.save("a.example", PEM)
-    assert saved is not None
-    os.utime(saved.path, (1e6, 1e6))
-    certs.touch(saved, 1000)
-    assert saved.path.stat().st_mtime == 1000
 
 
 @pytest.mark.parametrize("placed", [True, False])
