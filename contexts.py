@@ -194,12 +194,14 @@ class ContextCache:
                 self._board.retrieved("failed" if error else "none")
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
 
-    def _retrieve(self, name: str, client: str, renew: bool = False, refused: Unserved | None = None) -> Context | None:
+    def _retrieve(
+        self, name: str, client: str, renew: bool = False, used: bool = True, refused: Unserved | None = None
+    ) -> Context | None:
         now = self._clock()
         contexts = self._contexts
-        outcome = self._retriever.retrieve(name, client, renew, refused)
+        outcome = self._retriever.retrieve(name, client, renew, used, refused)
         if contexts is not self._contexts:  # cleared meanwhile: the outcome may be another CA's
-            return self._retrieve(name, client, renew)
+            return self._retrieve(name, client, renew, used)
         if outcome is None:
             self._contexts.pop(name)
             self._wont_do.put(name, now)
@@ -210,7 +212,7 @@ class ContextCache:
         except NotServable as error:
             if refused is not None or outcome.source != "disk":
                 raise
-            return self._retrieve(name, client, renew, (outcome.pem, str(error)))
+            return self._retrieve(name, client, renew, used, (outcome.pem, str(error)))
         context = Context(
             served,
             outcome.serial,
@@ -240,16 +242,16 @@ class ContextCache:
     def _refresh(self, name: str, context: Context, due: bool, used: bool = True) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing.
 
-        That it is used is noted by the look. One at a time: on a disk that hangs they would pile up.
+        Of what connections ask for, one at a time: on a disk that hangs they would pile up.
         """
         context.refreshing = True
         try:
             with background(f"the present certificate for {name} stays in use"):
                 stamp = None
-                if used:
+                if not due:
                     stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
-                if due or stamp is None:
-                    self._retrieve(name, "", renew=True)
+                if stamp is None:
+                    self._retrieve(name, "", True, used)
                     self._board.retrieved("renewed")
                 else:
                     context.stamp = stamp

@@ -150,6 +150,8 @@ class Leaves:
     ) -> Leaf:
         """Store a leaf; the stored one, which may be another process's. Where there is none, it is told so."""
         unstored = replace(made, in_store=False)
+        if replacing is None and not used:  # it was pruned, and would come back as if it were new
+            return unstored
         try:
             stored = self._store.save(name, made.pem, replacing, used)
         except Occupied as error:

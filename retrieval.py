@@ -66,17 +66,17 @@ class Retriever:
         if self._leaves.generates and self._turnstile.is_full(client) and not self._lookout.sees(name):
             raise self._turnstile.refusal(client)
 
-    def retrieve(self, name: str, client: str, renew: bool, refused: Unserved | None) -> Leaf | None:
+    def retrieve(self, name: str, client: str, renew: bool, used: bool, refused: Unserved | None) -> Leaf | None:
         """The leaf, or None: *won't do*. One that is to be made waits for its turn, one that is stored does not."""
         notes: list[str] = []
         passed = renew or self._turnstile.at_once(client)
         leaf = None
         try:
             if passed or refused is not None or not self._leaves.generates or self._lookout.sees(name):
-                leaf = self._on_thread(name, notes, renew, passed, refused)
+                leaf = self._on_thread(name, notes, renew, passed, refused, used)
             if leaf is None and not passed and self._leaves.generates:
                 self._turnstile.wait(client)
-                leaf = self._on_thread(name, notes, renew, True, refused)
+                leaf = self._on_thread(name, notes, renew, True, refused, used)
             elif passed and not renew and (leaf is None or leaf.source != "made"):
                 self._turnstile.give_back(client)
         finally:
@@ -84,10 +84,11 @@ class Retriever:
                 log.warning("%s", note)
         return leaf
 
-    def _on_thread(self, name: str, notes: list[str], renew: bool, make: bool, refused: Unserved | None) -> Leaf | None:
+    def _on_thread(
+        self, name: str, notes: list[str], renew: bool, make: bool, refused: Unserved | None, used: bool
+    ) -> Leaf | None:
         def attempt() -> Leaf | None:
             when = datetime.fromtimestamp(self._clock(), UTC)
-            used = not renew
             return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused, used)
 
         return settled(attempt)

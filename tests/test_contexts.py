@@ -406,13 +406,30 @@ def test_a_renewal_is_no_use_of_what_is_stored(leaves: Counted, clock: Clock, ro
     assert len({contexts.held(1)[0]["serial"] for contexts in (first, second)}) == 1
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_what_was_pruned_is_stored_again_when_it_is_used(leaves: Counted, clock: Clock, room: Room, used: bool) -> None:
+    """Or it would come back at each renewal, as if it were new."""
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    made = contexts.get(NAME)
+    room.path.unlink()
+    clock.advance(days=31)
+    if used:
+        contexts.find(NAME)
+    else:
+        contexts.renew()
+    until(lambda: contexts.held(1)[0]["serial"] != f"{made.serial:X}" if made else False)
+    assert room.path.exists() is used
+
+
 def test_use_is_noted_though_the_certificate_is_due(leaves: Counted, clock: Clock, room: Room) -> None:
     contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get(NAME)
+    used = clock.time - 60
+    os.utime(room.path, (used, used))
     clock.advance(days=31)
     assert contexts.find(NAME) is made
     until(lambda: contexts.find(NAME) is not made)
-    assert used_on_disk(room) == clock.time
+    assert used_on_disk(room) > used
 
 
 @pytest.mark.parametrize(("generates", "days", "step"), [(True, 0, 120), (False, 31, 10)])
