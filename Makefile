@@ -6,7 +6,7 @@
 # make fuzz   looks for octets that a parser does not foresee, a minute for each parser (FUZZ_SECONDS=60)
 # make bench  measures certifier beside those of its peers that are installed, twenty minutes; results in bench/
 #             (bench-growth: how cost grows, a quarter of an hour; bench-mixed: latency under mixed load, two minutes;
-#              bench-workers: what sharing a port costs, a minute; bench-price: what looking at the traffic costs, five)
+#              bench-workers: what sharing a port costs, three minutes; bench-price: what looking at the traffic costs, five)
 # make check  the same without the set-up: linter, types, tests
 
 PYTHON ?= python3

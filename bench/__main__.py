@@ -56,8 +56,7 @@ def main(argv: list[str]) -> int:
                 results.put_mixed(part, told, certifier.version(), _MIXED[part](certifier, lab))
                 print(report.mixed({part: results.parts["mixed"][part]}))
             elif part == "workers":
-                ways = sharing.measure(certifier, lab)
-                results.put_workers(told, certifier.version(), plan.shared_clients, ways)
+                results.put_workers(told, certifier.version(), sharing.measure(certifier, lab))
                 print(report.workers(results.parts["workers"]))
             elif part == "price":
                 results.put_price(told, certifier.version(), price.measure(certifier, lab))

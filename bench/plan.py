@@ -28,7 +28,7 @@ class Plan:
     store_names: tuple[int, ...] = (10, 1000, 10_000, 100_000, 1_000_000)
     tunnel_steps: tuple[int, ...] = (10, 100, 500, 1000, 2000, 3000, 4000, 5000)
     shared_steps: tuple[int, ...] = (1000, 2000, 5000, 8000, 10_000)  # over two workers
-    shared_clients: int = 16  # that connect at once to all ways of sharing a port: two processes have 8 each, as above
+    shared_clients: tuple[int, ...] = (8, 16, 32, 64)  # that connect at once to all of a way of sharing a port
     row: int = 200_000  # connections in a row
     row_step: int = 10_000
     # mixed load
@@ -60,7 +60,7 @@ QUICK = Plan(
     store_names=(10, 1000),
     tunnel_steps=(10, 50, 100),
     shared_steps=(50, 100),
-    shared_clients=8,
+    shared_clients=(4, 8),
     row=500,
     row_step=100,
     mixed_seconds=1.0,

@@ -31,6 +31,12 @@ Each cell: the median of the rounds, their range, and how many times its floor i
 * Every proxy runs on its defaults; what a run has to set is in `bench/peers/`.
 """
 
+_SHARED = """\
+All have the same cores: this is what several processes cost, not what they gain. *Clients* connect at once, in a closed
+loop. The fewer they are, the less a process finds to do when it gets the core, and the more often the core goes from
+one to the other, with cold caches each time.
+"""
+
 
 def table(part: Json) -> str:
     """The table as aligned Markdown."""
@@ -127,13 +133,15 @@ def mixed(parts: Json) -> str:
 
 def workers(part: Json) -> str:
     """What several workers cost beside one: how many times it is the median of the rounds, and their range."""
-    lines = [["", "warm connection, CPU ms", "times one's", "of that, the busiest, %", "connections a second"]]
-    one = part["ways"][0]["cpu"]
-    for way in part["ways"]:
-        cpu, busiest, rate = (median(way[key]) for key in ("cpu", "busiest", "rate"))
-        times = [mine / alone for mine, alone in zip(way["cpu"], one, strict=True)]
-        spread = f"{median(times):.2f}" + (f" ({min(times):.2f}–{max(times):.2f})" if way["cpu"] is not one else "")
-        lines.append([way["title"], number(cpu), spread, f"{busiest:.0f}", f"{rate:,.0f}"])
+    lines = [["", "clients", "warm connection, CPU ms", "times one's", "the busiest, % of it", "connections a second"]]
+    for load in part["loads"]:
+        one = load["ways"][0]["cpu"]
+        for way in load["ways"]:
+            cpu, busiest, rate = (median(way[key]) for key in ("cpu", "busiest", "rate"))
+            times = [mine / alone for mine, alone in zip(way["cpu"], one, strict=True)]
+            spread = f"{median(times):.2f}" + (f" ({min(times):.2f}–{max(times):.2f})" if way["cpu"] is not one else "")
+            told = f"{load['clients']}", number(cpu), spread, f"{busiest:.0f}", f"{rate:,.0f}"
+            lines.append([way["title"], *told])
     return _aligned(lines)
 
 
@@ -169,10 +177,9 @@ def document(parts: Json) -> str:
         text += f"{mixed(parts['mixed'])}\n"
     if "workers" in parts:
         part = parts["workers"]
-        rounds = len(part["ways"][0]["cpu"])
-        text += f"\n## Several workers\n\ncertifier {part['version']}, all on the same cores, "
-        text += f"{part['clients']} clients at once, {rounds} rounds. "
-        text += f"{machine(part['machine'])}\n\n{workers(part)}\n"
+        rounds = len(part["loads"][0]["ways"][0]["cpu"])
+        text += f"\n## Several workers\n\ncertifier {part['version']}, {rounds} rounds. "
+        text += f"{machine(part['machine'])}\n\n{workers(part)}\n\n{_SHARED}"
     if "price" in parts:
         part = parts["price"]
         text += f"\n## What looking costs\n\ncertifier {part['version']}, CPU. {machine(part['machine'])}\n\n"

@@ -46,10 +46,10 @@ class Results:
             "machine": machine, "version": version, "times": mixed.times, **asdict(mixed)
         }  # fmt: skip
 
-    def put_workers(self, machine: dict[str, str], version: str, clients: int, ways: list[Way]) -> None:
-        """What it costs to share a port, under the load of so many clients at once."""
-        told = [asdict(way) for way in ways]
-        self.parts["workers"] = {"machine": machine, "version": version, "clients": clients, "ways": told}
+    def put_workers(self, machine: dict[str, str], version: str, found: dict[int, list[Way]]) -> None:
+        """What it costs to share a port, by the number of clients at once."""
+        loads = [{"clients": clients, "ways": [asdict(way) for way in ways]} for clients, ways in found.items()]
+        self.parts["workers"] = {"machine": machine, "version": version, "loads": loads}
 
     def put_price(self, machine: dict[str, str], version: str, prices: dict[str, Price]) -> None:
         """What looking costs."""

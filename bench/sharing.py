@@ -1,8 +1,9 @@
 """What it costs to share a port: one worker, two, and two programs with a port each, on the same cores.
 
 The last is the measure for the second: two processes that share nothing cost more than one, too, where they have one
-core between them. All ways run at once and are loaded in turn, in short windows: from one minute to the next a machine
-differs by more than they do. Idle, they use no CPU. New processes each round: these differ, too.
+core between them, and the more so, the less each finds to do when it gets the core: hence several loads. All ways run
+at once and are loaded in turn, in short windows: from one minute to the next a machine differs by more than they do.
+Idle, they use no CPU. New processes each round: these differ, too.
 """
 
 from contextlib import ExitStack
@@ -15,6 +16,11 @@ from bench.rows import warm_crew
 from bench.running import Running
 
 _TURNS = 4  # windows a round that each way has
+_WAYS = (
+    ("one worker", 1, 1),
+    ("two workers", 1, 2),
+    ("two programs, a port each", 2, 1),
+)  # as the first of Way's fields
 
 
 @dataclass(slots=True)
@@ -48,24 +54,26 @@ class _Sum:
         self.busiest += max(window.busiest * window.cpu for window in windows)
 
 
-def measure(certifier: Certifier, lab: Lab) -> list[Way]:
-    """All ways, as often as there are rounds, all under the load of as many clients: enough for two processes."""
-    plan = replace(lab.plan, clients=lab.plan.shared_clients, warm_seconds=lab.plan.warm_seconds / _TURNS)
-    found = [Way("one worker", 1, 1), Way("two workers", 1, 2), Way("two programs, a port each", 2, 1)]
-    for _ in range(plan.rounds):
-        _round(found, certifier, lab, plan)
+def measure(certifier: Certifier, lab: Lab) -> dict[int, list[Way]]:
+    """All ways, as often as there are rounds, by the number of clients that connect at once to all of a way."""
+    found = {clients: [Way(*way) for way in _WAYS] for clients in lab.plan.shared_clients}
+    for _ in range(lab.plan.rounds):
+        with ExitStack() as running:
+            proxies = []
+            for _, programs, workers in _WAYS:
+                peer = replace(certifier, extra=(*certifier.extra, f"--workers={workers}"))
+                proxies.append([running.enter_context(lab.start(peer)) for _ in range(programs)])
+            for clients, ways in found.items():
+                plan = replace(lab.plan, clients=clients, warm_seconds=lab.plan.warm_seconds / _TURNS)
+                _round(ways, proxies, lab, plan)
     return found
 
 
-def _round(ways: list[Way], certifier: Certifier, lab: Lab, plan: Plan) -> None:
-    with ExitStack() as running:
-        sums = []
-        for way in ways:
-            peer = replace(certifier, extra=(*certifier.extra, f"--workers={way.workers}"))
-            sums.append((_Sum(), [running.enter_context(lab.start(peer)) for _ in range(way.programs)]))
-        for turn in range(_TURNS):
-            for summed, proxies in sums if turn % 2 else reversed(sums):
-                summed.add(proxies, lab, plan)
+def _round(ways: list[Way], proxies: list[list[Running]], lab: Lab, plan: Plan) -> None:
+    sums = [(_Sum(), those) for those in proxies]
+    for turn in range(_TURNS):
+        for summed, those in sums if turn % 2 else reversed(sums):
+            summed.add(those, lab, plan)
     for way, (summed, _) in zip(ways, sums, strict=True):
         way.cpu.append(summed.cpu / summed.count * 1000)
         way.busiest.append(summed.busiest / summed.cpu * 100)

@@ -62,11 +62,14 @@ def test_mixed_load(tmp_path: Path) -> None:
 
 
 def test_workers(tmp_path: Path) -> None:
-    one, *two = bench(tmp_path, "--part=workers")["workers"]["ways"]
-    assert [(way["programs"], way["workers"]) for way in (one, *two)] == [(1, 1), (1, 2), (2, 1)]
-    assert one["busiest"][0] > 99
-    assert all(30 < way["busiest"][0] < 90 for way in two)
-    assert all(way[key][0] > 0 for way in (one, *two) for key in ("cpu", "rate"))
+    few, many = bench(tmp_path, "--part=workers")["workers"]["loads"]
+    assert few["clients"] < many["clients"]
+    for load in (few, many):
+        one, *two = load["ways"]
+        assert [(way["programs"], way["workers"]) for way in (one, *two)] == [(1, 1), (1, 2), (2, 1)]
+        assert one["busiest"][0] > 99
+        assert all(30 < way["busiest"][0] < 90 for way in two)
+        assert all(way[key][0] > 0 for way in (one, *two) for key in ("cpu", "rate"))
 
 
 def test_price(tmp_path: Path) -> None:
