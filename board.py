@@ -121,8 +121,10 @@ class Board:
         if exchange.first_byte is not None:
             self.histograms["first_byte"].observe(exchange.first_byte - exchange.began)
         self.events += 1
-        row = rows.of_exchange(exchange, f"{self.name}-r{exchange.id}")
-        self._requests.append((self.events, lambda: row))
+        row = partial(rows.of_exchange, exchange, f"{self.name}-r{exchange.id}")
+        if not rows.is_small(exchange):
+            row = partial(dict, row())
+        self._requests.append((self.events, row))
 
     def noted(self, connection: Connection, what: str) -> None:
         """That a connection is not looked at any more is for the log."""

@@ -3,6 +3,7 @@
 import re
 import time
 from functools import lru_cache
+from itertools import chain
 
 from exchange import Exchange, Fields
 from log import MAX_URL, without_user
@@ -12,6 +13,8 @@ from snapshot import Row
 
 MAX_TEXT = 300  # characters of a value
 MAX_FIELDS = 40  # of a head
+
+_SMALL = 4096  # octets of an exchange's heads
 
 # Fields whose content may let somebody in. Their names are shown, and how long they are.
 _SECRET = re.compile(rb"auth|cookie|token|secret|key|passw|session|signature|credential|csrf|xsrf", re.IGNORECASE)
@@ -48,6 +51,15 @@ def of_record(record: Record, key: str, started: float, ended: float | None) -> 
         "note": _cut(record.remark),
         "refused": record.refused,
     }
+
+
+def is_small(exchange: Exchange) -> bool:
+    """Whether it may be kept for a row that perhaps nobody asks for. Else what is kept is the row, which is bounded."""
+    if exchange.request_body is not None:
+        return False
+    fields = chain(exchange.request_fields, exchange.response_fields, exchange.trailers)
+    lines = len(exchange.method) + len(exchange.authority) + len(exchange.target) + len(exchange.reason)
+    return lines + sum([len(name) + len(value) for name, value in fields]) <= _SMALL
 
 
 def of_exchange(exchange: Exchange, key: str) -> Row:

@@ -5,14 +5,17 @@ Only who acts, and the guard of ``--mismatch``, may raise ``Refused``.
 """
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 from gevent.lock import RLock
 
 from guard import Guard
 from pcap import Flow, PcapFile
 from rewriting import Rewriter
-from taps import Passage, Taps
+from taps import HOOKS, Passage, Taps
 from watcher import Watcher
+
+_NOBODY_WAITS = nullcontext()
 
 
 class Witness:
@@ -37,7 +40,8 @@ class Witness:
         self._flow = flow
         self._pcap = pcap
         self._held = b""  # the beginning of a head
-        self._turn = RLock()  # a tap may wait: the other direction's bytes wait for it, to stay in their order
+        # A tap may wait: the other direction's bytes wait for it, to stay in their order.
+        self._turn: AbstractContextManager[object] = RLock() if taps.wants(*HOOKS) else _NOBODY_WAITS
 
     @property
     def acts(self) -> bool:
@@ -60,14 +64,8 @@ class Witness:
             self._pcap.write(self._flow.opened(self._passage.name))
         self._taps.opened(self._passage)
 
-    def sent(self, data: bytes) -> Iterable[bytes]:
-        """What the client sent: what goes on of it, piece by piece; empty where there is an ``answer`` to be sent.
-
-        Raises ``Refused``.
-        """
-        if self._rewriter is not None:
-            yield from self._seen(self._rewriter.forward(data))
-            return
+    def sent(self, data: bytes) -> bytes:
+        """What the client sent, where nobody ``acts``: what goes on of it. Raises ``Refused``."""
         with self._turn:
             if self._watcher is not None:
                 self._watcher.sent(data)
@@ -76,8 +74,18 @@ class Witness:
                     self._watcher = None
             if data:
                 self._look("sent", data)
-        if data:
-            yield data
+        return data
+
+    def forward(self, data: bytes) -> Iterable[bytes]:
+        """The same where somebody does, piece by piece; empty where there is an ``answer`` to be sent."""
+        assert self._rewriter is not None
+        for piece in self._rewriter.forward(data):
+            if self._guard.refusal is not None:
+                raise self._guard.refusal
+            if piece:
+                with self._turn:
+                    self._look("sent", piece)
+            yield piece
 
     def rest(self) -> bytes:
         """What was held back of the client's, and goes on now that it has ended. Raises ``Refused``."""
@@ -145,15 +153,6 @@ class Witness:
             self._pcap.write(self._flow.closed(cut=error is not None))
         self._passage.outcome = outcome
         self._taps.closed(self._passage)
-
-    def _seen(self, pieces: Iterable[bytes]) -> Iterable[bytes]:
-        for piece in pieces:
-            if self._guard.refusal is not None:
-                raise self._guard.refusal
-            if piece:
-                with self._turn:
-                    self._look("sent", piece)
-            yield piece
 
     def _look(self, direction: str, data: bytes) -> None:
         if self._pcap is not None and self._flow is not None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_contexts import Clock
-from watching import connection
+from watching import Seen, connection
 
 import board
 import rows
@@ -274,6 +274,23 @@ def test_secrets_are_left_out_of_rows() -> None:
         "Accept": "*/*",
         "Content-Length": "3",
     }
+
+
+def test_an_exchange_is_kept_as_it_is_only_where_that_is_little() -> None:
+    for limit, fields, authority, small in [
+        (None, [(b"A", b"b")], "a.example", True),
+        (None, [(b"A", b"b" * 5000)], "a.example", False),
+        (None, [(b"A", b"b")] * 256 * 10, "a" * 5000, False),
+        (10, [(b"A", b"b")], "a.example", False),
+    ]:
+        recorder = Seen().recorder(limit)
+        exchange = recorder.request("GET", authority, "/", "1.1", fields)
+        recorder.response(exchange, 200, "OK", [], exchange.began)
+        assert rows.is_small(exchange) == small
+        board = Board()
+        recorder.end(exchange)
+        board.ended(exchange)
+        assert [row["status"] for row in board.latest(Cursor())["requests"]] == [200]
 
 
 def test_an_exchange_is_cut_to_what_is_shown() -> None:
