@@ -179,10 +179,10 @@ class Http1:
         while at < size and self.watching:
             if self._download is None:
                 assert isinstance(data, bytes)
-                if not self._asked and data[at:].strip(b"\r\n"):
-                    self.unasked = size - at
-                    raise Unreadable("a response without a request")
                 if not self._asked:
+                    if data[at:].strip(b"\r\n"):
+                        self.unasked = size - at
+                        raise Unreadable("a response without a request")
                     return  # empty lines behind a response: no part of the next one
                 if not self._response_heads:
                     self._first_byte = time.monotonic()

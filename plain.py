@@ -83,8 +83,10 @@ class PlainHttp:
             return Forwarding(client.sock, origin, head, record, meter=self._meter).run(target, path, behind)
         if self._sight.rewrites:
             check_fields(len(head.headers))
-            head = replace(head, headers=fields.for_judges(head, target))
-        seen = fields.without_ours(head.headers)
+            seen = fields.for_judges(head, target)
+            head = replace(head, headers=seen)
+        else:
+            seen = fields.without_ours(head.headers)
         exchange = recorder.request(head.method, str(target), path, head.http_version, seen)
         record.told = self._sight.logs
         try:

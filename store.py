@@ -19,8 +19,6 @@ from stored import MARK, Entry, Stored, is_ours, keep_use, note_use
 MAX_STEM = 200  # octets of a name that is stored: with suffixes it must stay under NAME_MAX (255)
 
 Stamp = tuple[tuple[int, int, int] | None, ...]  # inode, mtime (ns) and size of each file that may count for a name
-
-
 Failures = list[tuple[Path, OSError]]  # what can't be read, and why
 
 
