@@ -55,10 +55,9 @@ class Issuance:
 
     def fault(self, now: datetime) -> str | None:
         """Why no certificates can be served, as a sentence; None if they can be. Tries the disk."""
-        if self.files is not None:
-            if now >= self.files.certificate.not_valid_after_utc:
-                return f"the CA certificate expired on {self.files.certificate.not_valid_after_utc:%Y-%m-%d}"
+        if self.files is not None and self.authority is not None:
             try:
+                self.authority.check_end(now)
                 self.files.serials.check()
             except RetrievalError as error:
                 return str(error)

@@ -87,7 +87,7 @@ class Authority:
         key = csr.public_key()
         if not isinstance(key, PublicKey) or kind_of(key) is None:
             raise RetrievalError(f"the certificate request for {name} has a key of a type that is not signed here")
-        self._check_end(now, MARGIN)  # a leaf that ends with it would not be served
+        self.check_end(now)
         issuer = self._files.certificate
         builder = (
             x509.CertificateBuilder()
@@ -126,7 +126,7 @@ class Authority:
         """
         if not self._files.signs_crls:
             raise RetrievalError("the CA certificate may not sign a CRL: its keyUsage lacks cRLSign")
-        self._check_end(now)
+        self.check_end(now, timedelta())
         begin = now - BACKDATED
         crl = (
             x509.CertificateRevocationListBuilder()
@@ -139,7 +139,8 @@ class Authority:
         )
         return crl.public_bytes(Encoding.DER)
 
-    def _check_end(self, now: datetime, margin: timedelta = timedelta()) -> None:
+    def check_end(self, now: datetime, margin: timedelta = MARGIN) -> None:
+        """Raise ``RetrievalError`` where the CA's end is too near: a leaf that ends with it would not be served."""
         end = self._files.certificate.not_valid_after_utc
         if now >= end - margin:
             raise RetrievalError(
