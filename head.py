@@ -35,7 +35,7 @@ class RequestHead:
 
     def header(self, name: bytes) -> str:
         """The lines of a field (its name in lower case) as one value, RFC 9110 §5.3; empty if there is none."""
-        return ", ".join(value.decode("latin-1") for key, value in self.headers if key.lower() == name)
+        return ", ".join([value.decode("latin-1") for key, value in self.headers if key.lower() == name])
 
 
 class HeadReader:
@@ -76,7 +76,7 @@ class HeadReader:
 def _connect(head: bytes) -> RequestHead | None:
     """A plain CONNECT; None where ``_parse`` must look at the head."""
     found = heads.request(head) if head.startswith(b"CONNECT ") else None
-    if found is None or _BODY_HEADERS.intersection(name.lower() for name, _ in found.fields):
+    if found is None or _BODY_HEADERS.intersection([name.lower() for name, _ in found.fields]):
         return None
     return RequestHead(
         "CONNECT", found.target.decode("ascii"), found.fields, found.version.decode("ascii"), False, None

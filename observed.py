@@ -31,9 +31,10 @@ class ObservedTunnel(Tunnel):
         while data := source.decrypt():
             records.append(bytes(data))
         octets = b"".join(records)
-        if octets and self._keeps_early(source):
-            self.early += octets
-        self._count(source, len(octets))
+        if octets:
+            if self._keeps_early(source):
+                self.early += octets
+            self._count(source, len(octets))
         for piece in self._pieces(octets):
             if source is self._origin:
                 most = self._witness.received(piece)

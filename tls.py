@@ -30,7 +30,8 @@ class TlsStream(Stream):
     """A TLS connection: ``handshake`` first. Reading ends, writing raises ``OSError``.
 
     ``alpn`` are the protocols to offer or to choose from. A context is shared by many connections: its protocols
-    are set right before OpenSSL reads them, and no switch lies between.
+    are set right before OpenSSL reads them, and no switch lies between. A client's are read once, when it is made;
+    a server's with each ClientHello, of which there may be two.
     """
 
     __slots__ = ("_context", "_finished", "_in", "_offer", "_out", "_tickets", "_tls", "flight")
@@ -58,7 +59,8 @@ class TlsStream(Stream):
         try:
             self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
             self._in.write(received)
-            context.set_alpn_protocols(alpn)
+            if not server_side:
+                context.set_alpn_protocols(alpn)
             self._tls = context.wrap_bio(self._in, self._out, server_side=server_side, server_hostname=server_hostname)
         except (ssl.SSLError, MemoryError) as error:
             raise OutOfResources(f"OpenSSL can't begin a connection: {error!r}") from error
@@ -72,10 +74,11 @@ class TlsStream(Stream):
 
     def handshake(self, deadline: float) -> None:
         """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``."""
-        step = self._tls.do_handshake
+        step, server_side = self._tls.do_handshake, self._tls.server_side
         while True:
             try:
-                self._context.set_alpn_protocols(self._offer)
+                if server_side:
+                    self._context.set_alpn_protocols(self._offer)
                 step()
             except ssl.SSLWantReadError:
                 done = False
@@ -87,13 +90,12 @@ class TlsStream(Stream):
             else:
                 done = True
                 self.version, self.alpn = self._tls.version(), self._tls.selected_alpn_protocol()
-            if done and self._tls.server_side and self.version == "TLSv1.3" and sockets.acknowledge(self.sock):
+            if done and server_side and self.version == "TLSv1.3" and sockets.acknowledge(self.sock):
                 self._tickets = self._out.pending  # RFC 8446 §4.6.1: at any time; a write of their own costs 60 µs
-            elif self._out.pending:
+            elif not self.flush_now():
                 sockets.arm(self.sock, deadline)
                 self.flush()
             if done:
-                self.sock.settimeout(None)
                 self.flight.clear()
                 return
             sockets.wait(self.sock, deadline)

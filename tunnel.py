@@ -184,7 +184,8 @@ class Tunnel:
             if keeps:
                 self.early += data
             sink.encrypt(data)
-        self._count(source, octets)
+        if octets:
+            self._count(source, octets)
         return records
 
     def _keeps_early(self, source: Stream) -> bool:
@@ -194,7 +195,7 @@ class Tunnel:
         if source is self._client:
             self.sent += octets
             self._meter.sent += octets
-        elif octets:
+        else:
             self.received += octets
             self._meter.received += octets
             self.early.clear()

@@ -40,6 +40,7 @@ class Upstream:
 
     def __init__(self, extra_roots: str | None = None, verify: bool = True, keylog: KeyLog | None = None) -> None:
         self._settings = extra_roots, verify, keylog
+        self._verifies = verify
         self._context = client_context(*self._settings)
         self._resolver = Resolver()
 
@@ -82,7 +83,7 @@ class Upstream:
             if wants_certificate(bytes(stream.flight), closed=True):
                 raise errors.OriginLeftWithoutCertificate(_wanting(name)) from error
             raise errors.OriginTlsError(f"{name} closed the connection in the TLS handshake") from error
-        if self._context.verify_mode is ssl.CERT_REQUIRED:
+        if self._verifies:
             weak = weakness(stream.verified_chain())
             if weak is not None:
                 raise _untrusted(name, weak)
