@@ -21,6 +21,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
 MAX_LIST = 65_536  # octets of a decoded header block, as RFC 9113 §6.5.2 counts them
 MAX_HELD = 20_000  # fields of all streams open at once: an octet on the wire may stand for a field of any size
+MAX_OCTETS = 4_194_304  # of the same streams' heads on the wire, and of the texts made of them: targets, authorities
 MAX_TABLE = 65_536  # of an HPACK table, which is what Chromium allows; Go and nghttp2 use 4096
 
 _TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
@@ -63,7 +64,8 @@ class Http2:
     """
 
     __slots__ = (
-        "_answered", "_down", "_held", "_last", "_preface", "_recorder", "_streams", "_strict", "_up", "watching",
+        "_answered", "_down", "_held", "_last", "_octets", "_preface", "_recorder", "_sizes", "_streams", "_strict",
+        "_up", "watching",
     )  # fmt: skip
 
     held = 0  # octets of what the client sent that can't be judged yet: nobody acts on part of a frame
@@ -78,6 +80,8 @@ class Http2:
         self._streams: dict[int, Exchange] = {}
         self._answered: set[int] = set()  # whose response is complete and request is not
         self._held = 0  # fields of the open streams
+        self._sizes: dict[int, int] = {}  # what each of them counts for MAX_OCTETS
+        self._octets = 0  # the sum
         self._last = 0  # stream that the client opened
 
     def sent(self, data: Octets) -> None:
@@ -150,10 +154,10 @@ class Http2:
         if kind == HEADERS:
             special, fields = side.fields(payload)
             if side is self._down:
-                self._response(stream, special, fields, side.time)
+                self._response(stream, special, fields, side.time, len(payload))
             elif stream > self._last:
                 self._last = stream
-                self._request(stream, special, fields)
+                self._request(stream, special, fields, len(payload))
             elif special:  # trailers have none, RFC 9113 §8.1
                 raise Unreadable("a request on a stream that is not new")
             if frames.flags & END_STREAM:
@@ -162,7 +166,7 @@ class Http2:
             if side is self._up:
                 raise Unreadable("a promise")  # only servers push, RFC 9113 §8.4
             promised = _number(payload[:4])
-            self._request(promised, *side.fields(payload[4:]), pushed=True)
+            self._request(promised, *side.fields(payload[4:]), len(payload), pushed=True)
             self._end_stream(self._up, promised)
         elif kind == SETTINGS and not frames.flags & ACK:
             if len(payload) % 6:
@@ -180,7 +184,7 @@ class Http2:
             for unseen in [number for number in self._streams if number > last and number % 2]:
                 self._end(unseen, f"the origin goes away: {error}")
 
-    def _request(self, stream: int, special: dict[bytes, str], fields: Fields, pushed: bool = False) -> None:
+    def _request(self, stream: int, special: dict[bytes, str], fields: Fields, size: int, pushed: bool = False) -> None:
         if stream in self._streams:
             raise Unreadable("a stream is opened twice")
         named = [special.get(b":authority"), *(value.decode("latin-1") for name, value in fields if name == b"host")]
@@ -196,16 +200,18 @@ class Http2:
             self._recorder.end(exchange, f"not watched: more than {MAX_STREAMS} streams at once")
         else:
             self._streams[stream] = exchange
-            self._hold(stream, exchange.request_fields)
+            # Fields are those that the decoder's table holds, or were on the wire; what follows are copies.
+            copies = (exchange.method, exchange.authority, exchange.target, exchange.upgrade or "")
+            self._hold(stream, exchange.request_fields, size + sum(map(len, copies)))
 
-    def _response(self, stream: int, special: dict[bytes, str], fields: Fields, began: float) -> None:
+    def _response(self, stream: int, special: dict[bytes, str], fields: Fields, began: float, size: int) -> None:
         exchange = self._streams.get(stream)
         if exchange is None:
             return
         if exchange.status is not None:
             self._held -= len(exchange.trailers)
             exchange.trailers = fields[:MAX_FIELDS]
-            self._hold(stream, exchange.trailers)
+            self._hold(stream, exchange.trailers, size)
             return
         text = special.get(b":status", "")
         if len(text) != 3 or not (text.isascii() and text.isdigit()):
@@ -215,7 +221,7 @@ class Http2:
         if status < 200:
             return
         self._recorder.response(exchange, status, "", fields, began)
-        if not self._hold(stream, exchange.response_fields):
+        if not self._hold(stream, exchange.response_fields, size):
             return
         if exchange.method == "CONNECT" and status < 300:
             exchange.upgrade = exchange.upgrade or "a tunnel"
@@ -223,11 +229,14 @@ class Http2:
         else:
             exchange.upgrade = None
 
-    def _hold(self, stream: int, fields: Fields) -> bool:
+    def _hold(self, stream: int, fields: Fields, octets: int) -> bool:
         """Count what an open stream has; where it is too much, the stream is not watched any more."""
         self._held += len(fields)
-        if self._held > MAX_HELD:
-            self._end(stream, f"not watched: more than {MAX_HELD} fields in all streams at once")
+        self._octets += octets
+        self._sizes[stream] = self._sizes.get(stream, 0) + octets
+        if self._held > MAX_HELD or self._octets > MAX_OCTETS:
+            much = f"{MAX_HELD} fields" if self._held > MAX_HELD else f"{MAX_OCTETS} octets of heads"
+            self._end(stream, f"not watched: more than {much} in all streams at once")
             return False
         return True
 
@@ -249,6 +258,7 @@ class Http2:
     def _end(self, stream: int, error: str | None = None) -> None:
         exchange = self._streams.pop(stream, None)
         self._answered.discard(stream)
+        self._octets -= self._sizes.pop(stream, 0)
         if exchange is not None:
             self._held -= len(exchange.request_fields) + len(exchange.response_fields) + len(exchange.trailers)
             self._recorder.end(exchange, error)

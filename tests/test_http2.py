@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary
 
 from exchange import MAX_FIELDS
-from http2 import MAX_HELD, MAX_LIST, MAX_STREAMS, MAX_TABLE, PREFACE, Http2
+from http2 import MAX_HELD, MAX_LIST, MAX_OCTETS, MAX_STREAMS, MAX_TABLE, PREFACE, Http2
 
 Pairs = list[tuple[str, str]]
 
@@ -366,6 +366,39 @@ def test_trailers_are_counted_too_and_cut() -> None:
     assert (
         20 < sum(e.error == f"not watched: more than {MAX_HELD} fields in all streams at once" for e in seen.done) < 30
     )
+
+
+@pytest.mark.parametrize("asks", [
+    [*ASK[:3], (":path", "/" + "x" * 60_000)],
+    [*ASK[:2], (":path", "/"), (":authority", "x" * 60_000)],
+    [*ASK[:2], (":path", "/"), ("host", "x" * 60_000)],
+])  # fmt: skip
+def test_texts_that_stand_in_the_table_are_not_held_without_end(asks: Pairs) -> None:
+    """Each request's is a copy of its own, for an octet on the wire (RFC 7541 §6.1)."""
+    encoder = hpack.Encoder()
+    encoder.header_table_size = MAX_TABLE
+    heads = [block(asks, encoder) for _ in range(200)]
+    ask = wire(*[HeadersFrame(2 * n + 1, head, flags=["END_HEADERS", "END_STREAM"]) for n, head in enumerate(heads)])
+    assert len(ask) < 80_000
+    seen = watch([(CLIENT, PREFACE), (ORIGIN, wire(SettingsFrame(0, {1: MAX_TABLE}))), (CLIENT, ask)], limit=None)
+    told = f"not watched: more than {MAX_OCTETS} octets of heads in all streams at once"
+    held = [exchange for exchange in seen.done if exchange.error == "no response"]
+    assert [exchange.error for exchange in seen.done] == [told] * (200 - len(held)) + ["no response"] * len(held)
+    assert 50 < len(held) <= MAX_OCTETS // 60_000
+    assert not seen.notes
+
+
+def test_heads_are_counted_while_their_streams_are_open() -> None:
+    long = block([*ANSWER, ("x", "~" * 16_000)])
+    many = MAX_OCTETS // len(long) + 2
+    ask = wire(*[asked(2 * n + 1) for n in range(many)])
+    whole = wire(*[HeadersFrame(2 * n + 1, long, flags=["END_HEADERS", "END_STREAM"]) for n in range(many)])
+    begun = wire(*[HeadersFrame(2 * n + 1, long, flags=["END_HEADERS"]) for n in range(many)])
+    assert {exchange.error for exchange in watch([(CLIENT, PREFACE + ask), (ORIGIN, whole)]).done} == {None}
+    errors = [exchange.error for exchange in watch([(CLIENT, PREFACE + ask), (ORIGIN, begun)]).done]
+    told = f"not watched: more than {MAX_OCTETS} octets of heads in all streams at once"
+    assert 0 < errors.count(told) < many // 2
+    assert errors.count("the response was cut off") == many - errors.count(told)
 
 
 TURNS = st.lists(
