@@ -174,7 +174,8 @@ class Watcher:
         # A lenient origin may read it as such all the same.
         line = self._first.partition(b"\n")[0]
         if self._strict:
-            meant = self._is_http or bool(_MEANT.search(line))
+            endless = len(line) >= MAX_HEAD and _BEGUN.match(line)  # Go reads on, for a megabyte
+            meant = self._is_http or bool(_MEANT.search(line) or endless)
         else:
             meant = bool(_COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line))
         self._first, self._early = bytearray(), bytearray()

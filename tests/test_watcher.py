@@ -184,6 +184,18 @@ def test_a_line_may_be_as_long_as_a_head(size: int) -> None:
         assert ([len(exchange.target) for exchange in seen.done], seen.notes) == ([60_002], [])
 
 
+@pytest.mark.parametrize("size", [1, 1000, 1 << 20])
+@pytest.mark.parametrize("begin", [b"FOO /", b"\tFOO\t/", b"F"])
+def test_a_line_that_is_longer_may_be_http_to_somebody_too(begin: bytes, size: int) -> None:
+    """Go takes any method, and a megabyte; what makes it HTTP for sure stands at the end."""
+    line = begin + b"a" * (MAX_HEAD - len(begin))
+    more = b"a HTTP/1.1\r\nHost: b.example\r\n\r\n"
+    for strict in (False, True):
+        seen = watch([(CLIENT, line), (CLIENT, more)], None, size, strict)
+        assert seen.notes == ["malformed request" if strict else "not HTTP"]
+    assert watch([(CLIENT, b"\0" + line), (CLIENT, more)], None, size, strict=True).notes == ["not HTTP"]
+
+
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
 @pytest.mark.parametrize("first", [b"AMQP\0\0\x09\1", b"\x10\x10\0\4MQTT", b"SSH-2.0-x\r\n", b"NICK a\r\n"])
 def test_what_is_no_http_to_anybody(first: bytes, alpn: str | None) -> None:
