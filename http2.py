@@ -160,6 +160,8 @@ class Http2:
                 self._request(stream, special, fields, len(payload))
             elif special:  # trailers have none, RFC 9113 §8.1
                 raise Unreadable("a request on a stream that is not new")
+            elif self._strict:
+                ambiguity.check_http2_fields(fields)
             if frames.flags & END_STREAM:
                 self._end_stream(side, stream)
         elif kind == PUSH_PROMISE:

@@ -485,6 +485,18 @@ def test_what_becomes_something_else_in_http_1_is_malformed_where_that_matters(n
 
 
 @pytest.mark.parametrize(
+    ("name", "value"), [(b"a", b"b\r\n\r\nGET / HTTP/1.1"), (b"a", b"\0"), (b"a b", b"c"), (b"transfer-encoding", b"x")]
+)
+def test_trailers_are_malformed_in_the_same_ways(name: bytes, value: bytes) -> None:
+    trailers = HeadersFrame(1, hpack.Encoder().encode([(name, value)]), flags=["END_HEADERS", "END_STREAM"])
+    ask = HeadersFrame(1, block(ASK), flags=["END_HEADERS"])
+    for strict in (False, True):
+        seen = Seen()
+        play(Http2(seen.recorder(), strict), [(CLIENT, PREFACE + wire(ask, DataFrame(1, b"x"), trailers))])
+        assert seen.notes == ["malformed HTTP/2 from the client: a malformed field"] * strict
+
+
+@pytest.mark.parametrize(
     ("asks", "authority"),
     [
         ([*ASK, ("host", "b.example")], "a.example"),
@@ -505,7 +517,8 @@ def test_a_host_beside_another_authority_is_malformed_where_that_matters(asks: P
 def test_what_clients_say_is_not_malformed() -> None:
     pair = Pair()
     pair.answer(pair.ask([*ASK, ("te", "trailers"), ("cookie", "a=b; c"), ("x", "")]), body=b"hello")
+    pair.answer(pair.ask(body=b"x", trailers=[("grpc-status", "0"), ("x", "")]))
     pair.answer(pair.ask([(":method", "OPTIONS"), (":scheme", "https"), (":authority", "a.example"), (":path", "*")]))
     seen = Seen()
     play(Http2(seen.recorder(), strict=True), pair.said)
-    assert ([exchange.status for exchange in seen.done], seen.notes) == ([200, 200], [])
+    assert ([exchange.status for exchange in seen.done], seen.notes) == ([200, 200, 200], [])
