@@ -14,7 +14,7 @@ import pages
 import sockets
 from errors import CertifierError, ClientError, OriginError
 from exchange import Unreadable
-from frames import HEADERS, Frames
+from frames import HEADERS, Frames, check_block
 from head import HeadReader, RequestHead
 from http2 import MAX_LIST, PREFACE
 from tls import TlsStream
@@ -101,5 +101,6 @@ class Http2Reader:
             frames.inside = False
             payload = frames.payload() if frames.kept else None
             if payload is not None and frames.kind == HEADERS:
+                check_block(payload)
                 fields = dict(hpack.Decoder(MAX_LIST).decode(payload, raw=True))
                 return Http2Request(frames.stream, fields.get(b":method", b"").decode("latin-1"))

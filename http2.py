@@ -15,7 +15,7 @@ import hpack
 
 import ambiguity
 from exchange import MAX_FIELDS, Exchange, Fields, Octets, Recorder, Unreadable
-from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
+from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames, check_block
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
@@ -45,6 +45,7 @@ class _Side:
 
     def fields(self, block: bytes) -> tuple[dict[bytes, str], Fields]:
         """The pseudo-fields and the fields of a block."""
+        check_block(block)
         try:
             fields: Fields = [*self.decoder.decode(block, raw=True)]
         except hpack.HPACKError as error:

@@ -42,6 +42,7 @@ def test_the_first_request(method: str, first: int) -> None:
         client().data_to_send() + bytes.fromhex("000001010400000001ff"),  # a block that can't be decoded
         client().data_to_send() + bytes.fromhex("000001090400000001") + b"x",  # a continuation of nothing
         client().data_to_send() + bytes.fromhex("ffffff010400000001"),  # 16 MiB
+        client().data_to_send() + bytes.fromhex("000065010400000001") + b"\x20" * 100 + b"\x82",  # 101 octets
     ],
 )
 def test_what_is_no_request(octets: bytes) -> None:

@@ -267,6 +267,11 @@ def test_a_larger_table_is_used_only_if_it_was_allowed_and_not_too_large(size: i
     assert watch([(CLIENT, PREFACE + allowed + headers)]).notes  # that is for the other side
 
 
+def test_a_table_may_change_its_size_several_times_before_a_block() -> None:
+    ask = wire(HeadersFrame(1, b"\x20\x3f\xe1\x1f" * 49 + block(ASK), flags=["END_HEADERS", "END_STREAM"]))
+    assert [exchange.url for exchange in watch([(CLIENT, PREFACE + ask)]).done] == ["https://a.example/x"]
+
+
 def test_padding_priority_and_continuations() -> None:
     data = block(ASK)
     ask = wire(
@@ -291,6 +296,8 @@ def test_padding_priority_and_continuations() -> None:
          "the client: a header block that can't be decoded"),
         (PREFACE + wire(HeadersFrame(1, b"\x82" * (MAX_LIST // 30), flags=["END_HEADERS"])), b"",
          "the client: a header block that can't be decoded"),
+        (PREFACE + wire(HeadersFrame(1, b"\x20\x3f\xe1\x1f" * 50 + block(ASK), flags=["END_HEADERS"])), b"",
+         "the client: a header block that changes the table's size without end"),
         (PREFACE, wire(ContinuationFrame(1, b"")), "the origin: a continuation of nothing"),
         (PREFACE + wire(PushPromiseFrame(1, 2, block(ASK), flags=["END_HEADERS"])), b"", "the client: a promise"),
         (PREFACE, wire(*[PushPromiseFrame(1, 2, b"\x82", flags=["END_HEADERS"])] * 2),
