@@ -18,6 +18,9 @@ from streams import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
 BATCH = 131_072  # octets received after which a pump lets others run: gevent's calls switch only when they would block
 _RECORDS = 256  # records after which it does so too: tiny ones cost as much each as large ones
 _TINY = 512  # octets of a record below which it is tiny
+_HOLLOW = (
+    24_576  # octets beyond their content after which it does so, too: a record that has begun, and 300 key updates
+)
 _SMALL = 8_192  # octets of a fill while records are tiny: of 23 octets each there are 350 in it
 _EARLY = 16_384  # octets of the client's that are kept until the origin says something: a request's head
 IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more)
@@ -98,12 +101,13 @@ class Tunnel:
             side = sockets.either(client.sock, origin.sock)
             source, sink = (origin, client) if side else (client, origin)
             # No switch from here on until flush_now(): the buffers are shared, and unwrap() relies on it.
+            passed = self._passed(source)
             octets = source.fill_now(most[side])
             if octets is None:
                 continue
             try:
                 records = self._take(source, sink)
-                most[side] = _SMALL if records * _TINY > octets else FULL
+                most[side] = _most(octets, records, self._passed(source) - passed)
                 source.answer()
                 if records and source.ended is ORDERLY:  # else the client may yet have to be told why
                     sink.finish()
@@ -145,6 +149,7 @@ class Tunnel:
 
     def _move(self, source: Stream, sink: Stream) -> None:
         octets = records = 0
+        passed = self._passed(source)
         most = _SMALL  # until it is known that records are large
         while True:
             try:
@@ -164,9 +169,11 @@ class Tunnel:
             if source.ended is not None:
                 break
             records += taken
-            if octets >= BATCH or records >= _RECORDS:
-                most = _SMALL if records * _TINY > octets else FULL
+            content = self._passed(source) - passed
+            if octets >= BATCH or records >= _RECORDS or octets - content > _HOLLOW:
+                most = _most(octets, records, content)
                 octets = records = 0
+                passed += content
                 sockets.give_way()
             octets += source.fill(most)
         self._pass_on(source.ended, source, sink)
@@ -190,6 +197,10 @@ class Tunnel:
 
     def _keeps_early(self, source: Stream) -> bool:
         return source is self._client and not self.received and len(self.early) < _EARLY
+
+    def _passed(self, source: Stream) -> int:
+        """Octets of content that a side has sent."""
+        return self.sent if source is self._client else self.received
 
     def _count(self, source: Stream, octets: int) -> None:
         if source is self._client:
@@ -247,3 +258,8 @@ class Tunnel:
         """Wake both pumps, whatever they wait for."""
         sockets.shut(self._client.sock)
         sockets.shut(self._origin.sock)
+
+
+def _most(octets: int, records: int, content: int) -> int:
+    """How much to take at once behind so much: little where records are tiny, or TLS's own, which cost more still."""
+    return _SMALL if records * _TINY > octets or content * 2 < octets else FULL

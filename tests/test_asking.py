@@ -1,6 +1,9 @@
 """Peers that ask something of TLS itself in the middle of a tunnel, and what they do with the answer."""
 
+import fcntl
 import socket
+import struct
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +22,7 @@ from tunnel import Tunnel
 TLS_1_2, TLS_1_3 = (3, 3), (3, 4)
 MOST = 8192  # octets of answers that wait; TIMES are too many for that and for the kernel's buffers
 TIMES = 1500
+CHANGES = 3000  # of keys: 27 octets each
 
 
 def test_an_origin_that_closes_in_order_when_it_may_not_renegotiate(program: Program, certificate: Path) -> None:
@@ -76,6 +80,9 @@ class Asking:
         while self._sink.recv(65_536):
             pass
 
+    def end_origin(self) -> None:
+        self._sink.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         gevent.killall([self._running, self._taking])
         for sock in self._all:
@@ -112,3 +119,43 @@ def test_who_asks_on_and_on_and_reads(asking: Asking) -> None:
     reading.kill()
     assert asking.stream.ended is None
     assert len(answers) > 2 * MOST
+
+
+def unread(sock: socket.socket) -> int:
+    """Octets that a socket has received, and nobody has taken."""
+    (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
+    return int(count)
+
+
+@pytest.mark.parametrize("asking", [TLS_1_3], indirect=True)
+@pytest.mark.parametrize("one_way", [False, True])
+def test_others_run_while_keys_change_on_and_on(asking: Asking, one_way: bool) -> None:
+    """What has no content costs more than what has."""
+    connection = asking.connection
+    connection.write(b"x")
+    with gevent.Timeout(WAIT):
+        while not asking.tunnel.sent:
+            gevent.sleep(0)
+        if one_way:
+            before = unread(asking.sock)
+            asking.end_origin()
+            while unread(asking.sock) == before:  # a close_notify, which is not for tlslite: it would write no more
+                gevent.sleep(0)
+    connection.sock.buffer_writes = True
+    for _ in range(CHANGES):
+        list(connection.send_keyupdate_request(0))
+    met = set()  # how much was left when somebody else ran
+
+    def look() -> None:
+        while True:
+            gevent.sleep(0)
+            met.add(unread(asking.stream.sock))
+
+    with gevent.Timeout(WAIT):
+        looking = gevent.spawn(look)
+        connection.sock.flush()
+        while unread(asking.stream.sock):
+            gevent.sleep(0)
+        looking.kill()
+    assert asking.stream.ended is None
+    assert len(met) > 3
