@@ -12,6 +12,7 @@ from workers import Workers
 
 _THREADS = 2  # that verify passwords: apart from those that make certificates, which must not wait for a guesser
 _WAITING = 200  # verifications that wait at most: ten seconds of work
+_SHARE = 50  # of those, of one client: who guesses must not keep the others out; browsers come 32 at a time
 FAILURE_SECONDS = 0.5  # a wrong password is answered so much later: guessing is slow, and costs little
 
 
@@ -23,6 +24,7 @@ class Access:
         self.users = users
         self._workers = Workers(_THREADS)
         self._waiting = BoundedSemaphore(_WAITING)
+        self._shares: dict[str, int] = {}  # how many of each client's
 
     def check(self, ip: str, authorization: Callable[[], str] | None) -> str | None:
         """The user's name, None where there are no users. ``authorization`` reads the client's Proxy-Authorization.
@@ -37,16 +39,20 @@ class Access:
         if credentials is None:
             raise AuthenticationRequired("this proxy wants a name and a password")
         if not users.remembered(credentials):
-            self._verify(users, credentials)
+            self._verify(ip, users, credentials)
         return credentials[0].decode("utf-8", "replace")
 
-    def _verify(self, users: Users, credentials: tuple[bytes, bytes]) -> None:
-        if not self._waiting.acquire(blocking=False):
+    def _verify(self, ip: str, users: Users, credentials: tuple[bytes, bytes]) -> None:
+        if self._shares.get(ip, 0) >= _SHARE or not self._waiting.acquire(blocking=False):
             raise TooManyConnections("too many passwords are being verified")
+        self._shares[ip] = self._shares.get(ip, 0) + 1
         try:
             good = self._workers.run(users.check, credentials)
         finally:
             self._waiting.release()
+            self._shares[ip] -= 1
+            if not self._shares[ip]:
+                del self._shares[ip]
         if not good:
             gevent.sleep(FAILURE_SECONDS)
             raise AuthenticationRequired("the name or the password is wrong")

@@ -27,8 +27,8 @@ def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Access:
     return Access(policy(), Users(tmp_path / "users"))
 
 
-def come(door: Access, pair: str) -> str | None:
-    return door.check("192.0.2.1", lambda: f"Basic {b64(pair)}")
+def come(door: Access, pair: str, client: str = "192.0.2.1") -> str | None:
+    return door.check(client, lambda: f"Basic {b64(pair)}")
 
 
 def test_wrong_passwords_are_answered_late_and_use_nothing_up(door: Access) -> None:
@@ -48,7 +48,11 @@ def test_a_verified_password_is_not_verified_again(door: Access, monkeypatch: py
         come(door, "alice:guess")
 
 
-def test_only_so_many_passwords_wait_to_be_verified(door: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("share", [1, 3])
+def test_only_so_many_passwords_wait_to_be_verified(door: Access, monkeypatch: pytest.MonkeyPatch, share: int) -> None:
+    """And of one client not so many that there is no room for another's."""
+    monkeypatch.setattr(access, "_SHARE", share)
+    least = min(share, 2)
     asked, go_on = list[bytes](), list[bool]()
     check, sleep = bcrypt.checkpw, get_original("time", "sleep")
 
@@ -59,11 +63,17 @@ def test_only_so_many_passwords_wait_to_be_verified(door: Access, monkeypatch: p
         return check(password, hashed)
 
     monkeypatch.setattr(bcrypt, "checkpw", slow)
-    first = [gevent.spawn(come, door, "alice:sesame") for _ in range(2)]
-    until(lambda: len(asked) == 2)
+    first = [gevent.spawn(come, door, "alice:sesame") for _ in range(least)]
+    until(lambda: len(asked) == least)
     try:
         with pytest.raises(TooManyConnections):
             come(door, "alice:sesame")
+        if share == 1:
+            first.append(gevent.spawn(come, door, "alice:sesame", "192.0.2.2"))
+            until(lambda: len(asked) == 2)
+        with pytest.raises(TooManyConnections):
+            come(door, "alice:sesame", "192.0.2.3")
     finally:
         go_on.append(True)
     assert [each.get(timeout=WAIT) for each in first] == ["alice", "alice"]
+    assert come(door, "alice:sesame") == "alice"
