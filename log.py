@@ -26,14 +26,22 @@ _most = MAX_VALUE
 
 def escape(value: object, limit: int = 0) -> str:
     """A value as one word of a log line: quoted where it is not plain, control characters as ``\\xNN``, cut if long."""
-    text = str(value)
-    limit = limit or _most
-    if len(text) > limit:
-        text = text[:limit] + "..."
+    text = cut(str(value), limit)
     if _PLAIN.match(text):
         return text
     quoted = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
     return f'"{quoted}"'
+
+
+def cut(text: str, limit: int = 0) -> str:
+    """A text, cut if it is long."""
+    limit = limit or _most
+    return f"{text[:limit]}..." if len(text) > limit else text
+
+
+def brief(text: str | None) -> str | None:
+    """The same where there may be none, as JSON has it."""
+    return None if text is None else cut(text)
 
 
 @contextmanager

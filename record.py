@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from errors import CertifierError
-from log import MAX_URL, clf, escape, quotable, user_word, utc, without_user
+from log import MAX_URL, brief, clf, escape, quotable, user_word, utc, without_user
 
 
 class Progress(Protocol):
@@ -87,23 +87,23 @@ class Record:
                 "time": utc(time.time()),
                 "kind": self.kind,
                 "client": self.client,
-                "target": self.target,
-                "sni": self.sni,
+                "target": brief(self.target),
+                "sni": brief(self.sni),
                 "context": self.context,
                 "client_tls": self.client_tls,
                 "origin_tls": self.origin_tls,
-                "client_alpn": self.client_alpn,
-                "origin_alpn": self.origin_alpn,
+                "client_alpn": brief(self.client_alpn),
+                "origin_alpn": brief(self.origin_alpn),
                 "sent": self.sent,
                 "received": self.received,
                 "ms": round(self.seconds * 1000, 1),
-                "method": self.method,
+                "method": brief(self.method),
                 "url": None if self.url is None else without_user(self.url)[:MAX_URL],
                 "status": self.status,
                 "outcome": self.outcome,
-                "detail": self.detail,
-                "user": self.user,
-                "note": self.remark,
+                "detail": brief(self.detail),
+                "user": brief(self.user),
+                "note": brief(self.remark),
             }
         )
 

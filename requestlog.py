@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 
 from exchange import Exchange, header
-from log import MAX_URL, clf, escape, quotable, user_word, utc, without_user
+from log import MAX_URL, brief, clf, cut, escape, quotable, user_word, utc, without_user
 
 
 def text(exchange: Exchange) -> str:
@@ -40,7 +40,7 @@ def as_json(exchange: Exchange) -> str:
             "time": utc(exchange.started),
             "kind": "request",
             "client": exchange.connection.client,
-            "method": exchange.method,
+            "method": cut(exchange.method),
             "url": without_user(exchange.url)[:MAX_URL],
             "http": exchange.version,
             "status": exchange.status,
@@ -48,11 +48,11 @@ def as_json(exchange: Exchange) -> str:
             "received": exchange.response_octets,
             "first_ms": first and float(first),
             "ms": whole and float(whole),
-            "type": media_type(exchange) or None,
-            "upgrade": exchange.upgrade,
+            "type": cut(media_type(exchange)) or None,
+            "upgrade": brief(exchange.upgrade),
             "pushed": exchange.pushed,
-            "user": exchange.connection.user,
-            "error": exchange.error,
+            "user": brief(exchange.connection.user),
+            "error": brief(exchange.error),
         }
     )
 

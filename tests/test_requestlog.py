@@ -18,7 +18,7 @@ from watching import Seen
 import log
 from exchange import Exchange, Fields
 from linefile import LineFile
-from log import MAX_URL
+from log import MAX_URL, MAX_VALUE
 from requestlog import FORMATS, as_json, combined, text
 
 COMBINED = re.compile(  # as log analysers have it
@@ -131,6 +131,9 @@ def test_long_values_are_cut() -> None:
         assert (
             len(form(exchange(target="/" + "\xff" * 10 * MAX_URL, fields=[(b"Referer", b"x" * 10**6)]))) < 10 * MAX_URL
         )
+        made = exchange("M" * 10**6, kind=b"\xff" * 10**6)
+        made.upgrade = "\xff" * 10**6
+        assert len(form(made)) < 20 * MAX_VALUE
 
 
 # The file

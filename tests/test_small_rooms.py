@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import time
+from collections.abc import Callable
 
 import gevent
 import pytest
@@ -51,6 +52,14 @@ def test_no_value_breaks_a_line(value: str) -> None:
     assert word.isascii()
     assert word.isprintable()
     assert len(word) < 12 * MAX_VALUE
+
+
+@pytest.mark.parametrize("form", [Record.text, Record.as_json, Record.combined])
+def test_a_record_has_no_long_values(form: Callable[[Record], str]) -> None:
+    long = "\xff" * 100_000
+    record = Record("127.0.0.1:1", target=long, sni=long, client_alpn=long, method=long, detail=long, user=long)
+    record.note(long)
+    assert len(form(record)) < 7 * 8 * MAX_VALUE
 
 
 def test_a_record_is_one_line() -> None:
