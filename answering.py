@@ -19,6 +19,7 @@ from head import HeadReader, RequestHead
 from http2 import MAX_LIST, PREFACE
 from tls import TlsStream
 
+_FILL = 8_192  # octets read at once, after which others may run: what is no request may come without end
 REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
 _HTTP_2 = "h2"
 
@@ -38,9 +39,11 @@ def explain(stream: TlsStream, error: OriginError, said: bytes = b"", follows: b
         while follows and request is None and stream.ended is None:
             while data := stream.decrypt():
                 request = request or reader.receive(bytes(data))
+            stream.answer()
             if request is None and stream.ended is None:
+                sockets.give_way()
                 sockets.arm(stream.sock, deadline)
-                stream.fill()
+                stream.fill(_FILL)
     except (CertifierError, TimeoutError) as problem:
         log.debug("no request to answer: %s", problem)  # it is told all the same
     head_only = request is not None and request.method == "HEAD"

@@ -15,6 +15,8 @@ from tlslite.api import X509, HandshakeSettings, TLSConnection, X509CertChain, p
 from tlslite.messages import ClientHello, HelloRequest
 
 import tls
+from answering import explain
+from errors import OriginTimeout
 from streams import BROKEN, PlainStream
 from tlsconfig import server_context
 from tunnel import Tunnel
@@ -141,21 +143,49 @@ def test_others_run_while_keys_change_on_and_on(asking: Asking, one_way: bool) -
             asking.end_origin()
             while unread(asking.sock) == before:  # a close_notify, which is not for tlslite: it would write no more
                 gevent.sleep(0)
+    assert len(left_when_others_ran(connection, asking.stream.sock)) > 3
+    assert asking.stream.ended is None
+
+
+def test_others_run_while_keys_change_where_a_request_is_awaited(certificate: Path) -> None:
+    """To be told that its origin can't answer it."""
+    sock, ours = socket.socketpair()
+    with sock, ours, gevent.Timeout(WAIT):
+        stream = tls.TlsStream(ours, server_context(certificate.read_bytes()), [])
+
+        def run() -> None:
+            stream.handshake(time.monotonic() + WAIT)
+            explain(stream, OriginTimeout("a.example is slow"))
+
+        running = gevent.spawn(run)
+        connection = TLSConnection(sock)
+        connection.handshakeClientCert()
+        while stream.version is None or unread(ours):
+            gevent.sleep(0)
+        assert len(left_when_others_ran(connection, ours)) > 3
+        connection.write(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        connection.sock.flush()
+        assert connection.read(1000, 12)[:12] == b"HTTP/1.1 504"
+        connection.close()
+        running.get()
+
+
+def left_when_others_ran(connection: TLSConnection, sock: socket.socket) -> set[int]:
+    """How much of a flood of new keys for a socket was left whenever somebody else ran."""
     connection.sock.buffer_writes = True
     for _ in range(CHANGES):
         list(connection.send_keyupdate_request(0))
-    met = set()  # how much was left when somebody else ran
+    met = set()
 
     def look() -> None:
         while True:
             gevent.sleep(0)
-            met.add(unread(asking.stream.sock))
+            met.add(unread(sock))
 
     with gevent.Timeout(WAIT):
         looking = gevent.spawn(look)
         connection.sock.flush()
-        while unread(asking.stream.sock):
+        while unread(sock):
             gevent.sleep(0)
         looking.kill()
-    assert asking.stream.ended is None
-    assert len(met) > 3
+    return met

@@ -11,11 +11,13 @@ import pytest
 from gevent.monkey import get_original
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import no_garbage
+from lab import WAIT, no_garbage
+from test_asking import unread
 from test_upstream import soon
 
 import errors
 import pages
+import proxy
 import resolver
 import sockets
 from errors import CertifierError, LoopDetected, UnknownName
@@ -230,3 +232,27 @@ def test_a_look_up_that_fails_leaves_no_work_for_the_collector(monkeypatch: pyte
         with pytest.raises(errors.OriginNotFound):
             names.look_up("dead.example", soon())
         assert names._answers.pop("dead.example")  # as when it falls out
+
+
+# Between two requests
+
+
+def test_others_run_while_empty_lines_come_without_end() -> None:
+    end, ours = socket.socketpair()
+    with end, ours, gevent.Timeout(WAIT):
+        end.sendall(b"\r\n" * 40_000)
+        met = set()  # how much was left when somebody else ran
+
+        def look() -> None:
+            while True:
+                gevent.sleep(0)
+                met.add(unread(ours))
+
+        looking = gevent.spawn(look)
+        following = gevent.spawn(proxy._next_request, ours, b"")
+        while unread(ours):
+            gevent.sleep(0)
+        looking.kill()
+        end.sendall(b"GET")
+        assert following.get() == b"GET"
+    assert len(met) > 3
