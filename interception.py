@@ -16,7 +16,7 @@ import sockets
 from answering import explain, tell
 from contexts import ContextCache
 from dialing import Dialer, Redirect
-from errors import NoSharedProtocol, NotTls, OriginError
+from errors import NO_APPLICATION_PROTOCOL, NoSharedProtocol, NotTls, OriginError
 from hello import ClientHello
 from limits import Limits
 from names import Target
@@ -218,6 +218,10 @@ class Interception:
         if not hello.alpn_protocols:
             return []
         if _HTTP not in hello.alpn_protocols:
+            if isinstance(upstream, OriginError):  # the cause, of which the alert can't tell
+                failure = upstream.again()
+                failure.alert = NO_APPLICATION_PROTOCOL
+                raise failure
             raise NoSharedProtocol("the client does not offer http/1.1, which alone can be spoken here")
         return [_HTTP.decode("ascii")]
 

@@ -280,9 +280,11 @@ def test_an_origin_that_does_not_verify(
         with secure_tunnel(program, f"localhost:{server.port}") as secure:
             assert get(secure, method="HEAD").status == 502
             assert closed(secure) == b""
+        before = len(program.lines)
         with pytest.raises(ssl.SSLError, match="no application protocol"):
             with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2"]):
                 pass
+        assert reason in program.wait_for("client_tls=- .* outcome=tls_certificate_error", before)
         assert not secret.is_set()
 
 
