@@ -183,7 +183,11 @@ class Forwarding:
                 if interim > _INTERIM:
                     raise OriginProtocolError(f"{target} sent more than {_INTERIM} interim responses")
                 if self._head.http_version != "1.0" and event.status_code != 101:  # we asked for no upgrade
-                    self._send(h11.InformationalResponse(status_code=event.status_code, headers=fields.interim(event)))
+                    self._send(
+                        h11.InformationalResponse(
+                            status_code=event.status_code, reason=event.reason, headers=fields.interim(event)
+                        )
+                    )
                     self._flush()
             elif isinstance(event, h11.Response):
                 began = True

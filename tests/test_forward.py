@@ -332,7 +332,7 @@ def test_trailers_that_only_a_head_may_have_stay_behind(program: Program) -> Non
             assert data
             got += data
     assert seen[0].endswith(b"\r\n0\r\nX-Trailer: 1\r\n\r\n")
-    assert got.startswith(b"HTTP/1.1 103 \r\nLink: </a>\r\n\r\nHTTP/1.1 200 ")
+    assert got.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 ")
     assert got.endswith(b"\r\n0\r\nX-Trailer: 1\r\n\r\n")
 
 
