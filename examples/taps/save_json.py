@@ -1,6 +1,6 @@
 """Save every JSON response to a folder: python certifier.py … --tap=examples/taps/save_json.py
 
-The folder is that of JSON_FOLDER, or ./json. Each response is a file named by its number, host and path.
+The folder is that of JSON_FOLDER, or ./json. Each response is a file named by its time, number, host and path.
 """
 
 import os
@@ -19,4 +19,5 @@ def response(exchange):
     if exchange.error is None and (kind == "application/json" or kind.endswith("+json")):
         # What a peer sends becomes part of a file's name: letters, digits and dashes of it.
         name = re.sub(r"[^A-Za-z0-9]+", "-", exchange.url.partition("://")[2])[:100].strip("-")
-        (FOLDER / f"{exchange.id:06}-{name}.json").write_bytes(exchange.response_content)
+        # Numbers begin anew in each process: after a restart, and in each worker.
+        (FOLDER / f"{exchange.started:.6f}-{exchange.id:06}-{name}.json").write_bytes(exchange.response_content)
