@@ -318,7 +318,8 @@ def test_the_example_that_saves_json(
         with watched(tmp_path, roots, example("save_json.py")) as program:
             curl(program, f"https://localhost:{server.port}/a/../../etc?x=%2f")
             curl(program, f"https://localhost:{origin.port}/no-json")
-            program.tunnels(2)
+            curl(program, f"https://localhost:{server.port}/head", "-I")
+            program.tunnels(3)
     first, second = (tmp_path / "saved").iterdir()
     for saved in (first, second):
         assert re.fullmatch(rf"\d+\.\d{{6}}-\d{{6}}-localhost-{server.port}-etc-x-2f\.json", saved.name)

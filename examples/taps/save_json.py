@@ -16,7 +16,7 @@ FOLDER.mkdir(exist_ok=True)
 def response(exchange):
     """Called when a request and its response have passed."""
     kind = exchange.content_type.partition(";")[0].strip().lower()
-    if exchange.error is None and (kind == "application/json" or kind.endswith("+json")):
+    if exchange.error is None and exchange.response_octets and (kind == "application/json" or kind.endswith("+json")):
         # What a peer sends becomes part of a file's name: letters, digits and dashes of it.
         name = re.sub(r"[^A-Za-z0-9]+", "-", exchange.url.partition("://")[2])[:100].strip("-")
         # Numbers begin anew in each process: after a restart, and in each worker.
