@@ -12,8 +12,19 @@ class LoggingHandler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
+    def read_body(self) -> bytes:
+        if "Transfer-Encoding" not in self.headers:
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""  # chunked, as of clients that stream it
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # trailers
+        return body
+
     def answer(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.read_body()
         head = "".join(f"  {name}: {value}\n" for name, value in self.headers.items())
         # repr: what a client sends must not write log lines of its own
         print(f"{self.requestline}\n{head}  body: {body!r}", flush=True)

@@ -18,6 +18,7 @@ import gevent
 import pytest
 from gevent.event import AsyncResult, Event
 from lab import (
+    HERE,
     WAIT,
     BioClient,
     Origin,
@@ -31,6 +32,7 @@ from lab import (
     secure_tunnel,
     serial_of,
     strict_context,
+    talk,
     tunnel,
 )
 from pki import TestCA, key_pem, new_key
@@ -488,6 +490,19 @@ def test_redirect(tmp_path: Path, origin: Origin) -> None:
         with tunnel(running.address, "a.example:2525") as sock:  # not TLS: there as it is
             assert get(sock, "/plain").body.startswith(b"GET /plain")
     assert origin.connections == 0
+
+
+def test_the_example_of_a_redirect_reads_what_is_streamed() -> None:
+    with talk(sys.executable, HERE / "examples" / "logging_server.py") as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().rpartition(":")[2].strip()
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=WAIT) as sock:
+            sock.sendall(b"POST /one HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+            sock.sendall(b"3;a=b\r\none\r\n4\r\n two\r\n0\r\nX: 1\r\n\r\n")
+            assert read_reply(sock).body == b"seen: POST test/one\n"
+            assert get(sock, "/next").body == b"seen: GET test/next\n"
+        lines = [server.stdout.readline() for _ in range(4)]
+    assert lines[-1] == "  body: b'one two'\n"
 
 
 def test_redirect_refuses_tls_that_it_cannot_decrypt(tmp_path: Path) -> None:
