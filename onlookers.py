@@ -30,6 +30,11 @@ class Onlookers:
         self._access = access
         self._hosts = hosts | {"localhost"}
 
+    @property
+    def users(self) -> bool:
+        """Whether there are users, so that each client must say a name and a password."""
+        return self._access.users is not None
+
     def check(self, visit: Visit) -> None:
         """Raise ``Refused``, or ``AuthenticationRequired`` where a name and a password would do.
 

@@ -115,7 +115,8 @@ def test_a_page_for_browsers_and_a_text_for_others(program: Program) -> None:
         assert fingerprint.strip().partition("=")[2] in reply.body.decode()
         assert f"http://127.0.0.1:{program.address[1]}/ca.crt" in reply.body.decode()
     places = set(re.findall(r"\{\{([a-z_]+)\}\}", "".join(path.read_text() for path in FOLDER.glob("*.html"))))
-    assert places - {"trust", "why"} == {"live", "host", "hostname", "port", "cacert", "name", "ends", "fingerprint"}
+    known = {"live", "host", "hostname", "port", "user", "login", "cacert", "name", "ends", "fingerprint"}
+    assert places - {"trust", "why"} == known
     named = ask(program, "/", "Accept: text/html", host="proxy.example:99").body.decode()
     assert "curl -x http://proxy.example:99 --cacert certifier-ca.crt https://www.example.com/" in named
     assert "http://proxy.example:99/ca.crt" in named
@@ -191,6 +192,18 @@ def test_signing_in(program: Program, guarded: Program) -> None:
     signed_in = ask(guarded, "/", "Accept: text/html", f"Authorization: {PASSWORD}").body.decode()
     assert 'data-live="yes"' in signed_in
     assert 'data-live="no"' in ask(program, "/", "Accept: text/html", host="evil.example").body.decode()
+
+
+def test_with_users_what_is_to_be_copied_names_one(program: Program, guarded: Program) -> None:
+    for running, user, login in ((program, "", ""), (guarded, "--proxy-user NAME ", "NAME:PASSWORD@")):
+        where = running.url.removeprefix("http://")
+        text = ask(running, "/").body.decode()
+        assert f"curl -x http://{where} {user}https://www.example.com/\n" in text
+        assert f"curl -x http://{where} {user}--cacert ca.crt https" in text
+        page = ask(running, "/", "Accept: text/html").body.decode()
+        assert page.count(f"curl -x http://{where} {user}--cacert certifier-ca.crt https") == 2
+        assert f"export http_proxy=http://{login}{where} https_proxy=http://{login}{where}<" in page
+        assert f"git config --global http.proxy http://{login}{where}\n" in page
 
 
 # Live data
