@@ -19,6 +19,7 @@ MAX_HEAD = 32_768  # octets; browsers and servers stop at 8 to 64 KiB
 
 _QUOTE = re.compile(r":? (?:bytearray\(|b['\"])")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
+_SOCKS = (b"\4", b"\5")  # its versions: who speaks it waits for an answer to a few octets
 _BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
@@ -66,6 +67,8 @@ class HeadReader:
         if limit > self._most:
             raise HeadTooLarge(f"the request head is larger than {self._most} octets")
         if end < 0:
+            if buffer.startswith(_SOCKS):
+                raise ClientError("SOCKS is not spoken here, but HTTP: give clients the proxy as http://")
             self._seen = len(buffer) - buffer.endswith(b"\r")
             return None
         head = bytes(buffer[:limit])

@@ -45,6 +45,12 @@ def test_one_empty_line_before_is_ignored() -> None:
             read(b"\r\n\r\n\r\n" + GOOD, size)
 
 
+@pytest.mark.parametrize("greeting", [b"\5\1\0", b"\5", b"\4\1\1\xbb\x7f\0\0\1\0"])
+def test_socks_is_not_waited_for(greeting: bytes) -> None:
+    with pytest.raises(ClientError, match="SOCKS"):
+        read(greeting)
+
+
 @pytest.mark.parametrize(
     "data",
     [
