@@ -17,7 +17,7 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's window bits
 _ZSTD_WINDOW = 8 << 20  # octets: no larger one in HTTP (RFC 9659 §3)
 
 _TEXT = re.compile(
-    r"text/|application/(?:json|xml|javascript|ecmascript|x-www-form-urlencoded|graphql|x-ndjson|yaml|toml|sql)\Z"
+    r"text/|multipart/|application/(?:json|xml|javascript|ecmascript|x-www-form-urlencoded|graphql|x-ndjson|yaml|toml|sql)\Z"
     r"|[^;]+\+(?:json|xml|yaml)\Z"
 )
 _CHARSET = re.compile(r';\s*charset="?([^\s";]+)', re.IGNORECASE)

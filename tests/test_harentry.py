@@ -133,6 +133,15 @@ def test_a_request_body_that_is_not_text() -> None:
     assert told["request"]["postData"] == {"mimeType": "image/png", "text": "//4=", "_encoding": "base64"}
 
 
+@pytest.mark.parametrize(("upload", "stays"), [(b"some text", True), (b"\x89PNG\r\n\x1a\n", False)])
+def test_a_form_of_texts_is_text(upload: bytes, stays: bool) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n' + upload + b"\r\n--x--\r\n"
+    told = valid(entry(exchange(body, ask=[(b"Content-Type", b"multipart/form-data; boundary=x")]), 1000))
+    asked = told["request"]["postData"]
+    assert asked.get("_encoding") == (None if stays else "base64")
+    assert (asked["text"].encode() if stays else base64.b64decode(asked["text"])) == body
+
+
 def test_a_request_body_that_was_packed() -> None:
     packed = gzip.compress(b"some text " * 20)
     told = valid(entry(exchange(packed, ask=[TEXT, (b"Content-Encoding", b"gzip")]), 1000))
