@@ -1,4 +1,6 @@
-"""Block requests by URL, and say why: python certifier.py … --tap=examples/taps/block.py
+"""Block requests by URL, and say why: python certifier.py … --non-tls=refuse --tap=examples/taps/block.py
+
+Without --non-tls=refuse, plain HTTP in a CONNECT passes unseen.
 
 Edit BLOCKED: pairs of a regular expression for the whole URL, and the reason that the client is told. There
 hosts are in lower case, without a default port.
