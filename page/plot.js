@@ -155,6 +155,7 @@ export function quantile({ bounds, counts }, part) {
 export class Bars extends Plot {
   constructor(title, color, none) {
     super(title, [], 1);
+    this.top.classList.add("right"); // where bars are rare
     this.color = color;
     this.none = none;
   }

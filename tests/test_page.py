@@ -105,6 +105,9 @@ def test_what_passes_is_shown_while_it_passes(page: Page, proxy: Program, origin
     assert len(drawn) == 6
     assert re.fullmatch(r"Time to reach an origin\. \d+ in all, 50 % within .* ms, 95 % within .* ms", drawn[4])
     assert page.value("document.querySelector('.plots .series').getAttribute('d').split('L').length") == 300
+    right = "(figure) => figure.querySelector('.top').offsetLeft > figure.clientWidth / 2"
+    # The highest number stands over no bar: those of histograms are on the left, mostly.
+    assert page.value(f"[...document.querySelectorAll('.plots figure')].map({right})") == [False] * 3 + [True] * 3
 
 
 def test_details_on_a_click(page: Page, proxy: Program, origin: Origin) -> None:
