@@ -26,7 +26,7 @@ class ObservedTunnel(Tunnel):
         self._writing = BoundedSemaphore()  # a witness that acts answers the client from the other pump
         self._most = _FIRST
 
-    def _take(self, source: Stream, sink: Stream) -> int:
+    def _take(self, source: Stream, sink: Stream) -> tuple[int, int]:
         records = []
         while data := source.decrypt():
             records.append(bytes(data))
@@ -46,7 +46,7 @@ class ObservedTunnel(Tunnel):
                 self._pass_up(piece, sink)
         if source is self._client and source.ended in (ORDERLY, TRUNCATED) and (rest := self._witness.rest()):
             sink.encrypt(rest)
-        return len(records)
+        return len(records), len(octets)
 
     def _pieces(self, octets: bytes) -> Iterator[bytes]:
         """So many at once as are looked at in a moment, after which others may run.

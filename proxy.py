@@ -190,7 +190,8 @@ def _next_request(sock: socket.socket, data: bytes) -> bytes:
     """The first bytes of the next request on a kept connection; empty when there is none. Empty lines do not count."""
     deadline = time.monotonic() + KEEP_ALIVE_SECONDS
     while not data.strip(b"\r\n"):
-        sockets.give_way()  # they may come without end
+        if data:
+            sockets.give_way()  # they may come without end
         sockets.arm(sock, deadline)
         data = sock.recv(_RECV)
         if not data:

@@ -18,7 +18,7 @@ _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as we
 _PLAIN_VIEW = memoryview(_PLAIN)
 _DER = 2  # _ssl.ENCODING_DER
 _MOST_FLIGHT = 262_144  # octets of a handshake: OpenSSL takes chains of 100 KB; HelloRequests may come without end
-_STEP = 16_384  # octets of it read at once: what comes behind it is for a pump, which lets others run
+_STEP = WIRE_VIEW[:16_384]  # of it is read at once: what comes behind it is for a pump, which lets others run
 _UNSAID = 2 * FULL  # octets that wait for a peer that asks on and on, and does not read: more than a fill leaves
 
 
@@ -101,7 +101,7 @@ class TlsStream(Stream):
                 return
             sockets.wait(self.sock, deadline)
             try:
-                count = os.readv(self.sock.fileno(), [WIRE_VIEW[:_STEP]])
+                count = os.readv(self.sock.fileno(), [_STEP])
             except BlockingIOError:
                 continue
             if not count:

@@ -18,9 +18,7 @@ from streams import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
 BATCH = 131_072  # octets received after which a pump lets others run: gevent's calls switch only when they would block
 _RECORDS = 256  # records after which it does so too: tiny ones cost as much each as large ones
 _TINY = 512  # octets of a record below which it is tiny
-_HOLLOW = (
-    24_576  # octets beyond their content after which it does so, too: a record that has begun, and 300 key updates
-)
+_HOLLOW = 24_576  # octets without content after which it does so as well: a record that has begun, 300 key updates
 _SMALL = 8_192  # octets of a fill while records are tiny: of 23 octets each there are 350 in it
 _EARLY = 16_384  # octets of the client's that are kept until the origin says something: a request's head
 IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more)
@@ -101,13 +99,12 @@ class Tunnel:
             side = sockets.either(client.sock, origin.sock)
             source, sink = (origin, client) if side else (client, origin)
             # No switch from here on until flush_now(): the buffers are shared, and unwrap() relies on it.
-            passed = self._passed(source)
             octets = source.fill_now(most[side])
             if octets is None:
                 continue
             try:
-                records = self._take(source, sink)
-                most[side] = _most(octets, records, self._passed(source) - passed)
+                records, content = self._take(source, sink)
+                most[side] = _most(octets, records, content)
                 source.answer()
                 if records and source.ended is ORDERLY:  # else the client may yet have to be told why
                     sink.finish()
@@ -148,13 +145,12 @@ class Tunnel:
             self._one_way = True
 
     def _move(self, source: Stream, sink: Stream) -> None:
-        octets = records = 0
-        passed = self._passed(source)
+        octets = records = content = 0
         most = _SMALL  # until it is known that records are large
         while True:
             try:
                 # No switch from fill() on until flush(): the buffers are shared, and unwrap() relies on it.
-                taken = self._take(source, sink)
+                taken, passed = self._take(source, sink)
                 source.answer()
                 self._flush(sink)
             except CertifierError as refusal:
@@ -169,17 +165,16 @@ class Tunnel:
             if source.ended is not None:
                 break
             records += taken
-            content = self._passed(source) - passed
+            content += passed
             if octets >= BATCH or records >= _RECORDS or octets - content > _HOLLOW:
                 most = _most(octets, records, content)
-                octets = records = 0
-                passed += content
+                octets = records = content = 0
                 sockets.give_way()
             octets += source.fill(most)
         self._pass_on(source.ended, source, sink)
 
-    def _take(self, source: Stream, sink: Stream) -> int:
-        """Decrypt what was received, and encrypt it for the other side; how many records there were.
+    def _take(self, source: Stream, sink: Stream) -> tuple[int, int]:
+        """Decrypt what was received, and encrypt it for the other side; how many records that were, and octets.
 
         Raises ``CertifierError`` for what may not pass.
         """
@@ -193,14 +188,10 @@ class Tunnel:
             sink.encrypt(data)
         if octets:
             self._count(source, octets)
-        return records
+        return records, octets
 
     def _keeps_early(self, source: Stream) -> bool:
         return source is self._client and not self.received and len(self.early) < _EARLY
-
-    def _passed(self, source: Stream) -> int:
-        """Octets of content that a side has sent."""
-        return self.sent if source is self._client else self.received
 
     def _count(self, source: Stream, octets: int) -> None:
         if source is self._client:
