@@ -2,8 +2,8 @@
 
 The supervisor does nothing but wait: no greenlets, no threads, so that a worker forked from it starts clean. It holds
 all listeners, so connections that wait for a worker that died wait for the next one. If that does not come to accept
-any, its listeners rest until one does, as the kernel would go on giving them their share. All are closed before the
-workers let their tunnels finish, so that whoever comes then is refused at once.
+any, or not soon, its listeners rest until one does, as the kernel would go on giving them their share. All are closed
+before the workers let their tunnels finish, so that whoever comes then is refused at once.
 """
 
 import logging
@@ -26,6 +26,7 @@ _SIGNALS = (*HANDLED, *ENDING, signal.SIGCHLD)
 _LOOK_SECONDS = 0.1  # between two looks for a signal while a worker starts
 _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
+_MAX_WAIT = 2.0  # seconds that connections wait for a successor: the other workers would have them at once
 
 _fork: Callable[[], int] = get_original("os", "fork")  # there is no hub yet that could be carried over
 _close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
@@ -143,13 +144,14 @@ class Supervisor:
         """See who has died, and start those that are due."""
         for process, worker, status in self._dead():
             number = worker.number
-            if not worker.accepts():
-                listening.rest(self._listeners[number])
+            accepted = worker.accepts()
             _close(worker.told)
             lived = time.monotonic() - worker.started
             how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             self._pause = min(2 * self._pause, _MAX_PAUSE) if lived < _SHORT_LIFE else 1.0
             pause = 0.0 if lived >= _SHORT_LIFE else self._pause
+            if not accepted or pause > _MAX_WAIT:
+                listening.rest(self._listeners[number])
             log.error("worker %d (process %d) died: %s; it is replaced%s", number, process, how, _in(pause))
             self._due.append((time.monotonic() + pause, number))
         now = time.monotonic()

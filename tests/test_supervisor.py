@@ -16,6 +16,8 @@ import pytest
 from lab import HERE, WAIT, Origin, Program, exchange, get, run, secure_tunnel, serial_of
 from test_rules import BASE
 
+OWN_PAGE = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+
 
 def children(program: Program) -> list[int]:
     listed = Path(f"/proc/{program.process.pid}/task/{program.process.pid}/children").read_text()
@@ -247,9 +249,34 @@ def test_a_worker_whose_successor_cannot_start_gets_no_connections(tmp_path: Pat
         running.ca.with_name("ca.key").write_text("rubbish")
         os.kill(children(running)[0], signal.SIGKILL)
         running.wait_for(r"worker 0 \(process \d+\) died: exit status 2; it is replaced")
-        head = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
         for address in (running.address, ("127.0.0.2", other)):
-            assert {exchange(address, head).status for _ in range(30)} == {200}
+            assert {exchange(address, OWN_PAGE).status for _ in range(30)} == {200}
+
+
+def test_a_worker_that_dies_again_and_again_gets_no_connections_until_it_is_replaced(two: Program) -> None:
+    """They would wait in its queue for as long as the pause is: half of all, for up to 30 s."""
+    survivor, victim = children(two)
+    for pause in (2, 4):
+        if pause > 2:
+            victim = await_successor(two, survivor)
+        os.kill(victim, signal.SIGKILL)
+        two.wait_for(rf"worker 1 \(process {victim}\) died: SIGKILL; it is replaced in {pause} s")
+    assert {exchange(two.address, OWN_PAGE).status for _ in range(30)} == {200}
+    assert children(two) == [survivor]  # it had them all
+    assert await_successor(two, survivor)
+
+
+def await_successor(program: Program, survivor: int) -> int:
+    """The other one of two workers, as soon as it accepts connections."""
+    deadline = time.monotonic() + WAIT
+    while True:
+        assert time.monotonic() < deadline
+        with socket.create_connection(program.address, timeout=WAIT) as sock:
+            sock.sendall(b"GET /")
+            gevent.sleep(0.01)
+            for worker in children(program):
+                if worker != survivor and established(worker):
+                    return worker
 
 
 SERVERS = """
