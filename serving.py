@@ -10,6 +10,7 @@ from collections.abc import Callable
 import gevent
 from gevent.event import Event
 
+import listening
 from acceptor import Acceptor
 from limits import Limits
 from program import Program
@@ -63,6 +64,7 @@ def serve(
         server.start()
     ready()
     stop.wait()
+    listening.rest(listeners)  # of one worker alone, where it was told to end: the supervisor holds them, too
     for server in servers:
         server.close()
     program.stop_pages()

@@ -279,6 +279,20 @@ def await_successor(program: Program, survivor: int) -> int:
                     return worker
 
 
+def test_a_worker_that_is_told_to_end_gets_no_connections(two: Program, echo_origin: Origin) -> None:
+    """They would wait in its queue until its tunnels have finished. Whoever is short of memory may tell it so."""
+    victim, survivor = children(two)
+    with ExitStack() as stack:
+        while not established(victim):
+            stack.enter_context(secure_tunnel(two, f"localhost:{echo_origin.port}"))
+        os.kill(victim, signal.SIGTERM)
+        two.wait_for("stopping: ")
+        assert {exchange(two.address, OWN_PAGE).status for _ in range(30)} == {200}
+        assert children(two) == [victim, survivor]
+    two.wait_for(rf"worker 0 \(process {victim}\) died: exit status 0; it is replaced")
+    assert await_successor(two, survivor)
+
+
 SERVERS = """
 import os, sys
 from contextlib import suppress
