@@ -130,17 +130,19 @@ class PcapFile:
     """A file for flows (0600), which is readable whenever certifier is killed: only a packet that was under way is cut.
 
     What is at ``path`` from an earlier run is renamed to ``file.1.pcapng`` and so on, unless no packet is in it; the
-    file grows without bound. The constructor raises ``OSError``, a ``BlockingIOError`` where another process writes the
-    file; later on, a file that can't be written loses packets, with one warning.
+    file grows without bound, and whoever empties it finds later packets there. The constructor raises ``OSError``, a
+    ``BlockingIOError`` where another process writes the file; later on, a file that can't be written loses packets,
+    with one warning.
     """
 
     def __init__(self, path: Path, version: str, keep: int = KEEP) -> None:
         self._path = path
         self._losing = False
         self._fd = _open(path, keep)
+        self._head = _section(version.encode())
         self._end = 0
         try:
-            self._append(_section(version.encode()))
+            self._append(b"")
         except OSError:
             os.close(self._fd)
             raise
@@ -163,6 +165,11 @@ class PcapFile:
         os.close(self._fd)
 
     def _append(self, data: bytes) -> None:
+        if os.fstat(self._fd).st_size < self._end:  # someone has emptied it: this would stand behind a hole
+            os.ftruncate(self._fd, 0)
+            self._end = 0
+        if not self._end:
+            data = self._head + data
         try:
             if os.pwrite(self._fd, data, self._end) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -172,6 +172,22 @@ def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capfd: pytest
     assert again.endswith("can be written again")
 
 
+@pytest.mark.parametrize("left", [0, 20])
+def test_emptied_by_someone_else(tmp_path: Path, left: int) -> None:
+    """As whoever finds that it has grown large does: what comes later is no less readable for it."""
+    path = tmp_path / "a.pcapng"
+    file = PcapFile(path, "1.0")
+    flow = Flow(*V4)
+    file.write(flow.opened())
+    os.truncate(path, left)
+    with largest_file(left):
+        file.write(flow.sent(bytes(1000)))
+    file.write(flow.sent(GET))
+    file.write(flow.received(OK))
+    file.close()
+    assert fields(path, "frame.number") == [("1",), ("2",)]
+
+
 WRITER = """
 import sys
 from pathlib import Path
