@@ -13,6 +13,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,15 +41,15 @@ class _Copy:
 class HarFile:
     """Appends exchanges to a file, made (0600) if missing. Each method may block on the disk, and raise ``OSError``.
 
-    A file of ours is continued; any other one is a ``FileExistsError``, one that another process writes a
-    ``BlockingIOError``. The disk must know hard links. For one thread at a time.
+    A file of ours is continued, and one that is or becomes empty is begun; any other one is a ``FileExistsError``, one
+    that another process writes a ``BlockingIOError``. The disk must know hard links. For one thread at a time.
     """
 
     def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE, keep: int = KEEP) -> None:
         self._path = path
         self._hidden = path.with_name(f".{path.name}.spare")
         self._between = path.with_name(f".{path.name}.swap")
-        self._head = _HEAD + json.dumps(version).encode() + b'},"pages":[],"entries":['
+        self._bare = _HEAD + json.dumps(version).encode() + b'},"pages":[],"entries":[' + _TAIL
         self._body_max = body_max
         self._max_size = max_size
         self._keep = keep
@@ -94,6 +95,9 @@ class HarFile:
 
     def _append(self, lot: bytearray) -> None:
         live, spare = self._copies or self._open()
+        if any(os.fstat(copy.fd).st_size < copy.end for copy in (live, spare)):  # someone has emptied it
+            self._close()
+            live, spare = self._open()
         if not self._empty and not self._fits(len(lot)):
             self._close()
             make_room(self._path, self._keep)
@@ -118,10 +122,11 @@ class HarFile:
 
     def _open(self) -> tuple[_Copy, _Copy]:
         with suppress(FileExistsError):
-            files.write_new(self._path, self._head + _TAIL)
+            files.write_new(self._path, self._bare)
         live = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.flock(live, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._begin(live)
             end = os.fstat(live).st_size - len(_TAIL)
             if end < 0 or os.pread(live, len(_HEAD), 0) != _HEAD or os.pread(live, len(_TAIL), end) != _TAIL:
                 raise FileExistsError(errno.EEXIST, "it exists, and is no whole HAR file of certifier's")
@@ -133,6 +138,13 @@ class HarFile:
         self._missing = b""
         self._copies = _Copy(live, end), _Copy(spare, end)
         return self._copies
+
+    def _begin(self, live: int) -> None:
+        """Write what a file without entries holds, if it is empty."""
+        found = os.fstat(live)
+        if stat.S_ISREG(found.st_mode) and not found.st_size and os.pwrite(live, self._bare, 0) < len(self._bare):
+            os.ftruncate(live, 0)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _copy(self, live: int) -> int:
         self._between.unlink(missing_ok=True)

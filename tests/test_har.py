@@ -172,6 +172,33 @@ def test_renamed_or_removed_by_someone_else(tmp_path: Path) -> None:
     assert entries(path) == ["/3", "/4"]
 
 
+def test_emptied_by_someone_else(tmp_path: Path) -> None:
+    """As whoever finds that it has grown large does: either copy."""
+    path = tmp_path / "a.har"
+    path.touch()
+    file = open_(path)
+    for n in range(3):
+        file.append(exchange(target=f"/{n}"))
+        os.truncate(path, 0)
+        for _ in range(n):
+            file.append(exchange(target=f"/{n}"))
+            assert set(entries(path)) == {f"/{n}"}
+    spare = tmp_path / ".a.har.spare"
+    file.append(exchange(target="/3"))
+    os.truncate(spare, 0)
+    for n in (4, 5):
+        file.append(exchange(target=f"/{n}"))
+        assert entries(path)[-1] == f"/{n}"
+    assert entries(path) == ["/2", "/2", "/3", "/4", "/5"]
+    os.truncate(path, 100)  # what is left of it is nobody's to judge
+    with pytest.raises(FileExistsError):
+        file.append(exchange(target="/6"))
+    path.unlink()
+    file.append(exchange(target="/7"))
+    file.close()
+    assert entries(path) == ["/7"]
+
+
 def test_a_folder_that_is_gone_and_comes_back(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
