@@ -12,6 +12,7 @@ Exit status 1 when a certificate can't be read. LAST-USE is kept to the hour; an
 """
 
 import json
+import os
 import sys
 from datetime import UTC, datetime
 
@@ -33,7 +34,8 @@ def main(argv: list[str], version: str) -> int:
     """Run the subcommand; its exit status."""
     line = CommandLine(__doc__, argv, version, "list")
     store = open_store(store_option(line))
-    rows = [_row(entry) for entry in tqdm(store.entries(), unit=" files", disable=None)]
+    found = [row_of(entry) for entry in tqdm(store.entries(), unit=" files", disable=None)]
+    rows = [row for row in found if row is not None]
     rows.sort(key=lambda row: str(row["name"]))
     if line.flag("--json"):
         print("[" + ",\n".join(json.dumps(row) for row in rows) + "]")
@@ -42,7 +44,8 @@ def main(argv: list[str], version: str) -> int:
     return 1 if any(row["error"] for row in rows) else 0
 
 
-def _row(entry: Entry) -> dict[str, object]:
+def row_of(entry: Entry) -> dict[str, object] | None:
+    """None for a certificate that was removed meanwhile."""
     row: dict[str, object] = {
         "name": entry.name,
         "serial": None,
@@ -62,6 +65,8 @@ def _row(entry: Entry) -> dict[str, object]:
         row["not_before"] = _time(certificate.not_valid_before_utc)
         row["not_after"] = _time(certificate.not_valid_after_utc)
     except OSError as error:
+        if not os.path.lexists(entry.path):
+            return None
         row["error"] = error.strerror
     except Unreadable:
         row["error"] = "no certificate that can be read"

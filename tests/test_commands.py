@@ -25,6 +25,8 @@ from pki import TestCA, cert_pem, key_pem, new_key, now
 from test_leaves import Room
 
 import files
+import listing
+from check import Check
 from issuance import Issuance
 from options import CaOptions, LeafOptions
 from pruning import DAY_SECONDS
@@ -279,6 +281,21 @@ def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) 
     text = command(room, "check", STORE, *SIGN)
     assert text.returncode == 1
     assert problem in text.stdout
+
+
+def test_what_is_removed_meanwhile_is_no_problem(room: Room) -> None:
+    """A proxy that runs beside may prune its store."""
+    check = Check(room.store, None, now())
+    for entry in list(room.store.entries()):
+        entry.path.unlink()
+        assert listing.row_of(entry) is None
+        assert list(check.certificate(entry)) == []
+        assert check.checked == 0
+        entry.path.symlink_to("nowhere")
+        assert (listing.row_of(entry) or {})["error"] == "No such file or directory"
+        assert len(list(check.certificate(entry))) == 1
+        assert check.checked == 1
+        check.checked = 0
 
 
 def test_check_after_another_ca(room: Room) -> None:
