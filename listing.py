@@ -53,7 +53,7 @@ def row_of(entry: Entry) -> dict[str, object] | None:
         "not_before": None,
         "not_after": None,
         "size": entry.size,
-        "last_use": _time(datetime.fromtimestamp(entry.used, UTC)) if entry.ours else None,
+        "last_use": _used(entry.used) if entry.ours else None,
         "made_by": "certifier" if entry.ours else "operator",
         "path": str(entry.path),
         "error": None,
@@ -71,6 +71,14 @@ def row_of(entry: Entry) -> dict[str, object] | None:
     except Unreadable:
         row["error"] = "no certificate that can be read"
     return row
+
+
+def _used(moment: float) -> str | None:
+    """None for a time that a file system knows, and no calendar."""
+    try:
+        return _time(datetime.fromtimestamp(moment, UTC))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _time(when: datetime) -> str:

@@ -129,6 +129,14 @@ def test_list_tells_what_cannot_be_read(room: Room) -> None:
     assert (rows[2]["error"], rows[2]["made_by"]) == ("Is a directory or no regular file", "operator")
 
 
+@pytest.mark.parametrize("used", [3e11, -3e11, 1e300])
+def test_list_of_a_time_that_is_in_no_calendar(room: Room, used: float) -> None:
+    """As some file systems keep it; ext4 does not."""
+    (entry,) = [entry for entry in room.store.entries() if entry.name == "a.example"]
+    row = listing.row_of(entry._replace(used=used)) or {}
+    assert (row["name"], row["last_use"], row["error"]) == ("a.example", None, None)
+
+
 @pytest.mark.parametrize("word", ["list", "check"])
 def test_what_is_no_certificate_by_far_is_not_read(room: Room, word: str) -> None:
     """A FIFO, which nobody writes, and a file of many gigabytes."""
