@@ -34,6 +34,7 @@ class HarQueue:
         self._waiting: deque[tuple[Exchange, int]] = deque()  # with the octets that it was counted for
         self._octets = 0
         self._lost = 0
+        self._failing = False  # the disk, when it was last written to
         self._until = float("inf")  # it is written
         self._writer: gevent.Greenlet[[], None] | None = None
 
@@ -72,14 +73,20 @@ class HarQueue:
                 batch = [exchange for exchange, _ in islice(self._waiting, _BATCH)]
                 done = lost = len(batch)
                 with background("can't write the HAR file"):
-                    done, lost = self._workers.run(self._file.append, *batch), 0
+                    try:
+                        done, lost = self._workers.run(self._file.append, *batch), 0
+                        self._failing = False
+                    except OSError as error:
+                        if not self._failing:
+                            log.warning("can't write the HAR file: %s; exchanges are lost until it can be", error)
+                        self._failing = True
                 self._lost += lost
                 for _ in range(done):
                     self._octets -= self._waiting.popleft()[1]
-                if time.monotonic() > quiet_until:
+                if time.monotonic() > quiet_until and not self._failing:
                     quiet_until = time.monotonic() + _QUIET_SECONDS
                     self._tell_lost()
-            if not self._waiting:  # else ``close`` tells
+            if not self._waiting and not self._failing:  # else ``close`` tells, or the first that can be written
                 self._tell_lost()
         finally:
             self._writer = None

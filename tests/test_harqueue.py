@@ -61,6 +61,33 @@ def test_what_a_disk_does_not_take_is_counted(tmp_path: Path, caplog: pytest.Log
     assert lost(caplog) == [17]
 
 
+def test_a_disk_that_is_full_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Not with each exchange: the log may be on the same disk. And how many were lost, when it takes some again."""
+    path = tmp_path / "a.har"
+    waiting = queue(path)
+    caplog.set_level("WARNING")
+
+    def end(*names: str) -> None:
+        for name in names:
+            waiting.ended(exchange(target=f"/{name}"))
+            while waiting._writer is not None:
+                gevent.sleep(0.001)
+
+    end("first")
+    with largest_file(path.stat().st_size):
+        end("a", "b", "c")
+        assert len(caplog.records) == 1
+        assert "can't write the HAR file: " in caplog.text
+    end("last")
+    assert lost(caplog) == [3]
+    with largest_file(path.stat().st_size):
+        end("d")
+    waiting.close()
+    assert lost(caplog) == [3, 1]
+    assert len(caplog.records) == 4
+    assert targets(path) == ["first", "last"]
+
+
 def with_head(size: int, place: str) -> Exchange:
     """So many octets in one place of an exchange."""
     made = exchange()
