@@ -150,7 +150,8 @@ def main(argv: list[str], version: str) -> int:
         print(json.dumps({"checked": check.checked, "problems": problems}))
     else:
         for problem in problems:
-            sys.stdout.write(f"{_word(problem['where'])}: {problem['problem']}\n  {problem['meaning']}\n")
+            told = f"{_word(problem['where'])}: {problem['problem']}\n  {problem['meaning']}\n"
+            sys.stdout.write(told.encode("ascii", "backslashreplace").decode())  # paths and names are of any octets
         print(f"{check.checked} certificates checked, {len(problems)} problems")
     return 1 if problems else 0
 

@@ -291,6 +291,12 @@ def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) 
     assert problem in text.stdout
 
 
+def test_check_where_the_output_takes_ascii_alone(room: Room) -> None:
+    result = run("env", "PYTHONIOENCODING=ascii", *PROGRAM, "check", STORE, "--ca=é", cwd=room.folder)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert r"can't read \xe9/ca.crt: No such file or directory" in result.stdout
+
+
 def test_what_is_removed_meanwhile_is_no_problem(room: Room) -> None:
     """A proxy that runs beside may prune its store."""
     check = Check(room.store, None, now())
