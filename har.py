@@ -46,6 +46,7 @@ class HarFile:
     """
 
     def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE, keep: int = KEEP) -> None:
+        path = Path(os.path.realpath(path))  # a link to it, /dev/stdout perhaps, is not what is replaced
         self._path = path
         self._hidden = path.with_name(f".{path.name}.spare")
         self._between = path.with_name(f".{path.name}.swap")

@@ -12,6 +12,7 @@ import fcntl
 import ipaddress
 import logging
 import os
+import stat
 import struct
 import time
 from pathlib import Path
@@ -136,9 +137,9 @@ class PcapFile:
     """
 
     def __init__(self, path: Path, version: str, keep: int = KEEP) -> None:
-        self._path = path
+        self._path = Path(os.path.realpath(path))  # a link to it, /dev/stdout perhaps, is not what is renamed
         self._losing = False
-        self._fd = _open(path, keep)
+        self._fd = _open(self._path, keep)
         self._head = _section(version.encode())
         self._end = 0
         try:
@@ -184,6 +185,8 @@ def _open(path: Path, keep: int) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # a device that can be read would be renamed
+                raise OSError(errno.EINVAL, "Not a regular file")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_bare(fd):
                 os.ftruncate(fd, 0)

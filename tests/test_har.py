@@ -199,6 +199,20 @@ def test_emptied_by_someone_else(tmp_path: Path) -> None:
     assert entries(path) == ["/7"]
 
 
+def test_a_link_stays_where_it_is(tmp_path: Path) -> None:
+    """It may be /dev/stdout, which would be replaced for the whole system."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link.har"
+    link.symlink_to("disk/a.har")
+    file = open_(link)
+    for n in range(3):
+        file.append(exchange(target=f"/{n}"))
+        assert entries(link) == [f"/{m}" for m in range(n + 1)]
+    file.close()
+    assert link.is_symlink()
+    assert os.listdir(tmp_path / "disk") == ["a.har"]
+
+
 def test_a_folder_that_is_gone_and_comes_back(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()

@@ -188,6 +188,32 @@ def test_emptied_by_someone_else(tmp_path: Path, left: int) -> None:
     assert fields(path, "frame.number") == [("1",), ("2",)]
 
 
+def test_a_link_stays_where_it_is(tmp_path: Path) -> None:
+    """It may be /dev/stdout, which would be renamed for the whole system."""
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link.pcapng"
+    link.symlink_to("disk/a.pcapng")
+    for _ in range(2):
+        write(link, Flow(*V4).opened())
+    assert link.is_symlink()
+    assert sorted(os.listdir(tmp_path / "disk")) == ["a.1.pcapng", "a.pcapng"]
+    assert len(fields(link, "frame.number")) == 3
+
+
+def test_what_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:
+    """A device that can be read looks like an earlier file, and would be renamed."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(OSError, match="Not a regular file"):
+        PcapFile(fifo, "1.0")
+    link = tmp_path / "link.pcapng"
+    link.symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="Not a regular file"):
+        PcapFile(link, "1.0")
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "link.pcapng"]
+    assert stat.S_ISCHR(os.stat("/dev/zero").st_mode)
+
+
 WRITER = """
 import sys
 from pathlib import Path
