@@ -144,6 +144,22 @@ def test_allow_and_deny(tmp_path: Path, roots: Path, origin: Origin) -> None:
         assert connect(program, f"localhost:{origin.port}").status == 403
 
 
+def test_an_allow_list_that_is_emptied_allows_nothing(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    """As a file is for a moment that is written anew: a reload then must not open the proxy to all."""
+    allowed = tmp_path / "allowed"
+    allowed.write_text("localhost\n")
+    target = f"localhost:{origin.port}"
+    with running(tmp_path, roots, "--allow=@allowed") as program:
+        assert connect(program, target).status == 200
+        allowed.write_text("# none\n")
+        program.reload()
+        plain = f"GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
+        assert (connect(program, target).status, exchange(program.address, plain).status) == (403, 403)
+        allowed.write_text("localhost\n")
+        program.reload()
+        assert connect(program, target).status == 200
+
+
 @pytest.mark.parametrize(
     ("option", "refused", "allowed"),
     [
