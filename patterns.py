@@ -2,13 +2,18 @@
 
 A pattern is ``host``, ``*.host`` (every name below it, at any depth, not the host itself), ``*`` (all), an IP address
 or a network in CIDR notation; each may have ``:port`` behind it (an IPv6 one in brackets then). ``@file`` stands for
-the patterns in a file, one a line; empty lines and what is behind a ``#`` are passed over.
+the patterns in a file, one a line; empty lines and what is behind a ``#`` are passed over. The file is read again
+and again, so it can't be a pipe.
 """
 
+import errno
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
+import files
 import names
 from errors import UsageError
 from names import Target
@@ -60,7 +65,7 @@ class Patterns:
 
     def _read(self, text: str) -> Iterator[str]:
         try:
-            with open(text[1:], encoding="utf-8") as file:
+            with open(text[1:], encoding="utf-8", opener=_not_a_pipe) as file:
                 for line in file:
                     pattern = line.partition("#")[0].strip()
                     if pattern:
@@ -102,6 +107,18 @@ def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:
             raise UsageError(f"{option}={text}: not a network such as 10.0.0.0/8 or fd00::/8")
         found.append(network)
     return tuple(found)
+
+
+def _not_a_pipe(path: str, flags: int) -> int:
+    """It would hold up everyone until it is written to, and be empty when it is read again: by a worker, at SIGHUP."""
+    fd = os.open(path, flags | os.O_NONBLOCK)
+    try:
+        if stat.S_ISFIFO(os.fstat(fd).st_mode):
+            raise OSError(errno.ESPIPE, "It is a pipe, and could be read once only")
+    except OSError:
+        files.close(fd)
+        raise
+    return fd
 
 
 def _network(text: str) -> Network | None:

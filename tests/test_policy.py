@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,8 @@ def test_lists_in_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'no host' is no host"):
         patterns(f"@{path}")
     path.write_bytes(b"\xff")
-    for bad in (path, tmp_path / "none"):
+    os.mkfifo(tmp_path / "fifo")
+    for bad in (path, tmp_path / "none", tmp_path, tmp_path / "fifo"):
         with pytest.raises(UsageError, match="can't read"):
             patterns(f"@{bad}")
 

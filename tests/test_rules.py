@@ -144,6 +144,14 @@ def test_allow_and_deny(tmp_path: Path, roots: Path, origin: Origin) -> None:
         assert connect(program, f"localhost:{origin.port}").status == 403
 
 
+def test_a_list_from_a_pipe_is_refused(tmp_path: Path) -> None:
+    """The second worker, and the first at SIGHUP, would find it empty, and deny nothing."""
+    words = " ".join([*Program.command(), *BASE, "--workers=2", "--deny=@<(echo localhost)"])
+    result = run("bash", "-c", f"exec {words}", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "It is a pipe, and could be read once only" in result.stderr
+
+
 def test_an_allow_list_that_is_emptied_allows_nothing(tmp_path: Path, roots: Path, origin: Origin) -> None:
     """As a file is for a moment that is written anew: a reload then must not open the proxy to all."""
     allowed = tmp_path / "allowed"
