@@ -109,7 +109,8 @@ class Program:
             self._reload()
 
     def _reload(self) -> None:
-        new_rules, new_users = rules(self._chosen.rules), users(self._chosen.rules)
+        new_rules = self._workers.run(rules, self._chosen.rules)  # a blocklist may have 100,000 lines
+        new_users = self._workers.run(users, self._chosen.rules)
         new_roots = self._workers.run(self._upstream.read_roots)
         self._workers.run(self._issuance.reload, self._now())
         self._upstream.use(new_roots)

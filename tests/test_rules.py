@@ -1,6 +1,8 @@
 """Who may do what, where to, and how much: the options of the policy, seen from outside."""
 
 import base64
+import os
+import signal
 import socket
 import ssl
 import subprocess
@@ -142,6 +144,22 @@ def test_allow_and_deny(tmp_path: Path, roots: Path, origin: Origin) -> None:
         program.process.send_signal(1)
         program.wait_for("not reloaded, what was in force stays: --deny: 'no host' is no host")
         assert connect(program, f"localhost:{origin.port}").status == 403
+
+
+def test_a_reload_holds_nobody_up(tmp_path: Path, roots: Path) -> None:
+    """Be the files as long, or their disk as slow, as may be: a FIFO that nobody has written to yet."""
+    users = tmp_path / "users"
+    hashed = b"alice:" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)) + b"\n"
+    users.write_bytes(hashed)
+    with running(tmp_path, roots, "--auth=users") as program:
+        users.unlink()
+        os.mkfifo(users)
+        program.process.send_signal(signal.SIGHUP)
+        with open(users, "wb") as file:  # as soon as it is read
+            for _ in range(20):
+                assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+            file.write(hashed)
+        program.wait_for("reloaded: ")
 
 
 def test_a_list_from_a_pipe_is_refused(tmp_path: Path) -> None:
