@@ -97,7 +97,7 @@ class PlainHttp:
             raise
         if answer is None:
             if changed is not None:
-                head = replace(head, method=exchange.method, headers=changed.headers.raw_items())
+                head = replace(head, method=exchange.method, headers=exchange.request_fields)
             return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
                 target, exchange.target, behind
             )

@@ -195,32 +195,34 @@ def check_fields(count: int) -> None:
 def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Request | None]:
     """An answer, or the request as it was changed, if it was. Raises ``Refused`` if it is none, or frames another body.
 
-    The exchange must have all fields of its request.
+    The exchange must have all fields of its request. It is left as it goes on or, where it does not, as the client made
+    it: whatever a tap puts there, others read it as what an exchange is.
     """
-    before = exchange.method, exchange.target, list(exchange.request_fields)
+    asked = exchange.method, exchange.target, list(exchange.request_fields)
     version = exchange.version.encode("ascii")  # the origin must not answer in a later one than the client speaks
     answer = decide(exchange)
+    method, target, fields = wanted = exchange.method, exchange.target, exchange.request_fields
+    exchange.method, exchange.target, exchange.request_fields = asked
     if answer is not None:
         try:
             answer.written(exchange.method)
         except (h11.LocalProtocolError, TypeError, ValueError) as error:
             raise Refused(f"a tap made an answer that is none: {error}") from error
         return answer, None
-    if before == (exchange.method, exchange.target, exchange.request_fields):
+    if wanted == asked:
         return None, None
-    if (before[0] == "HEAD") != (exchange.method == "HEAD"):
-        raise Refused("a tap changed a request to or from HEAD: the client would take the response for another")
-    if _framing(exchange.request_fields) != _framing(before[2]):
-        raise Refused("a tap changed the framing of a request")
     try:
-        return None, h11.Request(
-            method=exchange.method,
-            target=exchange.target,
-            headers=exchange.request_fields,
-            http_version=version,
-        )
+        changed = h11.Request(method=method, target=target, headers=fields, http_version=version)
     except (h11.LocalProtocolError, TypeError, ValueError) as error:
         raise Refused(f"a tap made a request that is none: {error}") from error
+    fields = changed.headers.raw_items()
+    if (exchange.method == "HEAD") != (changed.method == b"HEAD"):
+        raise Refused("a tap changed a request to or from HEAD: the client would take the response for another")
+    if _framing(exchange.request_fields) != _framing(fields):
+        raise Refused("a tap changed the framing of a request")
+    exchange.method, exchange.target = changed.method.decode("ascii"), changed.target.decode("ascii")
+    exchange.request_fields = fields
+    return None, changed
 
 
 def record_answer(recorder: Recorder, exchange: Exchange, answer: Answer, closing: bool) -> None:

@@ -57,6 +57,45 @@ def test_a_changed_request_keeps_its_version(head: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("attribute", "value"),
+    [("method", None), ("method", 7), ("target", "/a b"), ("target", None), ("request_fields", None),
+     ("request_fields", {"Host": "a"}), ("request_fields", [(b"Host",)]), ("request_fields", [(b"Host", 1)])],
+)  # fmt: skip
+def test_a_request_that_is_none_is_refused_and_told_as_the_client_made_it(attribute: str, value: object) -> None:
+    seen = Seen()
+    rewriter = Rewriter(seen.recorder(), lambda exchange: setattr(exchange, attribute, value))
+    with pytest.raises(Refused, match="a tap made a request that is none"):
+        passed(rewriter, GET)
+    rewriter.closed("refused")
+    (exchange,) = seen.done
+    assert (exchange.method, exchange.target, exchange.request_fields) == ("GET", "/a", [(b"Host", b"a")])
+
+
+def test_what_a_tap_changes_is_told_as_what_an_exchange_is_made_of() -> None:
+    def change(exchange: Exchange) -> None:
+        exchange.method, exchange.target = b"PUT", b"/b"  # type: ignore[assignment]  # it is not checked by mypy
+        exchange.request_fields.append(("X-Mark", "1"))  # type: ignore[arg-type]
+
+    seen = Seen()
+    assert passed(Rewriter(seen.recorder(), change), GET) == b"PUT /b HTTP/1.1\r\nHost: a\r\nX-Mark: 1\r\n\r\n"
+    (exchange,) = seen.begun
+    assert (exchange.method, exchange.target) == ("PUT", "/b")
+    assert exchange.request_fields == [(b"Host", b"a"), (b"X-Mark", b"1")]
+
+
+def test_an_answer_is_to_what_the_client_asked() -> None:
+    """A body behind the head of an answer to HEAD would be taken for the next response."""
+
+    def answer(exchange: Exchange) -> Answer:
+        exchange.method = "GET"
+        return Answer(403, b"no")
+
+    rewriter = Rewriter(Seen().recorder(), answer)
+    assert passed(rewriter, GET.replace(b"GET", b"HEAD")) == b""
+    assert rewriter.take_answer().endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
     ("request_", "closing"),
     [
         (GET, False),
