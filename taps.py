@@ -80,7 +80,10 @@ class Answer:
         if closing:
             fields.append(("Connection", "close"))
         phrase = self.reason or (HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else "")
-        return h11.Response(status_code=self.status, reason=phrase.encode("latin-1", "replace"), headers=fields)
+        head = h11.Response(status_code=self.status, reason=phrase.encode("latin-1", "replace"), headers=fields)
+        if any(name == b"transfer-encoding" for name, _ in head.headers):  # it would count before the length
+            raise h11.LocalProtocolError("Transfer-Encoding, where the body goes out as it is")
+        return head
 
 
 class Tap:
