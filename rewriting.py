@@ -63,11 +63,11 @@ class Rewriter(Http1):
 
         An empty piece: there is an answer to be taken and sent.
         """
-        if self._switched_over:
-            yield self._request_heads.left() + data
-            return
         at = 0
         while at < len(data) and not self.closing and not self._unheard:
+            if self._switched_over:
+                yield self._request_heads.left() + data[at:]
+                return
             if self._upload is None:
                 self._check_broken()
                 head, at = self._next_head(data, at)

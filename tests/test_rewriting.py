@@ -154,6 +154,15 @@ def test_behind_an_upgrade_everything_passes_and_what_was_sent_before_it_too() -
     assert passed(rewriter, b"\0") == b"\0"
 
 
+def test_what_came_with_the_request_for_an_upgrade_passes_when_that_is_agreed_to_while_it_is_sent() -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
+    pieces = rewriter.forward(ask + b"EARLY")
+    assert next(pieces) == ask
+    rewriter.received(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n")
+    assert list(pieces) == [b"EARLY"]
+
+
 def test_behind_the_end_of_the_origin_nothing_is_judged() -> None:
     """Nor is a body taken for a head."""
     rewriter = Rewriter(Seen().recorder(), allow)
