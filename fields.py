@@ -29,11 +29,11 @@ _DIGITS = 9  # of a Max-Forwards that is counted down
 def for_origin(head: RequestHead, target: Target) -> Fields:
     """Of a request. Host is the target's, whatever the client's said (RFC 9112 §3.2.2)."""
     passed = [_host(target)]
+    left = forwards_left(head)
     for key, value in _end_to_end(head.headers):
         lower = key.lower()
-        counted = lower == b"max-forwards" and head.method in ("TRACE", "OPTIONS")
-        if counted and value.isdigit() and len(value) <= _DIGITS:
-            value = b"%d" % max(0, int(value) - 1)
+        if lower == b"max-forwards" and left is not None:
+            value = b"%d" % max(0, left - 1)
         if lower != b"host":
             passed.append((key, value))
     if head.header(b"transfer-encoding"):
@@ -41,6 +41,14 @@ def for_origin(head: RequestHead, target: Target) -> Fields:
     passed.append((b"Via", f"{head.http_version} {VIA}".encode("ascii")))
     passed.append((b"Connection", b"close"))
     return passed
+
+
+def forwards_left(head: RequestHead) -> int | None:
+    """How often a request may still be forwarded (RFC 9110 §7.6.2); None where that is not counted."""
+    if head.method not in ("TRACE", "OPTIONS"):
+        return None
+    said = head.header(b"max-forwards")
+    return int(said) if said.isascii() and said.isdigit() and len(said) <= _DIGITS else None
 
 
 def for_judges(head: RequestHead, target: Target) -> Fields:

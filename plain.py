@@ -51,9 +51,7 @@ class PlainHttp:
             return None
         self._door.admit(client, head, record)
         self._policy.check_target(target)  # first: else what is refused would leave in questions to DNS
-        if (not literal and self._dialer.is_self(target, client.ip)) or (
-            head.method in ("TRACE", "OPTIONS") and head.header(b"max-forwards") == "0"  # RFC 9110 §7.6.2
-        ):
+        if (not literal and self._dialer.is_self(target, client.ip)) or fields.forwards_left(head) == 0:
             self._own_page(client, head, path, str(target), record)
             return None
         said = head.header(b"host")

@@ -235,7 +235,7 @@ def test_own_pages(program: Program) -> None:
 def test_max_forwards(program: Program) -> None:
     seen: list[bytes] = []
     with recorder(seen, OK) as server:
-        for hops, status in ((0, 405), (1, 200)):
+        for hops, status in (("0", 405), ("00", 405), ("1", 200)):
             head = f"OPTIONS http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: {hops}\r\n\r\n"
             assert exchange(program.address, head.encode()).status == status
     assert len(seen) == 1
