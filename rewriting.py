@@ -216,8 +216,8 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
     except (h11.LocalProtocolError, TypeError, ValueError) as error:
         raise Refused(f"a tap made a request that is none: {error}") from error
     fields = changed.headers.raw_items()
-    if (exchange.method == "HEAD") != (changed.method == b"HEAD"):
-        raise Refused("a tap changed a request to or from HEAD: the client would take the response for another")
+    if (exchange.method == "HEAD") != (changed.method == b"HEAD") or changed.method == b"CONNECT":
+        raise Refused("a tap changed a request to or from HEAD, or to CONNECT: the response would be read as another's")
     if _framing(exchange.request_fields) != _framing(fields):
         raise Refused("a tap changed the framing of a request")
     exchange.method, exchange.target = changed.method.decode("ascii"), changed.target.decode("ascii")

@@ -128,6 +128,8 @@ def request(exchange):
         exchange.request_fields = [(b"Content-Length", b"7")]
     if exchange.target == "/headed":
         exchange.method = "HEAD"
+    if exchange.target == "/connected":
+        exchange.method = "CONNECT"
     if exchange.target == "/split":
         exchange.request_fields.append((b"X", b"a\\r\\nY: b"))
     if exchange.target.startswith("/change"):
@@ -160,7 +162,7 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             reply = read_reply(secure)
             assert (reply.status, reply.headers["connection"]) == (418, "close")
             assert secure.recv(1) == b""
-        for path in ("/bad", "/split", "/headed"):
+        for path in ("/bad", "/split", "/headed", "/connected"):
             with secure_tunnel(program, f"localhost:{server.port}") as secure:
                 assert get(secure, path).status == 403
         with Origin(json_origin) as plain:
@@ -171,7 +173,13 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             head = f"GET {where}/change HTTP/1.1\r\nHost: a\r\nConnection: X-Added\r\n\r\n"
             assert "X-Added: 1" in exchange(program.address, head.encode()).headers["x-got"]
             many = b"a: b\r\n" * MAX_FIELDS
-            for path, fields in (("/bad", b""), ("/split", b""), ("/headed", b""), ("/many", many)):
+            for path, fields in (
+                ("/bad", b""),
+                ("/split", b""),
+                ("/headed", b""),
+                ("/connected", b""),
+                ("/many", many),
+            ):
                 ask = b"GET %s%s HTTP/1.1\r\nHost: a\r\n%s\r\n" % (where.encode(), path.encode(), fields)
                 before = len(program.lines)
                 assert exchange(program.address, ask).status == 403
