@@ -34,7 +34,10 @@ _INTERIM = 100  # interim responses to one request: an origin that sends more ha
 
 
 class Forwarding:
-    """One request from a client's socket to an origin's, and the response back. A ``recorder`` is told of it."""
+    """One request from a client's socket to an origin's, and the response back.
+
+    The ``recorder`` is told of them as ``exchange``; their octets are added to the ``meter`` of all connections.
+    """
 
     def __init__(
         self,
@@ -42,13 +45,13 @@ class Forwarding:
         origin: socket.socket,
         head: RequestHead,
         record: Record,
-        recorder: Recorder | None = None,
-        exchange: Exchange | None = None,
-        meter: Meter | None = None,
+        recorder: Recorder,
+        exchange: Exchange,
+        meter: Meter,
     ) -> None:
         self._recorder = recorder
         self._exchange = exchange
-        self._meter = meter or Meter()  # of all connections
+        self._meter = meter
         self._client = client
         self._origin = origin
         self._head = head
@@ -74,12 +77,11 @@ class Forwarding:
             return following
         except (CertifierError, OSError) as failure:
             error = str(failure)
-            if self._exchange is not None and self._exchange.status is None and isinstance(failure, CertifierError):
+            if self._exchange.status is None and isinstance(failure, CertifierError):
                 self._exchange.status = failure.status  # of the reply that the client gets
             raise
         finally:
-            if self._recorder is not None and self._exchange is not None:
-                self._recorder.end(self._exchange, error)
+            self._recorder.end(self._exchange, error)
 
     def _run(self, target: Target, path: str, rest: bytes) -> bytes | None:
         for sock in (self._client, self._origin):
@@ -128,13 +130,11 @@ class Forwarding:
                 if isinstance(event, h11.Data):
                     self._record.sent += len(event.data)
                     self._meter.sent += len(event.data)
-                    if self._recorder is not None and self._exchange is not None:
-                        self._recorder.upload(self._exchange, event.data, 0, len(event.data))
+                    self._recorder.upload(self._exchange, event.data, 0, len(event.data))
                     out = self._to_origin.send(event)
                 elif isinstance(event, h11.EndOfMessage):
                     self._uploaded = True
-                    if self._exchange is not None:
-                        self._exchange.request_ended = time.monotonic()
+                    self._exchange.request_ended = time.monotonic()
                     out = self._to_origin.send(h11.EndOfMessage(headers=fields.trailers(event)))
                 else:
                     return
@@ -192,20 +192,17 @@ class Forwarding:
             elif isinstance(event, h11.Response):
                 began = True
                 self._record.status = event.status_code
-                if self._recorder is not None and self._exchange is not None:
-                    reason, told = event.reason.decode("latin-1"), event.headers.raw_items()
-                    self._recorder.response(self._exchange, event.status_code, reason, told, time.monotonic())
+                reason, told = event.reason.decode("latin-1"), event.headers.raw_items()
+                self._recorder.response(self._exchange, event.status_code, reason, told, time.monotonic())
                 headers = fields.for_client(event, closing=not self._uploaded)
                 self._send(h11.Response(status_code=event.status_code, reason=event.reason, headers=headers))
             elif isinstance(event, h11.Data):
                 self._record.received += len(event.data)
                 self._meter.received += len(event.data)
-                if self._recorder is not None and self._exchange is not None:
-                    self._recorder.download(self._exchange, event.data, 0, len(event.data))
+                self._recorder.download(self._exchange, event.data, 0, len(event.data))
                 self._send(event)
             elif isinstance(event, h11.EndOfMessage):
-                if self._exchange is not None:
-                    self._exchange.trailers = event.headers.raw_items()[:MAX_FIELDS]
+                self._exchange.trailers = event.headers.raw_items()[:MAX_FIELDS]
                 trailers = fields.trailers(event) if self._head.http_version != "1.0" else []
                 self._send(h11.EndOfMessage(headers=trailers))
                 self._flush()

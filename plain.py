@@ -77,8 +77,6 @@ class PlainHttp:
         if where is None:
             raise OriginGone(f"{target} closed the connection")
         recorder = self._sight.recorder(record, str(Target(*where)))
-        if recorder is None:
-            return Forwarding(client.sock, origin, head, record, meter=self._meter).run(target, path, behind)
         if self._sight.rewrites:
             check_fields(len(head.headers))
             seen = fields.for_judges(head, target)

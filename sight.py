@@ -94,12 +94,12 @@ class Sight:
         """Whether exchanges are read for anybody; for the page alone only while somebody looks."""
         return self._board.looked_at or bool(self._observers) or self._taps.wants("request", "response")
 
-    def recorder(self, record: Record, origin: str) -> Recorder | None:
-        """For an exchange of plain HTTP, which is decoded where it is forwarded."""
-        if not self._reads:
-            return None
+    def recorder(self, record: Record, origin: str) -> Recorder:
+        """For an exchange of plain HTTP, which is decoded where it is forwarded, whether anybody looks or not."""
         authority = (record.target or "").removesuffix(":80")
         connection = Connection(record.client, origin, "http", authority, record.user)
+        if not self._reads:
+            return Recorder(connection, Chorus(()))
         return Recorder(connection, Chorus([*self._observers, self._board, self._taps]), self._capture)
 
     def decide(self, exchange: Exchange) -> Answer | None:

@@ -40,17 +40,20 @@ import users
 from certificates import Unreadable
 from commandline import CommandLine
 from errors import CertifierError, ClientError, NotServable, RetrievalError, UsageError
+from exchange import Connection, Recorder
 from forward import Forwarding
 from head import HeadReader, RequestHead, http_target
 from hello import HelloReader
 from leaf import Unusable
 from ledger import Ledger
 from log import escape
+from meter import Meter
 from names import Target
 from patterns import Patterns, networks
 from policy import Policy, Rules, is_private
 from record import Record
 from serials import SerialFile
+from sight import Chorus
 from signer import Authority
 from stored import MARK, Stored
 
@@ -148,6 +151,8 @@ def exchange(data: bytes) -> None:
     if found is None or found.method == "CONNECT":
         return
     where, path = http_target(found.target, found.method)
+    recorder = Recorder(Connection("a:1", "b:1", "http", str(where)), Chorus(()))
+    told = recorder.request(found.method, str(where), path, found.http_version, found.headers)
     client, user = socket.socketpair()
     origin, server = socket.socketpair()
     with client, user, origin, server:
@@ -156,7 +161,8 @@ def exchange(data: bytes) -> None:
         server.shutdown(socket.SHUT_WR)
         whole = False
         try:
-            whole = Forwarding(client, origin, found, Record("fuzz")).run(where, path, bytes(reader.rest)) is not None
+            forwarding = Forwarding(client, origin, found, Record("fuzz"), recorder, told, Meter())
+            whole = forwarding.run(where, path, bytes(reader.rest)) is not None
         finally:
             origin.close()
             seen = b"".join(iter(lambda: server.recv(65_536), b""))

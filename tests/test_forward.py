@@ -15,11 +15,13 @@ import gevent.socket
 import pytest
 from gevent.event import Event
 from lab import WAIT, Origin, Program, exchange, get, read_reply, run
+from watching import Seen
 
 import forward
 from errors import OriginSilent, RequestTimeout
 from forward import Forwarding
 from head import HeadReader
+from meter import Meter
 from names import Target
 from record import Record
 
@@ -343,7 +345,9 @@ def uploading() -> Iterator[tuple[gevent.socket.socket, gevent.socket.socket, "g
     with client, client_end, origin, origin_end:
         head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
         assert head is not None
-        forwarding = Forwarding(client_end, origin_end, head, Record("a:1"))
+        told = Seen().recorder()
+        exchange = told.request("PUT", "a", "/", "1.1", head.headers)
+        forwarding = Forwarding(client_end, origin_end, head, Record("a:1"), told, exchange, Meter())
         yield client, origin, gevent.spawn(forwarding.run, Target("a", 80), "/", b"")
 
 
