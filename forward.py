@@ -182,11 +182,10 @@ class Forwarding:
                 interim += 1
                 if interim > _INTERIM:
                     raise OriginProtocolError(f"{target} sent more than {_INTERIM} interim responses")
-                if self._head.http_version != "1.0" and event.status_code != 101:  # we asked for no upgrade
+                if self._head.http_version != "1.0":
+                    status, reason = event.status_code, event.reason
                     self._send(
-                        h11.InformationalResponse(
-                            status_code=event.status_code, reason=event.reason, headers=fields.interim(event)
-                        )
+                        h11.InformationalResponse(status_code=status, reason=reason, headers=fields.interim(event))
                     )
                     self._flush()
             elif isinstance(event, h11.Response):
@@ -201,14 +200,13 @@ class Forwarding:
                 self._meter.received += len(event.data)
                 self._recorder.download(self._exchange, event.data, 0, len(event.data))
                 self._send(event)
-            elif isinstance(event, h11.EndOfMessage):
+            else:
+                assert isinstance(event, h11.EndOfMessage)  # h11 refuses an upgrade, and an end where none may be
                 self._exchange.trailers = event.headers.raw_items()[:MAX_FIELDS]
                 trailers = fields.trailers(event) if self._head.http_version != "1.0" else []
                 self._send(h11.EndOfMessage(headers=trailers))
                 self._flush()
                 return
-            else:  # ConnectionClosed, or PAUSED after a 101, where a response should be
-                raise self._client_error or _origin_error(target, None, closed)
 
     def _receive(self) -> bytes:
         try:
@@ -242,11 +240,10 @@ class _OriginLost(Exception):
     """Reading from the origin failed, by the ``OSError`` that is the cause: none of the client's."""
 
 
-def _origin_error(target: Target, error: Exception | None, closed: bool) -> OriginError:
+def _origin_error(target: Target, error: Exception, closed: bool) -> OriginError:
     cause = error.__cause__ if isinstance(error, _OriginLost) else None
     if isinstance(cause, TimeoutError):
         return OriginSilent(f"{target} sent nothing for {QUIET_SECONDS:.0f} s")
     if closed or cause is not None:
         return OriginGone(f"{target} closed the connection before it had answered")
-    what = "an upgrade that was not asked for" if error is None else without_quote(error)
-    return OriginProtocolError(f"{target} sent a malformed response: {what}")
+    return OriginProtocolError(f"{target} sent a malformed response: {without_quote(error)}")
