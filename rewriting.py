@@ -96,6 +96,10 @@ class Rewriter(Http1):
             if passed:
                 yield passed
 
+    def rest(self) -> bytes:
+        """What came behind the request for an upgrade that was agreed to, where the client sends no more."""
+        return self._request_heads.left() if self._switched_over else b""
+
     def take_answer(self) -> bytes:
         """What the client is to be sent in the origin's stead, whole responses."""
         answer, self._answer = self._answer, b""

@@ -90,9 +90,11 @@ class Witness:
     def rest(self) -> bytes:
         """What was held back of the client's, and goes on now that it has ended. Raises ``Refused``."""
         with self._turn:
-            if self._watcher is None or not self._watcher.ended():
-                return b""
-            data = self._judged(b"")
+            data = b""
+            if self._rewriter is not None:
+                data = self._rewriter.rest()
+            elif self._watcher is not None and (self._watcher.ended() or self._held):
+                data = self._judged(b"")
             if data:
                 self._look("sent", data)
             return data

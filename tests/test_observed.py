@@ -93,7 +93,9 @@ def heard_by(end: socket.socket, octets: int) -> bytes:
     """What comes there, at least so much."""
     heard = b""
     while len(heard) < octets:
-        heard += end.recv(65_536)
+        data = end.recv(65_536)
+        assert data, heard
+        heard += data
     return heard
 
 
@@ -201,6 +203,27 @@ def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Pa
         heard += ends.client_end.recv(65_536)
     assert (asked, heard.startswith(OK + b"HTTP/1.1 403 ")) == (GET % 1, True)
     running.kill()
+
+
+@pytest.mark.parametrize("acts", [False, True])
+def test_what_came_with_the_request_for_an_upgrade_passes_at_the_clients_end_at_the_latest(
+    ends: Ends, acting: Taps, acts: bool
+) -> None:
+    """It might have been a request, and was held back until the origin agreed."""
+    taps, mismatch = (acting, Mismatch.ALLOW) if acts else (Taps([]), Mismatch.DENY)
+    tunnel = before(taps, [], PlainStream(ends.client), PlainStream(ends.origin), mismatch)
+    running = gevent.spawn(tunnel.run)
+    upgrade = b"Connection: upgrade\r\nUpgrade: a\r\n\r\n"
+    ask, agreed = b"GET / HTTP/1.1\r\nHost: a.example\r\n" + upgrade, b"HTTP/1.1 101 Switching\r\n" + upgrade
+    ends.client_end.sendall(ask + b"EARLY")
+    assert heard_by(ends.origin_end, len(ask)) == ask
+    ends.origin_end.sendall(agreed)
+    assert heard_by(ends.client_end, len(agreed)) == agreed
+    ends.client_end.shutdown(socket.SHUT_WR)
+    assert heard_by(ends.origin_end, 5) == b"EARLY"
+    ends.origin_end.close()
+    running.get()
+    assert (tunnel.outcome, tunnel.refusal) == ("closed", None)
 
 
 def test_a_request_held_back_does_not_outlive_its_client(ends: Ends, acting: Taps) -> None:
