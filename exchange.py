@@ -2,7 +2,7 @@
 
 A decoder (``http1.py``, ``http2.py``, or whoever speaks HTTP itself) has a ``Recorder`` for its connection, which makes
 each ``Exchange``, counts its octets, keeps what is wanted of its bodies and tells one ``Observer``. Nothing here does
-I/O or switches greenlets, and an observer must not either.
+I/O or switches greenlets; of observers only taps may, so that what is told is no shared buffer.
 """
 
 import re
@@ -130,7 +130,7 @@ class Unreadable(Exception):
 
 
 class Observer(Protocol):
-    """Whoever wants to know. It is called between two writes of the tunnel: briefly, and without a greenlet switch."""
+    """Whoever wants to know. It is called between two writes of the tunnel, and only a tap may wait then."""
 
     def request(self, exchange: Exchange) -> None:
         """The request's head is known, and nothing else yet."""
