@@ -25,11 +25,11 @@ from board import Board
 from context import Context
 from errors import CertifierError, NotServable, RetrievalError
 from keylog import KeyLog
-from leaves import Leaves
+from leaves import SERVED, Leaves, Wanted
 from limits import Limits
 from log import background
 from lru import LRU
-from retrieval import Retrieval, Retriever, Unserved
+from retrieval import Retrieval, Retriever
 from snapshot import Held
 from tlsconfig import server_context
 from workers import Workers
@@ -194,14 +194,12 @@ class ContextCache:
                 self._board.retrieved("failed" if error else "none")
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
 
-    def _retrieve(
-        self, name: str, client: str, renew: bool = False, used: bool = True, refused: Unserved | None = None
-    ) -> Context | None:
+    def _retrieve(self, name: str, client: str, wanted: Wanted = SERVED) -> Context | None:
         now = self._clock()
         contexts = self._contexts
-        outcome = self._retriever.retrieve(name, client, renew, used, refused)
+        outcome = self._retriever.retrieve(name, client, wanted)
         if contexts is not self._contexts:  # cleared meanwhile: the outcome may be another CA's
-            return self._retrieve(name, client, renew, used)
+            return self._retrieve(name, client, wanted._replace(refused=None))
         if outcome is None:
             self._contexts.pop(name)
             self._wont_do.put(name, now)
@@ -210,9 +208,9 @@ class ContextCache:
         try:
             served = server_context(outcome.pem, self._keylog)
         except NotServable as error:
-            if refused is not None or outcome.source != "disk":
+            if wanted.refused is not None or outcome.source != "disk":
                 raise
-            return self._retrieve(name, client, renew, used, (outcome.pem, str(error)))
+            return self._retrieve(name, client, wanted._replace(refused=(outcome.pem, str(error))))
         context = Context(
             served,
             outcome.serial,
@@ -226,7 +224,7 @@ class ContextCache:
             tried=now,  # it is as new as can be had: of a CA that ends, perhaps
             used=now,
         )
-        if renew:
+        if wanted.renew:
             before = self._contexts.peek(name)
             if before is not None:  # what fell out meanwhile stays out; and a renewal is no use
                 context.used = before.used
@@ -251,7 +249,7 @@ class ContextCache:
                 if not due:
                     stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
                 if stamp is None:
-                    self._retrieve(name, "", True, used)
+                    self._retrieve(name, "", Wanted(renew=True, used=used))
                     self._board.retrieved("renewed")
                 else:
                     context.stamp = stamp

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from typing import NamedTuple
 
 from cryptography import x509
 
@@ -23,6 +24,18 @@ from stored import Stored
 
 SETTLE_SECONDS = 1.0  # a file so young may not be whole: an editor, or a copy of a certificate and then of its key
 _MOST_TOLD = 10_000  # notes remembered
+
+
+class Wanted(NamedTuple):
+    """What is wanted of a retrieval. A renewal in the background is no use: what is in memory would never be unused."""
+
+    renew: bool = False  # certifier's own leaf of whose life less than a third is left: a client need not wait for that
+    make: bool = True  # a leaf where none is stored
+    used: bool = True  # now, and by a client
+    refused: tuple[bytes, str] | None = None  # a stored PEM that OpenSSL does not serve, and why
+
+
+SERVED = Wanted()  # by a connection
 
 
 class Leaves:
@@ -46,26 +59,13 @@ class Leaves:
         """Whether there is a leaf for every name."""
         return self._authority is not None
 
-    def retrieve(
-        self,
-        name: str,
-        now: datetime,
-        notes: list[str],
-        renew: bool = False,
-        make: bool = True,
-        refused: tuple[bytes, str] | None = None,
-        used: bool = True,
-    ) -> Leaf | None:
-        """The leaf for a canonical name; None when it is not stored and none can be made, or without ``make``, shall.
+    def retrieve(self, name: str, now: datetime, notes: list[str], wanted: Wanted = SERVED) -> Leaf | None:
+        """The leaf for a canonical name; None when it is not stored and none can be made, or shall.
 
         1. The first of what the store holds that can be served: an operator's, else certifier's own.
-        2. An operator's file that can't is moved aside; certifier's own is replaced by what comes next. So it is,
-           with ``renew``, when less than a third of its life is left: a client need not wait for that.
-           And so is, or moved aside, what OpenSSL ``refused``: its PEM, and why.
+        2. An operator's file that can't, or that OpenSSL refused, is moved aside; such a one of certifier's own, or
+           one that is to be renewed, is replaced by what comes next.
         3. With an authority: a new key, request and leaf, stored; had another process stored one meanwhile, its.
-
-        It counts as a use of the name, unless that is not ``used`` now: a renewal in the background is none, or
-        what a running proxy has in memory would never be unused.
 
         Warnings for the log are added to ``notes``, one sentence each, whatever comes of it. Raises ``RetrievalError``
         when none can be made, and ``Unsettled`` where an operator may still be placing a file: ask again a little
@@ -77,9 +77,9 @@ class Leaves:
         for stored in candidates:
             try:
                 found = self._check(stored, name, now)
-                if refused is not None and found.pem == refused[0]:
-                    raise Unusable(refused[1])
-                if renew and stored.ours and self._authority is not None and now >= found.renew_at:
+                if wanted.refused is not None and found.pem == wanted.refused[0]:
+                    raise Unusable(wanted.refused[1])
+                if wanted.renew and stored.ours and self._authority is not None and now >= found.renew_at:
                     raise Unusable(f"less than a third of its life is left, until {found.not_after:%Y-%m-%d}")
             except Unusable as why:
                 if not stored.ours:
@@ -88,18 +88,18 @@ class Leaves:
                     replacing, why_replaced = stored, f"reissuing the certificate for {name}: {why}"
             else:
                 notes += self._once(unread)
-                if used:
+                if wanted.used:
                     self._store.touch(stored, now.timestamp())
                 return replace(found, stamp=stamp)
         if self._authority is None and unread:  # it may be for the name: then the tunnel must not pass untouched
             raise RetrievalError(unread)
         notes += self._once(unread)
-        if self._authority is None or not make:
+        if self._authority is None or not wanted.make:
             return None
         if replacing is not None:
             notes.append(why_replaced)
         made = self._make(self._authority, name, now, notes)
-        kept = self._keep(made, name, now, replacing, notes, used)
+        kept = self._keep(made, name, now, replacing, notes, wanted.used)
         return replace(kept, stamp=self._store.stamp_again(name, stamp))
 
     @property

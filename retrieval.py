@@ -11,14 +11,12 @@ from admission import Turnstile
 from context import Context
 from errors import CertifierError, RetrievalError
 from leaf import Leaf, Unsettled
-from leaves import Leaves
+from leaves import Leaves, Wanted
 from lookout import Lookout
 from workers import Workers
 
 RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
 _AGAIN_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
-
-Unserved = tuple[bytes, str]  # a stored PEM that OpenSSL does not serve, and why
 
 log = logging.getLogger("certifier.retrieval")
 
@@ -66,30 +64,28 @@ class Retriever:
         if self._leaves.generates and self._turnstile.is_full(client) and not self._lookout.sees(name):
             raise self._turnstile.refusal(client)
 
-    def retrieve(self, name: str, client: str, renew: bool, used: bool, refused: Unserved | None) -> Leaf | None:
+    def retrieve(self, name: str, client: str, wanted: Wanted) -> Leaf | None:
         """The leaf, or None: *won't do*. One that is to be made waits for its turn, one that is stored does not."""
         notes: list[str] = []
-        passed = renew or self._turnstile.at_once(client)
+        passed = wanted.renew or self._turnstile.at_once(client)
         leaf = None
         try:
-            if passed or refused is not None or not self._leaves.generates or self._lookout.sees(name):
-                leaf = self._on_thread(name, notes, renew, passed, refused, used)
+            if passed or wanted.refused is not None or not self._leaves.generates or self._lookout.sees(name):
+                leaf = self._on_thread(name, notes, wanted._replace(make=passed))
             if leaf is None and not passed and self._leaves.generates:
                 self._turnstile.wait(client)
-                leaf = self._on_thread(name, notes, renew, True, refused, used)
-            elif passed and not renew and (leaf is None or leaf.source != "made"):
+                leaf = self._on_thread(name, notes, wanted)
+            elif passed and not wanted.renew and (leaf is None or leaf.source != "made"):
                 self._turnstile.give_back(client)
         finally:
             for note in notes:
                 log.warning("%s", note)
         return leaf
 
-    def _on_thread(
-        self, name: str, notes: list[str], renew: bool, make: bool, refused: Unserved | None, used: bool
-    ) -> Leaf | None:
+    def _on_thread(self, name: str, notes: list[str], wanted: Wanted) -> Leaf | None:
         def attempt() -> Leaf | None:
             when = datetime.fromtimestamp(self._clock(), UTC)
-            return self._workers.run(self._leaves.retrieve, name, when, notes, renew, make, refused, used)
+            return self._workers.run(self._leaves.retrieve, name, when, notes, wanted)
 
         return settled(attempt)
 

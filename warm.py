@@ -41,6 +41,7 @@ from commandline import CommandLine
 from errors import CertifierError, UsageError
 from issuance import Issuance
 from leaf import Leaf
+from leaves import Wanted
 from options import leaf_options
 from retrieval import settled
 from workers import Workers
@@ -90,7 +91,7 @@ class WarmUp:
         if self._issuance.store.path(name) is None:
             raise UsageError("too long a name for the store")
         retrieve = self._issuance.leaves.retrieve
-        leaf = settled(lambda: self._workers.run(retrieve, name, datetime.now(UTC), notes, renew=True))
+        leaf = settled(lambda: self._workers.run(retrieve, name, datetime.now(UTC), notes, Wanted(renew=True)))
         assert leaf is not None  # there is a CA
         if not leaf.in_store:
             raise UsageError("made, but not stored")

@@ -18,7 +18,7 @@ from contexts import LOOK_SECONDS, WONT_DO_SECONDS, ContextCache
 from errors import RetrievalError, TooManyNames
 from keys import KeyStock
 from leaf import Leaf
-from leaves import Leaves
+from leaves import SERVED, Leaves, Wanted
 from limits import Limits
 from pruning import Bound
 from retrieval import Retrieval
@@ -35,20 +35,11 @@ class Counted(Leaves):
         self.count = 0
         self.slow = 0.0
 
-    def retrieve(
-        self,
-        name: str,
-        now: datetime,
-        notes: list[str],
-        renew: bool = False,
-        make: bool = True,
-        refused: tuple[bytes, str] | None = None,
-        used: bool = True,
-    ) -> Leaf | None:
+    def retrieve(self, name: str, now: datetime, notes: list[str], wanted: Wanted = SERVED) -> Leaf | None:
         self.count += 1
         if self.slow:
             get_original("time", "sleep")(self.slow)  # blocks this thread, not the hub
-        return super().retrieve(name, now, notes, renew, make, refused, used)
+        return super().retrieve(name, now, notes, wanted)
 
 
 class Clock:

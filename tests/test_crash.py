@@ -31,7 +31,7 @@ from datetime import datetime, timedelta, UTC
 from pathlib import Path
 import ca
 from keys import KeyStock
-from leaves import Leaves
+from leaves import Leaves, Wanted
 from ledger import Ledger
 from signer import Authority
 from store import Store
@@ -70,7 +70,7 @@ else:
     if job == "renew":
         now += timedelta(days=31)
     arm()
-    leaf = leaves.retrieve("a.example", now, [], renew=job == "renew")
+    leaf = leaves.retrieve("a.example", now, [], Wanted(renew=job == "renew"))
     print(leaf.serial)
 """
 
@@ -150,7 +150,7 @@ from datetime import datetime, timedelta, UTC
 from pathlib import Path
 import ca
 from keys import KeyStock
-from leaves import Leaves
+from leaves import Leaves, Wanted
 from ledger import Ledger
 from signer import Authority
 from store import Store
@@ -165,7 +165,7 @@ for n in range(200):
     leaf = leaves.retrieve(name, now, [])
     print(name, leaf.serial)
     if renew:
-        leaf = leaves.retrieve(name, now + timedelta(days=31), [], renew=True)
+        leaf = leaves.retrieve(name, now + timedelta(days=31), [], Wanted(renew=True))
         print("renewed", name, leaf.serial)
 """
 

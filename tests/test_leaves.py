@@ -14,7 +14,7 @@ import files as stored_files
 from errors import RetrievalError
 from keys import KeyStock
 from leaf import Leaf, Unsettled
-from leaves import Leaves
+from leaves import Leaves, Wanted
 from pruning import Bound
 from store import Store
 from stored import MARK, Entry, Stored
@@ -37,7 +37,7 @@ class Room:
     def retrieve(self, name: str, when: datetime, renew: bool = False, leaves: Leaves | None = None) -> Leaf | None:
         """By ``leaves``, else by those that generate; ``notes`` are those of the last call."""
         self.notes: list[str] = []
-        return (leaves or self.leaves).retrieve(name, when, self.notes, renew)
+        return (leaves or self.leaves).retrieve(name, when, self.notes, Wanted(renew=renew))
 
     def place(self, content: bytes) -> None:
         self.path.parent.mkdir(exist_ok=True)
