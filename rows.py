@@ -21,9 +21,10 @@ _SECRET = re.compile(rb"auth|cookie|token|secret|key|passw|session|signature|cre
 
 
 def shorten(record: Record) -> None:
-    """Cut what a row would cut, before a record is kept for one."""
+    """Cut what a row would cut or leave out, before a record is kept for one."""
     record.user, record.target, record.sni = _cut(record.user), _cut(record.target), _cut(record.sni)
     record.detail, record.remark = _cut(record.detail), _cut(record.remark)
+    record.method = record.url = None  # no row has them
 
 
 def of_record(record: Record, key: str, started: float, ended: float | None) -> Row:

@@ -101,6 +101,14 @@ def test_requests_are_told_apart_from_tunnels_and_our_own_pages_are_left_out() -
     assert [row["kind"] for row in made.latest(Cursor())["tunnels"]] == ["request"]
 
 
+def test_of_a_record_no_more_is_kept_than_a_row_has() -> None:
+    made = Board()
+    record = Record("127.0.0.1:1", kind="request", method="x" * 10_000, url="x" * 10_000)
+    record.target = record.sni = record.detail = record.user = record.remark = "x" * 10_000
+    made.closed(made.opened(record))
+    assert sum(len(str(getattr(record, name))) for name in Record.__dataclass_fields__) < 3000
+
+
 def test_everything_is_bounded() -> None:
     clock = Clock()
     made = Board(clock)
