@@ -102,4 +102,4 @@ def _held(exchange: Exchange) -> int:
     heads = (exchange.request_fields, exchange.response_fields, exchange.trailers)
     fields = sum(len(name) + len(value) + _FIELD for head in heads for name, value in head)
     line = len(exchange.method) + len(exchange.authority) + len(exchange.target) + len(exchange.reason)
-    return exchange.captured + fields + line
+    return exchange.captured + fields + line + len(exchange.upgrade or "")

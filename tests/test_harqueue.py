@@ -103,7 +103,7 @@ def with_head(size: int, place: str) -> Exchange:
 PLACES = ["request_fields", "response_fields", "trailers", "small fields", "method", "authority", "target", "reason"]
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", [*PLACES, "upgrade"])
 @pytest.mark.parametrize(("size", "expected"), [(30_000, 33), (30, 100)])
 def test_heads_count_as_bodies_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: str, size: int,
