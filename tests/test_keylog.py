@@ -226,7 +226,7 @@ def test_a_full_disk_is_told_once_and_connections_pass(
 ) -> None:
     with Program(tmp_path, *BASE, f"--upstream-ca={roots}", f"--keylog={device}") as program:
         connect(program, origin, 3)
-        lost = warnings(program)
+    lost = warnings(program)  # now that all its lines have been read
     if device == "/dev/full":
         assert len(lost) == 1
         assert "can't write /dev/full: No space left on device" in lost[0]
