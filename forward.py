@@ -183,10 +183,9 @@ class Forwarding:
                 if interim > _INTERIM:
                     raise OriginProtocolError(f"{target} sent more than {_INTERIM} interim responses")
                 if self._head.http_version != "1.0":
-                    status, reason = event.status_code, event.reason
-                    self._send(
-                        h11.InformationalResponse(status_code=status, reason=reason, headers=fields.interim(event))
-                    )
+                    passed = fields.interim(event)
+                    status, phrase = event.status_code, event.reason
+                    self._send(h11.InformationalResponse(status_code=status, reason=phrase, headers=passed))
                     self._flush()
             elif isinstance(event, h11.Response):
                 began = True
