@@ -327,5 +327,5 @@ def test_the_example_that_saves_json(
         curl(program, f"https://localhost:{origin.port}/no-json")
         program.tunnels(2)
         (saved,) = (tmp_path / "saved").iterdir()
-    assert re.fullmatch(rf"\d{{6}}-localhost-{server.port}-etc-x-2f\.json", saved.name)
+    assert re.fullmatch(rf"\d+\.\d{{6}}-\d{{6}}-localhost-{server.port}-etc-x-2f\.json", saved.name)
     assert json.loads(saved.read_bytes()) == json.loads(JSON)
