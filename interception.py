@@ -127,6 +127,8 @@ class Interception:
             self._refused(way, pair, record.detail, isinstance(error, ConnectionError))
             return
         record.client_tls, record.client_alpn = stream.version, stream.alpn
+        if stream.version == "TLSv1.2":
+            self._contexts.relieve(name, context)
         if isinstance(upstream, PlainStream):
             try:
                 self._relaying.introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)

@@ -11,7 +11,11 @@ import rawtls
 from gevent.event import Event
 from lab import WAIT, Origin, Program, get, run, secure_tunnel, strict_context, talk, tunnel
 from rawtls import TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Hello, client_hello, usual
+from test_clients import eventually
+from test_metrics import scrape, value
 from tlslite.api import HandshakeSettings, TLSConnection
+
+from contexts import MOST_SESSIONS
 
 MODERN = ssl.OPENSSL_VERSION_INFO >= (3, 5)
 HANDSHAKE_FAILURE, PROTOCOL_VERSION, INAPPROPRIATE_FALLBACK, NO_RENEGOTIATION = 40, 70, 86, 100
@@ -247,6 +251,18 @@ def test_sessions(proxy: Program, origin: Origin, version: ssl.TLSVersion) -> No
     assert not reused
     assert session("localhost", first)[0]
     assert not session("www.example.com", first)[0]
+
+
+def test_sessions_of_clients_without_tickets_do_not_pile_up(proxy: Program, origin: Origin) -> None:
+    context = strict_context(proxy.ca)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_TICKET
+    before = value(scrape(proxy), "certifier_retrievals_total", source="renewed") or 0
+    for _ in range(MOST_SESSIONS + 2):
+        with secure_tunnel(proxy, f"127.0.0.1:{origin.port}", "www.example.com", context=context) as secure:
+            assert get(secure).status == 200
+            secure.unwrap()
+    eventually(lambda: value(scrape(proxy), "certifier_retrievals_total", source="renewed"), before + 1)
 
 
 def test_a_client_that_uploads_and_leaves(proxy: Program, certificate: Path) -> None:

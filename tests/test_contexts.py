@@ -1,6 +1,8 @@
 import os
+import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from test_leaves import NAME, Room
 from test_signer import authority_for, files
 
 from admission import Turnstile
-from contexts import LOOK_SECONDS, WONT_DO_SECONDS, ContextCache
+from contexts import LOOK_SECONDS, MOST_SESSIONS, WONT_DO_SECONDS, ContextCache
 from errors import RetrievalError, TooManyNames
 from keys import KeyStock
 from leaf import Leaf
@@ -225,6 +227,45 @@ def until(check: Callable[[], object]) -> None:
     with gevent.Timeout(10):
         while not check():
             gevent.sleep(0.001)
+
+
+def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = client.wrap_bio(to_client, to_server), server.wrap_bio(to_server, to_client, server_side=True)
+    for step in range(3):
+        with suppress(ssl.SSLWantReadError):
+            ends[step % 2].do_handshake()
+    ends[1].do_handshake()
+    with suppress(ssl.SSLWantReadError):
+        ends[1].unwrap()  # OpenSSL forgets sessions that broke off
+
+
+@pytest.mark.parametrize("tickets", [False, True])
+def test_sessions_of_clients_without_tickets_do_not_pile_up(leaves: Counted, tickets: bool) -> None:
+    contexts = ContextCache(2, leaves, Workers())
+    first = contexts.get("a.example")
+    assert first is not None
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    client.maximum_version = ssl.TLSVersion.TLSv1_2
+    if not tickets:
+        client.options |= ssl.OP_NO_TICKET
+    for _ in range(MOST_SESSIONS):
+        shake_hands(first.ssl, client)
+        contexts.relieve("a.example", first)
+    assert (contexts.find("a.example"), leaves.count) == (first, 1)
+    shake_hands(first.ssl, client)
+    contexts.relieve("a.example", first)
+    contexts.relieve("a.example", first)
+    if tickets:
+        assert (contexts.find("a.example"), leaves.count) == (first, 1)
+        return
+    until(lambda: contexts.find("a.example") is not first)
+    again = contexts.find("a.example")
+    assert again is not None
+    assert (again.serial, again.source, again.ssl.session_stats()["number"]) == (first.serial, "disk", 0)
+    contexts.relieve("a.example", first)  # of a connection that has still the old one
+    assert (contexts.find("a.example"), leaves.count) == (again, 2)
 
 
 def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Counted, clock: Clock) -> None:
