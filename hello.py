@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from errors import HelloError
-from wire import HANDSHAKE, Reader
+from wire import HANDSHAKE
 
 MAX_HELLO = 65_536  # octets of ClientHello; post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
 _WIRE = 2  # times that with record headers: a hello cut into tiny records is abuse
@@ -17,8 +17,7 @@ _WIRE = 2  # times that with record headers: a hello cut into tiny records is ab
 _CLIENT_HELLO = 1  # HandshakeType
 _MAX_RECORD = 16_384
 _SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS, _ECH = 0, 16, 43, 0xFE0D
-_READ = {_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS}
-_UNREAD = Reader(b"")
+_SHORT = "ClientHello shorter than its lengths say"
 
 _LENGTH = struct.Struct(">H").unpack_from
 _EXTENSION = struct.Struct(">HH").unpack_from  # its type, and its length
@@ -81,18 +80,11 @@ class HelloReader:
 
 
 def _parse(hello: bytes) -> ClientHello:
-    extensions = _extensions(hello)
-    return ClientHello(
-        server_name=_server_name(extensions.get(_SERVER_NAME)),
-        alpn_protocols=_alpn_protocols(extensions.get(_ALPN)),
-        supported_versions=_supported_versions(extensions.get(_SUPPORTED_VERSIONS)),
-        encrypted_client_hello=_ECH in extensions,
-    )
-
-
-def _extensions(hello: bytes) -> dict[int, Reader]:
-    """Walked by offsets: there are a dozen or more, of which three are read."""
-    found: dict[int, Reader] = {}
+    """Walked by offsets: of a dozen extensions or more, three are read."""
+    name: str | None = None
+    protocols: tuple[bytes, ...] = ()
+    versions: tuple[int, ...] = ()
+    kinds: set[int] = set()
     length = len(hello)
     try:
         at = 2 + 32  # legacy_version, random
@@ -100,50 +92,71 @@ def _extensions(hello: bytes) -> dict[int, Reader]:
         at += 2 + _LENGTH(hello, at)[0]  # cipher_suites
         at += 1 + hello[at]  # legacy_compression_methods
         if at == length:
-            return found  # TLS 1.2 allows a hello without extensions
+            return ClientHello(None, (), ())  # TLS 1.2 allows a hello without extensions
         end = at + 2 + _LENGTH(hello, at)[0]
         at += 2
         while at < end:
             kind, size = _EXTENSION(hello, at)
-            if kind in found:
+            if kind in kinds:
                 raise HelloError("ClientHello with a duplicate extension")
+            kinds.add(kind)
             at += 4
-            found[kind] = Reader(hello[at : at + size]) if kind in _READ else _UNREAD
+            if not size:
+                continue
+            if kind == _SERVER_NAME:
+                name = _server_name(hello, at, at + size)
+            elif kind == _ALPN:
+                protocols = _alpn_protocols(hello, at, at + size)
+            elif kind == _SUPPORTED_VERSIONS:
+                versions = _supported_versions(hello, at, at + size)
             at += size
     except (IndexError, struct.error) as error:
-        raise HelloError("ClientHello shorter than its lengths say") from error
+        raise HelloError(_SHORT) from error
     if at != end or end > length:
-        raise HelloError("ClientHello shorter than its lengths say")
+        raise HelloError(_SHORT)
     if end < length:
         raise HelloError("bytes after the ClientHello's extensions")
-    return found
+    return ClientHello(name, protocols, versions, _ECH in kinds)
 
 
-def _server_name(extension: Reader | None) -> str | None:
-    names = extension.vector(2) if extension else None
+# Of an extension between two offsets; what is behind the vector in it is the TLS library's to judge.
+
+
+def _server_name(hello: bytes, at: int, end: int) -> str | None:
+    stop = at + 2 + _LENGTH(hello, at)[0]
+    at += 2
     found = None
-    while names:
-        kind, name = names.number(1), names.vector(2).rest()
+    while at < stop:
+        kind, size = hello[at], _LENGTH(hello, at + 1)[0]
+        at += 3
         if kind == 0:
-            if found is not None or not name:
+            if found is not None or not size:
                 raise HelloError("server_name with an empty or a second host_name")
-            found = name.decode("latin-1")
+            found = hello[at : at + size].decode("latin-1")
+        at += size
+    if at != stop or stop > end:
+        raise HelloError(_SHORT)
     return found
 
 
-def _alpn_protocols(extension: Reader | None) -> tuple[bytes, ...]:
-    names = extension.vector(2) if extension else None
+def _alpn_protocols(hello: bytes, at: int, end: int) -> tuple[bytes, ...]:
+    stop = at + 2 + _LENGTH(hello, at)[0]
+    at += 2
     found = []
-    while names:
-        found.append(names.vector(1).rest())
-    if b"" in found:
-        raise HelloError("empty protocol name in ALPN")
+    while at < stop:
+        size = hello[at]
+        if not size:
+            raise HelloError("empty protocol name in ALPN")
+        at += 1
+        found.append(hello[at : at + size])
+        at += size
+    if at != stop or stop > end:
+        raise HelloError(_SHORT)
     return tuple(found)
 
 
-def _supported_versions(extension: Reader | None) -> tuple[int, ...]:
-    versions = extension.vector(1) if extension else None
-    found = []
-    while versions:
-        found.append(versions.number(2))
-    return tuple(found)
+def _supported_versions(hello: bytes, at: int, end: int) -> tuple[int, ...]:
+    count, odd = divmod(hello[at], 2)
+    if odd or at + 1 + 2 * count > end:
+        raise HelloError(_SHORT)
+    return struct.unpack_from(f">{count}H", hello, at + 1)

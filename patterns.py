@@ -28,18 +28,12 @@ class Patterns:
 
     def __init__(self, option: str, texts: Iterable[str]) -> None:
         self._option = option
-        self._given = False
         self._hosts: set[tuple[str, int | None]] = set()
         self._below: set[tuple[str, int | None]] = set()  # the host of each *.host; "" for all names
         self._networks: list[tuple[Network, int | None]] = []
         for text in texts:
-            self._given = True
             for pattern in self._read(text) if text.startswith("@") else (text,):
                 self._add(pattern)
-
-    def __bool__(self) -> bool:
-        """Whether there is a list at all: one whose file is empty holds nothing, and does not stand for all."""
-        return self._given
 
     @property
     def by_address(self) -> bool:

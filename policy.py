@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
 import names
@@ -40,9 +40,9 @@ class Rules:
     """What the operator said."""
 
     clients: tuple[Network, ...] = ()  # who may connect; empty: all
-    allow: Patterns = field(default_factory=lambda: Patterns("--allow", ()))
-    deny: Patterns = field(default_factory=lambda: Patterns("--deny", ()))
-    bypass: Patterns = field(default_factory=lambda: Patterns("--bypass", ()))
+    allow: Patterns | None = None
+    deny: Patterns | None = None
+    bypass: Patterns | None = None
     ports: Ports = (range(1, 65536),)
     deny_private: bool = False
     mismatch: Mismatch = Mismatch.ALLOW
@@ -86,17 +86,17 @@ class Policy:
         addresses = list(addresses)
         if self.is_self(addresses):
             raise LoopDetected(f"{target} is this proxy")
-        rules = self.rules
-        by_name = not rules.allow or rules.allow.host(target)
+        allow, deny = self.rules.allow, self.rules.deny
+        by_name = allow is not None and allow.host(target)
         left = [
             address
             for address in addresses
-            if (by_name or rules.allow.address(address))
-            and not (rules.deny and (rules.deny.address(address) or rules.deny.address(reached(address))))
+            if (allow is None or by_name or allow.address(address))
+            and not (deny is not None and (deny.address(address) or deny.address(reached(address))))
         ]
         if not left:
             raise Refused(f"{target} is not allowed, or none of its addresses is")
-        if rules.deny_private:
+        if self.rules.deny_private:
             left = [address for address in left if not is_private(address[0])]
         if not left:
             raise Refused(f"{target} has private addresses only (--deny-private)")
@@ -146,7 +146,7 @@ class Policy:
     @property
     def bypasses_any(self) -> bool:
         """Whether there is a list of what passes untouched."""
-        return bool(self.rules.bypass)
+        return self.rules.bypass is not None
 
     @property
     def minds_names(self) -> bool:

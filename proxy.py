@@ -129,31 +129,39 @@ class Proxy:
         with self._dialer.tunnel(target, client.ip, redirected) as origin:
             sockets.arm(client.sock, time.monotonic() + self._limits.head_timeout)
             sockets.send(client.sock, pages.ESTABLISHED)
-            with _refusing_by_alert(client.sock, record):
+            try:
                 self._interception.run(way, origin, data)
+            except CertifierError as error:
+                _refuse_by_alert(client.sock, record, error)
 
     def _direct(self, client: Client, data: bytes) -> None:
         """TLS without a CONNECT: the origin is the server_name's port 443."""
         record = Record(client.who)
-        with self._logged(record), _refusing_by_alert(client.sock, record):
-            if client.refusal is not None:
-                raise client.refusal
-            hello, data = read_hello(client.sock, None, data, self._limits)
-            if hello is None:
-                record.outcome = "client-closed"
-                return
-            target = Target(self._policy.name_for(hello, None), 443)
-            record.target, record.sni = str(target), hello.server_name
-            self._door.admit(client, None, record)
-            redirected = self._dialer.redirects(target)
-            way = Way(client.sock, client.ip, target, record, redirected)
+        with self._logged(record):
             try:
-                origin = self._dialer.tunnel(target, client.ip, redirected)
-            except OriginError as error:
-                self._interception.intercept(way, error, hello, data)
-            else:
-                with origin:
-                    self._interception.intercept(way, origin, hello, data)
+                self._direct_tunnel(client, data, record)
+            except CertifierError as error:
+                _refuse_by_alert(client.sock, record, error)
+
+    def _direct_tunnel(self, client: Client, data: bytes, record: Record) -> None:
+        if client.refusal is not None:
+            raise client.refusal
+        hello, data = read_hello(client.sock, None, data, self._limits)
+        if hello is None:
+            record.outcome = "client-closed"
+            return
+        target = Target(self._policy.name_for(hello, None), 443)
+        record.target, record.sni = str(target), hello.server_name
+        self._door.admit(client, None, record)
+        redirected = self._dialer.redirects(target)
+        way = Way(client.sock, client.ip, target, record, redirected)
+        try:
+            origin = self._dialer.tunnel(target, client.ip, redirected)
+        except OriginError as error:
+            self._interception.intercept(way, error, hello, data)
+        else:
+            with origin:
+                self._interception.intercept(way, origin, hello, data)
 
     @contextmanager
     def _logged(self, record: Record) -> Iterator[None]:
@@ -199,13 +207,8 @@ def _next_request(sock: socket.socket, data: bytes) -> bytes:
     return data
 
 
-@contextmanager
-def _refusing_by_alert(sock: socket.socket, record: Record) -> Iterator[None]:
+def _refuse_by_alert(sock: socket.socket, record: Record, error: CertifierError) -> None:
     """The reply in a tunnel in which TLS has not begun is an alert; where there is none, the end."""
-    try:
-        yield
-    except (HelloTimeout, NotTls) as error:
-        record.fail(error)
-    except CertifierError as error:
-        record.fail(error)
+    record.fail(error)
+    if not isinstance(error, (HelloTimeout, NotTls)):
         sockets.last_word(sock, tls.alert(error.alert))

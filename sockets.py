@@ -25,9 +25,11 @@ LINGER_OCTETS = 1 << 20  # closed with input unread, the kernel's reset takes th
 
 def tune(sock: socket.socket) -> None:
     """No Nagle delay: a record is written whole. Keep-alive: a peer that vanished is noticed, after some hours."""
-    with suppress(OSError):  # a connection that is gone already: its next use tells that
+    try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    except OSError:  # a connection that is gone already: its next use tells that
+        pass
 
 
 def acknowledge(sock: socket.socket) -> bool:
@@ -37,8 +39,10 @@ def acknowledge(sock: socket.socket) -> bool:
     """
     if _QUICKACK is None:
         return False
-    with suppress(OSError):  # a connection that is gone already
+    try:
         sock.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+    except OSError:  # a connection that is gone already
+        pass
     return True
 
 
@@ -154,8 +158,10 @@ def has_ended(sock: socket.socket) -> bool:
 
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
     """``shutdown`` that does not mind a connection that is gone; wakes whoever waits on the socket."""
-    with suppress(OSError):
+    try:
         sock.shutdown(how)
+    except OSError:
+        pass
 
 
 def reset(sock: socket.socket) -> None:

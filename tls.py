@@ -167,8 +167,10 @@ class TlsStream(Stream):
         """Encrypt a close_notify."""
         if not self._finished:
             self._finished = True
-            with suppress(ssl.SSLWantReadError):  # the peer's has not come yet
+            try:
                 self._tls.unwrap()
+            except ssl.SSLWantReadError:  # the peer's has not come yet
+                pass
 
     def _take(self, count: int) -> None:
         if count:

@@ -5,7 +5,6 @@ direction goes on. Back-pressure is the blocking write: a pump does not read whi
 """
 
 import socket
-from contextlib import suppress
 
 import gevent
 from gevent.hub import get_hub
@@ -234,8 +233,10 @@ class Tunnel:
         if how is RESET or how is BROKEN:
             sink.abort()
             return
-        with suppress(OSError):  # it is gone: its own pump finds out
+        try:
             sink.end(how)
+        except OSError:  # it is gone: its own pump finds out
+            pass
 
     def _watch(self) -> None:
         octets = self.sent + self.received

@@ -242,7 +242,8 @@ def patterns(data: bytes) -> None:
 
 @target(UsageError)
 def patterns_file(data: bytes) -> None:
-    assert bool(Patterns("--allow", [f"@{_GROUND.file('patterns', data)}"])) is not None
+    listed = Patterns("--allow", [f"@{_GROUND.file('patterns', data)}"])
+    assert listed.host(Target("www.example.com", 1)) in (True, False)
 
 
 @target()
