@@ -1,12 +1,13 @@
 """``Access``: whether a client may use the proxy: its address, and where there are users, its name and password."""
 
+import time
 from collections.abc import Callable
 
 import gevent
-from gevent.lock import BoundedSemaphore
 
 from errors import AuthenticationRequired, TooManyConnections
 from policy import Policy
+from turns import Turns
 from users import Users, credentials_in
 from workers import Workers
 
@@ -23,8 +24,7 @@ class Access:
         self._policy = policy
         self.users = users
         self._workers = Workers(_THREADS)
-        self._waiting = BoundedSemaphore(_WAITING)
-        self._shares: dict[str, int] = {}  # how many of each client's
+        self._turns = Turns(_WAITING, _SHARE)
 
     def check(self, ip: str, authorization: Callable[[], str] | None) -> str | None:
         """The user's name, None where there are no users. ``authorization`` reads the client's Proxy-Authorization.
@@ -43,16 +43,12 @@ class Access:
         return credentials[0].decode("utf-8", "replace")
 
     def _verify(self, ip: str, users: Users, credentials: tuple[bytes, bytes]) -> None:
-        if self._shares.get(ip, 0) >= _SHARE or not self._waiting.acquire(blocking=False):
+        if not self._turns.take(ip, time.monotonic()):
             raise TooManyConnections("too many passwords are being verified")
-        self._shares[ip] = self._shares.get(ip, 0) + 1
         try:
             good = self._workers.run(users.check, credentials)
         finally:
-            self._waiting.release()
-            self._shares[ip] -= 1
-            if not self._shares[ip]:
-                del self._shares[ip]
+            self._turns.give_back(ip)
         if not good:
             gevent.sleep(FAILURE_SECONDS)
             raise AuthenticationRequired("the name or the password is wrong")

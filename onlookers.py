@@ -31,7 +31,7 @@ class Onlookers:
         self._hosts = hosts | {"localhost"}
 
     @property
-    def users(self) -> bool:
+    def has_users(self) -> bool:
         """Whether there are users, so that each client must say a name and a password."""
         return self._access.users is not None
 

@@ -10,12 +10,12 @@ from itertools import chain, zip_longest
 
 import gevent
 from gevent.event import AsyncResult
-from gevent.lock import Semaphore
 from gevent.monkey import get_original
 
 import errors
 import names
 from lru import LRU
+from turns import Turns
 from workers import Workers
 
 LOOK_UP_SECONDS = 5.0  # how long one may take
@@ -37,7 +37,7 @@ class Resolver:
         self._workers = Workers(_THREADS)
         self._answers: LRU[str, tuple[float, Answer]] = LRU(_NAMES)
         self._under_way: dict[str, AsyncResult[Answer]] = {}
-        self._turns = _Turns()
+        self._turns = Turns(_THREADS, _SHARE)
 
     def look_up(self, host: str, deadline: float, client: str = "") -> list[str]:
         """The addresses of a canonical host, in the order to try them: families in turn (RFC 8305 §4).
@@ -97,43 +97,6 @@ class Resolver:
             del self._under_way[host]
             self._turns.give_back(client)
             result.set(answer)
-
-
-class _Turns:
-    """Who may have a thread: so many in all, and of those so many of each client."""
-
-    def __init__(self) -> None:
-        self._threads = Semaphore(_THREADS)
-        self._shares: dict[str, Semaphore] = {}
-        self._users: dict[str, int] = {}  # who have a turn of a client's, or wait for one
-
-    def take(self, client: str, deadline: float) -> bool:
-        """Wait for a turn; whether there is one."""
-        self._users[client] = self._users.get(client, 0) + 1
-        share = self._shares.setdefault(client, Semaphore(_SHARE))
-        taken = False
-        try:
-            if share.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                try:
-                    taken = self._threads.acquire(timeout=max(0.0, deadline - time.monotonic()))
-                finally:
-                    if not taken:
-                        share.release()
-        finally:
-            if not taken:
-                self._left(client)
-        return taken
-
-    def give_back(self, client: str) -> None:
-        """A turn is over."""
-        self._threads.release()
-        self._shares[client].release()
-        self._left(client)
-
-    def _left(self, client: str) -> None:
-        self._users[client] -= 1
-        if not self._users[client]:
-            del self._users[client], self._shares[client]
 
 
 def _look_up(host: str) -> list[str]:

@@ -39,14 +39,13 @@ class Upstream:
     """
 
     def __init__(self, extra_roots: str | None = None, verify: bool = True, keylog: KeyLog | None = None) -> None:
-        self._settings = extra_roots, verify, keylog
-        self._verifies = verify
-        self._context = client_context(*self._settings)
+        self._extra_roots, self._verifies, self._keylog = extra_roots, verify, keylog
+        self._context = self.read_roots()
         self._resolver = Resolver()
 
     def read_roots(self) -> ssl.SSLContext:
         """The roots, read anew, for ``use``. Raises ``UsageError``."""
-        return client_context(*self._settings)
+        return client_context(self._extra_roots, self._verifies, self._keylog)
 
     def use(self, roots: ssl.SSLContext) -> None:
         """Verify by these from now on."""

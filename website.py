@@ -110,7 +110,7 @@ class Website:
         """HTML for browsers, text for whoever did not ask for that."""
         ca = self._ca
         said = {"host": str(visit.where), "hostname": visit.where.host, "port": str(visit.where.port)}
-        users = self._onlookers.users
+        users = self._onlookers.has_users
         said |= {"user": "--proxy-user NAME " if users else "", "login": "NAME:PASSWORD@" if users else ""}
         if ca is not None:
             said |= {"fingerprint": ca.fingerprint, "name": ca.name, "ends": f"{ca.ends:%Y-%m-%d}"}

@@ -16,6 +16,7 @@ from test_users import line
 import access
 from access import Access
 from errors import AuthenticationRequired, TooManyConnections
+from turns import Turns
 from users import Users
 
 
@@ -51,7 +52,7 @@ def test_a_verified_password_is_not_verified_again(door: Access, monkeypatch: py
 @pytest.mark.parametrize("share", [1, 3])
 def test_only_so_many_passwords_wait_to_be_verified(door: Access, monkeypatch: pytest.MonkeyPatch, share: int) -> None:
     """And of one client not so many that there is no room for another's."""
-    monkeypatch.setattr(access, "_SHARE", share)
+    door._turns = Turns(2, share)
     least = min(share, 2)
     asked, go_on = list[bytes](), list[bool]()
     check, sleep = bcrypt.checkpw, get_original("time", "sleep")

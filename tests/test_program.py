@@ -358,6 +358,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "acceptor": "faults",
         "tlsconfig": "proxy",
         "wire": "hello",
+        "turns": "access",
         "flight": "client_certificates",
         "patterns": "policy",
         "dialing": "rules",
