@@ -42,7 +42,12 @@ def labels(text: str) -> dict[str, set[str]]:
 
 def opened(process: int, name: str) -> list[Path]:
     """The descriptors that a process has of a file."""
-    return [fd for fd in Path(f"/proc/{process}/fd").iterdir() if os.path.realpath(fd) == name]
+    found = []
+    for fd in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(FileNotFoundError):  # it is closed meanwhile
+            if os.readlink(fd) == name:
+                found.append(fd)
+    return found
 
 
 def read_all(fd: int) -> bytes:
