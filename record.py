@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from errors import CertifierError
-from log import MAX_URL, brief, clf, escape, quotable, user_word, utc, without_user
+from log import MAX_URL, brief, clf, cut, escape, quotable, user_word, utc, without_user
 
 
 class Progress(Protocol):
@@ -98,7 +98,7 @@ class Record:
                 "received": self.received,
                 "ms": round(self.seconds * 1000, 1),
                 "method": brief(self.method),
-                "url": None if self.url is None else without_user(self.url)[:MAX_URL],
+                "url": None if self.url is None else cut(without_user(self.url), MAX_URL),
                 "status": self.status,
                 "outcome": self.outcome,
                 "detail": brief(self.detail),

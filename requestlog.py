@@ -41,7 +41,7 @@ def as_json(exchange: Exchange) -> str:
             "kind": "request",
             "client": exchange.connection.client,
             "method": cut(exchange.method),
-            "url": without_user(exchange.url)[:MAX_URL],
+            "url": cut(without_user(exchange.url), MAX_URL),
             "http": exchange.version,
             "status": exchange.status,
             "sent": exchange.request_octets,
