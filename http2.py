@@ -20,8 +20,8 @@ from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STR
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
 MAX_LIST = 65_536  # octets of a decoded header block, as RFC 9113 §6.5.2 counts them
-MAX_HELD = 20_000  # fields of all streams open at once: an octet on the wire may stand for a field of any size
-MAX_OCTETS = 4_194_304  # of the same streams' heads on the wire, and of the texts made of them: targets, authorities
+MAX_HELD = 4_194_304  # octets that the heads of all streams open at once take, as ``_hold`` counts them
+FIELD = 200  # octets that a field counts there, beside the wire's: one of these may stand for a field of any size
 MAX_TABLE = 65_536  # of an HPACK table, which is what Chromium allows; Go and nghttp2 use 4096
 
 _TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
@@ -65,8 +65,8 @@ class Http2:
     """
 
     __slots__ = (
-        "_answered", "_down", "_held", "_last", "_octets", "_preface", "_recorder", "_sizes", "_streams", "_strict",
-        "_up", "watching",
+        "_answered", "_down", "_held", "_last", "_preface", "_recorder", "_sizes", "_streams", "_strict", "_up",
+        "watching",
     )  # fmt: skip
 
     held = 0  # octets of what the client sent that can't be judged yet: nobody acts on part of a frame
@@ -80,9 +80,8 @@ class Http2:
         self._preface = PREFACE  # what is missing of it
         self._streams: dict[int, Exchange] = {}
         self._answered: set[int] = set()  # whose response is complete and request is not
-        self._held = 0  # fields of the open streams
-        self._sizes: dict[int, int] = {}  # what each of them counts for MAX_OCTETS
-        self._octets = 0  # the sum
+        self._sizes: dict[int, int] = {}  # what each of them counts for MAX_HELD
+        self._held = 0  # the sum
         self._last = 0  # stream that the client opened
 
     def sent(self, data: Octets) -> None:
@@ -212,7 +211,6 @@ class Http2:
         if exchange is None:
             return
         if exchange.status is not None:
-            self._held -= len(exchange.trailers)
             exchange.trailers = fields[:MAX_FIELDS]
             self._hold(stream, exchange.trailers, size)
             return
@@ -234,12 +232,11 @@ class Http2:
 
     def _hold(self, stream: int, fields: Fields, octets: int) -> bool:
         """Count what an open stream has; where it is too much, the stream is not watched any more."""
-        self._held += len(fields)
-        self._octets += octets
+        octets += FIELD * len(fields)
+        self._held += octets
         self._sizes[stream] = self._sizes.get(stream, 0) + octets
-        if self._held > MAX_HELD or self._octets > MAX_OCTETS:
-            much = f"{MAX_HELD} fields" if self._held > MAX_HELD else f"{MAX_OCTETS} octets of heads"
-            self._end(stream, f"not watched: more than {much} in all streams at once")
+        if self._held > MAX_HELD:
+            self._end(stream, f"not watched: more than {MAX_HELD} octets of heads in all streams at once")
             return False
         return True
 
@@ -261,9 +258,8 @@ class Http2:
     def _end(self, stream: int, error: str | None = None) -> None:
         exchange = self._streams.pop(stream, None)
         self._answered.discard(stream)
-        self._octets -= self._sizes.pop(stream, 0)
+        self._held -= self._sizes.pop(stream, 0)
         if exchange is not None:
-            self._held -= len(exchange.request_fields) + len(exchange.response_fields) + len(exchange.trailers)
             self._recorder.end(exchange, error)
 
 
