@@ -93,7 +93,7 @@ class Check:
             yield path, Fault("its name is none of the DNS", "it is never used")
             return
         try:
-            _, certificate = leaf.read(stored, name.replace("*", "any", 1), self._now)
+            _, (certificate, *_) = leaf.read(stored, name.replace("*", "any", 1), self._now)
         except Unusable as why:
             fate = (
                 "it is replaced when the name is next asked for" if entry.ours else "it would be moved aside at its use"

@@ -46,10 +46,11 @@ class NotForName(Unusable):
     """It is for other names."""
 
 
-def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certificate]:
-    """What is stored, if it can be served for the name now; else raises ``Unusable``."""
+def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, list[x509.Certificate]]:
+    """What is stored, and its certificates, if it can be served for the name now; else raises ``Unusable``."""
     try:
-        certificate = certificates.read(stored.pem)[0]
+        chain = certificates.read(stored.pem)
+        certificate = chain[0]
         sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except Unreadable as error:
         raise Unusable("it holds no certificate that can be read") from error
@@ -63,7 +64,7 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, x509.Certifica
     found = leaf(stored.pem, certificate, stored.ours, source="disk")
     if now >= found.not_after:
         raise Unusable(f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
-    return found, certificate
+    return found, chain
 
 
 def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str) -> Leaf:

@@ -194,9 +194,9 @@ class Leaves:
 
     def _check(self, stored: Stored, name: str, now: datetime) -> Leaf:
         """Raise ``Unusable`` unless the stored certificate can be served for the name now."""
-        found, certificate = leaf.read(stored, name, now)
+        found, (certificate, *behind) = leaf.read(stored, name, now)
         if stored.ours and self._authority is not None:
-            if fault := self._authority.fault(certificate):
+            if fault := self._authority.fault(certificate, behind):
                 raise Unusable(fault)
             made_before = stored.placed() < self._since  # else by another process, which wants other keys than we
             if made_before and kind_of(certificate.public_key()) != self._keys.kind:

@@ -5,6 +5,7 @@ that the CA's key may one day live elsewhere. Everything here may block (disk, R
 threads: no gevent object, no logging.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -109,14 +110,18 @@ class Authority:
         leaf = builder.sign(self._files.key, hashes.SHA256())
         return leaf.public_bytes(Encoding.PEM) + self._chain
 
-    def fault(self, leaf: x509.Certificate) -> str | None:
-        """Why a leaf that certifier made is not what would be made now, as the end of a sentence; None if it is."""
+    def fault(self, leaf: x509.Certificate, behind: Sequence[x509.Certificate]) -> str | None:
+        """Why a leaf that certifier made is not what would be made now, as the end of a sentence; None if it is.
+
+        ``behind`` it are the intermediates that it would be sent with.
+        """
         if not self.signed(leaf):
             return "it was signed by another CA"
-        try:
-            points = leaf.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-        except x509.ExtensionNotFound:
-            points = None
+        if tuple(behind) != self._files.chain:  # an intermediate that was missing, perhaps, or was issued anew
+            return "the certificates behind it are not those of the CA"
+        if _extension(leaf, x509.AuthorityKeyIdentifier) != self._aki:  # OpenSSL and others would not find its issuer
+            return "the CA's certificate has another key identifier now"
+        points = _extension(leaf, x509.CRLDistributionPoints)
         return None if points == self._points else "its CRL distribution point is not that of --crl-url"
 
     def revocation_list(self, now: datetime) -> bytes:
@@ -154,6 +159,13 @@ class Authority:
         except (ValueError, TypeError, InvalidSignature):  # another issuer's name, another kind of key, another key
             return False
         return True
+
+
+def _extension(certificate: x509.Certificate, kind: type[x509.ExtensionType]) -> x509.ExtensionType | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
 
 
 def _distribution_points(url: str) -> x509.CRLDistributionPoints:

@@ -266,9 +266,9 @@ def command_line(data: bytes) -> None:
 def stored(data: bytes) -> None:
     """``KEY`` stands for a key that fits the corpus."""
     pem = data.replace(b"KEY\n", _GROUND.key_pem)
-    found, certificate = leaf.read(Stored(pem, pem.startswith(MARK), Path()), "a.example", NOW)
+    found, (certificate, *behind) = leaf.read(Stored(pem, pem.startswith(MARK), Path()), "a.example", NOW)
     assert found.renew_at <= found.not_after
-    _GROUND.authority.fault(certificate)
+    _GROUND.authority.fault(certificate, behind)
     with contextlib.suppress(NotServable):
         tlsconfig.server_context(found.pem)
 

@@ -60,6 +60,7 @@ class TestCA:
         ends: timedelta = timedelta(days=365),
         begins: timedelta = timedelta(days=-365),
         signs: bool = True,
+        identifier: x509.SubjectKeyIdentifier | None = None,
     ) -> None:
         self.key = key or new_key()
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
@@ -77,7 +78,8 @@ class TestCA:
         )
         if strict:
             builder = builder.add_extension(key_usage(ca=is_ca and signs), critical=True)
-            builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            identifier = identifier or x509.SubjectKeyIdentifier.from_public_key(public)
+            builder = builder.add_extension(identifier, critical=False)
             if parent:
                 builder = builder.add_extension(
                     x509.AuthorityKeyIdentifier.from_issuer_public_key(parent.key.public_key()), critical=False

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from pki import TestCA, key_pem, new_key, now
 from test_signer import authority_for, files
@@ -117,6 +118,40 @@ def test_after_another_ca(room: Room) -> None:
     assert reissued is not None
     assert room.notes == [f"reissuing the certificate for {NAME}: it was signed by another CA"]
     assert room.path.read_bytes() == MARK + reissued.pem
+
+
+def test_after_an_intermediate_was_added_to_the_file_of_the_ca(room: Room) -> None:
+    """Clients that know the root alone could not verify what was stored before."""
+    upper = TestCA("upper", parent=TestCA("root"))
+    lower = TestCA("lower", parent=upper)
+    alone = Leaves(room.store, authority_for(files(room.folder, lower)), KeyStock("p256"))
+    whole = Leaves(room.store, authority_for(files(room.folder, lower, chain=upper.pem)), KeyStock("p256"))
+    made = room.retrieve(NAME, now(), leaves=alone)
+    assert made is not None
+    assert upper.pem not in made.pem
+    reissued = room.retrieve(NAME, now(), leaves=whole)
+    assert reissued is not None
+    assert lower.pem + upper.pem in reissued.pem
+    assert room.notes[0] == f"reissuing the certificate for {NAME}: the certificates behind it are not those of the CA"
+    assert room.path.read_bytes() == MARK + reissued.pem
+    again = room.retrieve(NAME, now(), leaves=whole)
+    assert again is not None
+    assert again.pem == MARK + reissued.pem
+
+
+def test_after_the_ca_was_issued_anew_with_another_key_identifier(room: Room) -> None:
+    made = room.retrieve(NAME, now())
+    room.ca.pem = TestCA("one", key=room.ca.key, strict=False).pem  # none: it is the key's hash, as before
+    alike = Leaves(room.store, authority_for(files(room.folder, room.ca)), KeyStock("p256"))
+    stored = room.retrieve(NAME, now(), leaves=alike)
+    assert made is not None
+    assert stored is not None
+    assert stored.serial == made.serial
+    extension = x509.SubjectKeyIdentifier(b"another")
+    room.ca.pem = TestCA("one", key=room.ca.key, identifier=extension).pem
+    other = Leaves(room.store, authority_for(files(room.folder, room.ca)), KeyStock("p256"))
+    assert room.retrieve(NAME, now(), leaves=other) is not None
+    assert room.notes[0] == f"reissuing the certificate for {NAME}: the CA's certificate has another key identifier now"
 
 
 @pytest.mark.parametrize(("lived", "left"), [(timedelta(days=365), 10), (timedelta(minutes=16), 4)])

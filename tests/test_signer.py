@@ -184,9 +184,9 @@ def test_a_crl_that_revokes_nothing(tmp_path: Path) -> None:
     other = authority_for(files(tmp_path, TestCA("op")))
     (tmp_path / "ca.crl").write_bytes(other.revocation_list(now()))
     assert run(*words, cwd=tmp_path).returncode == 2
-    assert authority.fault(leaf) is None
+    assert authority.fault(leaf, []) is None
     without = authority_for(files(tmp_path, TestCA("op")))
-    assert without.fault(leaf) == "it was signed by another CA"
+    assert without.fault(leaf, []) == "it was signed by another CA"
 
 
 def test_a_crl_does_not_outlive_its_ca(tmp_path: Path) -> None:
@@ -220,8 +220,8 @@ def test_a_leaf_without_the_distribution_point_that_is_wanted(tmp_path: Path) ->
     found = files(tmp_path, TestCA("op"))
     pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
     leaf = x509.load_pem_x509_certificate(pem)
-    assert authority_for(found).fault(leaf) is None
-    assert authority_for(found, crl_url="http://x/ca.crl").fault(leaf) == (
+    assert authority_for(found).fault(leaf, []) is None
+    assert authority_for(found, crl_url="http://x/ca.crl").fault(leaf, []) == (
         "its CRL distribution point is not that of --crl-url"
     )
 
