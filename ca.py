@@ -99,7 +99,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         raise UsageError(f"{certificate_path} holds no PEM certificate: {error}") from error
     key = _load_key(key_path)
     missing = _check(certificate, certificate_path, now)
-    chain = tuple(c for c in (certificate, *others) if c.subject != c.issuer)
+    chain = tuple(c for c in (certificate, *others) if not _is_root(c))
     if _spki(key) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
         raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
     serials = SerialFile(serial_path)
@@ -155,6 +155,18 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str
     except x509.ExtensionNotFound:
         missing.append("subjectKeyIdentifier")
     return missing
+
+
+def _is_root(certificate: x509.Certificate) -> bool:
+    """Whether it is a CA's own word for its key. One in the same name that tells of another key (RFC 5280 §4.2.1.1) is
+    not: a new key, certified by the former one, which is what clients know.
+    """
+    try:
+        signer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+        own = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        signer = own = None
+    return certificate.subject == certificate.issuer and (signer is None or signer == own)
 
 
 def _load_key(path: Path) -> CaKey:

@@ -11,9 +11,12 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from gevent.threadpool import ThreadPool
 from lab import run
 from pki import TestCA, cert_pem, key_pem, new_key, now
+from test_signer import authority_for
 
 import ca
+import signer
 from errors import UsageError
+from keys import generate
 
 
 def write(folder: Path, authority: TestCA, chain: bytes = b"") -> tuple[Path, Path, Path]:
@@ -74,6 +77,19 @@ def test_an_intermediate_is_sent_and_its_root_is_not(tmp_path: Path) -> None:
     middle = TestCA("middle", parent=root)
     files = ca.load(*write(tmp_path, middle, chain=root.pem), now())
     assert [cert_pem(c) for c in files.chain] == [middle.pem]
+
+
+def test_a_new_key_that_the_former_one_certified_is_sent(tmp_path: Path) -> None:
+    """In the same name, as RFC 4210 §4.4 has it for a root that gets a new key: clients know the former one."""
+    former = TestCA("root")
+    new = TestCA("root", parent=former)
+    found = ca.load(*write(tmp_path, new, chain=former.pem), now())
+    assert [cert_pem(c) for c in found.chain] == [new.pem]
+    pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+    (tmp_path / "leaf.pem").write_bytes(pem)
+    (tmp_path / "root.pem").write_bytes(former.pem)
+    words = "openssl", "verify", "-x509_strict", "-CAfile", "root.pem", "-untrusted", "leaf.pem", "leaf.pem"
+    assert run(*words, cwd=tmp_path).stdout == "leaf.pem: OK\n"
 
 
 def test_one_that_strict_clients_refuse_is_warned_about(tmp_path: Path) -> None:
