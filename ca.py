@@ -14,6 +14,7 @@ from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 import certificates
 import files
@@ -143,6 +144,11 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str
         raise UsageError(
             f"the CA certificate {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC;"
             " look at this machine's clock"
+        )
+    if certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:  # RFC 4055: it signs nothing else
+        raise UsageError(
+            f"the key of the CA certificate {path} is for RSASSA-PSS alone, which Go and browsers do not know;"
+            f" make another: {_GOOD_CA}"
         )
     missing = []
     try:

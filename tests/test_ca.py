@@ -120,6 +120,11 @@ def key_of_another_kind(folder: Path) -> None:
     (folder / "ca.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
+def key_for_pss_alone(folder: Path) -> None:
+    words = "openssl req -x509 -noenc -newkey rsa-pss -pkeyopt rsa_keygen_bits:2048 -keyout ca.key -out ca.crt"
+    run(*words.split(), "-subj", "/CN=op", "-addext", "keyUsage=critical,keyCertSign", cwd=folder)
+
+
 def rewrite(name: str = "op", **options: object) -> Callable[[Path], None]:
     return lambda folder: write(folder, TestCA(name, **options)) and None  # type: ignore[arg-type]
 
@@ -137,6 +142,7 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
     (rewrite(name=""), "has an empty subject"),
     (rewrite(signs=False), "may not sign certificates"),
     (key_of_another_kind, "neither RSA nor EC"),
+    (key_for_pss_alone, "RSASSA-PSS alone"),
     (rewrite(ends=timedelta(days=-1)), "expired"),
     (rewrite(ends=timedelta()), "expired"),
     (rewrite(begins=timedelta(days=1)), "not valid before"),
