@@ -112,6 +112,22 @@ def test_what_may_lie_in_two_sectors_is_replaced(tmp_path: Path) -> None:
     assert path.stat().st_ino != before
 
 
+def test_a_mount_point_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A serial file that was mounted into a container by itself, and whose number gets a digit."""
+
+    def busy(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    path = tmp_path / "x"
+    files.write_new(path, b"9999\n")
+    before = path.stat().st_ino
+    monkeypatch.setattr(os, "rename", busy)
+    for content in (b"10000\n", b"7\n"):
+        files.overwrite(path, content)
+        assert (path.read_bytes(), path.stat().st_ino) == (content, before)
+    assert os.listdir(tmp_path) == ["x"]
+
+
 def test_a_file_that_is_not_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         files.overwrite(tmp_path / "x", b"1")
