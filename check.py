@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 import ca
 import leaf
+import names
 import rules
 from ca import CaFiles
 from commandline import CommandLine
@@ -70,18 +71,22 @@ class Check:
     def certificate(self, entry: Entry) -> Iterator[tuple[Path, Fault]]:
         """Faults of one certificate and its files."""
         self.checked += 1
-        path, name = entry.path, entry.name
+        path = entry.path
         try:
             for file in (path, path.with_suffix(".key")):
                 exposed = file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077
                 if exposed and b"PRIVATE KEY-----" in content(file, MAX_FILE):
                     yield file, Fault("others can read its private key", _READ.format(_word(file)))
-            right = self._store.path(path.name.removesuffix(".crt"))
+            stem = path.name.removesuffix(".crt")
+            called = _called(stem) if self._store.path(stem) is not None else stem
+            right = self._store.path(called)
             if right is None:
                 yield path, Fault("its name is too long to be stored", "it is never used")
                 return
             if right != path:
-                yield path, Fault("it stands in the wrong folder", f"it is never used: move it to {_word(right)}")
+                what = "it stands in the wrong folder" if called == stem else "certifier looks for another file name"
+                yield path, Fault(what, f"it is never used: move it to {_word(right)}")
+            name = f"*{called[1:]}" if called.startswith("_.") else called
             stored = self._store.read(path)
         except OSError as error:
             if os.path.lexists(path):
@@ -154,6 +159,18 @@ def main(argv: list[str], version: str) -> int:
             sys.stdout.write(told.encode("ascii", "backslashreplace").decode())  # paths and names are of any octets
         print(f"{check.checked} certificates checked, {len(problems)} problems")
     return 1 if problems else 0
+
+
+def _called(stem: str) -> str:
+    """What certifier calls the file of a name, however that is written: in capitals, or a wildcard with its star.
+
+    Raises ``ValueError`` for what is no name.
+    """
+    wild = stem.startswith(("*.", "_."))
+    name = names.dns_name(stem[2:]) if wild else names.host_name(stem)
+    if name is None:
+        raise ValueError("no name")
+    return f"_.{name}" if wild else name
 
 
 def _word(path: object) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from hashlib import md5
 from pathlib import Path
 from typing import NoReturn
 
@@ -245,6 +246,15 @@ def folder_at(path: Path) -> None:
     path.mkdir()
 
 
+def misname(room: Room, stem: str) -> None:
+    """An operator's file by the layout that README tells, and called as nobody looks for it."""
+    folder = room.store.root / md5(stem.encode()).hexdigest()[:3]
+    folder.mkdir()
+    path = room.path.rename(folder / f"{stem}.crt")
+    path.write_bytes(room.ca.issue("www.example.com", "*.example.com", "fe80::1", "127.0.0.1"))
+    path.chmod(0o600)
+
+
 SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "not a certificate": (lambda room: room.place(b"x"), "holds no certificate that can be read"),
     "without its key": (lambda room: room.place(room.ca.issue("www.example.com", with_key=False)), "no private key"),
@@ -263,6 +273,10 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "a folder for all": (lambda room: room.path.parent.chmod(0o777), "others can write there"),
     "the wrong folder": (lambda room: room.path.rename(room.store.path("a.example").parent / room.path.name),  # type: ignore[union-attr]
                          "it stands in the wrong folder"),
+    "in capitals": (lambda room: misname(room, "WWW.example.com"), "certifier looks for another file name"),
+    "a star": (lambda room: misname(room, "*.example.com"), "certifier looks for another file name"),
+    "an address in capitals": (lambda room: misname(room, "FE80::1"), "certifier looks for another file name"),
+    "a number for an address": (lambda room: misname(room, "127.1"), "its name is none of the DNS"),
     "another CA": (lambda room: (room.folder / "ca.key").write_bytes(key_pem(new_key())), "does not belong to the"),
     "a serial file that is behind": (lambda room: (room.folder / "serial.txt").write_text("8"), "it says 8, but"),
     "a directory": (lambda room: folder_at(room.path), "it can't be read"),
