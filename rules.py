@@ -22,6 +22,7 @@ from strength import MIN_RSA
 from tlsconfig import server_context
 
 MAX_LIFE = timedelta(days=398)  # Apple, https://support.apple.com/102028
+_CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _MAX_SERIAL_BITS = 159  # 20 octets with a clear sign bit, RFC 5280 §4.1.2.2
 _STEPS = 20  # a handshake takes two or three
 
@@ -41,6 +42,8 @@ def of_any(certificate: x509.Certificate, now: datetime) -> Iterator[Fault]:
             yield Fault(f"an RSA key of {key.key_size} bits", "browsers, Apple and Go refuse less than 2048")
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         yield Fault("a key that is neither RSA nor EC", "browsers and Apple refuse it")
+    elif not isinstance(key.curve, _CURVES):
+        yield Fault(f"an EC key on the curve {key.curve.name}", "browsers and others know P-256, P-384 and P-521 alone")
     try:
         hashed = certificate.signature_hash_algorithm
         if isinstance(hashed, hashes.SHA1 | hashes.MD5):

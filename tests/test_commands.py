@@ -19,6 +19,7 @@ from typing import NoReturn
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from gevent.event import Event
 from lab import HERE, WAIT, Program, run
@@ -224,6 +225,8 @@ def test_check_of_a_good_store(room: Room) -> None:
 def weak(room: Room, **changes: object) -> bytes:
     """A certificate of the room's CA, wrong in one way."""
     key = new_key(bits=1024 if changes.get("short") else 0)
+    if changes.get("curve"):
+        key = ec.generate_private_key(ec.SECP256K1())
     builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
@@ -265,6 +268,7 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
         "its private key belongs to another certificate",
     ),
     "a short key": (lambda room: room.place(weak(room, short=True)), "an RSA key of 1024 bits"),
+    "an odd curve": (lambda room: room.place(weak(room, curve=True)), "an EC key on the curve secp256k1"),
     "a long life": (lambda room: room.place(weak(room, long=True)), "valid for 502 days"),
     "for clients": (lambda room: room.place(weak(room, client=True)), "extendedKeyUsage without serverAuth"),
     "no usage": (lambda room: room.place(weak(room, bare=True)), "no extendedKeyUsage"),
