@@ -90,7 +90,8 @@ class Check:
             stored = self._store.read(path)
         except OSError as error:
             if os.path.lexists(path):
-                yield path, Fault(f"it can't be read: {error.strerror}", "it is never used")
+                where = Path(error.filename or path)  # its key's, perhaps
+                yield where, Fault(f"it can't be read: {error.strerror}", "it is never used")
             else:  # it was removed meanwhile, by a proxy that keeps its store to --store-max perhaps
                 self.checked -= 1
             return

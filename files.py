@@ -174,7 +174,7 @@ def content(path: Path, most: int) -> bytes:
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file")
+            raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file", str(path))
         return os.read(fd, min(most, found.st_size))
     finally:
         close(fd)

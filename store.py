@@ -99,7 +99,7 @@ class Store:
             except OSError as error:
                 if failures is None:
                     raise
-                failures.append((path, error))
+                failures.append((Path(error.filename or path), error))
             else:
                 if stored is not None and (not stored.ours or path == self.path(name)):
                     found.append(stored)

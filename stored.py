@@ -26,17 +26,13 @@ class Stored(NamedTuple):
     @classmethod
     def load(cls, path: Path) -> "Stored | None":
         """What stands there, None for nothing. Raises ``OSError``."""
-        try:
-            pem = files.content(path, MAX_FILE)
-        except FileNotFoundError:
-            if path.is_symlink():  # to nowhere: something is meant to stand there
-                raise
+        pem = _content(path)
+        if pem is None:
             return None
         if pem.startswith(MARK):
             return cls(pem, True, path)
-        with suppress(FileNotFoundError):
-            if b"PRIVATE KEY-----" not in pem:
-                pem += b"\n" + files.content(path.with_suffix(".key"), MAX_FILE)
+        if b"PRIVATE KEY-----" not in pem and (key := _content(path.with_suffix(".key"))) is not None:
+            pem += b"\n" + key
         return cls(pem, False, path)
 
     @property
@@ -92,6 +88,16 @@ class Entry(NamedTuple):
         """The name that it is the certificate of; a wildcard as ``*.example.com``."""
         stem = self.path.name.removesuffix(".crt")
         return f"*{stem[1:]}" if stem.startswith("_.") else stem
+
+
+def _content(path: Path) -> bytes | None:
+    """What a file holds, None for nothing. Raises ``OSError``, with the file's name."""
+    try:
+        return files.content(path, MAX_FILE)
+    except FileNotFoundError:
+        if path.is_symlink():  # to nowhere: something is meant to stand there
+            raise
+        return None
 
 
 def is_ours(path: Path) -> bool:

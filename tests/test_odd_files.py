@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lab import run
-from pki import now
+from pki import key_pem, new_key, now
 from test_commands import PROGRAM, STORE, command
 from test_leaves import NAME, Room
 from test_store import PEM, place
@@ -125,6 +125,29 @@ def test_an_operators_link_to_nowhere(room: Room) -> None:
     found = room.retrieve(NAME, now())
     assert found
     assert not found.ours
+
+
+@pytest.mark.parametrize(
+    ("link", "why"), [(True, "No such file or directory"), (False, "Is a directory or no regular")]
+)
+def test_a_key_that_cannot_be_read_is_told_by_its_name(room: Room, link: bool, why: str) -> None:
+    """And its certificate is left where it is: the key's volume may not be mounted yet."""
+    key = new_key()
+    room.place(room.ca.issue(NAME, key=key, with_key=False))
+    path = room.path.with_suffix(".key")
+    if link:
+        path.symlink_to("nowhere")
+    else:
+        path.mkdir()
+    assert room.retrieve(NAME, now())
+    assert f"can't read the stored certificate for {NAME}, {path}: {why}" in room.notes[0]
+    found = command(room, "check", STORE)
+    assert f"{path.relative_to(room.folder)}: it can't be read: {why}" in found.stdout
+    if link:
+        (path.parent / "nowhere").write_bytes(key_pem(key))
+        served = room.retrieve(NAME, now())
+        assert served
+        assert not served.ours
 
 
 def test_one_odd_file_is_no_store_that_fails(room: Room) -> None:
