@@ -4,6 +4,7 @@ A file that certifier wrote begins with ``MARK`` (explanatory text before the PE
 operator's: never overwritten, at most moved aside. What a PEM holds is not looked at here.
 """
 
+import codecs
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -32,7 +33,7 @@ class Stored(NamedTuple):
         if pem.startswith(MARK):
             return cls(pem, True, path)
         if b"PRIVATE KEY-----" not in pem and (key := _content(path.with_suffix(".key"))) is not None:
-            pem += b"\n" + key
+            pem += b"\n" + key.removeprefix(codecs.BOM_UTF8)  # which OpenSSL passes over at the begin of a file alone
         return cls(pem, False, path)
 
     @property

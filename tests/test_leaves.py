@@ -1,3 +1,4 @@
+import codecs
 import os
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from leaves import Leaves, Wanted
 from pruning import Bound
 from store import Store
 from stored import MARK, Entry, Stored
+from tlsconfig import server_context
 
 NAME = "www.example.com"
 
@@ -256,6 +258,15 @@ def test_an_operators_key_beside_it(room: Room) -> None:
     leaf = room.retrieve(NAME, now(), leaves=room.off)
     assert leaf is not None
     assert leaf.pem.endswith(key_pem(key))
+
+
+def test_an_operators_key_by_a_windows_editor(room: Room) -> None:
+    key = new_key()
+    room.place(codecs.BOM_UTF8 + room.ca.issue(NAME, key=key, with_key=False).replace(b"\n", b"\r\n"))
+    room.path.with_suffix(".key").write_bytes(codecs.BOM_UTF8 + key_pem(key).replace(b"\n", b"\r\n"))
+    leaf = room.retrieve(NAME, now(), leaves=room.off)
+    assert leaf is not None
+    server_context(leaf.pem)
 
 
 def test_an_old_certificate_whose_key_is_being_placed_is_left_alone(room: Room) -> None:
