@@ -35,6 +35,7 @@ class Ledger:
     def __init__(self, root: Path, issuer: x509.Certificate) -> None:
         self._root = root
         self._issuer = issuer
+        self.own = issuer.serial_number  # a root's is used up: Firefox refuses a leaf that shares it
         public = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self._path = root / ".serials" / hashlib.sha256(public).hexdigest()[:32]
         self._highest = 0  # that this process has taken: for a store that can't be written

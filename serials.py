@@ -54,7 +54,8 @@ class SerialFile:
                 ledger.note(max(found, ledger.highest()))
 
     def take(self, ledger: Ledger, notes: list[str], count: int = 1) -> range:
-        """The next serials, taken for good before this returns; never one that the ledger knows, once it is prepared.
+        """The next serials, taken for good before this returns; never one that the ledger knows, once it is prepared,
+        nor that of the CA's own certificate.
 
         What is to be logged is added to ``notes``. Raises ``RetrievalError`` when the file holds no serial: what other
         stores with the same CA have used can't be known then.
@@ -71,6 +72,8 @@ class SerialFile:
                     " other stores of the same CA may have used more"
                 )
                 serial = highest + 1
+            if serial <= ledger.own < serial + count:
+                serial = ledger.own + 1
             files.overwrite(self.path, b"%d\n" % (serial + count))
             ledger.note(serial + count - 1)
         return range(serial, serial + count)

@@ -46,6 +46,14 @@ def test_several_at_once(serials: SerialFile) -> None:
     assert serials.take(ledger, [], 2) == range(44, 46)
 
 
+def test_the_serial_of_a_roots_own_certificate_is_passed_over(serials: SerialFile) -> None:
+    own = CA.certificate.serial_number
+    for first in (own, own - 2):
+        serials.path.write_text(f"{first}\n")
+        assert serials.take(Ledger(serials.path.parent / f"{first}", CA.certificate), [], 3) == range(own + 1, own + 4)
+        assert serials.peek() == own + 4
+
+
 def test_fewer_left_than_are_wanted(serials: SerialFile) -> None:
     serials.path.write_text(f"{MAX_SERIAL - 2}\n")
     with pytest.raises(RetrievalError):
