@@ -59,7 +59,7 @@ class Patterns:
 
     def _read(self, text: str) -> Iterator[str]:
         try:
-            with open(text[1:], encoding="utf-8", opener=_not_a_pipe) as file:
+            with open(text[1:], encoding="utf-8-sig", opener=_not_a_pipe) as file:
                 for line in file:
                     pattern = line.partition("#")[0].strip()
                     if pattern:

@@ -5,6 +5,7 @@
 
 import base64
 import binascii
+import codecs
 import hashlib
 import hmac
 import re
@@ -77,7 +78,7 @@ def credentials_in(field: str) -> tuple[bytes, bytes] | None:
 
 def _read(path: Path) -> dict[bytes, bytes]:
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise UsageError(f"--auth={path}: can't read it: {error.strerror}") from error
     users = {}

@@ -120,7 +120,7 @@ def main(argv: list[str], version: str) -> int:
 
 def _names_in(path: str) -> Iterator[str]:
     try:
-        with open(0 if path == "-" else path, encoding="utf-8", errors="replace") as file:
+        with open(0 if path == "-" else path, encoding="utf-8-sig", errors="replace") as file:
             for text in file:
                 name = text.partition("#")[0].strip()
                 if name:

@@ -343,7 +343,7 @@ def test_check_after_another_ca(room: Room) -> None:
 
 
 def test_warm_makes_what_is_not_there_and_goes_on(room: Room) -> None:
-    (room.folder / "names").write_text("# ours\nB.example. # twice\nb.example\n\na.example\n::1\nno name\n")
+    (room.folder / "names").write_text("\ufeff# ours\nB.example. # twice\nb.example\n\na.example\n::1\nno name\n")
     first = command(room, "warm", STORE, *SIGN, "names", "--json")
     assert first.returncode == 1
     facts = json.loads(first.stdout)

@@ -69,6 +69,8 @@ def test_lists_in_files(tmp_path: Path) -> None:
     for target in (Target("a.example", 1), Target("x.b.example", 443), Target("c.example", 1)):
         assert found.host(target)
     assert not found.host(Target("d.example", 1))
+    path.write_text("\ufeffa.example\n", encoding="utf-8")  # by an editor that marks its byte order
+    assert patterns(f"@{path}").host(Target("a.example", 1))
     path.write_text("no host\n")
     with pytest.raises(UsageError, match="'no host' is no host"):
         patterns(f"@{path}")

@@ -1,4 +1,5 @@
 import base64
+import codecs
 from pathlib import Path
 
 import bcrypt
@@ -33,6 +34,11 @@ def test_names_and_passwords(path: Path) -> None:
         (b"alice", b"x" * 100),
     ):
         assert not users.check(wrong)
+
+
+def test_a_file_by_an_editor_that_marks_its_byte_order(path: Path) -> None:
+    path.write_bytes(codecs.BOM_UTF8 + line(*ALICE).replace(b"\n", b"\r\n"))
+    assert Users(path).check(ALICE)
 
 
 def test_a_name_that_does_not_exist_costs_what_some_users_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
