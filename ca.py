@@ -192,7 +192,7 @@ def _load_key(path: Path) -> CaKey:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return files.whole(path)
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
 

@@ -180,6 +180,13 @@ def content(path: Path, most: int) -> bytes:
         close(fd)
 
 
+def whole(path: Path) -> bytes:
+    """All that a file holds. Of a FIFO what is written to it, nothing where nobody does: or we would wait for ever."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        os.set_blocking(file.fileno(), True)
+        return file.read()
+
+
 def clear_stale(folder: Path) -> int:
     """Remove the temporary files in a folder whose makers have crashed; how many."""
     cleared = 0

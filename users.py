@@ -16,6 +16,7 @@ from pathlib import Path
 
 import bcrypt
 
+import files
 from errors import UsageError
 from lru import LRU
 
@@ -78,7 +79,7 @@ def credentials_in(field: str) -> tuple[bytes, bytes] | None:
 
 def _read(path: Path) -> dict[bytes, bytes]:
     try:
-        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
+        lines = files.whole(path).removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise UsageError(f"--auth={path}: can't read it: {error.strerror}") from error
     users = {}

@@ -161,6 +161,31 @@ def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, ec
             assert secure.recv(100) == b"still here"
 
 
+@pytest.mark.parametrize("name", ["ca.crt", "ca.key", "users"])
+def test_a_fifo_that_nobody_writes_to_holds_no_reload_up(tmp_path: Path, name: str) -> None:
+    """Nor the next one, when the file is there again."""
+    write_ca(tmp_path)
+    (tmp_path / "users").write_text("alice:$2y$05$" + "a" * 53 + "\n")
+    with Program(tmp_path, *GOOD, *SIGN, "--auth=users") as running:
+        path = (tmp_path / name).rename(tmp_path / "aside")
+        os.mkfifo(tmp_path / name)
+        running.process.send_signal(signal.SIGHUP)
+        running.wait_for("not reloaded, what was in force stays: ")
+        path.rename(tmp_path / name)
+        running.reload()
+
+
+def test_a_key_from_a_pipe(tmp_path: Path) -> None:
+    write_ca(tmp_path)
+    reader, writer = os.pipe()
+    os.write(writer, (tmp_path / "ca.key").read_bytes())
+    os.close(writer)
+    words = (*GOOD, *SIGN, f"--sign-key=/proc/{os.getpid()}/fd/{reader}")
+    with Program(tmp_path, *(word for word in words if word != "--sign-key=ca.key")):
+        pass
+    os.close(reader)
+
+
 def test_sighup_takes_new_roots_of_origins(tmp_path: Path, roots: Path, origin: Origin) -> None:
     (tmp_path / "roots").write_bytes(TestCA("others' CA").pem)
     with Program(tmp_path, *GOOD, "--ca=ca", "--upstream-ca=roots") as running:
