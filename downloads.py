@@ -49,8 +49,10 @@ class Downloads:
 
 
 def _name_of(certificate: x509.Certificate) -> str:
+    """For people. What can't be printed, as of an arrow key in the dialogue of ``openssl req``, no profile takes."""
     common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(common[0].value) if common else certificate.subject.rfc4514_string()
+    name = str(common[0].value) if common else certificate.subject.rfc4514_string()
+    return "".join(character if character.isprintable() else "\ufffd" for character in name)
 
 
 def _profile(der: bytes, name: str, digest: bytes) -> bytes:

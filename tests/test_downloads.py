@@ -47,6 +47,13 @@ def test_the_apple_profile(tmp_path: Path) -> None:
     assert again["PayloadUUID"] != profile["PayloadUUID"]
 
 
+@pytest.mark.parametrize("odd", ["\x1b[D", "\0", "\uffff"])
+def test_a_name_that_holds_what_no_profile_takes(tmp_path: Path, odd: str) -> None:
+    offered = downloads(tmp_path, TestCA(f"My {odd} CA"))
+    shown = f"My \ufffd{odd[1:]} CA"
+    assert (offered.name, plistlib.loads(offered.profile)["PayloadDisplayName"]) == (shown, shown)
+
+
 def test_the_crl_is_signed_once_an_hour(tmp_path: Path) -> None:
     clock = Clock()
     authority = TestCA("op")
