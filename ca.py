@@ -109,10 +109,9 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     except RetrievalError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
-        raise UsageError(
-            f"can't use the serial file {serial_path}: {error.strerror}; it holds the next serial number:"
-            f" echo 1000 > {serial_path}"
-        ) from error
+        missing_file = isinstance(error, FileNotFoundError)  # one that is there must not be begun anew
+        hint = f"; it holds the next serial number: echo 1000 > {serial_path}" if missing_file else ""
+        raise UsageError(f"can't use the serial file {serial_path}: {error.strerror}{hint}") from error
     warnings = []
     if missing:
         warnings.append(

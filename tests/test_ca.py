@@ -125,6 +125,11 @@ def key_for_pss_alone(folder: Path) -> None:
     run(*words.split(), "-subj", "/CN=op", "-addext", "keyUsage=critical,keyCertSign", cwd=folder)
 
 
+def folder_for_serial(folder: Path) -> None:
+    (folder / "serial.txt").unlink()
+    (folder / "serial.txt").mkdir()
+
+
 def rewrite(name: str = "op", **options: object) -> Callable[[Path], None]:
     return lambda folder: write(folder, TestCA(name, **options)) and None  # type: ignore[arg-type]
 
@@ -138,6 +143,7 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "ca.crt").unlink(), "can't read"),
     (lambda f: (f / "serial.txt").write_text("x"), "decimal number"),
     (lambda f: (f / "serial.txt").unlink(), "echo 1000 >"),
+    (folder_for_serial, "can't use the serial file .*: Is a directory or no regular file$"),
     (rewrite(is_ca=False), "not a CA certificate"),
     (rewrite(name=""), "has an empty subject"),
     (rewrite(signs=False), "may not sign certificates"),
