@@ -67,6 +67,14 @@ class Check:
             elif stat.S_IMODE(folder.stat().st_mode) & 0o022:
                 meaning = "whoever can write there can take certificates away and put others there"
                 yield folder, Fault("others can write there", f"{meaning}: chmod go-w {_word(folder)}")
+        for folder in sorted(self._store.root.glob("[0-9a-f]" * 3)):
+            try:
+                os.scandir(folder).close()
+            except OSError as error:  # the walk passes over it
+                yield (
+                    folder,
+                    Fault(f"it can't be read: {error.strerror}", "what stands there is never used, nor checked"),
+                )
 
     def certificate(self, entry: Entry) -> Iterator[tuple[Path, Fault]]:
         """Faults of one certificate and its files."""

@@ -275,6 +275,7 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "readable": (lambda room: room.path.chmod(0o640), "others can read its private key"),
     "the CA's key readable": (lambda room: (room.folder / "ca.key").chmod(0o604), "others can read the CA's private"),
     "a folder for all": (lambda room: room.path.parent.chmod(0o777), "others can write there"),
+    "a folder that is none": (lambda room: (room.store.root / "0f0").write_text("x"), "it can't be read: Not a dir"),
     "the wrong folder": (lambda room: room.path.rename(room.store.path("a.example").parent / room.path.name),  # type: ignore[union-attr]
                          "it stands in the wrong folder"),
     "in capitals": (lambda room: misname(room, "WWW.example.com"), "certifier looks for another file name"),
