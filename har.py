@@ -96,8 +96,8 @@ class HarFile:
 
     def _append(self, lot: bytearray) -> None:
         live, spare = self._copies or self._open()
-        if any(os.fstat(copy.fd).st_size < copy.end for copy in (live, spare)):  # someone has emptied it
-            self._close()
+        if self._is_displaced(live) or any(os.fstat(copy.fd).st_size < copy.end for copy in (live, spare)):
+            self._close()  # someone has put another file in its place (logrotate), or emptied it
             live, spare = self._open()
         if not self._empty and not self._fits(len(lot)):
             self._close()
@@ -120,6 +120,12 @@ class HarFile:
             raise
         spare.end += len(data) - len(_TAIL)
         self._copies, self._missing, self._empty = (spare, live), new, False
+
+    def _is_displaced(self, live: _Copy) -> bool:
+        """Whether what has the file's name is not the file: it would be taken for the spare, and shown in turns."""
+        with suppress(FileNotFoundError):
+            return not os.path.samestat(os.stat(self._path), os.fstat(live.fd))
+        return True
 
     def _open(self) -> tuple[_Copy, _Copy]:
         with suppress(FileExistsError):

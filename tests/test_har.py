@@ -172,6 +172,31 @@ def test_renamed_or_removed_by_someone_else(tmp_path: Path) -> None:
     assert entries(path) == ["/3", "/4"]
 
 
+def test_another_file_in_its_place(tmp_path: Path) -> None:
+    """As logrotate puts an empty one there, whose entries must not go on in the one that was renamed."""
+    path = tmp_path / "a.har"
+    file = open_(path)
+    for n in range(3):
+        file.append(exchange(target=f"/{n}"))
+    before = path.read_bytes()
+    path.rename(tmp_path / "rotated.har")
+    path.touch()
+    for n in range(3, 6):
+        file.append(exchange(target=f"/{n}"))
+        assert entries(path) == [f"/{m}" for m in range(3, n + 1)]
+    assert (tmp_path / "rotated.har").read_bytes() == before
+    path.unlink()
+    path.write_bytes(b"a file of someone's")
+    for n in range(2):
+        with pytest.raises(FileExistsError):
+            file.append(exchange(target=f"/{n}"))
+        assert path.read_bytes() == b"a file of someone's"
+    path.unlink()
+    file.append(exchange(target="/6"))
+    file.close()
+    assert entries(path) == ["/6"]
+
+
 def test_emptied_by_someone_else(tmp_path: Path) -> None:
     """As whoever finds that it has grown large does: either copy."""
     path = tmp_path / "a.har"
