@@ -225,6 +225,29 @@ def test_a_fifo_without_a_reader_is_one_line(tmp_path: Path) -> None:
     )
 
 
+def test_what_the_environment_names_is_not_opened_beside_keylog(
+    tmp_path: Path, roots: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor in another way than that: Python would do so by itself, at start and at SIGHUP."""
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "none" / "keys"))
+    with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--keylog=keys") as program:
+        monkeypatch.delenv("SSLKEYLOGFILE")  # which Python makes use of here, too
+        connect(program, origin, 1)
+        program.reload()
+    assert list(labels((tmp_path / "keys").read_text()).values()) == [OF_1_3] * 2
+
+
+def test_a_fifo_of_the_environment_that_nobody_reads_any_more_holds_no_reload_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "keys")
+    reader = os.open(tmp_path / "keys", os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.setenv("SSLKEYLOGFILE", "keys")
+    with Program(tmp_path, *BASE) as program:
+        os.close(reader)
+        program.reload()
+
+
 @pytest.mark.parametrize("device", ["/dev/full", "/dev/null"])
 def test_a_full_disk_is_told_once_and_connections_pass(
     tmp_path: Path, roots: Path, origin: Origin, device: str
