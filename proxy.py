@@ -70,6 +70,14 @@ class Proxy:
         self._limits = limits
         self._access_log = access_log
         self._board = board
+        self._between: set[socket.socket] = set()  # kept connections, between two requests
+        self._ends = False
+
+    def let_go(self) -> None:
+        """Wait for no further request on kept connections, as certifier is ending; what is there is still served."""
+        self._ends = True
+        for sock in self._between:
+            sockets.shut(sock, socket.SHUT_RD)
 
     def handle(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """Serve one accepted connection until it ends."""
@@ -117,7 +125,13 @@ class Proxy:
                     sockets.last_word(client.sock, pages.for_error(error, head_only))
             if rest is None:
                 return
-            data = _next_request(client.sock, rest)
+            if self._ends and not rest:
+                return
+            self._between.add(client.sock)
+            try:
+                data = _next_request(client.sock, rest)
+            finally:
+                self._between.remove(client.sock)
             deadline = time.monotonic() + self._limits.head_timeout
 
     def _connect(self, client: Client, head: RequestHead, data: bytes, record: Record) -> None:

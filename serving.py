@@ -68,6 +68,7 @@ def serve(
     for server in servers:
         server.close()
     program.stop_pages()
+    program.proxy.let_go()
     if len(staff):
         log.info("stopping: %d connections have %.0f s to finish", len(staff), DRAIN_SECONDS)
     gevent.spawn(cut_off)

@@ -911,3 +911,31 @@ def test_rsa_of_4096_bits_does_not_stall_others(tmp_path: Path, roots: Path, cer
                 assert serial_of(secure)
     assert sum("context=disk" in line for line in running.lines) == 5
     assert sum("context=made" in line for line in running.lines) == 5
+
+
+def test_sigterm_waits_for_no_further_request(tmp_path: Path) -> None:
+    """On connections that browsers keep: what is under way is finished, and idle ones do not hold the end up."""
+    asked, told = Event(), Event()
+
+    def slow(sock: socket.socket) -> None:
+        if b"/slow" in sock.recv(65_536):
+            asked.set()
+            assert told.wait(WAIT)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    with Origin(slow) as server, Program(tmp_path, "--store=certs", "--max=9", "--ca=ca") as running:
+        with (
+            socket.create_connection(running.address, timeout=WAIT) as idle,
+            socket.create_connection(running.address, timeout=WAIT) as busy,
+        ):
+            assert get(idle, f"http://localhost:{server.port}/").body == b"ok"
+            busy.sendall(f"GET http://localhost:{server.port}/slow HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert asked.wait(WAIT)
+            running.process.terminate()
+            began = time.monotonic()
+            assert idle.recv(1) == b""
+            told.set()
+            assert read_reply(busy).body == b"ok"
+            assert busy.recv(1) == b""
+            assert running.process.wait(WAIT) == 0
+            assert time.monotonic() - began < 5  # of the ten that tunnels have
