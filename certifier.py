@@ -173,7 +173,6 @@ def _run(chosen: Options) -> int:
         serve(program, listeners, limits, lambda: _announce(chosen, listeners), Event())
         return 0
     bound = listening.bind(chosen.listen, chosen.workers)
-    places = posts(chosen.workers)
 
     def work(number: int, tells: int, lifeline: int) -> int:
         try:
@@ -184,7 +183,12 @@ def _run(chosen: Options) -> int:
             log.exception("worker %d can't go on", number)
             return 1
 
-    return Supervisor(chosen.workers, work, bound).run(lambda: _announce(chosen, bound[0]))
+    try:
+        places = posts(chosen.workers)
+        supervisor = Supervisor(chosen.workers, work, bound)
+    except OSError as error:  # each takes descriptors
+        raise UsageError(f"--workers={chosen.workers}: there can't be so many here: {error.strerror}") from error
+    return supervisor.run(lambda: _announce(chosen, bound[0]))
 
 
 def _work(

@@ -377,6 +377,16 @@ def test_few_descriptors_are_told_of(tmp_path: Path) -> None:
         assert any("leaves room for 100 connections a process" in line for line in running.lines)
 
 
+def test_more_workers_than_descriptors_are_one_line_and_exit_2(tmp_path: Path) -> None:
+    result = run(
+        "prlimit", "--nofile=60", *Program.command(), *BASE, "--listen=127.0.0.1:0", "--workers=40", cwd=tmp_path
+    )
+    assert (result.returncode, result.stderr.splitlines()[-1]) == (
+        2,
+        "certifier: --workers=40: there can't be so many here: Too many open files",
+    )
+
+
 IGNORING = """
 import os, signal, sys
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
