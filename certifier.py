@@ -125,9 +125,7 @@ log = logging.getLogger("certifier")
 def main(argv: list[str]) -> int:
     """Run the program or a command; its exit status: 2 for what the operator got wrong, 0 after a signal."""
     version = f"certifier {VERSION}"
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # it was closed, which must not keep us from serving
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the program
+    _open_standard()
     try:
         if argv and argv[0] in COMMANDS:
             command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main
@@ -138,6 +136,21 @@ def main(argv: list[str]) -> int:
         return _run(options.proxy_options(line))
     except UsageError as error:
         return _refuse(error)
+
+
+def _open_standard() -> None:
+    """That one of the standard descriptors is closed must not keep us from serving.
+
+    Nor may what we open next have its number: a key or a certificate would get what is written there.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the program
 
 
 @contextmanager

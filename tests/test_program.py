@@ -127,6 +127,20 @@ def test_as_a_process(tmp_path: Path) -> None:
     )
 
 
+OPENED = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+import certifier
+print(certifier.main(["list", "--store=."]), *(os.readlink(f"/proc/self/fd/{number}") for number in (0, 2)))
+"""
+
+
+def test_what_is_opened_is_no_standard_descriptor(tmp_path: Path) -> None:
+    """Where who started us closed those."""
+    command = ["sh", "-c", 'exec "$@" 0<&- 2>&-', "sh", sys.executable, "-c", OPENED, str(HERE)]
+    assert run(*command, cwd=tmp_path).stdout.splitlines()[-1] == "0 /dev/null /dev/null"
+
+
 def test_some_of_the_three_files_turn_generation_off_and_it_says_so(tmp_path: Path) -> None:
     write_ca(tmp_path)
     with Program(tmp_path, *GOOD, *SIGN[:2]) as running:
