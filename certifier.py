@@ -247,7 +247,8 @@ def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
 
 def _refuse(error: UsageError) -> int:
     with suppress(OSError):
-        print("certifier:", *str(error).splitlines(), file=sys.stderr, flush=True)
+        sys.stderr.write(" ".join(["certifier:", *str(error).splitlines()]) + "\n")  # at once: other workers write, too
+        sys.stderr.flush()
     return 2
 
 

@@ -127,6 +127,16 @@ def test_as_a_process(tmp_path: Path) -> None:
     )
 
 
+def test_why_it_does_not_start_is_one_write(tmp_path: Path) -> None:
+    """The lines of other workers must not come between."""
+    reader, writer = os.pipe2(os.O_DIRECT)  # a packet for each write
+    with open(reader, "rb", buffering=0) as lines:
+        with open(writer, "wb") as stderr:
+            command = [sys.executable, str(HERE / "certifier.py"), "--max=9"]
+            subprocess.run(command, cwd=tmp_path, stderr=stderr, timeout=WAIT, check=False)
+        assert re.fullmatch(rb"certifier: --store is missing: .+\n", lines.read(4096))
+
+
 OPENED = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
