@@ -26,12 +26,18 @@ class LRU(Generic[K, V]):
     __slots__ = ("_head", "_nodes", "_tail", "capacity")
 
     def __init__(self, capacity: int) -> None:
+        self._head: _Node[K, V] | None = None
+        self._tail: _Node[K, V] | None = None
+        self._nodes: dict[K, _Node[K, V]] = {}
         if capacity < 1:
             raise ValueError("an LRU holds at least one entry")
         self.capacity = capacity
-        self._nodes: dict[K, _Node[K, V]] = {}
-        self._head: _Node[K, V] | None = None
-        self._tail: _Node[K, V] | None = None
+
+    def __del__(self) -> None:
+        """Its entries hold each other: as they are, all would stay until the collector comes, which may be never."""
+        node = self._head
+        while node is not None:
+            node.newer, node.older, node = None, None, node.older
 
     def __len__(self) -> int:
         return len(self._nodes)

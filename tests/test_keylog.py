@@ -225,6 +225,21 @@ def test_a_fifo_without_a_reader_is_one_line(tmp_path: Path) -> None:
     )
 
 
+def test_a_reload_leaves_no_descriptors_behind(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    """Of the names that were in memory: with thousands of them, a few reloads would leave none to go on with."""
+    names = ("localhost", "www.example.com", "example.com")
+    with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--keylog=keys") as program:
+        for _ in range(4):
+            for name in names:
+                with secure_tunnel(program, f"localhost:{origin.port}", server_name=name) as secure:
+                    assert get(secure).status == 200
+            program.reload()
+        deadline = time.monotonic() + WAIT
+        while len(opened(program.process.pid, MEMORY)) > 2:  # the one, and that of the context for origins
+            assert time.monotonic() < deadline
+            gevent.sleep(0.01)
+
+
 def test_what_the_environment_names_is_not_opened_beside_keylog(
     tmp_path: Path, roots: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

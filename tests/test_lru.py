@@ -3,8 +3,9 @@ from collections import OrderedDict
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lab import no_garbage
 
-from lru import LRU
+from lru import LRU, _Node
 
 
 def test_a_hit_moves_to_the_head_and_the_tail_falls_out() -> None:
@@ -62,3 +63,12 @@ def test_it_behaves_as_an_ordered_dict(capacity: int, steps: list[tuple[str, int
             lru.put(key, number)
         assert list(lru) == list(reversed(model))
         assert len(lru) == len(model)
+
+
+def test_what_is_dropped_is_free_at_once() -> None:
+    """Without the collector, which may not come for days: contexts hold memory and descriptors."""
+    with no_garbage(_Node):
+        lru: LRU[int, int] = LRU(3)
+        for key in range(5):
+            lru.put(key, key)
+        del lru
