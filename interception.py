@@ -111,7 +111,7 @@ class Interception:
         try:
             upstream = origin if isinstance(origin, OriginError) else self._secure(way, origin, name, hello)
         except OriginError as error:
-            upstream = error
+            upstream = error.again()  # that one holds this frame, which would hold it
         if context is None:
             assert retrieval is not None
             context = retrieval.wait()
@@ -133,7 +133,7 @@ class Interception:
             try:
                 self._relaying.introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
             except OriginError as error:
-                upstream = error
+                upstream = error.again()
         if isinstance(upstream, OriginError):
             record.fail(upstream)
             record.status = upstream.status

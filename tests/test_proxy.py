@@ -939,3 +939,29 @@ def test_sigterm_waits_for_no_further_request(tmp_path: Path) -> None:
             assert busy.recv(1) == b""
             assert running.process.wait(WAIT) == 0
             assert time.monotonic() - began < 5  # of the ten that tunnels have
+
+
+LOOKING = """
+import gc, signal, sys
+
+def look(*_):
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    print("garbage:", *sorted({type(found).__name__ for found in gc.garbage}), file=sys.stderr, flush=True)
+
+signal.signal(signal.SIGUSR2, look)
+"""
+
+
+def test_what_fails_leaves_nothing_for_the_collector(
+    tmp_path: Path, roots: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes seldom, and TLS on both sides holds a tenth of a megabyte until then."""
+    (tmp_path / "sitecustomize.py").write_text(LOOKING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}") as running:
+        with secure_tunnel(running, f"localhost:{origin.port}", server_name="wrong.example") as secure:
+            assert get(secure).status == 502
+        running.tunnels(1)
+        running.process.send_signal(signal.SIGUSR2)
+        assert "TlsStream" not in running.wait_for("garbage:").split()
