@@ -44,7 +44,7 @@ class Guard:
         try:
             remark = self._policy.check_mismatch("Host", host, self._name)
         except Refused as refusal:
-            self.refusal = refusal
+            self.refusal = refusal.again()
             return
         if not self._told:  # once a tunnel
             self._told = True

@@ -205,7 +205,7 @@ class Tunnel:
         sink.flush()
 
     def _refuse(self, refusal: CertifierError) -> None:
-        self.refusal = refusal
+        self.refusal = refusal.again()  # what was raised holds the frames that hold the tunnel
         sockets.shut(self._origin.sock)  # wakes the other pump, if it is that which reads there
 
     def _gone(self, sink: Stream) -> None:

@@ -81,7 +81,7 @@ class Witness:
         assert self._rewriter is not None
         for piece in self._rewriter.forward(data):
             if self._guard.refusal is not None:
-                raise self._guard.refusal
+                raise self._guard.refusal.again()
             if piece:
                 with self._turn:
                     self._look("sent", piece)
@@ -106,7 +106,7 @@ class Witness:
         """
         assert self._watcher is not None
         if self._guard.refusal is not None:
-            raise self._guard.refusal
+            raise self._guard.refusal.again()
         if self._held:
             data, self._held = self._held + data, b""
         held = self._watcher.held

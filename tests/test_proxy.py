@@ -953,15 +953,19 @@ signal.signal(signal.SIGUSR2, look)
 """
 
 
+@pytest.mark.parametrize(("name", "status"), [("wrong.example", 502), ("localhost", 421)])
 def test_what_fails_leaves_nothing_for_the_collector(
-    tmp_path: Path, roots: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, roots: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, name: str, status: int
 ) -> None:
     """It comes seldom, and TLS on both sides holds a tenth of a megabyte until then."""
     (tmp_path / "sitecustomize.py").write_text(LOOKING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}") as running:
-        with secure_tunnel(running, f"localhost:{origin.port}", server_name="wrong.example") as secure:
-            assert get(secure).status == 502
+    options = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}")
+    mismatch = "deny" if status == 421 else "allow"
+    with Program(tmp_path, *options, f"--mismatch={mismatch}") as running:
+        with secure_tunnel(running, f"localhost:{origin.port}", server_name=name) as secure:
+            assert get(secure, host="other.example").status == status
         running.tunnels(1)
+        assert exchange(running.address, b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n").status == 200  # it has ended
         running.process.send_signal(signal.SIGUSR2)
         assert "TlsStream" not in running.wait_for("garbage:").split()
