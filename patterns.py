@@ -20,6 +20,7 @@ from names import Target
 
 Network = IPv4Network | IPv6Network
 
+_MOST_TOLD = 100  # characters of what is no pattern: where a line is a megabyte, no pipe takes it, and nobody hears why
 _PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*):(?P<port>[0-9]{1,5})\Z")
 
 
@@ -89,6 +90,8 @@ class Patterns:
                 if (name := names.dns_name(host)) is not None:
                     self._hosts.add((name, port))
                     return
+        if len(text) > _MOST_TOLD:
+            text = f"{text[:_MOST_TOLD]}..."
         raise UsageError(f"{self._option}: {text!r} is no host, *.host, host:port or network such as 10.0.0.0/8")
 
 

@@ -74,6 +74,9 @@ def test_lists_in_files(tmp_path: Path) -> None:
     path.write_text("no host\n")
     with pytest.raises(UsageError, match="'no host' is no host"):
         patterns(f"@{path}")
+    path.write_text("x" * 1_000_000)
+    with pytest.raises(UsageError, match=r"'x{100}\.\.\.' is no host"):  # not more than a line of the log may have
+        patterns(f"@{path}")
     path.write_bytes(b"\xff")
     os.mkfifo(tmp_path / "fifo")
     for bad in (path, tmp_path / "none", tmp_path, tmp_path / "fifo"):
