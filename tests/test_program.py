@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -453,3 +454,21 @@ def test_architecture_md_tells_of_every_room() -> None:
     told = set(re.findall(r"`(\w+)\.py`", (HERE / "ARCHITECTURE.md").read_text()))
     assert not set(ROOMS) - told
     assert not {room for room in told if not (HERE / f"{room}.py").exists()}
+
+
+WITHOUT_PIP = """#!/bin/sh
+test "$2" != venv || { mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && exit 1; }
+"""
+
+
+def test_a_virtual_environment_that_could_not_be_made_whole_is_made_again(tmp_path: Path) -> None:
+    """As on a Debian without python3-venv: what that leaves has a Python, and no pip."""
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(HERE / name, tmp_path)
+    (tmp_path / "python").write_text(WITHOUT_PIP)
+    (tmp_path / "python").chmod(0o755)
+    for _ in range(2):
+        made = run("make", "PYTHON=./python", ".venv/run.stamp", cwd=tmp_path)
+        assert made.returncode == 2
+        assert "-m venv" in made.stdout
+        assert not (tmp_path / ".venv").exists()
