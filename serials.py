@@ -5,6 +5,7 @@ It is taken under ``flock`` on ``<file>.lock`` and written back before use, so n
 by any number of threads or processes, through any crash. (A lock on the file itself does not do: it may be replaced.)
 """
 
+import os
 import re
 import secrets
 from collections.abc import Callable
@@ -22,7 +23,7 @@ class SerialFile:
     """The serial file at ``path``. Methods block on the disk and raise ``OSError`` from it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path.resolve()  # one file, and one lock, however many links lead to it
+        self.path = Path(os.path.realpath(path))  # one file, and one lock, however many links lead to it
         self._lock = self.path.with_name(self.path.name + ".lock")
 
     def create(self) -> None:

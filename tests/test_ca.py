@@ -130,6 +130,11 @@ def folder_for_serial(folder: Path) -> None:
     (folder / "serial.txt").mkdir()
 
 
+def link_to_itself(folder: Path) -> None:
+    (folder / "serial.txt").unlink()
+    (folder / "serial.txt").symlink_to("serial.txt")
+
+
 def rewrite(name: str = "op", **options: object) -> Callable[[Path], None]:
     return lambda folder: write(folder, TestCA(name, **options)) and None  # type: ignore[arg-type]
 
@@ -144,6 +149,7 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
     (lambda f: (f / "serial.txt").write_text("x"), "decimal number"),
     (lambda f: (f / "serial.txt").unlink(), "echo 1000 >"),
     (folder_for_serial, "can't use the serial file .*: Is a directory or no regular file$"),
+    (link_to_itself, "Too many levels of symbolic links"),
     (rewrite(is_ca=False), "not a CA certificate"),
     (rewrite(name=""), "has an empty subject"),
     (rewrite(signs=False), "may not sign certificates"),
