@@ -85,6 +85,8 @@ def _own(path: Path, worker: int | None) -> Path:
 def _opened(option: str, path: Path, make: Callable[[Path], T]) -> T:
     try:
         return make(path)
+    except BlockingIOError as error:  # of its lock
+        raise UsageError(f"{option}={path}: another certifier writes it, which may still be ending") from error
     except OSError as error:
         raise UsageError(f"{option}={path}: can't write it: {error.strerror}") from error
     except ValueError as error:  # such as "." and "/", which have no name

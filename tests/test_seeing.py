@@ -244,6 +244,14 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path, option: str, message:
     assert message in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("option", ["--har=all", "--pcap=all"])
+def test_a_file_that_another_certifier_writes_is_one_line(tmp_path: Path, option: str) -> None:
+    with Program(tmp_path, *BASE, option):
+        result = run(*Program.command(), *BASE, option, "--listen=127.0.0.1:0", cwd=tmp_path)
+    message = f"certifier: {option}: another certifier writes it, which may still be ending\n"
+    assert (result.returncode, result.stderr) == (2, message)
+
+
 @pytest.mark.parametrize(
     "bad", ["--auth=bad", "--upstream-ca=bad", "--deny=@none", "--tap=bad", "--har=bad", "--keylog=none/x"]
 )
