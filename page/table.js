@@ -104,7 +104,9 @@ export class Table {
   }
 
   click(event) {
-    if (event.target.closest(".detail") || !getSelection().isCollapsed) return;
+    // Who selects text of a row by the mouse does not mean to open it; a key (detail 0) does, whatever is selected.
+    const selects = event.detail > 0 && !getSelection().isCollapsed;
+    if (event.target.closest(".detail") || selects) return;
     const entry = this.entryOf(event.target);
     if (entry === undefined) return;
     this.toggle(entry);

@@ -205,6 +205,16 @@ def test_rows_and_tabs_by_keyboard(page: Page, proxy: Program, origin: Origin) -
     assert re.match(r"\d\d:\d\d:\d\d: ", page.text(".plots .reading"))
 
 
+def test_rows_open_by_keyboard_while_text_is_selected(page: Page, proxy: Program, origin: Origin) -> None:
+    visit(proxy, origin)
+    settle(page, proxy)
+    page.value(f"document.querySelector({json.dumps(FIRST)}).focus()")
+    page.value("getSelection().selectAllChildren(document.querySelector('.fingerprint'))")  # as "Copy" may leave it
+    assert page.value("getSelection().isCollapsed") is False
+    page.press("Enter")
+    assert page.value("document.querySelectorAll('#panel-tunnels .detail').length") == 1
+
+
 def test_everything_is_reached_by_tab(page: Page) -> None:
     seen = set()
     for _ in range(60):
