@@ -4,6 +4,7 @@ const MOST_ROWS = 300;
 const HISTORY_SECONDS = 300;
 const SOONEST = 1000; // milliseconds before the next try
 const LATEST = 15000;
+const SILENT = 5000; // without news, which come each second: a machine or a network that is gone ends no connection
 
 export class Live {
   // "changed" is called after each news, "linked" with live, waiting or off.
@@ -26,6 +27,7 @@ export class Live {
   look() {
     clearTimeout(this.timer);
     if (document.hidden) {
+      clearTimeout(this.silence);
       this.source?.close();
       this.source = null;
     } else if (this.source === null) {
@@ -38,20 +40,28 @@ export class Live {
     // Not relative: the page's own address may have a name and a password in it, which such requests may not.
     const source = new EventSource(`${location.origin}/events?since=${this.cursor}`);
     this.source = source;
+    const lost = () => {
+      source.close();
+      if (this.source !== source) return;
+      clearTimeout(this.silence);
+      this.source = null;
+      this.linked("off");
+      this.timer = setTimeout(() => this.look(), this.delay);
+      this.delay = Math.min(this.delay * 2, LATEST);
+    };
+    const wait = () => {
+      clearTimeout(this.silence);
+      this.silence = setTimeout(lost, SILENT);
+    };
+    wait();
     source.addEventListener("message", (event) => {
+      wait();
       this.cursor = event.lastEventId;
       this.delay = SOONEST;
       this.take(JSON.parse(event.data));
       this.linked("live");
     });
-    source.addEventListener("error", () => {
-      source.close();
-      if (this.source !== source) return;
-      this.source = null;
-      this.linked("off");
-      this.timer = setTimeout(() => this.look(), this.delay);
-      this.delay = Math.min(this.delay * 2, LATEST);
-    });
+    source.addEventListener("error", lost);
   }
 
   take(snapshot) {

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import urllib.parse
 from collections.abc import Iterator
@@ -333,6 +334,20 @@ def test_it_finds_its_proxy_again(browser: Browser, tmp_path: Path) -> None:
         page.until("document.querySelector('#link').dataset.state === 'live'")
         refuse(second)
         page.until("document.querySelector('#panel-tunnels').innerText.includes('denied.example')")
+        page.close()
+
+
+def test_a_proxy_that_falls_silent_is_not_called_live(browser: Browser, tmp_path: Path) -> None:
+    """As one whose machine lost its power, or its network: nobody ends the connection."""
+    with Program(tmp_path, *BASE) as running:
+        page = browser.open(running.url)
+        page.until("document.querySelector('#link').dataset.state === 'live'")
+        running.process.send_signal(signal.SIGSTOP)
+        try:
+            page.until("document.querySelector('#link').dataset.state === 'off'")
+        finally:
+            running.process.send_signal(signal.SIGCONT)
+        page.until("document.querySelector('#link').dataset.state === 'live'")
         page.close()
 
 
