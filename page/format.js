@@ -58,4 +58,8 @@ export function day(moment) {
 
 export const exact = (moment) => new Date(moment * 1000).toISOString();
 
-export const serial = (hexadecimal) => hexadecimal.replace(/(..)(?=.)/g, "$1:");
+// In whole octets, as browsers and OpenSSL show it.
+export function serial(hexadecimal) {
+  const whole = hexadecimal.length % 2 ? `0${hexadecimal}` : hexadecimal;
+  return whole.replace(/(..)(?=.)/g, "$1:");
+}

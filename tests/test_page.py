@@ -123,6 +123,11 @@ def test_details_on_a_click(page: Page, proxy: Program, origin: Origin) -> None:
     assert page.value("document.querySelector('.detail')") is None
 
 
+def test_a_serial_number_is_shown_in_whole_octets(page: Page) -> None:
+    for number, shown in (("3E8", "03:E8"), ("43252F", "43:25:2F"), ("1", "01")):
+        assert page.value(f"import('/format.js').then(({{ serial }}) => serial('{number}'))") == shown
+
+
 def test_text_from_peers_is_never_markup(page: Page, proxy: Program, origin: Origin) -> None:
     visit(proxy, origin, f"/{NASTY.replace(' ', '%20')}")
     with secure_tunnel(proxy, f"localhost:{origin.port}") as secure:
