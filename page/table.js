@@ -9,6 +9,7 @@ export class Table {
   constructor(label, columns, facts, empty) {
     this.columns = columns;
     this.facts = facts;
+    this.nothing = empty;
     this.entries = new Map();
     const heads = columns.map(({ title, kind }) => element("th", { scope: "col", class: kind }, title));
     this.table = element("table", { "aria-label": label }, element("thead", {}, element("tr", {}, ...heads)));
@@ -40,7 +41,7 @@ export class Table {
     if (!this.table.querySelector(".more[tabindex='0']")) this.table.querySelector(".more")?.setAttribute("tabindex", "0");
     this.table.hidden = rows.length === 0;
     this.empty.hidden = rows.length > 0;
-    if (nothing) this.empty.textContent = nothing;
+    this.empty.textContent = nothing ?? this.nothing;
   }
 
   add(row, fresh) {

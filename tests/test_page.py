@@ -156,6 +156,16 @@ def test_markup_and_foreign_hosts_are_out_of_reach_even_for_a_bug(browser: Brows
     page.close()
 
 
+def test_an_empty_table_says_why_it_is_empty(page: Page) -> None:
+    """Where a filter found nothing before, and then all rows went, as those of bypasses do after an hour."""
+    said = page.value("""import('/table.js').then(({ Table }) => {
+      const table = new Table("names", [{ title: "Name", text: ({ key }) => key }], () => [], "No name yet.");
+      const shown = [[[], "None has these words."], [[{ key: "a" }]], [[]]];
+      return shown.map((rows) => { table.show(...rows); return table.box.lastChild.textContent; });
+    })""")
+    assert (said[0], said[2]) == ("None has these words.", "No name yet.")
+
+
 # By keyboard
 
 
