@@ -82,7 +82,7 @@ export class Table {
     }
     const heads = FIELDS.filter(([, key]) => entry.row[key]?.length).map(([title, key]) => {
       const lines = entry.row[key].map(([name, value]) => element("li", {}, element("span", {}, `${name}: `), value));
-      return element("section", {}, element("h4", {}, `${title} fields`), element("ul", {}, ...lines));
+      return element("section", {}, element("h3", {}, `${title} fields`), element("ul", {}, ...lines));
     });
     entry.detail.firstChild.replaceChildren(list, ...(heads.length ? [element("div", { class: "fields" }, ...heads)] : []));
   }

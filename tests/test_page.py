@@ -7,6 +7,7 @@ import signal
 import socket
 import urllib.parse
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import gevent
@@ -119,6 +120,10 @@ def test_details_on_a_click(page: Page, proxy: Program, origin: Origin) -> None:
     detail = page.text("#panel-requests .detail")
     assert f"Origin\n127.0.0.1:{origin.port}" in detail
     assert f"X-Note: {NASTY}" in detail
+    levels = page.value(
+        "[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(({tagName}) => Number(tagName[1]))"
+    )
+    assert all(below <= above + 1 for above, below in pairwise(levels))  # by which screen readers find their way
     page.click("#panel-requests tbody:first-of-type td:nth-child(4)")
     assert page.value("document.querySelector('.detail')") is None
 
