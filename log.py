@@ -55,9 +55,9 @@ def background(consequence: str, level: int = logging.WARNING) -> Iterator[None]
         log.exception("%s", consequence)
 
 
-def quotable(text: str) -> str:
+def quotable(text: str, limit: int = 0) -> str:
     """A peer's text for a place between quotes, cut if long."""
-    return text[:_most].encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return text[: limit or _most].encode("unicode_escape").decode("ascii").replace('"', '\\"')
 
 
 def user_word(user: str | None) -> str:

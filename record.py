@@ -113,8 +113,8 @@ class Record:
         began = int(time.time() - self.seconds)
         status = self.status or (200 if self.kind == "tunnel" else "000")
         method = "CONNECT" if self.kind == "tunnel" else self.method or "-"
-        asked = self.target if self.url is None else without_user(self.url)
+        asked = quotable(self.target or "-") if self.url is None else quotable(without_user(self.url), MAX_URL)
         return (
-            f'{ip} - {user_word(self.user)} [{clf(began)}] "{quotable(method)} {quotable(asked or "-")} HTTP/1.1"'
+            f'{ip} - {user_word(self.user)} [{clf(began)}] "{quotable(method)} {asked} HTTP/1.1"'
             f' {status} {self.received or "-"} "-" "-"'
         )

@@ -64,7 +64,7 @@ def combined(exchange: Exchange) -> str:
     agent = header(exchange.request_fields, b"user-agent")
     client = exchange.connection.client.rpartition(":")[0].strip("[]")
     version = "2.0" if exchange.version == "2" else exchange.version
-    asked = f"{quotable(exchange.method)} {quotable(url)} HTTP/{version}"
+    asked = f"{quotable(exchange.method)} {quotable(url, MAX_URL)} HTTP/{version}"
     return (
         f"{client} - {user_word(exchange.connection.user)} [{clf(int(exchange.started))}]"
         f' "{asked}" {exchange.status or "000"} {exchange.response_octets or "-"}'

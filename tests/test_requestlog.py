@@ -5,7 +5,7 @@ import os
 import re
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watching import Seen
 
+import accesslog
 import linefile
 import log
 from exchange import Exchange, Fields
 from linefile import LineFile
 from log import MAX_URL, MAX_VALUE
+from record import Record
 from requestlog import FORMATS, as_json, combined, text
 
 COMBINED = re.compile(  # as log analysers have it
@@ -62,6 +64,17 @@ def test_combined() -> None:
         '127.0.0.1 - - [24/Nov/2026:05:12:43 +0000] "GET https://a.example/x HTTP/1.1" 200 3456'
         ' "https://b.example/" "a \\"quoted\\" agent"'
     )
+
+
+@pytest.mark.parametrize("form", FORMATS.values())
+def test_a_url_is_cut_where_others_are_too_in_every_format(form: Callable[[Exchange], str]) -> None:
+    for octets, whole in ((MAX_VALUE + 1, True), (MAX_URL + 1, False)):
+        path = "/" + "x" * octets + "end"
+        record = Record("127.0.0.1:50818", kind="request", method="GET", url=f"http://a.example{path}")
+        record_form = dict(zip(FORMATS.values(), accesslog.FORMATS.values(), strict=True))[form]
+        for line in (form(exchange(target=path)), record_form(record)):
+            assert (path in line) is whole
+            assert "x" * (MAX_URL - 100) in line or whole
 
 
 def test_who_asked() -> None:
