@@ -1,6 +1,7 @@
 """The fields of plain-HTTP messages that pass us, by RFC 9110 §7.6: what is hop by hop stays behind, Via is added."""
 
 from collections.abc import Iterable, Set
+from email.utils import formatdate
 
 import h11
 
@@ -68,6 +69,8 @@ def for_client(response: h11.Response, closing: bool) -> Fields:
     chunked = any(key == b"transfer-encoding" for key, _ in response.headers)
     # Chunked overrides a Content-Length (RFC 9112 §6.3), which would be false without it.
     passed = _end_to_end(response.headers.raw_items(), but=_LENGTH if chunked else frozenset())
+    if not any(key.lower() == b"date" for key, _ in passed):  # RFC 9110 §6.6.1: who has a clock adds it
+        passed.append((b"Date", formatdate(usegmt=True).encode("ascii")))
     passed.append((b"Via", f"{response.http_version.decode('ascii')} {VIA}".encode("ascii")))
     if closing:
         passed.append((b"Connection", b"close"))

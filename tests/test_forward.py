@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import gevent.select
@@ -67,11 +68,22 @@ def test_what_the_client_gets(program: Program) -> None:
     )
     with recorder([], answer) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
         reply = get(sock, f"http://localhost:{server.port}/")
-        assert reply.headers == {"x-end": "1", "via": reply.headers["via"], "transfer-encoding": "chunked"}
+        added = {name: reply.headers[name] for name in ("date", "via")}
+        assert reply.headers == {"x-end": "1", **added, "transfer-encoding": "chunked"}
         body = b""
         while b"\r\n\r\n" not in body:
             body += sock.recv(100)
         assert body == b"2\r\nok\r\n0\r\nX-Trailer: 1\r\n\r\n"
+
+
+def test_a_response_without_a_date_gets_one(program: Program) -> None:
+    """RFC 9110 §6.6.1: whoever forwards it and has a clock adds it; caches reckon its age from there."""
+    said = "Sun, 06 Nov 1994 08:49:37 GMT"
+    for field, date in (("", None), (f"date: {said}\r\n", said)):
+        with recorder([], f"HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok".encode()) as server:
+            reply = exchange(program.address, f"GET http://localhost:{server.port}/ HTTP/1.0\r\n\r\n".encode())
+        assert date is None or reply.headers["date"] == date
+        assert date or abs(parsedate_to_datetime(reply.headers["date"]).timestamp() - time.time()) < WAIT
 
 
 def test_keep_alive_and_pipelining(program: Program) -> None:
