@@ -13,6 +13,7 @@ They run in the tunnel's own greenlets: waiting (a file, another server) holds u
 One that raises is told with its traceback and taken out; the traffic goes on.
 """
 
+import inspect
 import logging
 import runpy
 from collections.abc import Callable
@@ -33,6 +34,9 @@ _EMPTY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 # Whatever a file does. SystemExit would end the proxy, and a Timeout is the file's own: none is ever started around a
 # tap. GreenletExit is no failure: its tunnel ends.
 _FAILURES = (Exception, SystemExit, gevent.Timeout)
+
+# Called, these give something that somebody else would have to run: a tap that should refuse would refuse nothing.
+_NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 log = logging.getLogger("certifier.taps")
 
@@ -105,6 +109,9 @@ class Tap:
         self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}
         if not self._hooks:
             raise UsageError(f"--tap={path}: it defines none of {', '.join(HOOKS)}")
+        for hook, function in self._hooks.items():
+            if any(never(function) for never in _NEVER_RUN):
+                raise UsageError(f"--tap={path}: {hook}() is async or yields, so it would never run; write a plain one")
 
     def wants(self, *hooks: str) -> bool:
         """Whether it has one of these hooks."""

@@ -108,6 +108,8 @@ def test_one_that_wants_to_end_all_is_taken_out_as_well(
 @pytest.mark.parametrize(
     ("text", "message"),
     [("def request(", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "it defines none of opened, data"),
+     ("async def request(exchange): pass", r"request\(\) is async or yields, so it would never run"),
+     ("def response(exchange): yield", r"response\(\) is async or yields"),
      ("raise SystemExit", "SystemExit"), ("BODY_MAX = 'x'\ndef request(exchange): pass", "ValueError")],
 )  # fmt: skip
 def test_one_that_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
