@@ -9,7 +9,8 @@ A file defines what it wants of these; what it does not define costs nothing:
 ``REWRITE = True``                        ``request`` may change ``method``, ``target`` and ``request_fields`` before
                                           they go on, or return an ``Answer``. Then clients get HTTP/1.1 only.
 
-They run in the tunnel's own greenlets: waiting (a file, another server) holds up this tunnel alone, computing all.
+They run in the tunnel's own greenlets: waiting (another server, a subprocess, ``time.sleep``) holds up this tunnel
+alone; computing all, and so does a file that makes one wait, which gevent does not see.
 One that raises is told with its traceback and taken out; the traffic goes on.
 """
 
