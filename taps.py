@@ -158,8 +158,8 @@ class Taps:
     def request(self, exchange: Exchange) -> None:
         """To those that only look; those that act are asked by ``decide``."""
         for tap in self._taps:
-            if not tap.rewrites:
-                tap.call("request", exchange)
+            if not tap.rewrites and isinstance(tap.call("request", exchange), Answer):
+                log.warning("request() of %s returned an Answer, which counts with REWRITE = True only", tap.path)
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange has ended."""

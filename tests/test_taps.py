@@ -233,6 +233,13 @@ def test_bodies_pass_a_tap_that_acts_and_what_it_cannot_judge_does_not(
                 assert secure.recv(100) == b"\x82\x03abc"
 
 
+def test_an_answer_of_one_that_only_looks_is_told_of(tmp_path: Path, roots: Path, server: Origin) -> None:
+    text = "from taps import Answer\ndef request(exchange):\n    return Answer(403)\n"
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program:
+        assert curl(program, f"https://localhost:{server.port}/x").encode() == JSON
+        program.wait_for("returned an Answer, which counts with REWRITE = True only")
+
+
 def test_a_tap_may_wait(tmp_path: Path, roots: Path, server: Origin) -> None:
     """Its tunnel waits, and no other."""
     text = "import time\ndef request(exchange):\n    time.sleep(1.5 if exchange.target == '/slow' else 0)\n"
