@@ -17,7 +17,9 @@ MAX_FIELDS = 40  # of a head
 _SMALL = 4096  # octets of an exchange's heads
 
 # Fields whose content may let somebody in. Their names are shown, and how long they are.
-_SECRET = re.compile(rb"auth|cookie|token|secret|key|passw|session|signature|credential|csrf|xsrf", re.IGNORECASE)
+_SECRET = re.compile(
+    rb"auth|cookie|token|secret|key|pass|session|sign|credential|csrf|xsrf|jwt|assertion|otp", re.IGNORECASE
+)
 
 
 def shorten(record: Record) -> None:

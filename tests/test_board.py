@@ -284,6 +284,18 @@ def test_secrets_are_left_out_of_rows() -> None:
     }
 
 
+def test_which_fields_hold_secrets() -> None:
+    secret = [
+        b"Authorization", b"set-cookie", b"X-Amz-Security-Token", b"npm-otp", b"CB-ACCESS-PASSPHRASE",
+        b"CB-ACCESS-SIGN", b"Cf-Access-Jwt-Assertion", b"X-Goog-IAP-JWT-Assertion",
+    ]  # fmt: skip
+    plain = [b"Host", b"Accept", b"User-Agent", b"Content-Type", b"ETag", b"Last-Modified", b"Via", b"Vary", b"Range"]
+    recorder = Seen().recorder()
+    exchange = recorder.request("GET", "a", "/", "1.1", [(name, b"s3cret") for name in (*secret, *plain)])
+    shown = rows.of_exchange(exchange, "")["request_fields"]
+    assert [text for _, text in shown] == ["(6 octets, not shown)"] * len(secret) + ["s3cret"] * len(plain)
+
+
 def test_an_exchange_is_kept_as_it_is_only_where_that_is_little() -> None:
     for limit, fields, authority, small in [
         (None, [(b"A", b"b")], "a.example", True),
