@@ -70,7 +70,7 @@ export class Table {
       if (tone) cell.td.className = `${kind ?? ""} ${tone(row)}`;
       if (kind?.includes("long")) cell.td.title = said;
     });
-    entry.button.ariaLabel = this.columns.slice(0, 3).map(({ text }) => text(row)).join(" ");
+    entry.button.ariaLabel = this.columns.slice(0, 4).map(({ text }) => text(row)).join(" ");
     if (entry.detail !== null) this.describe(entry);
   }
 

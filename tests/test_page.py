@@ -117,6 +117,8 @@ def test_details_on_a_click(page: Page, proxy: Program, origin: Origin) -> None:
     page.click("#tab-requests")
     page.until("document.querySelector('#panel-requests').innerText.includes('/detail')")
     page.click("#panel-requests tbody:first-of-type td:nth-child(4)")
+    # What is heard of a row, from row to row.
+    assert "/detail" in page.value("document.querySelector('#panel-requests .more').ariaLabel")
     detail = page.text("#panel-requests .detail")
     assert f"Origin\n127.0.0.1:{origin.port}" in detail
     assert f"X-Note: {NASTY}" in detail
