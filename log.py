@@ -57,7 +57,7 @@ def background(consequence: str, level: int = logging.WARNING) -> Iterator[None]
 
 def quotable(text: str, limit: int = 0) -> str:
     """A peer's text for a place between quotes, cut if long."""
-    return text[: limit or _most].encode("unicode_escape").decode("ascii").replace('"', '\\"')
+    return cut(text, limit).encode("unicode_escape").decode("ascii").replace('"', '\\"')
 
 
 def user_word(user: str | None) -> str:

@@ -150,9 +150,10 @@ def test_long_values_are_cut() -> None:
         made.upgrade = "\xff" * 10**6
         assert len(form(made)) < 20 * MAX_VALUE
     long = exchange(target="/" + "x" * MAX_URL)
-    for words in (re.search(r" url=(\S+)", text(long)), re.search(r'"url": "([^"]+)"', as_json(long))):
-        assert words is not None
-        assert words[1].endswith("x...")  # as text, JSON says that it was cut
+    for form, word in ((text, r" url=(\S+)"), (as_json, r'"url": "([^"]+)"'), (combined, r'"GET (\S+)')):
+        found = re.search(word, form(long))
+        assert found is not None
+        assert found[1].endswith("x...")  # all say that it was cut
 
 
 # The file
