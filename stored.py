@@ -42,11 +42,14 @@ class Stored(NamedTuple):
         return self.path.name.startswith("_.")
 
     def age(self, now: float) -> float:
-        """Seconds since one of its files was last written: somebody may still be at it. ``now`` since the epoch."""
-        times = []
+        """Seconds since one of its files was last written or came to stand there: somebody may still be at it.
+
+        ``now`` since the epoch. A copy may keep the time of its origin (``cp -p``, ``rsync -a``); a link has its own.
+        """
+        times: list[float] = []
         for file in (self.path, self.path.with_suffix(".key")):
             with suppress(OSError):
-                times.append(file.stat().st_mtime)
+                times += file.stat().st_mtime, file.lstat().st_ctime
         return now - max(times, default=0.0)
 
     def placed(self) -> float:

@@ -2,7 +2,7 @@ import codecs
 import os
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from stored import MARK, Entry, Stored
 from tlsconfig import server_context
 
 NAME = "www.example.com"
+LATER = timedelta(seconds=4)  # behind which nobody seems to be at a file any more
 
 
 class Room:
@@ -45,7 +46,7 @@ class Room:
     def place(self, content: bytes) -> None:
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_bytes(content)
-        os.utime(self.path, times=(time.time() - 10,) * 2)  # so that nobody seems to be at it
+        os.utime(self.path, times=(time.time() - 10,) * 2)  # as a copy that keeps its time; ``LATER``, it is at rest
 
 
 @pytest.fixture
@@ -57,14 +58,30 @@ def room(tmp_path: Path) -> Room:
 def test_an_operators_file_that_was_written_just_now_is_left_alone(room: Room, ahead: float) -> None:
     """Also where the retrieval had to wait for its thread, and the file is younger than its time."""
     room.place(b"half a file")
-    when = now()
+    when = datetime.now(UTC)
     os.utime(room.path, times=(when.timestamp() + ahead,) * 2)
     with pytest.raises(Unsettled):
         room.retrieve(NAME, when)
     assert room.path.exists()
     os.utime(room.path, times=(when.timestamp() + 4 * ahead,) * 2)  # long ago, or by a clock that is wrong
-    assert room.retrieve(NAME, when) is not None
+    assert room.retrieve(NAME, when + LATER) is not None
     assert room.path.with_name(room.path.name + ".rejected").read_bytes() == b"half a file"
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_an_old_file_that_came_just_now_is_left_alone(room: Room, link: bool) -> None:
+    """A copy that keeps its time (cp -p, rsync -a), or a link: its key may come next."""
+    key = new_key()
+    room.place(room.ca.issue(NAME, key=key, with_key=False))
+    if link:
+        old = room.path.rename(room.path.with_name("old.pem"))
+        room.path.symlink_to(old)
+    with pytest.raises(Unsettled):
+        room.retrieve(NAME, datetime.now(UTC))
+    room.path.with_suffix(".key").write_bytes(key_pem(key))
+    leaf = room.retrieve(NAME, now())
+    assert leaf
+    assert not leaf.ours
 
 
 def test_made_once_and_then_from_disk(room: Room) -> None:
@@ -233,7 +250,7 @@ def test_an_operators_wildcard_that_is_broken_is_moved_aside(room: Room) -> None
     for content, stays in ((b"rubbish", False), (room.ca.issue("*.example.org"), True)):
         path.write_bytes(content)
         os.utime(path, times=(time.time() - 10,) * 2)
-        assert room.retrieve(NAME, now())
+        assert room.retrieve(NAME, now() + LATER)
         assert path.exists() == stays
     assert path.with_name(path.name + ".rejected").read_bytes() == b"rubbish"
 
@@ -243,7 +260,7 @@ def test_a_bad_file_in_a_store_that_is_read_only_is_told_once(room: Room, monkey
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(room.store, "reject", read_only)
-    when = now()
+    when = now() + LATER
     room.place(b"rubbish")
     assert room.retrieve(NAME, when)
     assert [note for note in room.notes if "can't be moved aside: Read-only file system" in note]
@@ -303,7 +320,7 @@ def bad(ca: TestCA) -> dict[str, bytes]:
 def test_an_unusable_operators_file_is_moved_aside(room: Room, reason: str, generation: bool) -> None:
     content = bad(room.ca)[reason]
     room.place(content)
-    leaf = room.retrieve(NAME, now(), leaves=room.leaves if generation else room.off)
+    leaf = room.retrieve(NAME, now() + LATER, leaves=room.leaves if generation else room.off)
     aside = room.path.with_name(room.path.name + ".rejected")
     assert aside.read_bytes() == content
     assert reason in room.notes[0]
