@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from board import Board
-from errors import OriginError
+from errors import LoopDetected, OriginError
 from limits import Limits
 from names import Target
 from policy import Policy
@@ -60,6 +60,8 @@ class Dialer:
         addresses = self._upstream.resolve(target, deadline, client or "")
         if client is not None:
             addresses = self._policy.permitted(target, addresses)
+        elif self._policy.is_self(addresses):  # encrypted again, it would come back to be redirected, on and on
+            raise LoopDetected(f"{target}, where --redirect leads, is this proxy")
         sock = self._upstream.dial(addresses, target, deadline)
         self._board.dialled(time.monotonic() - began)
         return sock

@@ -531,6 +531,20 @@ def test_redirect_verifies_its_own_name(tmp_path: Path, roots: Path, certificate
             assert get(secure).status == status
 
 
+@pytest.mark.parametrize("kind", ["", "tls://"])
+def test_a_redirect_to_the_proxy_itself(tmp_path: Path, kind: str) -> None:
+    """Encrypted again, one tunnel would redirect itself until there are as many connections as there may be."""
+    own = f"localhost:{unused_port()}"
+    options = ("--store=certs", "--max=9", "--ca=ca", f"--redirect={kind}{own}", f"--listen={own}")
+    with Program(tmp_path, *options, listen=False) as running:
+        reply = exchange(running.address, b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
+        assert (reply.status, reply.reason) == (508, "Target is the proxy itself")
+        with socket.create_connection(running.address, timeout=WAIT) as sock:
+            sock.sendall(real_hello("a.example"))
+            assert closed(sock) == b"\x15\3\3\0\2\2\x31"  # access_denied
+    assert len(running.tunnels(2)) == 2
+
+
 @pytest.mark.parametrize("then", ["no-more.example", None])
 def test_a_bypass_that_ends_while_it_is_dialled(tmp_path: Path, then: str | None) -> None:
     """It holds for that tunnel: decrypted, its bytes went to the origin itself. And twice the same without a change."""
