@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from tqdm import tqdm
 
 import ca
@@ -57,7 +58,7 @@ class Check:
         self._store = store
         self._files = files
         self._now = now
-        self._first: dict[tuple[bytes, int], Path] = {}
+        self._first: dict[tuple[bytes, int], tuple[Path, bytes]] = {}  # where, and which certificate, by its hash
 
     def folders(self) -> Iterator[tuple[Path, Fault]]:
         """Faults of the store's folders."""
@@ -135,8 +136,9 @@ class Check:
         serial = certificate.serial_number
         if self._files is not None and certificate.issuer == self._files.certificate.subject:
             self.highest = max(self.highest, serial)
-        first = self._first.setdefault((certificate.issuer.public_bytes(), serial), path)
-        if first != path:
+        this = certificate.fingerprint(hashes.SHA256())
+        first, other = self._first.setdefault((certificate.issuer.public_bytes(), serial), (path, this))
+        if other != this:  # an operator's may stand there for each of its names
             yield (
                 path,
                 Fault(

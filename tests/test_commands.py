@@ -310,6 +310,18 @@ def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) 
     assert problem in text.stdout
 
 
+def test_check_of_one_certificate_for_each_of_its_names(room: Room) -> None:
+    """No two certificates with one serial number: the very same one."""
+    pem = TestCA("operator", parent=TestCA("root")).issue("www.example.com", "*.example.net", "127.0.0.2")
+    for stem in ("www.example.com", "_.example.net", "127.0.0.2"):
+        path = room.store.path(stem)
+        assert path is not None
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.write_bytes(pem)
+        path.chmod(0o600)
+    assert in_json(room, "check", STORE, *SIGN) == {"checked": 5, "problems": []}
+
+
 def test_check_where_the_output_takes_ascii_alone(room: Room) -> None:
     result = run("env", "PYTHONIOENCODING=ascii", *PROGRAM, "check", STORE, "--ca=é", cwd=room.folder)
     assert (result.returncode, result.stderr) == (1, "")
