@@ -272,7 +272,7 @@ TABLE = [
     # What looks on
     Row("seen GET: spawn harqueue", None, "failed", bug=True),  # all was said: tunnels' watchers catch bugs
     Row("(spawn|thread) harqueue.* memory", bug=True),
-    Row("harqueue|(pwrite|link|rename|fstat) (har|pcap)"),
+    Row("harqueue|(pwrite|link|rename|f?stat) (har|pcap)"),
     Row("open taps", bug=True),  # the user's
     Row("write linefile", None, None),  # the line is lost, and counted
     # Bugs
