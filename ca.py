@@ -38,6 +38,7 @@ _GOOD_CA = (
 class CaFiles:
     """A CA to sign with. ``chain`` is what is sent behind a leaf: the intermediates, not the root.
 
+    ``anchor`` is what clients are to trust: the root above it, where its file holds that, else the certificate itself.
     One that ``is_new`` was made just now: nothing was signed in its name, though its key may be older.
     """
 
@@ -45,13 +46,9 @@ class CaFiles:
     key: CaKey
     chain: tuple[x509.Certificate, ...]
     serials: SerialFile
+    anchor: x509.Certificate
     warnings: tuple[str, ...] = ()
     is_new: bool = False
-
-    @property
-    def pem(self) -> bytes:
-        """The CA certificate, for those who shall trust it."""
-        return self.certificate.public_bytes(Encoding.PEM)
 
     @property
     def signs_crls(self) -> bool:
@@ -123,7 +120,16 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
             f"others can read the CA's key {key_path}, and pose as any site to all who trust the CA:"
             f" chmod go= {key_path}"
         )
-    return CaFiles(certificate, key, chain, serials, tuple(warnings))
+    return CaFiles(certificate, key, chain, serials, _anchor(certificate, others), tuple(warnings))
+
+
+def _anchor(certificate: x509.Certificate, others: list[x509.Certificate]) -> x509.Certificate:
+    """The root, by issuers' names; most clients take no intermediate for one (``X509_V_FLAG_PARTIAL_CHAIN``)."""
+    top = certificate
+    for other in others:  # each certifies the one before it, as in a handshake
+        if not _is_root(top) and other.subject == top.issuer:
+            top = other
+    return top if _is_root(top) else certificate
 
 
 def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str]:

@@ -169,7 +169,7 @@ class Program:
         files = self._issuance.files
         authority = self._issuance.authority
         self._website.use(
-            Downloads(files.certificate, authority, self._workers, self._clock) if files and authority else None
+            Downloads(files.anchor, authority, self._workers, self._clock) if files and authority else None
         )
         for warning in files.warnings if files else ():
             log.warning("%s", warning)

@@ -79,6 +79,23 @@ def test_an_intermediate_is_sent_and_its_root_is_not(tmp_path: Path) -> None:
     assert [cert_pem(c) for c in files.chain] == [middle.pem]
 
 
+def test_clients_are_to_trust_the_root_where_it_is_known(tmp_path: Path) -> None:
+    """OpenSSL's clients but curl, GnuTLS's and others take no intermediate for one."""
+    root, stray = TestCA("root"), TestCA("stray")
+    upper = TestCA("upper", parent=root)
+    lower = TestCA("lower", parent=upper)
+    for authority, chain, trusted in (
+        (root, b"", root),
+        (upper, root.pem, root),
+        (lower, upper.pem + root.pem, root),
+        (lower, upper.pem, lower),
+        (lower, root.pem, lower),  # a gap
+        (upper, stray.pem, upper),
+        (root, stray.pem, root),
+    ):
+        assert cert_pem(ca.load(*write(tmp_path, authority, chain=chain), now()).anchor) == trusted.pem
+
+
 def test_a_new_key_that_the_former_one_certified_is_sent(tmp_path: Path) -> None:
     """In the same name, as RFC 4210 §4.4 has it for a root that gets a new key: clients know the former one."""
     former = TestCA("root")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import urlopen
 
 import gevent
 import h2.config
@@ -17,7 +18,7 @@ import h2.connection
 import h2.events
 import pytest
 from gevent.event import Event
-from lab import HERE, Origin, Program, get, run, secure_tunnel, strict_context
+from lab import HERE, WAIT, Origin, Program, get, run, secure_tunnel, strict_context
 from pki import TestCA, key_pem, new_key
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection
@@ -135,7 +136,7 @@ def test_an_intermediate_as_the_signer(tmp_path: Path, roots: Path, origin: Orig
     root = TestCA("root", key=new_key(2048))
     middle = TestCA("middle", parent=root)
     (tmp_path / "root.pem").write_bytes(root.pem)
-    (tmp_path / "middle.crt").write_bytes(middle.pem)
+    (tmp_path / "middle.crt").write_bytes(middle.pem + root.pem)
     (tmp_path / "middle.key").write_bytes(key_pem(middle.key))
     (tmp_path / "serial").write_text("1\n")
     with (
@@ -144,8 +145,10 @@ def test_an_intermediate_as_the_signer(tmp_path: Path, roots: Path, origin: Orig
             "--sign-cert=middle.crt", "--sign-key=middle.key", "--sign-serial=serial",
         ) as running,
         secure_tunnel(running, f"localhost:{origin.port}", context=strict_context(tmp_path / "root.pem")) as secure,
+        urlopen(f"{running.url}/ca.crt", timeout=WAIT) as offered,
     ):  # fmt: skip
         assert get(secure).status == 200
+        assert offered.read() == root.pem  # which this client trusts; of an intermediate it would find no issuer
 
 
 def websocket_origin(sock: socket.socket) -> None:
