@@ -26,7 +26,7 @@ class BareRelay(Peer):
 
     def command(self, setting: Setting) -> list[str]:
         """Address and roots."""
-        words = ("-m", "gevent.monkey", "--module", "bench.relay")
+        words = ("-m", "bench.relay")
         return [sys.executable, *words, *map(str, setting.listen), str(setting.roots)]
 
     def environment(self, setting: Setting) -> dict[str, str]:  # noqa: ARG002
