@@ -125,11 +125,9 @@ class Proxy:
                     sockets.last_word(client.sock, pages.for_error(error, head_only))
             if rest is None:
                 return
-            if self._ends and not rest:
-                return
             self._between.add(client.sock)
             try:
-                data = _next_request(client.sock, rest)
+                data = _next_request(client.sock, rest, waits=not self._ends)
             finally:
                 self._between.remove(client.sock)
             deadline = time.monotonic() + self._limits.head_timeout
@@ -208,13 +206,19 @@ class Proxy:
         return head, bytes(reader.rest)
 
 
-def _next_request(sock: socket.socket, data: bytes) -> bytes:
-    """The first bytes of the next request on a kept connection; empty when there is none. Empty lines do not count."""
+def _next_request(sock: socket.socket, data: bytes, waits: bool = True) -> bytes:
+    """The first bytes of the next request on a kept connection; empty when there is none. Empty lines do not count.
+
+    One that ``waits`` for none still takes what came: closed unread, the kernel's reset takes the last reply with it.
+    """
     deadline = time.monotonic() + KEEP_ALIVE_SECONDS
     while not data.strip(b"\r\n"):
         if data:
             sockets.give_way()  # they may come without end
-        sockets.arm(sock, deadline)
+        if waits:
+            sockets.arm(sock, deadline)
+        else:
+            sock.settimeout(0)
         data = sock.recv(_RECV)
         if not data:
             break
