@@ -5,7 +5,9 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import files
 from errors import NotServable, RetrievalError, UsageError
 from keylog import KeyLog
 
@@ -37,7 +39,8 @@ def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None 
         keylog.follow(context)
     if extra_roots is not None:
         try:
-            context.load_verify_locations(extra_roots)
+            with _as_file(files.whole(Path(extra_roots))) as path:  # OpenSSL would wait for who writes to a FIFO
+                context.load_verify_locations(path)
         except ssl.SSLError as error:
             raise UsageError(f"--upstream-ca: {extra_roots} holds no PEM certificate") from error
         except OSError as error:

@@ -186,12 +186,13 @@ def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, ec
             assert secure.recv(100) == b"still here"
 
 
-@pytest.mark.parametrize("name", ["ca.crt", "ca.key", "users"])
+@pytest.mark.parametrize("name", ["ca.crt", "ca.key", "users", "roots"])
 def test_a_fifo_that_nobody_writes_to_holds_no_reload_up(tmp_path: Path, name: str) -> None:
     """Nor the next one, when the file is there again."""
     write_ca(tmp_path)
     (tmp_path / "users").write_text("alice:$2y$05$" + "a" * 53 + "\n")
-    with Program(tmp_path, *GOOD, *SIGN, "--auth=users") as running:
+    shutil.copy(tmp_path / "ca.crt", tmp_path / "roots")
+    with Program(tmp_path, *GOOD, *SIGN, "--auth=users", "--upstream-ca=roots") as running:
         path = (tmp_path / name).rename(tmp_path / "aside")
         os.mkfifo(tmp_path / name)
         running.process.send_signal(signal.SIGHUP)
