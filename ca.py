@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InternalError, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -124,10 +124,10 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
 
 
 def _anchor(certificate: x509.Certificate, others: list[x509.Certificate]) -> x509.Certificate:
-    """The root, by issuers' names; most clients take no intermediate for one (``X509_V_FLAG_PARTIAL_CHAIN``)."""
+    """The root; most clients take no intermediate for one (``X509_V_FLAG_PARTIAL_CHAIN``)."""
     top = certificate
     for other in others:  # each certifies the one before it, as in a handshake
-        if not _is_root(top) and other.subject == top.issuer:
+        if not _is_root(top) and _is_signed_by(top, other):
             top = other
     return top if _is_root(top) else certificate
 
@@ -178,6 +178,15 @@ def _is_root(certificate: x509.Certificate) -> bool:
     except x509.ExtensionNotFound:
         signer = own = None
     return certificate.subject == certificate.issuer and (signer is None or signer == own)
+
+
+def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """By its key, not its name alone, which a root has that got a new key."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
+        return False
+    return True
 
 
 def _load_key(path: Path) -> CaKey:

@@ -81,7 +81,7 @@ def test_an_intermediate_is_sent_and_its_root_is_not(tmp_path: Path) -> None:
 
 def test_clients_are_to_trust_the_root_where_it_is_known(tmp_path: Path) -> None:
     """OpenSSL's clients but curl, GnuTLS's and others take no intermediate for one."""
-    root, stray = TestCA("root"), TestCA("stray")
+    root, stray, former = TestCA("root"), TestCA("stray"), TestCA("root")
     upper = TestCA("upper", parent=root)
     lower = TestCA("lower", parent=upper)
     for authority, chain, trusted in (
@@ -91,6 +91,8 @@ def test_clients_are_to_trust_the_root_where_it_is_known(tmp_path: Path) -> None
         (lower, upper.pem, lower),
         (lower, root.pem, lower),  # a gap
         (upper, stray.pem, upper),
+        (upper, former.pem + root.pem, root),  # the same name with another key, which signed none of these
+        (upper, former.pem, upper),
         (root, stray.pem, root),
     ):
         assert cert_pem(ca.load(*write(tmp_path, authority, chain=chain), now()).anchor) == trusted.pem
