@@ -60,7 +60,7 @@ bench-price: $(VENV)/run.stamp
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("certifier needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	@# Where it fails, as on a Debian without python3-venv, it leaves one without pip, which would pass for whole.
-	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
 
 $(VENV)/run.stamp: requirements.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt

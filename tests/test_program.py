@@ -466,10 +466,12 @@ def test_a_virtual_environment_that_could_not_be_made_whole_is_made_again(tmp_pa
     """As on a Debian without python3-venv: what that leaves has a Python, and no pip."""
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(HERE / name, tmp_path)
+    (tmp_path / "mine" / "bin").mkdir(parents=True)  # where something else stands as well, it stays
+    (tmp_path / "mine" / "notes").touch()
     (tmp_path / "python").write_text(WITHOUT_PIP)
     (tmp_path / "python").chmod(0o755)
     for _ in range(2):
-        made = run("make", "PYTHON=./python", ".venv/run.stamp", cwd=tmp_path)
+        made = run("make", "PYTHON=./python", "VENV=mine", "mine/run.stamp", cwd=tmp_path)
         assert made.returncode == 2
         assert "-m venv" in made.stdout
-        assert not (tmp_path / ".venv").exists()
+        assert sorted(os.listdir(tmp_path / "mine")) == ["bin", "notes"]
