@@ -5,6 +5,7 @@ const HISTORY_SECONDS = 300;
 const SOONEST = 1000; // milliseconds before the next try
 const LATEST = 15000;
 const SILENT = 5000; // without news, which come each second: a machine or a network that is gone ends no connection
+const FIRST = 30000; // the same before the first ones, all that is kept: a megabyte, perhaps over a slow line
 
 export class Live {
   // "changed" is called after each news, "linked" with live, waiting or off.
@@ -49,13 +50,13 @@ export class Live {
       this.timer = setTimeout(() => this.look(), this.delay);
       this.delay = Math.min(this.delay * 2, LATEST);
     };
-    const wait = () => {
+    const wait = (most) => {
       clearTimeout(this.silence);
-      this.silence = setTimeout(lost, SILENT);
+      this.silence = setTimeout(lost, most);
     };
-    wait();
+    wait(FIRST);
     source.addEventListener("message", (event) => {
-      wait();
+      wait(SILENT);
       this.cursor = event.lastEventId;
       this.delay = SOONEST;
       this.take(JSON.parse(event.data));

@@ -7,6 +7,7 @@ import signal
 import socket
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -371,6 +372,32 @@ def test_a_proxy_that_falls_silent_is_not_called_live(browser: Browser, tmp_path
             running.process.send_signal(signal.SIGCONT)
         page.until("document.querySelector('#link').dataset.state === 'live'")
         page.close()
+
+
+def test_the_first_news_may_take_their_time(browser: Browser, proxy: Program) -> None:
+    """All that is kept may be a megabyte, over a line that takes some ten seconds for it: begun anew, it never came."""
+    asked = []
+
+    def back(onward: socket.socket, sock: socket.socket) -> None:
+        with suppress(OSError):
+            while data := onward.recv(65_536):
+                sock.sendall(data)
+            sock.close()
+
+    def relay(sock: socket.socket) -> None:
+        with socket.create_connection(proxy.address, timeout=WAIT) as onward:
+            gevent.spawn(back, onward, sock)
+            while data := sock.recv(65_536):
+                if data.startswith(b"GET /events"):
+                    asked.append(data)
+                    gevent.sleep(6)  # of the slow line
+                onward.sendall(data)
+
+    with Origin(relay) as slow:
+        page = browser.open(f"http://127.0.0.1:{slow.port}/")
+        page.until("document.querySelector('#link').dataset.state === 'live'")
+        page.close()
+    assert len(asked) == 1
 
 
 # Trust
