@@ -77,7 +77,7 @@ def test_an_old_file_that_came_just_now_is_left_alone(room: Room, link: bool) ->
         old = room.path.rename(room.path.with_name("old.pem"))
         room.path.symlink_to(old)
     with pytest.raises(Unsettled):
-        room.retrieve(NAME, datetime.now(UTC))
+        room.retrieve(NAME, datetime.fromtimestamp(room.path.lstat().st_ctime, UTC))
     room.path.with_suffix(".key").write_bytes(key_pem(key))
     leaf = room.retrieve(NAME, now())
     assert leaf
