@@ -1,6 +1,7 @@
 import os
 import ssl
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ import gevent
 import pytest
 from cryptography import x509
 from gevent.monkey import get_original
-from lab import no_garbage
+from lab import WAIT, no_garbage
 from pki import TestCA, new_key, now
 from test_leaves import NAME, Room
 from test_signer import authority_for, files
@@ -372,6 +373,20 @@ def test_looks_at_a_disk_that_hangs_do_not_pile_up(leaves: Counted, clock: Clock
     contexts.find(NAME)
     until(lambda: looks == [NAME, NAME])
     os.close(waits)
+
+
+def test_what_clear_drops_is_freed_little_by_little(leaves: Counted) -> None:
+    """OpenSSL takes its time for each, and everybody waits meanwhile."""
+    contexts = ContextCache(100, leaves, Workers())
+    dropped = [weakref.ref(contexts.get(f"{n}.example").ssl) for n in range(100)]  # type: ignore[union-attr]
+    contexts.clear()
+    most, before = 0, len(dropped)
+    with gevent.Timeout(WAIT):
+        while before:
+            gevent.sleep(0)
+            left = sum(ref() is not None for ref in dropped)
+            most, before = max(most, before - left), left
+    assert most < 50
 
 
 def test_what_was_retrieved_before_clear_is_not_kept(leaves: Counted, room: Room) -> None:
