@@ -7,7 +7,7 @@ with the tunnel, and the log line. Its caller, the ``Acceptor``, owns the client
 import logging
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import gevent
@@ -41,6 +41,7 @@ from wire import HANDSHAKE
 
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection
 TOLD_SECONDS = 1.0  # for the head of a request that comes past a limit of connections
+SILENT_SECONDS = 1.0  # for the first octet of a connection when certifier is told to end
 _RECV = 16_384
 
 log = logging.getLogger("certifier.proxy")
@@ -71,13 +72,17 @@ class Proxy:
         self._access_log = access_log
         self._board = board
         self._between: set[socket.socket] = set()  # kept connections, between two requests
+        self._silent: set[socket.socket] = set()  # which have said nothing yet: browsers open some to have them
         self._ends = False
 
     def let_go(self) -> None:
-        """Wait for no further request on kept connections, as certifier is ending; what is there is still served."""
+        """Wait for no further request on kept connections, as certifier is ending; what is there is still served.
+
+        Those that are new have some time for their first one.
+        """
         self._ends = True
-        for sock in self._between:
-            sockets.shut(sock, socket.SHUT_RD)
+        _end_reading(self._between)
+        gevent.spawn_later(SILENT_SECONDS, _end_reading, self._silent)
 
     def handle(self, sock: socket.socket, address: tuple[str, int]) -> None:
         """Serve one accepted connection until it ends."""
@@ -91,7 +96,11 @@ class Proxy:
                 log.debug("%s closed unheard: %s", client.who, refusal)
                 return
             sockets.arm(sock, deadline)
-            data = sock.recv(_RECV)
+            self._silent.add(sock)
+            try:
+                data = sock.recv(_RECV)
+            finally:
+                self._silent.remove(sock)
             if data[:1] == bytes((HANDSHAKE,)):
                 self._direct(client, data)
             elif data:
@@ -223,6 +232,12 @@ def _next_request(sock: socket.socket, data: bytes, waits: bool = True) -> bytes
         if not data:
             break
     return data
+
+
+def _end_reading(waiting: Iterable[socket.socket]) -> None:
+    """What has come is still read."""
+    for sock in list(waiting):
+        sockets.shut(sock, socket.SHUT_RD)
 
 
 def _refuse_by_alert(sock: socket.socket, record: Record, error: CertifierError) -> None:

@@ -928,7 +928,7 @@ def test_rsa_of_4096_bits_does_not_stall_others(tmp_path: Path, roots: Path, cer
 
 
 def test_sigterm_waits_for_no_further_request(tmp_path: Path) -> None:
-    """On connections that browsers keep: what is under way is finished, and idle ones do not hold the end up."""
+    """On connections that browsers keep, or open to have some; what is under way or comes at once is finished."""
     asked, told = Event(), Event()
 
     def slow(sock: socket.socket) -> None:
@@ -939,6 +939,8 @@ def test_sigterm_waits_for_no_further_request(tmp_path: Path) -> None:
 
     with Origin(slow) as server, Program(tmp_path, "--store=certs", "--max=9", "--ca=ca") as running:
         with (
+            socket.create_connection(running.address, timeout=WAIT) as silent,
+            socket.create_connection(running.address, timeout=WAIT) as late,
             socket.create_connection(running.address, timeout=WAIT) as idle,
             socket.create_connection(running.address, timeout=WAIT) as busy,
         ):
@@ -950,9 +952,10 @@ def test_sigterm_waits_for_no_further_request(tmp_path: Path) -> None:
             running.process.terminate()
             began = time.monotonic()
             assert idle.recv(1) == b""
+            assert get(late, f"http://localhost:{server.port}/").body == b"ok"
             told.set()
             assert [read_reply(busy).body for _ in range(2)] == [b"ok", b"ok"]
-            assert busy.recv(1) == b""
+            assert busy.recv(1) == silent.recv(1) == b""
             assert running.process.wait(WAIT) == 0
             assert time.monotonic() - began < 5  # of the ten that tunnels have
 
