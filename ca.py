@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -53,10 +53,8 @@ class CaFiles:
     @property
     def signs_crls(self) -> bool:
         """Whether its keyUsage, where it has one, lets it sign CRLs (RFC 5280 §4.2.1.3)."""
-        try:
-            return self.certificate.extensions.get_extension_for_class(x509.KeyUsage).value.crl_sign
-        except x509.ExtensionNotFound:
-            return True
+        usage = certificates.extension(self.certificate, x509.KeyUsage)
+        return usage is None or usage.crl_sign
 
     def expiry_warning(self, now: datetime) -> str | None:
         """What to tell the operator when the CA certificate is near its end."""
@@ -127,7 +125,7 @@ def _anchor(certificate: x509.Certificate, others: list[x509.Certificate]) -> x5
     """The root; most clients take no intermediate for one (``X509_V_FLAG_PARTIAL_CHAIN``)."""
     top = certificate
     for other in others:  # each certifies the one before it, as in a handshake
-        if not _is_root(top) and _is_signed_by(top, other):
+        if not _is_root(top) and certificates.is_issued_by(top, other):
             top = other
     return top if _is_root(top) else certificate
 
@@ -172,21 +170,10 @@ def _is_root(certificate: x509.Certificate) -> bool:
     """Whether it is a CA's own word for its key. One in the same name that tells of another key (RFC 5280 §4.2.1.1) is
     not: a new key, certified by the former one, which is what clients know.
     """
-    try:
-        signer = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-        own = certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        signer = own = None
-    return certificate.subject == certificate.issuer and (signer is None or signer == own)
-
-
-def _is_signed_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """By its key, not its name alone, which a root has that got a new key."""
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
-        return False
-    return True
+    signer = certificates.extension(certificate, x509.AuthorityKeyIdentifier)
+    own = certificates.extension(certificate, x509.SubjectKeyIdentifier)
+    agree = signer is None or own is None or signer.key_identifier in (None, own.digest)
+    return agree and certificate.subject == certificate.issuer
 
 
 def _load_key(path: Path) -> CaKey:

@@ -7,9 +7,10 @@ they can be wrong. What was read here gives all the parts that certifier asks fo
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.utils import CryptographyDeprecationWarning
 
@@ -24,6 +25,9 @@ _WRONG = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
+
+
+ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 
 class Unreadable(Exception):
@@ -58,6 +62,23 @@ def key_of(der: bytes) -> CertificatePublicKeyTypes:
     """The public key of a certificate in DER. Raises ``Unreadable``."""
     with _unreadable():
         return x509.load_der_x509_certificate(der).public_key()
+
+
+def extension(holder: x509.Certificate | x509.CertificateSigningRequest, kind: type[ExtensionT]) -> ExtensionT | None:
+    """The value of an extension, None where there is none."""
+    try:
+        return holder.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """By its name and its key: a CA that got a new key has the name it had."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):  # another name, kind of key, or key
+        return False
+    return True
 
 
 def _look_at(certificate: x509.Certificate) -> None:

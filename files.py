@@ -131,7 +131,9 @@ def _write_over(path: Path, content: bytes) -> None:
     """Nothing else does for a file that a container has mounted by itself: nothing can be renamed to a mount point."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.ftruncate(fd, os.pwrite(fd, content, 0))
+        if os.pwrite(fd, content, 0) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(fd, len(content))
         os.fsync(fd)
     finally:
         close(fd)

@@ -30,6 +30,11 @@ class Guard:
             and all(exchange.status is None for exchange in self.awaited.values())
         )
 
+    def check(self) -> None:
+        """Raise why nothing more may pass, if that is so."""
+        if self.refusal is not None:
+            raise self.refusal.again()
+
     def request(self, exchange: Exchange) -> None:
         """Look at its Host."""
         self.awaited[id(exchange)] = exchange

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+import certificates
 import names
 from batch import Batch
 from ca import CaFiles
@@ -63,10 +63,8 @@ class Authority:
         self._serials = Batch[int](lambda count, notes: files.serials.take(ledger, notes, count))
         self._lifetime = timedelta(days=days)
         self._points = _distribution_points(crl_url) if crl_url is not None else None
-        issuer = files.certificate
-        try:
-            stored = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-        except x509.ExtensionNotFound:
+        stored = certificates.extension(files.certificate, x509.SubjectKeyIdentifier)
+        if stored is None:
             self._aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(files.key.public_key())
         else:
             self._aki = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(stored)
@@ -79,10 +77,7 @@ class Authority:
         exactly this name, and ``OSError`` from the serial file.
         """
         san, subject = _san(name), _subject(name)
-        try:
-            asked = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        except x509.ExtensionNotFound:
-            asked = None
+        asked = certificates.extension(csr, x509.SubjectAlternativeName)
         if not csr.is_signature_valid or asked != san or csr.subject != subject:
             raise RetrievalError(f"the certificate request for {name} is not one for that name")
         key = csr.public_key()
@@ -119,9 +114,11 @@ class Authority:
             return "it was signed by another CA"
         if tuple(behind) != self._files.chain:  # an intermediate that was missing, perhaps, or was issued anew
             return "the certificates behind it are not those of the CA"
-        if _extension(leaf, x509.AuthorityKeyIdentifier) != self._aki:  # OpenSSL and others would not find its issuer
+        if (
+            certificates.extension(leaf, x509.AuthorityKeyIdentifier) != self._aki
+        ):  # OpenSSL and others would not find its issuer
             return "the CA's certificate has another key identifier now"
-        points = _extension(leaf, x509.CRLDistributionPoints)
+        points = certificates.extension(leaf, x509.CRLDistributionPoints)
         return None if points == self._points else "its CRL distribution point is not that of --crl-url"
 
     def revocation_list(self, now: datetime) -> bytes:
@@ -154,18 +151,7 @@ class Authority:
 
     def signed(self, leaf: x509.Certificate) -> bool:
         """Whether this CA issued the leaf."""
-        try:
-            leaf.verify_directly_issued_by(self._files.certificate)
-        except (ValueError, TypeError, InvalidSignature):  # another issuer's name, another kind of key, another key
-            return False
-        return True
-
-
-def _extension(certificate: x509.Certificate, kind: type[x509.ExtensionType]) -> x509.ExtensionType | None:
-    try:
-        return certificate.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
+        return certificates.is_issued_by(leaf, self._files.certificate)
 
 
 def _distribution_points(url: str) -> x509.CRLDistributionPoints:

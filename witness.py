@@ -80,8 +80,7 @@ class Witness:
         """The same where somebody does, piece by piece; empty where there is an ``answer`` to be sent."""
         assert self._rewriter is not None
         for piece in self._rewriter.forward(data):
-            if self._guard.refusal is not None:
-                raise self._guard.refusal.again()
+            self._guard.check()
             if piece:
                 with self._turn:
                     self._look("sent", piece)
@@ -105,8 +104,7 @@ class Witness:
         A head is judged as a whole: origins act on part of one when the connection ends there.
         """
         assert self._watcher is not None
-        if self._guard.refusal is not None:
-            raise self._guard.refusal.again()
+        self._guard.check()
         if self._held:
             data, self._held = self._held + data, b""
         held = self._watcher.held

@@ -1,7 +1,7 @@
 """A bare relay: the least that intercepting costs in Python with gevent and ``MemoryBIO``s, to measure certifier by.
 
 It does what a connection of the benchmark needs, and nothing else: no store, no limits, no policy, no deadlines, no
-log, nothing of HTTP, and none of gevent's sockets: a greenlet a connection, and a watcher a socket, never stopped.
+log, nothing of HTTP, and none of gevent's sockets: a greenlet a connection, and a watcher a socket that lasts.
 Never to be used: what is unexpected ends or hangs it.
 
 ``python -m bench.relay <host> <port> <roots.pem>``; ``ca.crt`` and ``ca.key`` are in the working directory.
@@ -23,10 +23,8 @@ from bench.origin import ZONE
 
 _RECV = 131_072
 _READ, _WRITE = 1, 2
-_WIRE, _PLAIN = (
-    memoryview(bytearray(_RECV)),
-    memoryview(bytearray(16_384)),
-)  # shared: nothing switches while they are used
+_WIRE = memoryview(bytearray(_RECV))  # shared, as the next one: nothing switches while they are used
+_PLAIN = memoryview(bytearray(16_384))
 _HUB = get_hub()
 
 
