@@ -58,12 +58,14 @@ class Running:
 
     def __enter__(self) -> Self:
         self.peer.prepare(self.setting)
+        environment = {**os.environ, **self.peer.environment(self.setting)}
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as for its users: 0.1 s of each start
         with (self.setting.folder / "output").open("wb") as output, cores.on(self.where.proxy):
             started = time.monotonic()
             self._process = subprocess.Popen(
                 self.peer.command(self.setting),
                 cwd=self.setting.folder,
-                env={**os.environ, **self.peer.environment(self.setting)},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -5,6 +5,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import faultlab
 import pytest
 from lab import Origin, Program, echo, http_origin
 from pki import TestCA
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a program that is started a thousand times is compiled once
 
 
 @pytest.fixture(scope="session")

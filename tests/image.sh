@@ -168,10 +168,12 @@ first=$(buildah from --signature-policy "$tmp/policy.json" --pull-never localhos
 second=$(buildah from --signature-policy "$tmp/policy.json" --pull-never localhost/certifier)
 tree=$(buildah mount "$first")
 (cd "$here" && ls -- *.py page/* requirements.txt) | sort >"$tmp/ours"
-(cd "$tree/opt/certifier" && find . -type f | sed 's|^\./||') | sort >"$tmp/theirs"
+(cd "$tree/opt/certifier" && find . -type f ! -path './__pycache__/*' | sed 's|^\./||') | sort >"$tmp/theirs"
 log=$tmp/theirs
 cmp -s "$tmp/ours" "$tmp/theirs" || fail "/opt/certifier does not hold just the program"
-ok "the program is in it, and nothing else of the repository"
+(cd "$tree/opt/certifier/__pycache__" && ls) | sed 's|\..*|.py|' | sort >"$tmp/compiled"
+grep '\.py$' "$tmp/ours" | cmp -s - "$tmp/compiled" || fail "the program is not compiled"
+ok "the program is in it, compiled, and nothing else of the repository"
 
 # A new volume begins as a copy of what the image has there, with its owner and mode: what an engine does too.
 cp -a "$tree$volume" "$tmp/volume"
