@@ -36,9 +36,10 @@ export function duration(seconds) {
     const milliseconds = seconds * 1000;
     return `${significant(milliseconds)} ms`;
   }
-  if (seconds < 59.5) return `${significant(seconds)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${significant(seconds)} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
   const minutes = Math.round(seconds / 60);
-  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
   if (minutes < 2880) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
   return `${Math.round(minutes / 1440)} days`;
 }

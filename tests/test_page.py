@@ -136,6 +136,12 @@ def test_a_serial_number_is_shown_in_whole_octets(page: Page) -> None:
         assert page.value(f"import('/format.js').then(({{ serial }}) => serial('{number}'))") == shown
 
 
+def test_a_duration_just_below_the_next_unit_is_that_unit(page: Page) -> None:
+    told = {0.9994: "999 ms", 0.9996: "1 s", 59.4: "59 s", 59.5: "1 min 0 s", 119.9: "2 min 0 s", 3599.9: "1 h 0 min"}
+    for seconds, shown in told.items():
+        assert page.value(f"import('/format.js').then(({{ duration }}) => duration({seconds}))") == shown
+
+
 def test_text_from_peers_is_never_markup(page: Page, proxy: Program, origin: Origin) -> None:
     visit(proxy, origin, f"/{NASTY.replace(' ', '%20')}")
     with secure_tunnel(proxy, f"localhost:{origin.port}") as secure:
