@@ -132,14 +132,10 @@ def _anchor(certificate: x509.Certificate, others: list[x509.Certificate]) -> x5
 
 def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str]:
     """Raise ``UsageError`` if it can't sign leaves now; what it lacks for strict clients otherwise."""
-    extensions = certificate.extensions
     if not list(certificate.subject):
         raise UsageError(f"the CA certificate {path} has an empty subject, which RFC 5280 §4.1.2.6 forbids")
-    try:
-        is_ca = extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        is_ca = False
-    if not is_ca:
+    constraints = certificates.extension(certificate, x509.BasicConstraints)
+    if constraints is None or not constraints.ca:
         raise UsageError(f"{path} is not a CA certificate (basicConstraints CA:TRUE); make one: {_GOOD_CA}")
     if now >= certificate.not_valid_after_utc:
         raise UsageError(f"the CA certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it")
@@ -153,15 +149,11 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str
             f"the key of the CA certificate {path} is for RSASSA-PSS alone, which Go and browsers do not know;"
             f" make another: {_GOOD_CA}"
         )
-    missing = []
-    try:
-        if not extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign:
-            raise UsageError(f"the CA certificate {path} may not sign certificates (keyUsage without keyCertSign)")
-    except x509.ExtensionNotFound:
-        missing.append("keyUsage")
-    try:
-        extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
-    except x509.ExtensionNotFound:
+    usage = certificates.extension(certificate, x509.KeyUsage)
+    if usage is not None and not usage.key_cert_sign:
+        raise UsageError(f"the CA certificate {path} may not sign certificates (keyUsage without keyCertSign)")
+    missing = ["keyUsage"] if usage is None else []
+    if certificates.extension(certificate, x509.SubjectKeyIdentifier) is None:
         missing.append("subjectKeyIdentifier")
     return missing
 

@@ -50,12 +50,12 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, list[x509.Cert
     """What is stored, and its certificates, if it can be served for the name now; else raises ``Unusable``."""
     try:
         chain = certificates.read(stored.pem)
-        certificate = chain[0]
-        sans = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except Unreadable as error:
         raise Unusable("it holds no certificate that can be read") from error
-    except x509.ExtensionNotFound as error:
-        raise Unusable("it has no subject alternative name") from error
+    certificate = chain[0]
+    sans = certificates.extension(certificate, x509.SubjectAlternativeName)
+    if sans is None:
+        raise Unusable("it has no subject alternative name")
     _check_key(stored.pem, certificate)
     if now < certificate.not_valid_before_utc:
         raise Unusable(f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+import certificates
 from errors import RetrievalError
 from strength import MIN_RSA
 from tlsconfig import server_context
@@ -63,39 +64,37 @@ def of_any(certificate: x509.Certificate, now: datetime) -> Iterator[Fault]:
 def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
     """Faults of a CA certificate by RFC 5280 §4.2.1, which OpenSSL's strict mode and Python 3.13 check."""
     strict = "Python 3.13 and newer and other strict clients refuse what it signs"
-    extensions = certificate.extensions
     try:
-        if not extensions.get_extension_for_class(x509.BasicConstraints).critical:
+        if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical:
             yield Fault("basicConstraints is not critical", strict)
     except x509.ExtensionNotFound:
         yield Fault("no basicConstraints", "it is no CA: every client refuses what it signs")
-    wanted: tuple[tuple[type[x509.ExtensionType], str], ...] = (
-        (x509.KeyUsage, "keyUsage"),
-        (x509.SubjectKeyIdentifier, "subjectKeyIdentifier"),
-    )
-    for extension, called in wanted:
-        if not _has(certificate, extension):
+    wanted: dict[str, type[x509.ExtensionType]] = {
+        "keyUsage": x509.KeyUsage,
+        "subjectKeyIdentifier": x509.SubjectKeyIdentifier,
+    }
+    if certificate.issuer != certificate.subject:
+        wanted["authorityKeyIdentifier"] = x509.AuthorityKeyIdentifier
+    for called, extension in wanted.items():
+        if certificates.extension(certificate, extension) is None:
             yield Fault(f"no {called}", strict)
-    if certificate.issuer != certificate.subject and not _has(certificate, x509.AuthorityKeyIdentifier):
-        yield Fault("no authorityKeyIdentifier", strict)
 
 
 def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
     """Faults of a server's certificate that OpenSSL lets pass, and other clients do not."""
-    if not _has(certificate, x509.SubjectAlternativeName):
+    if certificates.extension(certificate, x509.SubjectAlternativeName) is None:
         yield Fault("no subject alternative name", "Apple, Go and browsers do not look at the common name")
     life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
     if life > MAX_LIFE:
         yield Fault(f"valid for {life.days} days", "Apple's clients refuse more than 398")
-    try:
-        usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-        if ExtendedKeyUsageOID.SERVER_AUTH not in usages:
-            yield Fault("extendedKeyUsage without serverAuth", "every client refuses it for a server")
-    except x509.ExtensionNotFound:
+    usages = certificates.extension(certificate, x509.ExtendedKeyUsage)
+    if usages is None:
         yield Fault("no extendedKeyUsage", "Apple's clients want serverAuth in it")
-    with suppress(x509.ExtensionNotFound):
-        if certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
-            yield Fault("a CA certificate in the place of a server's", "Go and strict clients refuse it")
+    elif ExtendedKeyUsageOID.SERVER_AUTH not in usages:
+        yield Fault("extendedKeyUsage without serverAuth", "every client refuses it for a server")
+    constraints = certificates.extension(certificate, x509.BasicConstraints)
+    if constraints is not None and constraints.ca:
+        yield Fault("a CA certificate in the place of a server's", "Go and strict clients refuse it")
 
 
 def of_chain(pem: bytes, name: str, anchors: list[x509.Certificate]) -> Iterator[Fault]:
@@ -125,11 +124,3 @@ def of_chain(pem: bytes, name: str, anchors: list[x509.Certificate]) -> Iterator
         )
     except ssl.SSLError as error:
         yield Fault(f"no handshake with it: {error.reason}", "it can't be served")
-
-
-def _has(certificate: x509.Certificate, extension: type[x509.ExtensionType]) -> bool:
-    try:
-        certificate.extensions.get_extension_for_class(extension)
-    except x509.ExtensionNotFound:
-        return False
-    return True

@@ -114,9 +114,8 @@ class Authority:
             return "it was signed by another CA"
         if tuple(behind) != self._files.chain:  # an intermediate that was missing, perhaps, or was issued anew
             return "the certificates behind it are not those of the CA"
-        if (
-            certificates.extension(leaf, x509.AuthorityKeyIdentifier) != self._aki
-        ):  # OpenSSL and others would not find its issuer
+        # By another one, OpenSSL and others would not find its issuer.
+        if certificates.extension(leaf, x509.AuthorityKeyIdentifier) != self._aki:
             return "the CA's certificate has another key identifier now"
         points = certificates.extension(leaf, x509.CRLDistributionPoints)
         return None if points == self._points else "its CRL distribution point is not that of --crl-url"
