@@ -1,8 +1,10 @@
 """A server's flight, sans-IO: what an origin wants, told by the octets of a handshake that failed."""
 
-from errors import HelloError
-from wire import ALERT, HANDSHAKE, Reader
+from collections.abc import Iterator
 
+from hello import HANDSHAKE
+
+_ALERT = 0x15  # ContentType
 _CERTIFICATE_REQUEST = 13  # HandshakeType
 
 
@@ -11,26 +13,21 @@ def wants_certificate(flight: bytes, closed: bool = False) -> bool:
 
     ``flight`` are its records as received. With TLS 1.3 they are encrypted: then the answer is no.
     """
-    wire, body = Reader(flight), bytearray()
-    refused = closed
-    try:
-        while wire:
-            kind, _, record = wire.number(1), wire.take(2), wire.vector(2)
-            if kind == HANDSHAKE:
-                body += record.rest()
-            refused = refused or kind == ALERT
-    except HelloError:
-        pass  # cut off: what is whole counts
-    return refused and _asks(Reader(bytes(body)))
+    records = list(_whole(flight, 3, 2))
+    refused = closed or any(kind == _ALERT for kind, _ in records)
+    messages = b"".join(content for kind, content in records if kind == HANDSHAKE)
+    return refused and any(kind == _CERTIFICATE_REQUEST for kind, _ in _whole(messages, 1, 3))
 
 
-def _asks(messages: Reader) -> bool:
-    try:
-        while messages:
-            kind = messages.number(1)
-            messages.vector(3)
-            if kind == _CERTIFICATE_REQUEST:
-                return True
-    except HelloError:
-        pass
-    return False
+def _whole(octets: bytes, before: int, width: int) -> Iterator[tuple[int, bytes]]:
+    """Type and content of each record or message up to one that is cut off.
+
+    The type is the first of ``before`` octets, behind which the content's length stands in ``width`` of them.
+    """
+    at = 0
+    while (start := at + before + width) <= len(octets):
+        end = start + int.from_bytes(octets[at + before : start])
+        if end > len(octets):
+            return
+        yield octets[at], octets[start:end]
+        at = end

@@ -5,9 +5,8 @@ import time
 
 import sockets
 from errors import HelloTimeout
-from hello import ClientHello, HelloReader
+from hello import HANDSHAKE, ClientHello, HelloReader
 from limits import Limits
-from wire import HANDSHAKE
 
 CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
 _RECV = 16_384

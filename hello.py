@@ -9,11 +9,11 @@ import struct
 from dataclasses import dataclass
 
 from errors import HelloError
-from wire import HANDSHAKE
 
 MAX_HELLO = 65_536  # octets of ClientHello; post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
 _WIRE = 2  # times that with record headers: a hello cut into tiny records is abuse
 
+HANDSHAKE = 0x16  # ContentType
 _CLIENT_HELLO = 1  # HandshakeType
 _MAX_RECORD = 16_384
 _SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS, _ECH = 0, 16, 43, 0xFE0D

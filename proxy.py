@@ -29,6 +29,7 @@ from errors import (
 )
 from greeting import read_hello
 from head import HeadReader, RequestHead
+from hello import HANDSHAKE
 from interception import Interception
 from limits import Limits
 from names import Target
@@ -37,7 +38,6 @@ from plain import PlainHttp
 from policy import Policy
 from record import Record
 from relaying import Way
-from wire import HANDSHAKE
 
 KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection
 TOLD_SECONDS = 1.0  # for the head of a request that comes past a limit of connections

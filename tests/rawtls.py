@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from pki import Key
 
-from wire import Reader
-
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE = 20, 21, 22  # ContentType
 CLIENT_HELLO, SERVER_HELLO, CERTIFICATE, SERVER_KEY_EXCHANGE, SERVER_HELLO_DONE = 1, 2, 11, 12, 14  # HandshakeType
 SERVER_NAME, GROUPS, SCHEMES, HEARTBEAT, ALPN, ENCRYPT_THEN_MAC = 0, 10, 13, 15, 16, 22  # ExtensionType
@@ -26,6 +24,30 @@ ECDHE_ECDSA, DHE_RSA = 0xC02B, 0x009E  # each TLS_…_WITH_AES_128_GCM_SHA256
 RENEGOTIATION_SCSV, FALLBACK_SCSV = 0x00FF, 0x5600  # RFC 5746 and 7507
 RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")  # RFC 8446 §4.1.3
 _MOST = 16_384  # octets of a record
+
+
+class Reader:
+    """A cursor over the vectors of the TLS presentation language (RFC 8446 §3)."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
+    def take(self, count: int) -> bytes:
+        taken, self._data = self._data[:count], self._data[count:]
+        assert len(taken) == count
+        return taken
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width))
+
+    def vector(self, width: int) -> "Reader":
+        return Reader(self.take(self.number(width)))
+
+    def rest(self) -> bytes:
+        return self.take(len(self._data))
 
 
 class Hello(NamedTuple):

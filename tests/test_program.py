@@ -408,7 +408,6 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "stored": "store",
         "acceptor": "faults",
         "tlsconfig": "proxy",
-        "wire": "hello",
         "turns": "access",
         "flight": "client_certificates",
         "patterns": "policy",
