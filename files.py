@@ -162,6 +162,16 @@ def _write(fd: int, content: bytes) -> None:
     os.fsync(fd)
 
 
+def write_at(fd: int, content: bytes, end: int) -> None:
+    """Write all of it where a file ends, or over what comes behind; where that fails, the file ends there."""
+    try:
+        if os.pwrite(fd, content, end) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+        os.ftruncate(fd, end)
+        raise
+
+
 def _set_mode(fd: int, mode: int) -> os.stat_result:
     """Whatever the umask is; what was there before."""
     found = os.fstat(fd)

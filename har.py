@@ -105,12 +105,7 @@ class HarFile:
             live, spare = self._open()
         new = (b"\n" if self._empty else b"\n,") + lot
         data = self._missing + new + _TAIL
-        try:
-            if os.pwrite(spare.fd, data, spare.end) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            os.ftruncate(spare.fd, spare.end)
-            raise
+        files.write_at(spare.fd, data, spare.end)
         try:
             os.link(self._path, self._between)
             os.rename(self._hidden, self._path)
@@ -149,9 +144,8 @@ class HarFile:
     def _begin(self, live: int) -> None:
         """Write what a file without entries holds, if it is empty."""
         found = os.fstat(live)
-        if stat.S_ISREG(found.st_mode) and not found.st_size and os.pwrite(live, self._bare, 0) < len(self._bare):
-            os.ftruncate(live, 0)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if stat.S_ISREG(found.st_mode) and not found.st_size:
+            files.write_at(live, self._bare, 0)
 
     def _copy(self, live: int) -> int:
         self._between.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ import struct
 import time
 from pathlib import Path
 
+import files
 from exchange import Octets
 from rotation import make_room
 
@@ -171,12 +172,7 @@ class PcapFile:
             self._end = 0
         if not self._end:
             data = self._head + data
-        try:
-            if os.pwrite(self._fd, data, self._end) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            os.ftruncate(self._fd, self._end)
-            raise
+        files.write_at(self._fd, data, self._end)
         self._end += len(data)
 
 
