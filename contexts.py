@@ -15,7 +15,6 @@ Nothing that waits can be evicted, and no error is cached.
 import logging
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from itertools import islice
 
 import gevent
@@ -64,16 +63,12 @@ class ContextCache:
         self._contexts: LRU[str, Context] = LRU(capacity)
         self._wont_do: LRU[str, float] = LRU(_WONT_DO_NAMES)
         self._retrievals: dict[str, Retrieval] = {}
-        self._leaves = leaves
-        self._workers = workers
         self._clock = clock
-        self._made = 0
-        self._tidying = False  # one at a time
 
     @property
     def generates(self) -> bool:
         """Whether no name is ever a *won't do*."""
-        return self._leaves.generates
+        return self._retriever.generates
 
     @property
     def capacity(self) -> int:
@@ -146,19 +141,8 @@ class ContextCache:
                 self._refresh(name, context, due=True, used=False)
 
     def tidy(self) -> None:
-        """Do what is due now and then, and after leaves were made. Takes a while; where it is being done, nothing."""
-        if self._tidying:
-            return  # that one sees what was made meanwhile
-        self._tidying = True
-        try:
-            with background("the store can't be tidied"):
-                done = -1
-                while done != self._made:
-                    done = self._made
-                    for note in self._workers.run(self._leaves.tidy, datetime.fromtimestamp(self._clock(), UTC)):
-                        log.info("%s", note)
-        finally:
-            self._tidying = False
+        """As ``Retriever.tidy``."""
+        self._retriever.tidy()
 
     def _is_due(self, context: Context, now: float) -> bool:
         """Whether to renew it now; the next look and attempt are put off."""
@@ -246,10 +230,6 @@ class ContextCache:
                 self._contexts.replace(name, context)
         else:
             self._contexts.put(name, context)
-        if context.source == "made":
-            self._made += 1
-            if not self._leaves.is_tidy:
-                gevent.spawn(self.tidy)
         return context
 
     def _refresh(self, name: str, context: Context, due: bool, used: bool = True) -> None:
@@ -262,7 +242,7 @@ class ContextCache:
             with background(f"the present certificate for {name} stays in use"):
                 stamp = None
                 if not due:
-                    stamp = self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
+                    stamp = self._retriever.look(name, context)
                 if stamp is None:
                     self._retrieve(name, "", Wanted(renew=True, used=used))
                     self._board.retrieved("renewed")

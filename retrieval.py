@@ -12,7 +12,9 @@ from context import Context
 from errors import CertifierError, RetrievalError
 from leaf import Leaf, Unsettled
 from leaves import Leaves, Wanted
+from log import background
 from lookout import Lookout
+from store import Stamp
 from workers import Workers
 
 RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
@@ -54,6 +56,13 @@ class Retriever:
         self._turnstile = turnstile
         self._clock = clock
         self._lookout = Lookout(workers, leaves.stored, RETRIEVAL_SECONDS)
+        self._made = 0
+        self._tidying = False  # one at a time
+
+    @property
+    def generates(self) -> bool:
+        """Whether no name is ever a *won't do*."""
+        return self._leaves.generates
 
     def crowded(self, client: str) -> bool:
         """Whether a new name would have to wait for its turn."""
@@ -61,7 +70,7 @@ class Retriever:
 
     def admit(self, name: str, client: str) -> None:
         """Raise ``TooManyNames`` where ``retrieve`` would, for next to nothing."""
-        if self._leaves.generates and self._turnstile.is_full(client) and not self._lookout.sees(name):
+        if self.generates and self._turnstile.is_full(client) and not self._lookout.sees(name):
             raise self._turnstile.refusal(client)
 
     def retrieve(self, name: str, client: str, wanted: Wanted) -> Leaf | None:
@@ -70,9 +79,9 @@ class Retriever:
         passed = wanted.renew or self._turnstile.at_once(client)
         leaf = None
         try:
-            if passed or wanted.refused is not None or not self._leaves.generates or self._lookout.sees(name):
+            if passed or wanted.refused is not None or not self.generates or self._lookout.sees(name):
                 leaf = self._on_thread(name, notes, wanted._replace(make=passed))
-            if leaf is None and not passed and self._leaves.generates:
+            if leaf is None and not passed and self.generates:
                 self._turnstile.wait(client)
                 leaf = self._on_thread(name, notes, wanted)
             elif passed and not wanted.renew and (leaf is None or leaf.source != "made"):
@@ -80,14 +89,39 @@ class Retriever:
         finally:
             for note in notes:
                 log.warning("%s", note)
+        if leaf is not None and leaf.source == "made":
+            self._made += 1
+            if not self._leaves.is_tidy:
+                gevent.spawn(self.tidy)
         return leaf
+
+    def look(self, name: str, context: Context) -> Stamp | None:
+        """Look at the files of a name in use, as ``Leaves.look``."""
+        return self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
+
+    def tidy(self) -> None:
+        """Do what is due now and then, and after leaves were made. Takes a while; where it is being done, nothing."""
+        if self._tidying:
+            return  # that one sees what was made meanwhile
+        self._tidying = True
+        try:
+            with background("the store can't be tidied"):
+                done = -1
+                while done != self._made:
+                    done = self._made
+                    for note in self._workers.run(self._leaves.tidy, self._now()):
+                        log.info("%s", note)
+        finally:
+            self._tidying = False
 
     def _on_thread(self, name: str, notes: list[str], wanted: Wanted) -> Leaf | None:
         def attempt() -> Leaf | None:
-            when = datetime.fromtimestamp(self._clock(), UTC)
-            return self._workers.run(self._leaves.retrieve, name, when, notes, wanted)
+            return self._workers.run(self._leaves.retrieve, name, self._now(), notes, wanted)
 
         return settled(attempt)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
 
 def settled(attempt: Callable[[], Leaf | None]) -> Leaf | None:

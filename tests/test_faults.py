@@ -49,9 +49,7 @@ class Scenario(NamedTuple):
     before: Callable[[Faulty, str], None] | None = None
 
 
-ISSUING = (
-    "thread (contexts|retrieval)|store|certificates|serials|ledger|keys|signer|lea(f|ves)|tlsconfig|spawn contexts"
-)
+ISSUING = "thread retrieval|store|certificates|serials|ledger|keys|signer|lea(f|ves)|tlsconfig|spawn contexts"
 PROGRAMS = {
     "--ca=ca --bypass=bypassed.example.com": {
         "tunnel": Scenario(scenarios.tunnel),
@@ -89,7 +87,8 @@ PROGRAMS = {
         "redirected": Scenario(scenarios.tunnel, steps="origin|set_alpn|preamble"),
         "redirected, not TLS": Scenario(scenarios.not_tls, steps="relaying|preamble"),
         "pruned": Scenario(
-            scenarios.tunnel, steps="contexts.tidy|store.(entries|paths|_folders|remove)|pruning|certificates|keys.fill"
+            scenarios.tunnel,
+            steps="retrieval.tidy|store.(entries|paths|_folders|remove)|pruning|certificates|keys.fill",
         ),
         "CRL": Scenario(scenarios.crl, steps="thread|website|signer", before=scenarios.an_hour_later),
     },
@@ -113,7 +112,7 @@ PROGRAMS = {
     # No CA; an operator's certificate for some names.
     "": {
         "operator's": Scenario(scenarios.known, steps=f"^(?!load_pem_private_key).*({ISSUING})"),
-        "untouched": Scenario(scenarios.tunnel, "200 untouched", steps="thread contexts|store|leaves"),
+        "untouched": Scenario(scenarios.tunnel, "200 untouched", steps="thread retrieval|store|leaves"),
     },
 }
 
@@ -184,7 +183,7 @@ TABLE = [
     Row("(untouched|operator's): .* stored._content", "alert internal_error", OURS),
     Row("thread retrieval.attempt .* memory", "alert internal_error", OURS, bug=True),
     Row(" (serials[.]|files[.]|thread retrieval.attempt|.* tlsconfig)", "alert internal_error", OURS),
-    Row(" (store|ledger|thread contexts)"),
+    Row(" (store|ledger|thread retrieval.(tidy|look))"),
     Row("CRL: .* internal$", "cut", "failed", bug=True),
     Row("load_pem_private_key .* memory", "alert internal_error", OURS, bug=True),
     Row("from disk: load_pem_private_key .* internal"),  # such an error is a key's of an odd length, too
