@@ -7,12 +7,13 @@ import re
 
 from exchange import Exchange, Fields, Unreadable, header
 from fields import connection_options
+from heads import TCHAR
 
 # A path, or a URI whose scheme everyone reads alike; no fragment, which some ignore.
 _TARGET = re.compile(rb"(?:/|\*\Z|https://[^/?#]+(?:[/?]|\Z))[^#]*\Z", re.IGNORECASE)
 _HTTP = re.compile("(?i)h2c|http|tls")  # RFC 9110 §7.8, RFC 7540 §3.2, RFC 2817: as names of protocols begin
 
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_METHOD = re.compile(TCHAR.decode("ascii") + "+")
 _PATH = re.compile(r"/[!-\"$-~]*|\*")  # no fragment, no space
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _ENDS = re.compile(rb"[\0\r\n]")

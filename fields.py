@@ -1,15 +1,14 @@
 """The fields of plain-HTTP messages that pass us, by RFC 9110 §7.6: what is hop by hop stays behind, Via is added."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Set
 from email.utils import formatdate
 
 import h11
 
 from head import RequestHead
+from heads import Fields
 from names import Target
 from pages import VIA
-
-Fields = list[tuple[bytes, bytes]]
 
 # The fields that were meant for us, and those of RFC 9110 §7.6.1.
 _OURS = {b"proxy-connection", b"proxy-authorization"}
@@ -87,7 +86,7 @@ def trailers(end: h11.EndOfMessage) -> Fields:
     return _end_to_end(end.headers.raw_items(), but=_OF_HEADS)
 
 
-def connection_options(fields: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+def connection_options(fields: Fields) -> set[bytes]:
     """The options in Connection (RFC 9110 §7.6.1), in lower case."""
     lines = [value for key, value in fields if key.lower() == b"connection"]
     return {option.strip().lower() for line in lines for option in line.split(b",")}
@@ -98,10 +97,9 @@ def _host(target: Target) -> tuple[bytes, bytes]:
     return b"Host", host.encode("ascii")
 
 
-def _end_to_end(fields: Iterable[tuple[bytes, bytes]], but: Set[bytes] = frozenset()) -> Fields:
+def _end_to_end(fields: Fields, but: Set[bytes] = frozenset()) -> Fields:
     """The fields that are not hop by hop: neither those of RFC 9110 §7.6.1 nor those that Connection names; nor
     ``but`` these.
     """
-    fields = list(fields)
     dropped = _HOP_BY_HOP | (connection_options(fields) - _END_TO_END) | but
     return [(key, value) for key, value in fields if key.lower() not in dropped]

@@ -9,13 +9,14 @@ import re
 from typing import Protocol
 
 from exchange import Fields, Octets, Unreadable
+from heads import TCHAR
 
 MAX_HEAD = 65_536  # octets of a head, or of trailers; browsers and servers stop at 8 to 64 KiB
 MAX_LINE = 4096  # octets of a chunk's size and its extensions
 
 _END = re.compile(rb"\n\r?\n")  # a recipient may take a bare LF for a line's end, RFC 9112 §2.2
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
-_FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\0\r\n]*\r\n")
+_FIELD = re.compile(TCHAR + rb"+:[^\0\r\n]*\r\n")
 _EMPTY = (b"\r\n", b"\n")
 _LENIENT = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, a folded line: each recipient reads them in its own way
 

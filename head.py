@@ -13,6 +13,8 @@ import h11
 import heads
 import names
 from errors import ClientError, HeadTooLarge
+from exchange import header
+from heads import Fields
 from names import Target
 
 MAX_HEAD = 32_768  # octets; browsers and servers stop at 8 to 64 KiB
@@ -29,14 +31,14 @@ class RequestHead:
 
     method: str
     target: str
-    headers: list[tuple[bytes, bytes]]  # names in the case they were sent in
+    headers: Fields  # names in the case they were sent in
     http_version: str
     has_body: bool  # RFC 9112 §6.3: with Content-Length or Transfer-Encoding
     connection: h11.Connection | None
 
     def header(self, name: bytes) -> str:
-        """The lines of a field (its name in lower case) as one value, RFC 9110 §5.3; empty if there is none."""
-        return ", ".join([value.decode("latin-1") for key, value in self.headers if key.lower() == name])
+        """A field's value, as ``exchange.header`` has it."""
+        return header(self.headers, name)
 
 
 class HeadReader:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 Fields = list[tuple[bytes, bytes]]
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # RFC 9110 §5.6.2
+TCHAR = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # of a token, such as a method or a field's name: RFC 9110 §5.6.2
+
+_TOKEN = TCHAR + rb"++"
 _FIELDS = rb"((?:" + _TOKEN + rb":[ \t]*+(?:[!-~]++(?:[ \t]+[!-~]++)*+)?[ \t]*+\r\n)*+)\r\n"
 _REQUEST = re.compile(rb"(" + _TOKEN + rb") ([!-~]++) HTTP/(1\.[01])\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/(1\.[01]) ([2-5][0-9][0-9])(?: ([ !-~]*+))?\r\n" + _FIELDS)
@@ -45,13 +47,6 @@ def request(head: bytes) -> Request | None:
     return None if fields is None else Request(method, target, version, fields)
 
 
-def escaped(head: bytes) -> bytes:
-    """The head of a request with octets outside of ASCII in its target escaped (RFC 3986 §2.1), as it was meant."""
-    line, end, fields = head.partition(b"\n")
-    method, space, target = line.partition(b" ")
-    return method + space + _OUTSIDE.sub(lambda octet: b"%%%02X" % ord(octet[0]), target) + end + fields
-
-
 def response(head: bytes) -> Response | None:
     """The same of a response."""
     match = _RESPONSE.fullmatch(head)
@@ -60,6 +55,13 @@ def response(head: bytes) -> Response | None:
     version, status, reason, block = match.groups()
     fields = _fields(block, version, hosts=None)
     return None if fields is None else Response(int(status), reason or b"", fields)
+
+
+def escaped(head: bytes) -> bytes:
+    """The head of a request with octets outside of ASCII in its target escaped (RFC 3986 §2.1), as it was meant."""
+    line, end, fields = head.partition(b"\n")
+    method, space, target = line.partition(b" ")
+    return method + space + _OUTSIDE.sub(lambda octet: b"%%%02X" % ord(octet[0]), target) + end + fields
 
 
 def _fields(block: bytes, version: bytes, hosts: int | None) -> Fields | None:

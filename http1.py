@@ -12,7 +12,7 @@ import h11
 
 import ambiguity
 import heads
-from exchange import Exchange, Octets, Recorder, Unreadable, authority_of, header
+from exchange import Exchange, Fields, Octets, Recorder, Unreadable, authority_of, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
 
 MAX_WAITING = 100  # requests of a connection without a response: pipelining clients stop at about 10
@@ -262,7 +262,7 @@ def _response(head: bytes) -> heads.Response | None:
     return heads.Response(event.status_code, event.reason, event.headers.raw_items())
 
 
-def _body(fields: list[tuple[bytes, bytes]]) -> Body | None:
+def _body(fields: Fields) -> Body | None:
     """The body of a response that may have one (RFC 9112 §6.3); None if it is empty."""
     length = None
     for name, content in fields:

@@ -10,28 +10,28 @@ from contextlib import suppress
 
 from exchange import Capture, Connection, Observer, Octets, Recorder
 from framing import MAX_HEAD
+from heads import TCHAR
 from http1 import Http1
 from http2 import PREFACE, Http2
 
 MAX_EARLY = 16_384  # octets that an origin may send before: in HTTP/2, its SETTINGS
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # RFC 9110 §5.6.2
-_METHOD = re.compile(_TOKEN + rb"{1,32}(?: |\Z)")
+_METHOD = re.compile(TCHAR + rb"{1,32}(?: |\Z)")
 _METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE")
 _KNOWN = rb"(?:" + b"|".join(_METHODS) + rb")"
 _COMMON = re.compile(_KNOWN + rb"\s")
 # What some origin may take for a request line, all the same: Python's http.server splits at whatever is space in
 # Latin-1, also before the method, and takes a line without a version.
 _SPACE = rb"[\t-\r\x1c- \x85\xa0]"
-_BEGUN = re.compile(_SPACE + rb"*(" + _TOKEN + rb"*)(" + _SPACE + rb"[^\n]*)?\Z")
-_MORE = re.compile(_TOKEN + rb"+")
+_BEGUN = re.compile(_SPACE + rb"*(" + TCHAR + rb"*)(" + _SPACE + rb"[^\n]*)?\Z")
+_MORE = re.compile(TCHAR + rb"+")
 _NO_END = re.compile(rb"[^\n]*")
 _MEANT = re.compile(rb"(?i:HTTP/)|(?:\A|" + _SPACE + rb")" + _KNOWN + _SPACE + rb"+[!-~]")
 # Of which nothing passes before it is judged, since http.server acts on half a head. It knows these methods; to hold
 # what may begin with any other one would hold up protocols that are not HTTP.
 _PREFIXES = b"|".join(method[:end] for method in _METHODS for end in range(1, len(method) + 1))
 _COMING = re.compile(_SPACE + rb"*(?:" + _KNOWN + _SPACE + rb"|(?:" + _PREFIXES + rb")\Z)")
-_LINE = re.compile(_TOKEN + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
+_LINE = re.compile(TCHAR + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
 _OF_HTTP = (None, "h2", "http/1.1", "http/1.0")  # what ALPN may say where there may be HTTP
 
 log = logging.getLogger("certifier.watcher")
