@@ -191,7 +191,7 @@ def _word(path: object) -> str:
 
 def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tuple[Path, Fault]]]:
     """The CA, where certifier can start with it, and its faults."""
-    paths = ca.paths_in(chosen.folder) if chosen.folder is not None else chosen.files
+    paths = chosen.files
     if paths is None:
         return None, []
     try:

@@ -14,7 +14,7 @@ from errors import RetrievalError, UsageError
 from keys import KeyStock
 from leaves import Leaves
 from ledger import Ledger
-from options import CaOptions, LeafOptions
+from options import LeafOptions
 from pruning import Bound
 from signer import Authority
 from store import Store
@@ -40,9 +40,11 @@ class Issuance:
         founds: bool = True,
     ) -> None:
         self._chosen = chosen
-        signs = chosen.ca.folder is not None or chosen.ca.files is not None
-        self.store = open_store(chosen.store, create=True if signs else None)
-        self.files = ca_files(chosen.ca, now) if founds else self._load(now)
+        self.store = open_store(chosen.store, create=None if chosen.ca.files is None else True)
+        if founds and chosen.ca.folder is not None:
+            self.files: CaFiles | None = ca.open_folder(chosen.ca.folder, now)
+        else:
+            self.files = self._load(now)
         self.authority = self._new_authority(self.files, tell)
         bound = Bound(self.store, store_max) if store_max is not None else None
         self.leaves = Leaves(self.store, self.authority, KeyStock(chosen.key_type), bound)
@@ -71,17 +73,13 @@ class Issuance:
 
     def clear_stale(self) -> int:
         """Remove the temporary files that a crash left in the store and beside the CA's files; how many."""
-        beside = {path.parent for path in self._ca_paths() or ()}
+        beside = {path.parent for path in self._chosen.ca.files or ()}
         return self.store.clear_stale() + sum(files.clear_stale(folder) for folder in beside)
 
     def _load(self, now: datetime) -> CaFiles | None:
         """The CA as it is; none is made."""
-        paths = self._ca_paths()
+        paths = self._chosen.ca.files
         return ca.load(*paths, now) if paths is not None else None
-
-    def _ca_paths(self) -> tuple[Path, Path, Path] | None:
-        folder = self._chosen.ca.folder
-        return ca.paths_in(folder) if folder is not None else self._chosen.ca.files
 
     def _new_authority(self, found: CaFiles | None, tell: Callable[[str], None]) -> Authority | None:
         if found is None:
@@ -106,10 +104,3 @@ def open_store(folder: Path, create: bool | None = False) -> Store:
         return Store(folder, create)
     except OSError as error:
         raise UsageError(f"--store={folder}: can't {'write' if create else 'read'} there: {error.strerror}") from error
-
-
-def ca_files(chosen: CaOptions, now: datetime) -> CaFiles | None:
-    """The files of the CA that was chosen, the folder made on first use; None where there is no CA."""
-    if chosen.folder is not None:
-        return ca.open_folder(chosen.folder, now)
-    return ca.load(*chosen.files, now) if chosen.files is not None else None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import ca
 from commandline import CommandLine, address
 from errors import UsageError
 from keys import KEY_TYPES
@@ -20,9 +21,9 @@ _SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
 
 @dataclass(frozen=True, slots=True)
 class CaOptions:
-    """Which CA signs: a folder, or three files of an operator's, or none."""
+    """Which CA signs, by its three files, in a folder of certifier's own or an operator's; or none."""
 
-    folder: Path | None
+    folder: Path | None  # made on first use
     files: tuple[Path, Path, Path] | None  # certificate, key, serial file
     missing: tuple[str, ...]  # those of the three --sign-* that were not given, where some were
 
@@ -143,6 +144,8 @@ def ca_options(line: CommandLine) -> CaOptions:
         raise UsageError(f"--ca and {next(iter(given))} exclude each other: the folder of --ca holds all three files")
     missing = tuple(option for option in _SIGN if given and option not in given)
     files = None if missing or not given else (given[_SIGN[0]], given[_SIGN[1]], given[_SIGN[2]])
+    if folder is not None:
+        files = ca.paths_in(folder)
     return CaOptions(folder, files, missing)
 
 

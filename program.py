@@ -155,7 +155,7 @@ class Program:
         ca = chosen.leaves.ca
         if ca.missing:
             log.warning("%s missing: nothing is signed", " and ".join(ca.missing))
-        if ca.folder is None and ca.files is None:
+        if ca.files is None:
             log.warning("no CA: only names in the store are intercepted; --ca=<dir> makes one and turns generation on")
         if keylog is not None:
             log.warning("the keys of all connections are written to %s: whoever reads it can decrypt them", keylog)

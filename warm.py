@@ -104,7 +104,7 @@ def main(argv: list[str], version: str) -> int:
     chosen = leaf_options(line)
     if chosen.ca.missing:
         raise UsageError(f"{' and '.join(chosen.ca.missing)} missing: all three --sign-*, or --ca, sign certificates")
-    if chosen.ca.folder is None and chosen.ca.files is None:
+    if chosen.ca.files is None:
         raise UsageError("no CA to sign with: --ca=<dir>, or the three --sign-*")
     wanted = list(dict.fromkeys(_names_in(line.required("<names-file>", "--store=certs --ca=ca names.txt"))))
     warm_up = WarmUp(Issuance(chosen, datetime.now(UTC), tell=partial(print, file=sys.stderr)))

@@ -24,13 +24,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from gevent.event import Event
 from lab import HERE, WAIT, Program, run
 from pki import TestCA, cert_pem, key_pem, new_key, now
+from test_health import options
 from test_leaves import Room
 
 import files
 import listing
 from check import Check
 from issuance import Issuance
-from options import CaOptions, LeafOptions
 from pruning import DAY_SECONDS
 from warm import WarmUp
 
@@ -419,8 +419,7 @@ def test_warm_counts_what_nobody_foresaw_as_failed(
     def no_memory(_: str) -> NoReturn:
         raise MemoryError("no memory")
 
-    leaf_chosen = LeafOptions(room.folder / "certs", CaOptions(room.folder / "ca", None, ()), "p256", 45, None)
-    warm_up = WarmUp(Issuance(leaf_chosen, now()))
+    warm_up = WarmUp(Issuance(options(room.folder), now()))
     with monkeypatch.context() as patched:
         patched.setattr("keys.generate", no_memory)
         assert warm_up.run(["b.example"], Event())

@@ -9,7 +9,7 @@ from pki import now
 from test_contexts import Clock
 
 import health
-from ca import VALIDITY
+from ca import VALIDITY, paths_in
 from health import LOOK_SECONDS, Health
 from issuance import Issuance
 from options import CaOptions, LeafOptions
@@ -18,7 +18,8 @@ from workers import Workers
 
 def options(folder: Path, ca: bool = True) -> LeafOptions:
     (folder / "certs").mkdir(exist_ok=True)
-    return LeafOptions(folder / "certs", CaOptions(folder / "ca" if ca else None, None, ()), "p256", 45, None)
+    chosen = CaOptions(folder / "ca", paths_in(folder / "ca"), ()) if ca else CaOptions(None, None, ())
+    return LeafOptions(folder / "certs", chosen, "p256", 45, None)
 
 
 class Room:

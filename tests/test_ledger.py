@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 from pki import TestCA, now
+from test_health import options
 from test_leaves import Room
 from test_signer import authority_for
 
@@ -9,7 +10,6 @@ from issuance import Issuance
 from keys import KeyStock
 from leaves import Leaves
 from ledger import Ledger
-from options import CaOptions, LeafOptions
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_what_another_process_keeps_meanwhile_stays(room: Room, monkeypatch: pyt
 
 def test_the_store_is_not_read_for_a_ca_made_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ledger._MANY", 0)
-    chosen = LeafOptions(tmp_path / "certs", CaOptions(tmp_path / "ca", None, ()), "p256", 45, None)
+    chosen = options(tmp_path)
     Room(tmp_path).place(TestCA("another").issue("www.example.com"))
     told = list[str]()
     for _ in range(2):
@@ -120,7 +120,7 @@ def test_the_store_is_not_read_for_a_ca_made_just_now(tmp_path: Path, monkeypatc
 
 
 def test_a_new_root_for_an_old_key_loses_nothing_of_what_that_has_signed(tmp_path: Path) -> None:
-    chosen = LeafOptions(tmp_path / "certs", CaOptions(tmp_path / "ca", None, ()), "p256", 45, None)
+    chosen = options(tmp_path)
     certificate, serials = tmp_path / "ca" / "ca.crt", tmp_path / "ca" / "serial.txt"
 
     def taken(name: str) -> int:
