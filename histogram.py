@@ -16,32 +16,31 @@ class HistogramData(TypedDict):
 
 
 class Histogram:
-    """Counts values by ``bounds``, each the largest that falls below it."""
+    """Counts values by ``BOUNDS``, each the largest that falls below it."""
 
-    __slots__ = ("_bounds", "_counts", "_sum")
+    __slots__ = ("_counts", "_sum")
 
-    def __init__(self, bounds: tuple[float, ...] = BOUNDS) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS) + 1)
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
         """Count a value."""
-        self._counts[bisect_left(self._bounds, value)] += 1
+        self._counts[bisect_left(BOUNDS, value)] += 1
         self._sum += value
 
     def add(self, data: HistogramData) -> None:
-        """Count what another one with the same bounds has counted."""
+        """Count what another one has counted."""
         self._counts = [sum(pair) for pair in zip(self._counts, data["counts"], strict=True)]
         self._sum += data["sum"]
 
     def data(self) -> HistogramData:
         """What was counted."""
-        return {"bounds": list(self._bounds), "counts": list(self._counts), "sum": self._sum}
+        return {"bounds": list(BOUNDS), "counts": list(self._counts), "sum": self._sum}
 
 
 def merged(several: list[HistogramData]) -> HistogramData:
-    """The sum of histograms that have the same bounds."""
+    """The sum of histograms."""
     return {
         "bounds": several[0]["bounds"],
         "counts": [sum(counts) for counts in zip(*(data["counts"] for data in several), strict=True)],

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Callable
 
 from admission import Admission
 from board import Board
@@ -16,7 +15,7 @@ _LEARNED = 100  # pairs that are shown
 
 
 class Overview:
-    """Of one process. ``clock`` gives seconds since the epoch."""
+    """Of one process."""
 
     def __init__(
         self,
@@ -27,7 +26,6 @@ class Overview:
         refused: Refusals,
         issuance: Issuance,
         version: str,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._board = board
         self._feed = feed
@@ -36,7 +34,6 @@ class Overview:
         self._refused = refused
         self._issuance = issuance
         self._version = version
-        self._clock = clock
 
     def snapshot(self, since: Cursor | None) -> Snapshot:
         """All, and of rows and samples what is news to somebody who has seen so much; for None, numbers alone."""
@@ -46,7 +43,7 @@ class Overview:
         files = self._issuance.files
         return {
             **board.kept(),
-            "now": self._clock(),
+            "now": time.time(),
             "seen": {board.name: board.events},
             "facts": {
                 "version": self._version,

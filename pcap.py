@@ -137,10 +137,10 @@ class PcapFile:
     with one warning.
     """
 
-    def __init__(self, path: Path, version: str, keep: int = KEEP) -> None:
+    def __init__(self, path: Path, version: str) -> None:
         self._path = Path(os.path.realpath(path))  # a link to it, /dev/stdout perhaps, is not what is renamed
         self._losing = False
-        self._fd = _open(self._path, keep)
+        self._fd = _open(self._path)
         self._head = _section(version.encode())
         self._end = 0
         try:
@@ -176,7 +176,7 @@ class PcapFile:
         self._end += len(data)
 
 
-def _open(path: Path, keep: int) -> int:
+def _open(path: Path) -> int:
     """An empty file that is ours alone."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -187,7 +187,7 @@ def _open(path: Path, keep: int) -> int:
             if _is_bare(fd):
                 os.ftruncate(fd, 0)
                 return fd
-            make_room(path, keep)
+            make_room(path, KEEP)
         except BaseException:
             os.close(fd)
             raise

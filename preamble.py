@@ -36,9 +36,7 @@ def preamble(
     return _SIGNATURE + struct.pack(">BBH", _PROXY, _FAMILIES[source.version], len(body)) + body
 
 
-def of_socket(
-    client: socket.socket, server_name: str | None, tls_version: str | None = None, alpn: str | None = None
-) -> bytes:
+def of_socket(client: socket.socket, server_name: str | None, tls_version: str | None, alpn: str | None) -> bytes:
     """The same for a connected socket. Raises ``OSError`` if it is no more."""
     return preamble(client.getpeername()[:2], client.getsockname()[:2], server_name, tls_version, alpn)
 

@@ -2,7 +2,6 @@
 
 import logging
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import gevent
@@ -48,21 +47,18 @@ log = logging.getLogger("certifier.program")
 class Program:
     """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong.
 
-    ``clock`` gives seconds since the epoch, to all of them. ``post`` is its place where there are several workers.
+    ``post`` is its place where there are several workers.
     """
 
-    def __init__(
-        self, chosen: Options, limits: Limits, clock: Callable[[], float] = time.time, post: Post | None = None
-    ) -> None:
+    def __init__(self, chosen: Options, limits: Limits, post: Post | None = None) -> None:
         self._chosen = chosen
-        self._clock = clock
         self._reloading = BoundedSemaphore()
         founds = post is None or post.is_first
-        self._issuance = Issuance(chosen.leaves, self._now(), chosen.store_max, log.info, founds)
+        self._issuance = Issuance(chosen.leaves, _now(), chosen.store_max, log.info, founds)
         self._workers = Workers()
         stirred = Event()
-        self._board = Board(clock) if post is None else Board(clock, kept=post.kept, stirred=stirred.set)
-        self._feed = Feed(clock=clock)
+        self._board = Board() if post is None else Board(kept=post.kept, stirred=stirred.set)
+        self._feed = Feed()
         self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
         self._access = Access(self.policy, users(chosen.rules))
         keylog = key_log(chosen.sight)
@@ -73,7 +69,7 @@ class Program:
         sight = self.seeing.sight
         turnstile = Turnstile(limits)
         self._contexts = ContextCache(
-            chosen.capacity, self._issuance.leaves, self._workers, clock, turnstile, keylog, self._board
+            chosen.capacity, self._issuance.leaves, self._workers, turnstile=turnstile, keylog=keylog, board=self._board
         )
         redirect = None
         if chosen.redirect is not None:
@@ -85,12 +81,12 @@ class Program:
             self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight, relaying
         )
         admission = Admission(limits)
-        overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION, clock)
+        overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION)
         self._peers = None if post is None else Peers(post, overview.snapshot, stirred)
         self._website = Website(
             Assets(),
             Onlookers(self._access, hosts_of(chosen.listen)),
-            Health(self._issuance, self._workers, clock),
+            Health(self._issuance, self._workers),
             self._feed,
             overview.snapshot if self._peers is None else self._peers.snapshot,
         )
@@ -112,7 +108,7 @@ class Program:
         new_rules = self._workers.run(rules, self._chosen.rules)  # a blocklist may have 100,000 lines
         new_users = self._workers.run(users, self._chosen.rules)
         new_roots = self._workers.run(self._upstream.read_roots)
-        self._workers.run(self._issuance.reload, self._now())
+        self._workers.run(self._issuance.reload, _now())
         self._upstream.use(new_roots)
         self._contexts.clear()
         self.policy.rules, self._access.users = new_rules, new_users
@@ -162,21 +158,21 @@ class Program:
         if not chosen.verify_upstream:
             log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
-
     def _show_ca(self) -> None:
         files = self._issuance.files
         authority = self._issuance.authority
-        self._website.use(
-            Downloads(files.anchor, authority, self._workers, self._clock) if files and authority else None
-        )
+        self._website.use(Downloads(files.anchor, authority, self._workers) if files and authority else None)
         for warning in files.warnings if files else ():
             log.warning("%s", warning)
         self._tell_expiry()
 
     def _tell_expiry(self) -> None:
         files = self._issuance.files
-        warning = files.expiry_warning(self._now()) if files else None
+        warning = files.expiry_warning(_now()) if files else None
         if warning:
             log.warning("%s", warning)
+
+
+def _now() -> datetime:
+    """By the clock that all parts have."""
+    return datetime.fromtimestamp(time.time(), UTC)

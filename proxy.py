@@ -215,7 +215,7 @@ class Proxy:
         return head, bytes(reader.rest)
 
 
-def _next_request(sock: socket.socket, data: bytes, waits: bool = True) -> bytes:
+def _next_request(sock: socket.socket, data: bytes, waits: bool) -> bytes:
     """The first bytes of the next request on a kept connection; empty when there is none. Empty lines do not count.
 
     One that ``waits`` for none still takes what came: closed unread, the kernel's reset takes the last reply with it.

@@ -59,10 +59,10 @@ class _Worker:
 class Supervisor:
     """Runs ``work`` in so many processes, each with ``listeners`` of its own."""
 
-    def __init__(self, count: int, work: Work, listeners: Sequence[Sequence[socket.socket]] = ()) -> None:
+    def __init__(self, count: int, work: Work, listeners: Sequence[Sequence[socket.socket]]) -> None:
         self._count = count
         self._work = work
-        self._listeners = listeners or [()] * count
+        self._listeners = listeners
         self._workers: dict[int, _Worker] = {}  # by process
         self._due: list[tuple[float, int]] = []  # when to replace whom
         self._pause = 1.0

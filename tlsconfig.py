@@ -23,7 +23,7 @@ _WITHOUT_RFC_5746 = 0x4 | 0x40000
 _OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing about the certificate
 
 
-def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None = None) -> ssl.SSLContext:
+def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None) -> ssl.SSLContext:
     """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used."""
     # Not create_default_context, which opens SSLKEYLOGFILE by itself, in whatever state it is.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

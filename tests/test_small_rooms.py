@@ -249,7 +249,7 @@ def test_others_run_while_empty_lines_come_without_end() -> None:
                 met.add(unread(ours))
 
         looking = gevent.spawn(look)
-        following = gevent.spawn(proxy._next_request, ours, b"")
+        following = gevent.spawn(proxy._next_request, ours, b"", True)
         while unread(ours):
             gevent.sleep(0)
         looking.kill()

@@ -224,7 +224,7 @@ def work(number, tells, lifeline):
     os.write(tells, b".")
     return 1
 log.set_up()
-sys.exit(supervisor.Supervisor(2, work).run(lambda: print("ready", flush=True)))
+sys.exit(supervisor.Supervisor(2, work, [(), ()]).run(lambda: print("ready", flush=True)))
 """
 
 
