@@ -1,11 +1,12 @@
 import time
+from functools import partial
 from itertools import pairwise
 
 import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary
+from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary, watched, watched_in_pieces
 
 from framing import MAX_HEAD
 from http1 import MAX_INTERIM, MAX_WAITING, Http1
@@ -13,26 +14,8 @@ from http1 import MAX_INTERIM, MAX_WAITING, Http1
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
-
-def watch(conversation: Conversation, size: int = 1 << 20, limit: int | None = 100, error: str | None = None) -> Seen:
-    """What is seen of it up to its end."""
-    seen = Seen()
-    decoder = Http1(seen.recorder(limit))
-    play(decoder, conversation, size)
-    decoder.closed(error)
-    assert not decoder.watching
-    assert len(seen.done) == len(seen.begun)
-    assert len(seen.notes) <= 1
-    return seen
-
-
-def whole_and_in_pieces(conversation: Conversation, limit: int | None = 100, error: str | None = None) -> Seen:
-    seen = watch(conversation, limit=limit, error=error)
-    for size in (1, 2, 3, 17):
-        again = watch(conversation, size, limit, error)
-        assert summary(again) == summary(seen)
-        assert again.notes == seen.notes
-    return seen
+watch = partial(watched, Http1)
+whole_and_in_pieces = partial(watched_in_pieces, Http1)
 
 
 def test_one_exchange() -> None:

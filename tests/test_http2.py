@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import pairwise
 
 import hpack
@@ -18,7 +19,7 @@ from hyperframe.frame import (
 )  # fmt: skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary
+from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary, watched, watched_in_pieces
 
 from exchange import MAX_FIELDS
 from http2 import FIELD, MAX_HELD, MAX_LIST, MAX_STREAMS, MAX_TABLE, PREFACE, Http2
@@ -72,24 +73,8 @@ class Pair:
         self.settle()
 
 
-def watch(conversation: Conversation, size: int = 1 << 20, limit: int | None = 100, error: str | None = None) -> Seen:
-    seen = Seen()
-    decoder = Http2(seen.recorder(limit))
-    play(decoder, conversation, size)
-    decoder.closed(error)
-    assert not decoder.watching
-    assert len(seen.done) == len(seen.begun)
-    assert len(seen.notes) <= 1
-    return seen
-
-
-def whole_and_in_pieces(conversation: Conversation, error: str | None = None) -> Seen:
-    seen = watch(conversation, error=error)
-    for size in (1, 2, 9, 17):
-        again = watch(conversation, size, error=error)
-        assert summary(again) == summary(seen)
-        assert again.notes == seen.notes
-    return seen
+watch = partial(watched, Http2)
+whole_and_in_pieces = partial(watched_in_pieces, Http2)
 
 
 def test_one_exchange() -> None:
@@ -177,7 +162,7 @@ def test_resets_and_what_is_cut_off() -> None:
         "reset by the origin: 99",
         "the response was cut off",
     ]
-    assert whole_and_in_pieces(pair.said, "origin-reset").done[3].error == "origin-reset"
+    assert whole_and_in_pieces(pair.said, error="origin-reset").done[3].error == "origin-reset"
 
 
 def test_goaway_ends_what_the_origin_will_not_do() -> None:

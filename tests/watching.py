@@ -1,6 +1,6 @@
 """An observer that remembers, and how a conversation is played to a decoder."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from exchange import Capture, Connection, Exchange, Octets, Recorder
@@ -53,6 +53,39 @@ def play(decoder: Decoder, conversation: Iterable[tuple[int, bytes]], size: int 
         say = decoder.sent if who == CLIENT else decoder.received
         for start in range(0, len(data), size):
             say(data[start : start + size])
+
+
+def watched(
+    decode: Callable[[Recorder], Decoder],
+    conversation: Conversation,
+    size: int = 1 << 20,
+    limit: int | None = 100,
+    error: str | None = None,
+) -> Seen:
+    """What a decoder sees of a conversation up to its end; bodies up to ``limit`` octets."""
+    seen = Seen()
+    decoder = decode(seen.recorder(limit))
+    play(decoder, conversation, size)
+    decoder.closed(error)
+    assert not decoder.watching
+    assert len(seen.done) == len(seen.begun)
+    assert len(seen.notes) <= 1
+    return seen
+
+
+def watched_in_pieces(
+    decode: Callable[[Recorder], Decoder],
+    conversation: Conversation,
+    limit: int | None = 100,
+    error: str | None = None,
+) -> Seen:
+    """The same, and that it does not depend on the segments."""
+    seen = watched(decode, conversation, limit=limit, error=error)
+    for size in (1, 2, 3, 9, 17):
+        again = watched(decode, conversation, size, limit, error)
+        assert summary(again) == summary(seen)
+        assert again.notes == seen.notes
+    return seen
 
 
 def kept(body: bytearray | None) -> bytes | None:
