@@ -29,7 +29,8 @@ class Access:
     def check(self, ip: str, authorization: Callable[[], str] | None) -> str | None:
         """The user's name, None where there are no users. ``authorization`` reads the client's Proxy-Authorization.
 
-        Without it, in direct TLS, nobody can say who he is. Raises ``Refused`` or ``AuthenticationRequired``.
+        Without it, in direct TLS, nobody can say who he is. Raises ``Refused``, ``AuthenticationRequired`` or, where
+        too many passwords are being verified, ``TooManyConnections``.
         """
         self._policy.check_client(ip)
         users = self.users

@@ -50,7 +50,7 @@ _READ = "whoever reads a private key can pose as the site, that of the CA as any
 
 
 class Check:
-    """The check of one store. ``checked`` counts certificates; ``serials`` holds the highest that our CA signed."""
+    """The check of one store. ``checked`` counts certificates; ``highest`` is the highest serial of our CA's."""
 
     def __init__(self, store: Store, files: CaFiles | None, now: datetime) -> None:
         self.checked = 0

@@ -107,7 +107,7 @@ class CommandLine:
 
 
 def address(option: str, text: str, lowest_port: int) -> Target:
-    """A ``HOST:PORT`` of an operator's."""
+    """A ``HOST:PORT`` of an operator's. Raises ``UsageError``."""
     try:
         return names.target(text, lowest_port=lowest_port)
     except ClientError as error:

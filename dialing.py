@@ -49,7 +49,7 @@ class Dialer:
         return self._redirect is not None and not self._policy.bypasses(target, None)
 
     def own(self, target: Target, client: str) -> socket.socket:
-        """To the target itself, whatever is redirected."""
+        """To the target itself, whatever is redirected. Raises as ``tunnel``."""
         self._policy.check_target(target)
         return self._dial(target, client)
 
@@ -67,7 +67,7 @@ class Dialer:
         return sock
 
     def is_self(self, target: Target, client: str) -> bool:
-        """Whether the target is the proxy itself."""
+        """Whether the target is the proxy itself. Raises ``OriginError`` where its name does not resolve."""
         return self._policy.is_self(self._upstream.resolve(target, time.monotonic() + self._seconds, client))
 
     def is_at(self, host: str, ip: str, client: str) -> bool:

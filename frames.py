@@ -127,6 +127,9 @@ class Frames:
 
 
 def check_block(block: bytes) -> None:
-    """A header block, before it is decoded: 64 KiB of changes of the table's size would hold everyone up for 0.1 s."""
+    """Raise ``Unreadable`` for a header block that is not to be decoded.
+
+    64 KiB of changes of the table's size would hold everyone up for 0.1 s.
+    """
     if _CHANGES.match(block):
         raise Unreadable("a header block that changes the table's size without end")

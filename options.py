@@ -1,4 +1,4 @@
-"""What the operator wants, checked as far as it can be without touching a file."""
+"""What the operator wants, checked as far as it can be without touching a file: else ``UsageError``."""
 
 import os
 import re
@@ -91,7 +91,7 @@ class Options:
 
 
 def proxy_options(line: CommandLine) -> Options:
-    """The options of the proxy itself. Raises ``UsageError``."""
+    """The options of the proxy itself."""
     line.required("--store", "--store=certs --max=1000")
     line.required("--max", "--store=certs --max=1000")
     redirect, redirect_tls = line.text("--redirect"), False

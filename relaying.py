@@ -41,7 +41,10 @@ class Relaying:
         self._meter = meter
 
     def bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
-        """Relay to the tunnel's own target, which is not where a redirect was dialled."""
+        """Relay to the tunnel's own target, which is not where a redirect was dialled.
+
+        Raises ``OriginError``, or ``Refused`` by the policy.
+        """
         if not way.redirected:
             if isinstance(origin, OriginError):
                 raise origin
@@ -51,7 +54,7 @@ class Relaying:
                 self.untouched(way, own, data, _BYPASSED)
 
     def leave(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
-        """Relay what we have no certificate for."""
+        """Relay what we have no certificate for. Raises ``OriginError``, or ``Refused`` beside a redirect."""
         if self._redirect is not None:
             raise Refused("no certificate for this name, and a redirect takes decrypted tunnels only")
         if isinstance(origin, OriginError):

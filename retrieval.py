@@ -26,12 +26,12 @@ log = logging.getLogger("certifier.retrieval")
 class Retrieval:
     """One retrieval under way: an Event to wait on, then a context, None (*won't do*) or an error."""
 
-    __slots__ = ("_done", "_error", "context")
+    __slots__ = ("_context", "_done", "_error")
 
     def __init__(self) -> None:
         self._done = Event()
         self._error: CertifierError | None = None
-        self.context: Context | None = None
+        self._context: Context | None = None
 
     def wait(self) -> Context | None:
         """The result, as soon as it is there. Raises the ``CertifierError`` of the retrieval."""
@@ -39,11 +39,11 @@ class Retrieval:
             raise RetrievalError("no certificate in time: the store's disk does not answer")
         if self._error is not None:
             raise self._error.again()
-        return self.context
+        return self._context
 
     def finish(self, context: Context | None = None, error: CertifierError | None = None) -> None:
         """Wake all who wait."""
-        self.context, self._error = context, error
+        self._context, self._error = context, error
         self._done.set()
 
 
