@@ -152,16 +152,7 @@ class Http2:
         """A frame that was kept, header blocks as a whole."""
         kind, stream = frames.kind, frames.stream
         if kind == HEADERS:
-            special, fields = side.fields(payload)
-            if side is self._down:
-                self._response(stream, special, fields, side.time, len(payload))
-            elif stream > self._last:
-                self._last = stream
-                self._request(stream, special, fields, len(payload))
-            elif special:  # trailers have none, RFC 9113 §8.1
-                raise Unreadable("a request on a stream that is not new")
-            elif self._strict:
-                ambiguity.check_http2_fields(fields)
+            self._headers(side, stream, payload)
             if frames.flags & END_STREAM:
                 self._end_stream(side, stream)
         elif kind == PUSH_PROMISE:
@@ -171,12 +162,7 @@ class Http2:
             self._request(promised, *side.fields(payload[4:]), len(payload), pushed=True)
             self._end_stream(self._up, promised)
         elif kind == SETTINGS and not frames.flags & ACK:
-            if len(payload) % 6:
-                raise Unreadable("malformed SETTINGS")
-            other = (self._down if side is self._up else self._up).decoder  # decodes what this side is sent
-            for name, size in struct.iter_unpack(">HL", payload):
-                if name == _TABLE_SIZE:
-                    other.max_allowed_table_size = max(other.max_allowed_table_size, min(size, MAX_TABLE))
+            self._settings(side, payload)
         elif kind == RST_STREAM:
             code = _number(payload[:4])
             done = code == 0 and stream in self._answered  # RFC 9113 §8.1: no need of the rest of the request
@@ -185,6 +171,26 @@ class Http2:
             last, error = _number(payload[:4]), _error(_number(payload[4:8]))
             for unseen in [number for number in self._streams if number > last and number % 2]:
                 self._end(unseen, f"the origin goes away: {error}")
+
+    def _headers(self, side: _Side, stream: int, block: bytes) -> None:
+        special, fields = side.fields(block)
+        if side is self._down:
+            self._response(stream, special, fields, side.time, len(block))
+        elif stream > self._last:
+            self._last = stream
+            self._request(stream, special, fields, len(block))
+        elif special:  # trailers have none, RFC 9113 §8.1
+            raise Unreadable("a request on a stream that is not new")
+        elif self._strict:
+            ambiguity.check_http2_fields(fields)
+
+    def _settings(self, side: _Side, payload: bytes) -> None:
+        if len(payload) % 6:
+            raise Unreadable("malformed SETTINGS")
+        other = (self._down if side is self._up else self._up).decoder  # decodes what this side is sent
+        for name, size in struct.iter_unpack(">HL", payload):
+            if name == _TABLE_SIZE:
+                other.max_allowed_table_size = max(other.max_allowed_table_size, min(size, MAX_TABLE))
 
     def _request(self, stream: int, special: dict[bytes, str], fields: Fields, size: int, pushed: bool = False) -> None:
         if stream in self._streams:
