@@ -67,6 +67,10 @@ class CommandLine:
         span = f"from {lowest} on" if highest is None else f"from {lowest} to {highest}"
         raise UsageError(f"{option}={text}: not a whole number {span}{f' ({what})' if what else ''}")
 
+    def number_if_given(self, option: str, lowest: int, what: str = "") -> int | None:
+        """The same; None if it was not given."""
+        return None if self.text(option) is None else self.number(option, lowest, what=what)
+
     def choice(self, option: str, among: tuple[str, ...]) -> str:
         """The value, one of several words."""
         text = self.text(option) or ""

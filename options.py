@@ -109,7 +109,7 @@ def proxy_options(line: CommandLine) -> Options:
         sight=_sight_options(line),
         workers=_workers(line),
         capacity=line.number("--max", 1, what="names kept in memory"),
-        store_max=line.number("--store-max", 1, what="certificates kept") if line.text("--store-max") else None,
+        store_max=line.number_if_given("--store-max", 1, what="certificates kept"),
         listen=tuple(address("--listen", text, lowest_port=0) for text in line.every("--listen")),
         open=line.flag("--open"),
         redirect=where,
@@ -160,7 +160,7 @@ def _rule_options(line: CommandLine) -> RuleOptions:
         deny_private=line.flag("--deny-private"),
         mismatch=line.choice("--mismatch", ("allow", "log", "deny")),
         non_tls=line.choice("--non-tls", ("relay", "refuse")),
-        learn_bypass=line.number("--learn-bypass", 1) if line.text("--learn-bypass") else 0,
+        learn_bypass=line.number_if_given("--learn-bypass", 1) or 0,
     )
 
 
@@ -178,7 +178,7 @@ def _limits(line: CommandLine) -> Limits:
     most = line.number("--max-connections", 1)
     return Limits(
         connections=most,
-        client_connections=line.number("--max-client-connections", 1) if line.text("--max-client-connections") else 0,
+        client_connections=line.number_if_given("--max-client-connections", 1) or 0,
         head=line.number("--max-head", 1024),
         hello=line.number("--max-hello", 1024, 1 << 20),
         head_timeout=line.number("--head-timeout", 1),

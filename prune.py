@@ -33,8 +33,8 @@ from pruning import DAY_SECONDS, prune
 def main(argv: list[str], version: str) -> int:
     """Run the subcommand; its exit status."""
     line = CommandLine(__doc__, argv, version, "prune")
-    keep = line.number("--keep", 0) if line.text("--keep") else None
-    unused = line.number("--unused", 1) * DAY_SECONDS if line.text("--unused") else None
+    keep, days = line.number_if_given("--keep", 0), line.number_if_given("--unused", 1)
+    unused = None if days is None else days * DAY_SECONDS
     store = open_store(store_option(line))
     dry = line.flag("--dry-run")
     try:
