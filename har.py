@@ -21,10 +21,9 @@ from pathlib import Path
 import files
 from exchange import Exchange
 from harentry import entry
-from rotation import make_room
+from rotation import KEEP, make_room
 
 MAX_SIZE = 67_108_864  # octets of a file; the developer tools of browsers are slow to open larger ones
-KEEP = 9  # files beside the present one
 
 _HEAD = b'{"log":{"version":"1.2","creator":{"name":"certifier","version":'
 _TAIL = b"\n]}}\n"

@@ -19,9 +19,8 @@ from pathlib import Path
 
 import files
 from exchange import Octets
-from rotation import make_room
+from rotation import KEEP, make_room
 
-KEEP = 9  # files of earlier runs
 ACK_AFTER = 1 << 20  # octets in one direction after which the other one acknowledges; the window is 1 GiB
 
 _SYN, _RST, _ACK, _FIN, _PSH = 0x02, 0x04, 0x10, 0x01, 0x08

@@ -48,7 +48,7 @@ class Retrieval:
 
 
 class Retriever:
-    """Has leaves from a store or a CA. ``clock`` gives seconds since the epoch."""
+    """Has leaves from a store or a CA, and tidies up after them. ``clock`` gives seconds since the epoch."""
 
     def __init__(self, leaves: Leaves, workers: Workers, turnstile: Turnstile, clock: Callable[[], float]) -> None:
         self._leaves = leaves

@@ -4,6 +4,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+KEEP = 9  # files beside the present one
+
 
 def make_room(path: Path, keep: int) -> None:
     """Rename the file, where there is one, and those before it; ``keep`` of them stay. Raises ``OSError``."""

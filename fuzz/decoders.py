@@ -24,7 +24,7 @@ class _Keeper:
     """Keeps the exchanges that have ended."""
 
     def __init__(self) -> None:
-        self.ended_: list[Exchange] = []
+        self.done: list[Exchange] = []
         self._open: set[int] = set()
         self.notes: list[str] = []
 
@@ -34,7 +34,7 @@ class _Keeper:
 
     def ended(self, exchange: Exchange) -> None:
         self._open.remove(exchange.id)
-        self.ended_.append(exchange)
+        self.done.append(exchange)
 
     def noted(self, connection: Connection, what: str) -> None:  # noqa: ARG002
         self.notes.append(what)
@@ -77,7 +77,7 @@ def _run(kind: type[Http1 | Http2], segments: Segments) -> tuple[list[Exchange],
         (decoder.received if origin else decoder.sent)(memoryview(bytearray(data)) if number % 2 else data)
     decoder.closed()
     keeper.check()
-    return keeper.ended_, keeper.notes
+    return keeper.done, keeper.notes
 
 
 def _segments(data: bytes) -> Segments:

@@ -29,10 +29,10 @@ export class Table {
         this.entries.delete(key);
       }
     }
-    const first = this.entries.size > 0;
+    const fresh = this.entries.size > 0; // what comes now, beside rows that are there, is seen to arrive
     let next = this.table.tBodies[0] ?? null;
     for (const row of rows) {
-      const entry = this.entries.get(row.key) ?? this.add(row, first);
+      const entry = this.entries.get(row.key) ?? this.add(row, fresh);
       if (entry.row !== row) this.fill(entry, row);
       if (entry.body === next) next = next.nextElementSibling;
       else this.table.insertBefore(entry.body, next);
