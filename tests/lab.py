@@ -235,6 +235,13 @@ def secure_tunnel(
         yield secure
 
 
+def until(check: Callable[[], object]) -> None:
+    """Poll until the check holds, where nothing tells when: of threads, other processes, the kernel."""
+    with gevent.Timeout(WAIT):
+        while not check():
+            gevent.sleep(0.005)
+
+
 @contextmanager
 def no_garbage(*kinds: type) -> Iterator[None]:
     """Of these nothing is left behind that only the collector can free."""

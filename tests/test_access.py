@@ -7,8 +7,7 @@ import bcrypt
 import gevent
 import pytest
 from gevent.monkey import get_original
-from lab import WAIT
-from test_contexts import until
+from lab import WAIT, until
 from test_policy import policy
 from test_rules import b64
 from test_users import line

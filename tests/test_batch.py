@@ -1,8 +1,7 @@
-from collections.abc import Callable
-
 import gevent
 import pytest
 from gevent.monkey import get_original
+from lab import until
 
 from batch import Batch
 from workers import Workers
@@ -28,12 +27,6 @@ class Source:
         notes.append(f"{count} supplied")
         self._next += count
         return range(self._next - count, self._next)
-
-
-def until(true: Callable[[], bool]) -> None:
-    with gevent.Timeout(10):
-        while not true():
-            gevent.sleep(0.001)
 
 
 def outcomes(batch: Batch[int], source: Source) -> list[Outcome]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from lab import until
 from pki import TestCA
-from test_contexts import Clock, until
+from test_contexts import Clock
 from test_downloads import downloads
 from test_leaves import NAME, Room
 from test_store import PEM

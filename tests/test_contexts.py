@@ -2,7 +2,6 @@ import os
 import ssl
 import time
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,7 @@ import gevent
 import pytest
 from cryptography import x509
 from gevent.monkey import get_original
-from lab import WAIT, no_garbage
+from lab import WAIT, no_garbage, until
 from pki import TestCA, new_key, now
 from test_leaves import NAME, Room
 from test_signer import authority_for, files
@@ -221,13 +220,6 @@ def test_a_retrieval_that_is_killed_is_an_error_and_no_wont_do(room: Room) -> No
     contexts = ContextCache(2, Killed(room.store, room.leaves._authority, KeyStock("p256")), Workers())
     with pytest.raises(RetrievalError, match="shutting down"):
         contexts.get(NAME)
-
-
-def until(check: Callable[[], object]) -> None:
-    """Let background greenlets and threads work until the check holds."""
-    with gevent.Timeout(10):
-        while not check():
-            gevent.sleep(0.001)
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:

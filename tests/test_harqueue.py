@@ -7,6 +7,7 @@ from pathlib import Path
 import gevent
 import pytest
 from gevent.monkey import get_original
+from lab import until
 from test_harentry import exchange
 from test_requestlog import largest_file
 
@@ -70,8 +71,7 @@ def test_a_disk_that_is_full_is_told_of_once(tmp_path: Path, caplog: pytest.LogC
     def end(*names: str) -> None:
         for name in names:
             waiting.ended(exchange(target=f"/{name}"))
-            while waiting._writer is not None:
-                gevent.sleep(0.001)
+            until(lambda: waiting._writer is None)
 
     end("first")
     with largest_file(path.stat().st_size):

@@ -2,14 +2,12 @@ import os
 import re
 import signal
 import ssl
-import time
 from contextlib import suppress
 from pathlib import Path
 
-import gevent
 import pytest
 from gevent.pool import Pool
-from lab import WAIT, Origin, Program, get, run, secure_tunnel, strict_context, tunnel
+from lab import Origin, Program, get, run, secure_tunnel, strict_context, tunnel, until
 from pki import TestCA
 from test_requestlog import largest_file, without_a_wait
 from test_rules import BASE
@@ -234,10 +232,7 @@ def test_a_reload_leaves_no_descriptors_behind(tmp_path: Path, roots: Path, orig
                 with secure_tunnel(program, f"localhost:{origin.port}", server_name=name) as secure:
                     assert get(secure).status == 200
             program.reload()
-        deadline = time.monotonic() + WAIT
-        while len(opened(program.process.pid, MEMORY)) > 2:  # the one, and that of the context for origins
-            assert time.monotonic() < deadline
-            gevent.sleep(0.01)
+        until(lambda: len(opened(program.process.pid, MEMORY)) <= 2)  # the one, and that of the context for origins
 
 
 def test_what_the_environment_names_is_not_opened_beside_keylog(
@@ -292,10 +287,7 @@ def test_several_workers_write_one_file_and_go_on_in_a_new_one(
         connect(program, origin, 1)  # nobody was told: it goes on where it was
         assert (len(labels(old.read_text())), path.exists()) == (2 * count + 2, False)
         program.process.send_signal(number)
-        deadline = time.monotonic() + WAIT
-        while not all(opened(worker, str(path)) for worker in children(program)):
-            assert time.monotonic() < deadline
-            gevent.sleep(0.01)
+        until(lambda: all(opened(worker, str(path)) for worker in children(program)))
         connect(program, origin, count)
         assert list(labels(path.read_text()).values()) == [OF_1_3] * (2 * count)
         assert len(labels(old.read_text())) == 2 * count + 2

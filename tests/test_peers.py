@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, Program, Reply, get, read_reply, secure_tunnel
+from lab import WAIT, Origin, Program, Reply, get, read_reply, secure_tunnel, until
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 from test_board import closed_tunnel, snapshot_of
@@ -167,10 +167,7 @@ def test_what_a_killed_worker_had_counted_stays(three: Program, origin: Origin) 
         alive = [worker for worker in children(three) if worker != victim]
         for worker in alive:
             assert counted(scrape(three, worker)) == of(20)
-        deadline = time.monotonic() + WAIT
-        while len(children(three)) < 3:  # one that lived for a few seconds is not replaced at once
-            assert time.monotonic() < deadline
-            gevent.sleep(0.01)
+        until(lambda: len(children(three)) == 3)  # one that lived for a few seconds is not replaced at once
     do(three, origin, 20)
     for worker in children(three):
         assert counted(scrape(three, worker)) == of(40)
@@ -219,10 +216,7 @@ def test_all_let_their_tunnels_finish(three: Program, echo_origin: Origin) -> No
         took = {worker for secure in tunnels for worker in workers if accepted_by(worker, secure)}
         assert took == set(workers)
         three.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + WAIT
-        while len([line for line in three.lines if "stopping: " in line]) < 3:
-            assert time.monotonic() < deadline
-            gevent.sleep(0.01)
+        until(lambda: len([line for line in three.lines if "stopping: " in line]) == 3)
         with pytest.raises(ConnectionRefusedError):  # not left in the queue of who accepts no more
             socket.create_connection(three.address, timeout=WAIT)
         for secure in tunnels:
@@ -288,17 +282,10 @@ def test_what_was_counted_is_kept_within_a_second_though_nobody_asks(
         counts = post.kept["counts"]
         return counts["tunnels"].get("closed", 0), counts["octets"]["sent"]
 
-    def until(tunnels: int, octets: int) -> None:
-        with gevent.Timeout(WAIT):
-            while kept() != (tunnels, octets):
-                gevent.sleep(0.01)
-
-    until(1, 5)
+    until(lambda: kept() == (1, 5))
     board.meter.sent = 9  # stirs nothing, but is looked at once more
-    until(1, 9)
-    with gevent.Timeout(WAIT):
-        while stirred.is_set():
-            gevent.sleep(0.01)
+    until(lambda: kept() == (1, 9))
+    until(lambda: not stirred.is_set())
     successor, _, _ = worker(post)
     assert successor.kept()["counts"]["tunnels"] == {"closed": 1}
 

@@ -34,6 +34,7 @@ from lab import (
     strict_context,
     talk,
     tunnel,
+    until,
 )
 from pki import TestCA, key_pem, new_key
 from test_hello import message, real_hello, records, server_name
@@ -565,8 +566,7 @@ def test_a_bypass_that_ends_while_it_is_dialled(tmp_path: Path, then: str | None
             socket.create_connection(running.address, timeout=WAIT) as client,
         ):  # fmt: skip
             client.sendall(f"CONNECT {host} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-            while host.encode() not in exchange(running.address, b"GET /state HTTP/1.0\r\n\r\n").body:
-                gevent.sleep(0.01)
+            until(lambda: host.encode() in exchange(running.address, b"GET /state HTTP/1.0\r\n\r\n").body)
             if then is not None:
                 rules.write_text(then)
                 running.reload()

@@ -15,7 +15,7 @@ import bcrypt
 import gevent
 import pytest
 from browser import Browser
-from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel
+from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel, until
 from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
 
@@ -207,10 +207,7 @@ def test_formats_and_a_file_that_is_rotated(tmp_path: Path, roots: Path, server:
         assert path.stat().st_mode & 0o777 == 0o600
         path.rename(tmp_path / "access.log.1")
         program.process.send_signal(signal.SIGUSR1)
-        deadline = time.monotonic() + WAIT
-        while not path.exists():
-            assert time.monotonic() < deadline
-            gevent.sleep(0.01)
+        until(path.exists)
         curl(program, f"https://localhost:{server.port}/two")
         second = eventually(path, "(?s)/two.*(outcome|CONNECT)")
         assert "/one" not in second

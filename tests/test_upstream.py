@@ -9,8 +9,7 @@ from pathlib import Path
 import gevent
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, echo
-from test_contexts import until
+from lab import WAIT, Origin, echo, until
 from test_sockets import full_listener
 
 import errors
