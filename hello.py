@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 from errors import HelloError
 
-MAX_HELLO = 65_536  # octets of ClientHello; post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
-_WIRE = 2  # times that with record headers: a hello cut into tiny records is abuse
-
 HANDSHAKE = 0x16  # ContentType
+
+_WIRE = 2  # times its limit, with record headers: a hello cut into tiny records is abuse
 _CLIENT_HELLO = 1  # HandshakeType
 _MAX_RECORD = 16_384
 _SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS, _ECH = 0, 16, 43, 0xFE0D
@@ -41,7 +40,7 @@ class HelloReader:
 
     __slots__ = ("_body", "_most", "_next", "wire")
 
-    def __init__(self, most: int = MAX_HELLO) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
         self.wire = bytearray()  # all bytes received, to be handed to whoever goes on
         self._body = bytearray()  # handshake message, without record headers

@@ -5,7 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import HelloError
-from hello import MAX_HELLO, ClientHello, HelloReader
+from hello import ClientHello, HelloReader
+from limits import Limits
+
+MAX_HELLO = Limits().hello
 
 
 def real_hello(name: str | None = "www.example.com", alpn: list[str] | None = None) -> bytes:
@@ -41,7 +44,7 @@ def records(handshake: bytes, size: int = 16_384) -> bytes:
 
 
 def read(data: bytes, size: int = 1 << 20) -> ClientHello | None:
-    reader = HelloReader()
+    reader = HelloReader(MAX_HELLO)
     found = None
     for start in range(0, len(data), size):
         assert found is None
@@ -63,11 +66,11 @@ def test_a_real_hello_however_it_is_cut(size: int) -> None:
 def test_every_prefix_of_a_hello_needs_more() -> None:
     data = real_hello()
     for end in range(len(data)):
-        assert HelloReader().receive(data[:end]) is None
+        assert HelloReader(MAX_HELLO).receive(data[:end]) is None
 
 
 def test_bytes_behind_the_hello_are_kept() -> None:
-    reader = HelloReader()
+    reader = HelloReader(MAX_HELLO)
     data = real_hello() + b"\x17\3\3\0\1x"
     assert reader.receive(data) is not None
     assert bytes(reader.wire) == data
@@ -129,7 +132,7 @@ def test_what_is_no_hello(data: bytes) -> None:
 
 
 def test_the_limit_on_the_wire() -> None:
-    reader = HelloReader()
+    reader = HelloReader(MAX_HELLO)
     reader.receive(b"\x16\3\1\0\4\1\0\xff\0")
     with pytest.raises(HelloError, match="too many"):
         reader.receive(b"\x16\3\1\0\1x" * (2 * MAX_HELLO // 6 + 1))
@@ -138,7 +141,7 @@ def test_the_limit_on_the_wire() -> None:
 @pytest.mark.parametrize("second", [b"\x17", b"\x15", b"\x16\2"])
 def test_what_comes_between_the_records_of_a_hello(second: bytes) -> None:
     whole = records(message(server_name(b"a.example")), 40)
-    reader = HelloReader()
+    reader = HelloReader(MAX_HELLO)
     assert reader.receive(whole[:45]) is None
     with pytest.raises(HelloError, match="not a TLS handshake record"):
         reader.receive(second + whole[45 + len(second) :])
@@ -147,7 +150,7 @@ def test_what_comes_between_the_records_of_a_hello(second: bytes) -> None:
 def test_the_limit_of_a_hello() -> None:
     size = (MAX_HELLO + 1 - 4).to_bytes(3)
     with pytest.raises(HelloError, match=f"larger than {MAX_HELLO} octets"):
-        HelloReader().receive(b"\x16\3\1\0\4\1" + size)
+        HelloReader(MAX_HELLO).receive(b"\x16\3\1\0\4\1" + size)
     assert HelloReader(MAX_HELLO + 1).receive(b"\x16\3\1\0\4\1" + size) is None
 
 
@@ -159,7 +162,7 @@ def test_garbage_in_a_record_raises_nothing_else(body: bytes) -> None:
 
 
 def told(pieces: list[bytes]) -> ClientHello | type[HelloError] | None:
-    reader = HelloReader()
+    reader = HelloReader(MAX_HELLO)
     try:
         return next((found for piece in pieces if (found := reader.receive(piece)) is not None), None)
     except HelloError:
