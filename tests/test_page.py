@@ -371,9 +371,11 @@ def test_a_proxy_that_falls_silent_is_not_called_live(browser: Browser, tmp_path
     with Program(tmp_path, *BASE) as running:
         page = browser.open(running.url)
         page.until("document.querySelector('#link').dataset.state === 'live'")
+        page.look(320, 700)
         running.process.send_signal(signal.SIGSTOP)
         try:
             page.until("document.querySelector('#link').dataset.state === 'off'")
+            assert page.value("document.documentElement.scrollWidth") == 320  # it says so, and nothing is pushed out
         finally:
             running.process.send_signal(signal.SIGCONT)
         page.until("document.querySelector('#link').dataset.state === 'live'")
