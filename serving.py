@@ -70,7 +70,8 @@ def serve(
     program.stop_pages()
     program.proxy.let_go()
     if len(staff):
-        log.info("stopping: %d connections have %.0f s to finish", len(staff), DRAIN_SECONDS)
+        left = "1 connection has" if len(staff) == 1 else f"{len(staff)} connections have"
+        log.info("stopping: %s %.0f s to finish", left, DRAIN_SECONDS)
     gevent.spawn(cut_off)
     gevent.spawn_later(_TOGETHER, interrupted.set)
     staff.join(timeout=DRAIN_SECONDS)

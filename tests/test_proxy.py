@@ -836,7 +836,7 @@ def test_a_second_interrupt_cuts_tunnels_off(
         secure.sendall(b"one")
         assert secure.recv(3) == b"one"
         os.killpg(running.process.pid, number)
-        running.wait_for("stopping: 1 connections")
+        running.wait_for("stopping: 1 connection")
         secure.sendall(b"two")
         assert secure.recv(3) == b"two"
         os.killpg(running.process.pid, number)
@@ -861,7 +861,7 @@ def test_a_second_interrupt_of_one_process_cuts_tunnels_off(
         secure_tunnel(running, f"localhost:{echo_origin.port}") as secure,
     ):
         running.process.send_signal(signal.SIGINT)
-        running.wait_for("stopping: 1 connections")
+        running.wait_for("stopping: 1 connection")
         secure.sendall(b"two")
         assert secure.recv(3) == b"two"
         began = time.monotonic()
@@ -885,7 +885,7 @@ def test_sigterm_lets_tunnels_finish(tmp_path: Path, roots: Path, echo_origin: O
             secure.sendall(b"one")
             assert secure.recv(3) == b"one"
             running.process.terminate()
-            running.wait_for("stopping: 1 connections")
+            running.wait_for("stopping: 1 connection")
             with pytest.raises(ConnectionRefusedError):
                 socket.create_connection(running.address, timeout=WAIT)
             secure.sendall(b"two")

@@ -140,7 +140,7 @@ def test_signals_are_passed_on(tmp_path: Path, roots: Path, origin: Origin, echo
             head = f"CONNECT localhost:{origin.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
             assert {exchange(running.address, head).status for _ in range(20)} == {403}
             running.process.send_signal(signal.SIGTERM)
-            running.wait_for("stopping: 1 connections have 10 s to finish")
+            running.wait_for("stopping: 1 connection has 10 s to finish")
             await_refusal(running)
             secure.sendall(b"last")
             assert secure.recv(4) == b"last"

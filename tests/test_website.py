@@ -324,7 +324,7 @@ def test_who_begins_to_look_at_the_end_sees_an_end(tmp_path: Path) -> None:
         with socket.create_connection(running.address, timeout=WAIT) as sock:
             exchange(running.address, b"GET /healthz HTTP/1.0\r\n\r\n")  # accepted behind the other one
             running.process.send_signal(signal.SIGTERM)
-            running.wait_for("stopping: 1 connections")
+            running.wait_for("stopping: 1 connection")
             sock.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             head, _, body = b"".join(iter(lambda: sock.recv(65_536), b"")).partition(b"\r\n\r\n")
         assert (head.split()[1], body) == (b"200", b"")
