@@ -3,6 +3,8 @@
 Raises ``UsageError`` for what can't be opened or loaded.
 """
 
+import io
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -41,6 +43,8 @@ class Seeing:
         lines = LineFile(None) if chosen.log_file is None else _opened("--log-file", chosen.log_file, LineFile)
         self.access_log = AccessLog(lines, chosen.log_format)
         observers: list[Observer] = [self.access_log] if chosen.log_requests else []
+        if chosen.taps and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # what they print is seen at once, and not lost with a worker
         taps = Taps([Tap(path) for path in chosen.taps])
         body_max = taps.body_max
         self._har = None

@@ -8,8 +8,22 @@ from pathlib import Path
 
 import gevent
 import pytest
-from lab import HERE, WAIT, BioClient, Origin, exchange, get, read_reply, run, secure_tunnel, strict_context, tunnel
+from lab import (
+    HERE,
+    WAIT,
+    BioClient,
+    Origin,
+    Program,
+    exchange,
+    get,
+    read_reply,
+    run,
+    secure_tunnel,
+    strict_context,
+    tunnel,
+)
 from test_clients import eventually, h2_origin, websocket_origin
+from test_rules import BASE
 from test_seeing import JSON, curl, json_origin, watched
 
 from errors import UsageError
@@ -49,6 +63,16 @@ def got(reply_head: str) -> str:
     found = re.search(r"(?i)x-got: ([^\r\n]*)", reply_head)
     assert found
     return found[1]
+
+
+@pytest.mark.parametrize("options", [[], ["--workers=2"]], ids=["one", "workers"])
+def test_what_is_printed_is_seen_at_once(tmp_path: Path, roots: Path, server: Origin, options: list[str]) -> None:
+    """Also where it goes to a file or a pipe, as a container's does."""
+    words = [*BASE, f"--upstream-ca={roots}", tap(tmp_path, "def request(exchange): print(exchange.url)"), *options]
+    with Program(tmp_path, *words, prefix=["sh", "-c", 'unset PYTHONUNBUFFERED; exec "$@" >printed', "sh"]) as program:
+        url = f"https://localhost:{server.port}/x"
+        curl(program, url)
+        assert (tmp_path / "printed").read_text() == f"{url}\n"
 
 
 def test_all_that_is_told(tmp_path: Path, roots: Path, server: Origin) -> None:
