@@ -443,9 +443,11 @@ def test_neither_side_speaks(tmp_path: Path, echo_origin: Origin) -> None:
 
 
 def test_direct_tls_without_a_name(program: Program) -> None:
+    seen = len(program.lines)
     with socket.create_connection(program.address, timeout=WAIT) as sock:
         sock.sendall(real_hello(None))
         assert closed(sock) == b"\x15\3\3\0\2\2\x70"  # unrecognized_name
+    program.wait_for("must say http://, not https://", seen)  # the likeliest cause
 
 
 def test_direct_tls_to_a_name_that_cannot_be_reached(program: Program) -> None:
