@@ -142,7 +142,8 @@ class Leaves:
         try:
             pem = authority.sign(csr, name, now, notes)
         except OSError as error:
-            raise RetrievalError(f"no certificate for {name}: can't take a serial number: {error.strerror}") from error
+            why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            raise RetrievalError(f"no certificate for {name}: can't take a serial number: {why}") from error
         return leaf.leaf(pem + key, x509.load_pem_x509_certificate(pem), ours=True, source="made")
 
     def _keep(
