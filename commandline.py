@@ -97,9 +97,11 @@ class CommandLine:
             if option not in takes_value:
                 near = difflib.get_close_matches(option, takes_value, n=1)
                 raise UsageError(f"unknown option {option}; {f'is {near[0]} meant?' if near else 'see --help'}")
-            if takes_value[option] and not (value if equals else next(words, None)):
-                raise UsageError(f"{option} needs a value: {option}=...")
-            if equals and not takes_value[option]:
+            if takes_value[option]:
+                value = value if equals else next(words, "")
+                if not value or (not equals and value.startswith("--")):  # which is the next option
+                    raise UsageError(f"{option} needs a value: {option}=...")
+            elif equals:
                 raise UsageError(f"{option} takes no value")
             if option in seen and option not in self._repeatable:
                 raise UsageError(f"{option} is given twice")

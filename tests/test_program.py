@@ -56,6 +56,7 @@ BAD = [
     ([*GOOD, "--lsten=a:1"], "unknown option --lsten; is --listen meant?"),
     ([*GOOD, "--sign=x"], "unknown option --sign;"),
     ([*GOOD, "--listen"], "--listen needs a value"),
+    ([*GOOD, "--keylog", "--log-requests"], "--keylog needs a value"),
     ([*GOOD, "--no-verify-upstream=1"], "takes no value"),
     ([*GOOD, "--max=3"], "--max is given twice"),
     ([*GOOD, "stray"], "unexpected argument 'stray'"),
