@@ -96,6 +96,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from shlex import quote
 
 import gevent
 from gevent.event import Event
@@ -235,12 +236,12 @@ def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
     """Say where it listens, where the CA certificate is, and what to try."""
     for listener in listeners:
         logs.say(f"listening on {Target(*listener.getsockname()[:2])}")
-    if chosen.leaves.ca.folder is not None:
+    if chosen.leaves.ca.files is not None:
         where = Target(*reached(listeners[0].getsockname()[:2]))
         user = " --proxy-user NAME" if chosen.rules.auth else ""
-        path = chosen.leaves.ca.folder / "ca.crt"
+        path = chosen.leaves.ca.files[0]
         logs.say(f"CA certificate: {path}")
-        logs.say(f"try: curl -x http://{where}{user} --cacert {path} https://www.example.com/")
+        logs.say(f"try: curl -x http://{where}{user} --cacert {quote(str(path))} https://www.example.com/")
 
 
 def _refuse(error: UsageError) -> int:

@@ -162,6 +162,11 @@ def _write(fd: int, content: bytes) -> None:
     os.fsync(fd)
 
 
+def told(error: OSError) -> str:
+    """What failed, and with which file where that is known."""
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
 def write_at(fd: int, content: bytes, end: int) -> None:
     """Write all of it where a file ends, or over what comes behind; where that fails, the file ends there."""
     try:

@@ -64,7 +64,7 @@ class Issuance:
             except RetrievalError as error:
                 return str(error)
             except OSError as error:
-                return f"no serial number can be taken: {error.strerror}"
+                return f"no serial number can be taken: {files.told(error)}"
         try:
             self.store.probe(write=self.files is not None)
         except OSError as error:

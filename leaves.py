@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from cryptography import x509
 
+import files
 import leaf
 import signer
 from errors import RetrievalError
@@ -142,8 +143,9 @@ class Leaves:
         try:
             pem = authority.sign(csr, name, now, notes)
         except OSError as error:
-            why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-            raise RetrievalError(f"no certificate for {name}: can't take a serial number: {why}") from error
+            raise RetrievalError(
+                f"no certificate for {name}: can't take a serial number: {files.told(error)}"
+            ) from error
         return leaf.leaf(pem + key, x509.load_pem_x509_certificate(pem), ours=True, source="made")
 
     def _keep(

@@ -63,7 +63,7 @@ def test_serial_numbers_that_cannot_be_taken(tmp_path: Path) -> None:
     serials.write_bytes(b"zzz\n")
     assert "must hold one positive decimal number" in (room.later() or "")
     serials.unlink()
-    assert room.later() == "no serial number can be taken: No such file or directory"
+    assert room.later() == f"no serial number can be taken: {serials}: No such file or directory"
     serials.write_bytes(good)
     assert room.later() is None
     assert serials.read_bytes() == good

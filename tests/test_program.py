@@ -160,6 +160,15 @@ def test_some_of_the_three_files_turn_generation_off_and_it_says_so(tmp_path: Pa
         running.wait_for("no CA: only names in the store are intercepted; --ca=<dir> makes one")
 
 
+def test_an_operators_ca_is_told_at_start(tmp_path: Path) -> None:
+    folder = tmp_path / "our CA"
+    folder.mkdir()
+    write_ca(folder)
+    with Program(tmp_path, *GOOD, *(word.replace("=", "=our CA/") for word in SIGN)) as running:
+        running.wait_for("^CA certificate: our CA/ca.crt$")
+        running.wait_for(f"^try: curl -x {running.url} --cacert 'our CA/ca.crt' ")
+
+
 def test_an_unverified_upstream_is_said_loudly(tmp_path: Path) -> None:
     with Program(tmp_path, *GOOD, "--no-verify-upstream") as running:
         running.wait_for("ORIGINS ARE NOT VERIFIED")
