@@ -220,7 +220,7 @@ class ContextCache:
             outcome.ours,
             outcome.stamp,
             looked=now,
-            tried=now,  # it is as new as can be had: of a CA that ends, perhaps
+            tried=now,  # it is as new as can be had, of a CA that ends, perhaps; or is renewed below
             used=now,
         )
         if wanted.renew:
@@ -230,6 +230,9 @@ class ContextCache:
                 self._contexts.replace(name, context)
         else:
             self._contexts.put(name, context)
+            if context.source == "disk" and self.generates and now >= context.renew_at:
+                gevent.spawn(self._refresh, name, context, due=True)
+                context.refreshing = True
         return context
 
     def _refresh(self, name: str, context: Context, due: bool, used: bool = True) -> None:

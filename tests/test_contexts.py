@@ -280,6 +280,22 @@ def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Count
     assert leaves.count == 2
 
 
+def test_what_is_due_on_disk_is_renewed_once_it_is_used(room: Room, leaves: Counted, clock: Clock) -> None:
+    """Names that fall out of memory again, and programs that run for seconds, would never have theirs renewed."""
+    room.retrieve(NAME, now())
+    stored = room.path.read_bytes()
+    contexts = ContextCache(1, leaves, Workers(), clock)
+    clock.advance(days=31)
+    found = contexts.get(NAME)
+    assert found is not None
+    assert found.source == "disk"  # the connection does not wait for it
+    contexts.get("a.example")
+    until(lambda: room.path.read_bytes() != stored)
+    again = contexts.get(NAME)
+    assert again is not None
+    assert (again.serial > found.serial, leaves.count) == (True, 4)
+
+
 def test_a_renewal_that_fails_leaves_the_present_one_in_use(
     leaves: Counted, clock: Clock, room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
