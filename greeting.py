@@ -4,7 +4,7 @@ import socket
 import time
 
 import sockets
-from errors import HelloTimeout
+from errors import HelloError, HelloTimeout
 from hello import HANDSHAKE, ClientHello, HelloReader
 from limits import Limits
 
@@ -54,4 +54,6 @@ def _read(
                 return None, b""
             raise
         if not data:
-            return None, bytes(reader.wire)
+            if reader.wire:
+                raise HelloError("the client closed within its ClientHello")
+            return None, b""

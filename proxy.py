@@ -168,9 +168,7 @@ class Proxy:
         if client.refusal is not None:
             raise client.refusal
         hello, data = read_hello(client.sock, None, data, self._limits)
-        if hello is None:
-            record.outcome = "client-closed"
-            return
+        assert hello is not None  # it began as TLS, and there is no origin yet
         target = Target(self._policy.name_for(hello, None), 443)
         record.target, record.sni = str(target), hello.server_name
         self._door.admit(client, None, record)

@@ -410,6 +410,16 @@ def test_a_broken_hello_gets_an_alert(program: Program, origin: Origin) -> None:
         assert closed(sock) == b"\x15\3\3\0\2\2\x32"  # decode_error
 
 
+def test_half_a_hello_gets_an_alert_and_goes_nowhere(program: Program) -> None:
+    """A redirect that takes what was decrypted would have to make something of it."""
+    seen = len(program.lines)
+    with Origin(echo) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
+        sock.sendall(b"\x16\3\1\2\0\1")
+        sock.shutdown(socket.SHUT_WR)
+        assert closed(sock) == b"\x15\3\3\0\2\2\x32"  # decode_error, not its echo
+    assert " sent=0 " in program.wait_for("outcome=http_request_error", seen)
+
+
 def test_a_client_that_speaks_no_tls(program: Program) -> None:
     seen = len(program.lines)
     with Origin(echo) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
