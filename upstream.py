@@ -4,6 +4,7 @@ Deadlines are ``time.monotonic()`` seconds. What goes wrong is an ``OriginError`
 """
 
 import errno
+import re
 import socket
 import ssl
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ ATTEMPT_SECONDS = 0.25  # Connection Attempt Delay, RFC 8305 §5
 _MOST_ADDRESSES = 8  # of a name that are tried: each is a descriptor, and after 2 s a client has had enough
 # Alerts about a certificate, which can only be ours, and we have none (RFC 8446 §6.2): Go and Java send the second.
 _ABOUT_OURS = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "NO_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA")
+_ALERT = re.compile(r"(?:SSLV3|TLSV13?)_(?:ALERT_)?(\w+)")  # of a peer, as OpenSSL has it: TLSV1_UNRECOGNIZED_NAME
+_AROUND = re.compile(r"\[SSL\] | \(_ssl\.c:\d+\)")
 
 
 class Upstream:
@@ -75,7 +78,7 @@ class Upstream:
         except ssl.SSLError as error:
             if wants_certificate(bytes(stream.flight)):
                 raise errors.OriginWantsCertificate(_wanting(name)) from error
-            raise broke(name, getattr(error, "reason", None) or str(error)) from error
+            raise broke(name, getattr(error, "reason", None) or _unnamed(error)) from error
         except TimeoutError as error:
             raise errors.OriginTimeout(f"{name} did not complete the TLS handshake in time") from error
         except OSError as error:
@@ -99,12 +102,17 @@ def broke(name: str, reason: str) -> errors.OriginError:
             f"{name} wants to renegotiate TLS, most likely for a client certificate, which certifier does not have: "
             f"exempt it with --bypass={name}"
         )
-    alert = reason.partition("_ALERT_")[2]
-    if alert in _ABOUT_OURS:
+    alert = _ALERT.match(reason)
+    if alert and alert[1] in _ABOUT_OURS:
         return errors.OriginWantsCertificate(_wanting(name))
     if alert:
-        return errors.OriginAlert(f"{name} ended TLS with the alert {alert.lower()}")
+        return errors.OriginAlert(f"{name} ended TLS with the alert {alert[1].lower()}")
     return errors.OriginTlsError(f"TLS with {name} failed: {reason.lower().replace('_', ' ')}")
+
+
+def _unnamed(error: ssl.SSLError) -> str:
+    """OpenSSL's reason where Python has no name for it: ``[SSL] tlsv1 alert no application protocol (_ssl.c:1006)``."""
+    return _AROUND.sub("", str(error)).upper().replace(" ", "_")
 
 
 def _untrusted(name: str, reason: str) -> errors.OriginCertificateError:

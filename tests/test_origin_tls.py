@@ -99,6 +99,24 @@ def test_old(program: Program, rsa_leaf: Made, roots: Path, kind: str) -> None:
     assert server.heard == b""
 
 
+ALERTS = {40: "handshake_failure", 70: "protocol_version", 80: "internal_error"} | {
+    112: "unrecognized_name",  # which OpenSSL calls otherwise than the rest
+    120: "no_application_protocol",  # and Python not at all
+}
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert(program: Program, alert: int) -> None:
+    def answer(sock: socket.socket) -> None:
+        rawtls.read_hello(sock)
+        sock.sendall(bytes((21, 3, 3, 0, 2, 2, alert)))
+
+    with Origin(answer) as origin:
+        reply = refused(program, origin.port)
+    assert "error=tls_alert_received" in reply.headers["proxy-status"]
+    assert reply.body.decode().endswith(f"localhost ended TLS with the alert {ALERTS[alert]}\n")
+
+
 @pytest.mark.parametrize("kind", TODAY)
 def test_not_old(program: Program, rsa_leaf: Made, roots: Path, kind: str) -> None:
     with Origin(OldServer(rsa_leaf, TODAY[kind])) as origin:
