@@ -17,6 +17,7 @@ from pki import TestCA, key_pem, new_key
 from test_ca import encrypted_key
 
 import certifier
+import files
 import options
 from commandline import CommandLine
 from errors import UsageError
@@ -215,7 +216,9 @@ def test_a_key_from_a_pipe(tmp_path: Path) -> None:
     write_ca(tmp_path)
     reader, writer = os.pipe()
     os.write(writer, (tmp_path / "ca.key").read_bytes())
-    os.close(writer)
+    files.close(
+        writer
+    )  # gevent's would wait for this process's loop, which waits for the program, and that for the end
     words = (*GOOD, *SIGN, f"--sign-key=/proc/{os.getpid()}/fd/{reader}")
     with Program(tmp_path, *(word for word in words if word != "--sign-key=ca.key")):
         pass
