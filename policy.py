@@ -140,8 +140,9 @@ class Policy:
         name = names.dns_name(hello.server_name) if hello.server_name is not None else None
         name = name or connect_host
         if name is None:
-            hint = "a client's proxy setting must say http://, not https://"  # whose TLS would be with us
-            raise UnknownName(f"TLS without a usable server_name or CONNECT host ({hint})")
+            # Whose TLS would be with us: the likeliest cause.
+            hint = "" if hello.server_name else " (a client's proxy setting must say http://, not https://)"
+            raise UnknownName(f"TLS without a usable server_name or CONNECT host{hint}")
         return name
 
     @property

@@ -169,8 +169,9 @@ class Proxy:
             raise client.refusal
         hello, data = read_hello(client.sock, None, data, self._limits)
         assert hello is not None  # it began as TLS, and there is no origin yet
+        record.sni = hello.server_name
         target = Target(self._policy.name_for(hello, None), 443)
-        record.target, record.sni = str(target), hello.server_name
+        record.target = str(target)
         self._door.admit(client, None, record)
         redirected = self._dialer.redirects(target)
         way = Way(client.sock, client.ip, target, record, redirected)

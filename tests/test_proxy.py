@@ -452,12 +452,14 @@ def test_neither_side_speaks(tmp_path: Path, echo_origin: Origin) -> None:
 # TLS directly on the listener
 
 
-def test_direct_tls_without_a_name(program: Program) -> None:
+@pytest.mark.parametrize(("name", "told"), [(None, "-"), ("_.example.com", "_.example.com")])
+def test_direct_tls_without_a_name(program: Program, name: str | None, told: str) -> None:
     seen = len(program.lines)
     with socket.create_connection(program.address, timeout=WAIT) as sock:
-        sock.sendall(real_hello(None))
+        sock.sendall(real_hello(name))
         assert closed(sock) == b"\x15\3\3\0\2\2\x70"  # unrecognized_name
-    program.wait_for("must say http://, not https://", seen)  # the likeliest cause
+    line = program.wait_for("without a usable server_name", seen)
+    assert (f" sni={told} " in line, "must say http://, not https://" in line) == (True, name is None)
 
 
 def test_direct_tls_to_a_name_that_cannot_be_reached(program: Program) -> None:
