@@ -290,7 +290,7 @@ class OriginProtocolError(OriginError):
 
 
 class OriginGone(OriginError):
-    """It closed the connection before it had answered."""
+    """It closed the connection before it had answered in full."""
 
     reason = "Origin closed the connection"
     proxy_status = "connection_terminated"

@@ -244,5 +244,5 @@ def _origin_error(target: Target, error: Exception, closed: bool) -> OriginError
     if isinstance(cause, TimeoutError):
         return OriginSilent(f"{target} sent nothing for {QUIET_SECONDS:.0f} s")
     if closed or cause is not None:
-        return OriginGone(f"{target} closed the connection before it had answered")
+        return OriginGone(f"{target} closed the connection before it had answered in full")
     return OriginProtocolError(f"{target} sent a malformed response: {without_quote(error)}")
