@@ -73,7 +73,9 @@ def test_socks_is_not_waited_for(greeting: bytes) -> None:
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
-        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 00\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nContent-Length: 1\r\n\r\n",
         b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"\x00\x01\x02\r\n\r\n",
     ],
@@ -156,6 +158,13 @@ def test_a_plain_connect_is_read_as_h11_reads_it() -> None:
     assert (plain.method, plain.target, plain.http_version, plain.has_body) == (
         other.method, other.target, other.http_version, other.has_body,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_connect_that_says_that_it_has_no_body(version: bytes) -> None:
+    head, rest = read(b"CONNECT a:443 HTTP/" + version + b"\r\nHost: a:443\r\nContent-Length: 0\r\n\r\n\x16\3\1")
+    assert head is not None
+    assert (head.method, head.target, rest) == ("CONNECT", "a:443", b"\x16\3\1")
 
 
 def test_a_plain_connect_with_a_body_is_refused() -> None:

@@ -398,6 +398,17 @@ def test_a_hello_sent_before_the_200(program: Program, origin: Origin) -> None:
         assert sock.recv(6)[0::5] == b"\x16\x02"  # a ServerHello
 
 
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_connect_that_says_that_it_has_no_body(program: Program, origin: Origin, version: str) -> None:
+    """As Windows' own clients (1.0) and Mojolicious (1.1) send it."""
+    with socket.create_connection(program.address, timeout=WAIT) as sock:
+        target = f"localhost:{origin.port}"
+        sock.sendall(f"CONNECT {target} HTTP/{version}\r\nHost: {target}\r\nContent-Length: 0\r\n\r\n".encode())
+        assert read_reply(sock).status == 200
+        with strict_context(program.ca).wrap_socket(sock, server_hostname="localhost") as secure:
+            assert get(secure).status == 200
+
+
 def test_a_hello_of_post_quantum_size(program: Program, origin: Origin) -> None:
     with tunnel(program.address, f"localhost:{origin.port}") as sock:
         sock.sendall(records(message(server_name(b"localhost"), padding=12_000), 1000))
