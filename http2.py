@@ -165,7 +165,8 @@ class Http2:
             self._settings(side, payload)
         elif kind == RST_STREAM:
             code = _number(payload[:4])
-            done = code == 0 and stream in self._answered  # RFC 9113 §8.1: no need of the rest of the request
+            # RFC 9113 §8.1: no need of the rest of the request. Node.js says so in place of the response's END_STREAM.
+            done = code == 0 and (stream in self._answered or self._whole(stream))
             self._end(stream, None if done else f"reset by the {side.name}: {_error(code)}")
         elif kind == GOAWAY and side is self._down:
             last, error = _number(payload[:4]), _error(_number(payload[4:8]))
@@ -245,6 +246,12 @@ class Http2:
             self._end(stream, f"not watched: more than {MAX_HELD} octets of heads in all streams at once")
             return False
         return True
+
+    def _whole(self, stream: int) -> bool:
+        """Whether the response has all octets that its head announced."""
+        if (exchange := self._streams.get(stream)) is None:
+            return False
+        return (b"content-length", b"%d" % exchange.response_octets) in exchange.response_fields
 
     def _end_stream(self, side: _Side, stream: int) -> None:
         exchange = self._streams.get(stream)

@@ -145,6 +145,26 @@ def test_a_response_before_the_request_is_complete() -> None:
     assert cancelled.done[0].error == "reset by the client: CANCEL"
 
 
+@pytest.mark.parametrize(
+    ("code", "length", "error"),
+    [
+        (0, "5", None),  # as Node.js ends some of its responses
+        (0, "6", "reset by the origin: NO_ERROR"),
+        (0, "", "reset by the origin: NO_ERROR"),
+        (2, "5", "reset by the origin: INTERNAL_ERROR"),
+    ],
+)
+def test_a_reset_in_place_of_the_end(code: int, length: str, error: str | None) -> None:
+    pair = Pair()
+    stream = pair.ask(body=None)
+    pair.server.send_headers(stream, [*ANSWER, *([("content-length", length)] if length else [])])
+    pair.server.send_data(stream, b"whole")
+    pair.server.reset_stream(stream, code)
+    pair.settle()
+    (exchange,) = whole_and_in_pieces(pair.said).done
+    assert (exchange.status, exchange.response_octets, exchange.error) == (200, 5, error)
+
+
 def test_resets_and_what_is_cut_off() -> None:
     pair = Pair()
     streams = [pair.ask() for _ in range(4)]
