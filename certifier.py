@@ -104,6 +104,7 @@ from gevent.event import Event
 import listening
 import log as logs
 import options
+import seeing
 from commandline import CommandLine
 from errors import UsageError
 from limits import Limits, most_logged
@@ -178,6 +179,7 @@ def _run(chosen: Options) -> int:
     if limits.connections * chosen.workers < min(chosen.limits.connections, _FEW):
         log.warning("the limit of descriptors leaves room for %d connections a process (ulimit -n)", limits.connections)
     listening.check_openness(chosen)
+    seeing.check_apart(chosen)
     if chosen.workers == 1:
         program = Program(chosen, limits)
         (listeners,) = listening.bind(chosen.listen, 1)

@@ -16,7 +16,7 @@ from names import Target
 
 MAX_DAYS = 397  # Apple refuses leaves of more than 398 days
 MAX_WORKERS = 256
-_SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
+SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +139,11 @@ def store_option(line: CommandLine) -> Path:
 def ca_options(line: CommandLine) -> CaOptions:
     """The CA of ``--ca`` or of the three ``--sign-*``."""
     folder = line.path("--ca")
-    given = {option: path for option in _SIGN if (path := line.path(option)) is not None}
+    given = {option: path for option in SIGN if (path := line.path(option)) is not None}
     if given and folder is not None:
         raise UsageError(f"--ca and {next(iter(given))} exclude each other: the folder of --ca holds all three files")
-    missing = tuple(option for option in _SIGN if given and option not in given)
-    files = None if missing or not given else (given[_SIGN[0]], given[_SIGN[1]], given[_SIGN[2]])
+    missing = tuple(option for option in SIGN if given and option not in given)
+    files = None if missing or not given else (given[SIGN[0]], given[SIGN[1]], given[SIGN[2]])
     if folder is not None:
         files = ca.paths_in(folder)
     return CaOptions(folder, files, missing)

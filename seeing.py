@@ -4,8 +4,9 @@ Raises ``UsageError`` for what can't be opened or loaded.
 """
 
 import io
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from har import HarFile
 from harqueue import HarQueue
 from keylog import KeyLog
 from linefile import LineFile
-from options import SightOptions
+from options import SIGN, Options, SightOptions
 from pcap import PcapFile
 from policy import Policy
 from sight import Sight
@@ -74,6 +75,31 @@ class Seeing:
         """Write what is waiting."""
         if self._har is not None:
             self._har.close()
+
+
+def check_apart(chosen: Options) -> None:
+    """Raise ``UsageError`` where a file that is to be written is another option's, too, and would be spoilt."""
+    sight = chosen.sight
+    written = {"--log-file": sight.log_file, "--har": sight.har, "--pcap": sight.pcap, "--keylog": sight.keylog}
+    uses: dict[str, str] = {}
+    for option, path in (*written.items(), *_others(chosen)):
+        if path is None:
+            continue
+        where = os.path.realpath(path)
+        if where in uses:
+            raise UsageError(f"{uses[where]} and {option} exclude each other where both are {path}: it would be spoilt")
+        if option in written and (os.path.isfile(where) or not os.path.exists(where)):  # /dev/null takes anything
+            uses[where] = option
+
+
+def _others(chosen: Options) -> Iterator[tuple[str, Path | str | None]]:
+    """The files that other options name."""
+    rules, ca = chosen.rules, chosen.leaves.ca
+    yield from zip(SIGN if ca.folder is None else ("--ca",) * len(SIGN), ca.files or (), strict=False)
+    yield from (("--tap", path) for path in chosen.sight.taps)
+    yield from (("--auth", rules.auth), ("--upstream-ca", chosen.upstream_ca))
+    for option, texts in (("--allow", rules.allow), ("--deny", rules.deny), ("--bypass", rules.bypass)):
+        yield from ((option, text[1:]) for text in texts if text.startswith("@"))
 
 
 def key_log(chosen: SightOptions) -> KeyLog | None:

@@ -93,6 +93,11 @@ BAD = [
     ([*GOOD, "--pcap=/"], "--pcap=/: "),
     (["--max=9", f"--store={'a' * 300}"], "a: can't read there: File name too long"),
     ([*GOOD, "--tap=none.py"], "--tap=none.py: can't read it: No such file"),
+    ([*GOOD, "--log-file=x", "--har=./x"], "--log-file and --har exclude each other where both are x"),
+    ([*GOOD, "--har=x", "--pcap=x"], "--har and --pcap exclude each other"),
+    ([*GOOD, "--ca=ca", "--pcap=ca/ca.key"], "--pcap and --ca exclude each other where both are ca/ca.key"),
+    ([*GOOD, *SIGN, "--log-file=serial"], "--log-file and --sign-serial exclude each other where both are serial"),
+    ([*GOOD, "--keylog=new", "--deny=@new"], "--keylog and --deny exclude each other where both are new"),
 ]
 
 
