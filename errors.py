@@ -213,6 +213,12 @@ class OriginNotFound(OriginError):
     proxy_status = "dns_error"
 
 
+class OriginLookupFailed(OriginNotFound):
+    """No name server said whether its name resolves."""
+
+    reason = "Origin name lookup failed"
+
+
 class OriginLookupTimeout(OriginError):
     """Its name did not resolve in time."""
 

@@ -24,6 +24,7 @@ _BAD_SECONDS = 2.0  # how long a failure counts
 _NAMES = 4096
 _THREADS = 32  # look-ups under way; a thread that waits costs some kilobytes
 _SHARE = 8  # of one client: who asks for names that nobody answers for must not keep the others from theirs
+_NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)  # of a name server, not that there is no such name
 
 Answer = list[str] | errors.CertifierError
 
@@ -103,7 +104,8 @@ def _look_up(host: str) -> list[str]:
     try:
         found = _getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        raise errors.OriginNotFound(f"{host}: {error.strerror}") from error
+        kind = errors.OriginLookupFailed if error.errno in _NO_ANSWER else errors.OriginNotFound
+        raise kind(f"{host}: {error.strerror}") from error
     except UnicodeError as error:  # ".." and the like, which our own names exclude: the last net
         raise errors.OriginNotFound(f"{host} can't be looked up") from error
     except OSError as error:

@@ -153,6 +153,28 @@ def test_look_up() -> None:
         up.resolve(Target("no-such-host.invalid", 1), soon())
 
 
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (socket.EAI_NONAME, "Origin name not found"),
+        (socket.EAI_AGAIN, "Origin name lookup failed"),
+        (socket.EAI_FAIL, "Origin name lookup failed"),
+    ],
+)
+def test_name_servers_that_fail_are_no_name_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, number: int, reason: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(number, "why")
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", fail)
+    up = Upstream()
+    for _ in range(2):  # the second time from memory
+        with pytest.raises(errors.OriginNotFound, match=r"dead\.example: why") as failure:
+            up.resolve(Target("dead.example", 1), soon())
+        assert (failure.value.status, failure.value.reason, failure.value.proxy_status) == (502, reason, "dns_error")
+
+
 def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     ips = ["::1", "::2", "::3", "10.0.0.1", "::1"]
     monkeypatch.setattr(resolver, "_getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
