@@ -64,7 +64,7 @@ class Upstream:
             try:
                 return _connect(addresses[0], deadline)
             except OSError as error:
-                raise _dial_error(target, [error]) from error
+                raise _dial_error(target, addresses, [error]) from error
         return _race(addresses[:_MOST_ADDRESSES], target, deadline)
 
     def secure(self, sock: socket.socket, name: str, alpn: Iterable[bytes], deadline: float) -> TlsStream:
@@ -171,14 +171,17 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
             if isinstance(late, socket.socket):
                 late.close()
     if winner is None:
-        raise _dial_error(target, failures) from failures[0]
+        raise _dial_error(target, addresses, failures) from failures[0]
     return winner
 
 
-def _dial_error(target: Target, failures: list[OSError]) -> errors.CertifierError:
+def _dial_error(target: Target, addresses: list[Address], failures: list[OSError]) -> errors.CertifierError:
     """The error of a dial whose every attempt failed: what tells most about the origin, first."""
     # Of an IPv6 address, EADDRNOTAVAIL says that there is no IPv6 here: what another address said tells more.
-    failures = [failure for failure in failures if failure.errno != errno.EADDRNOTAVAIL] or failures
+    others = [failure for failure in failures if failure.errno != errno.EADDRNOTAVAIL]
+    if not others and all(":" in ip for ip, _ in addresses):
+        return errors.OriginError(f"{target} can't be reached: it has IPv6 alone, of which there is none here")
+    failures = others or failures
     ours = [failure for failure in failures if failure.errno in _OURS]
     if ours:
         return errors.OutOfResources(f"certifier can't open a connection: {ours[0].strerror}")

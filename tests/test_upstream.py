@@ -126,7 +126,28 @@ def test_a_bug_in_a_dial_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_what_tells_most_about_a_dial_that_failed(numbers: list[int], kind: type[Exception]) -> None:
     failures = [OSError(number, os.strerror(number)) for number in numbers]
-    assert type(upstream._dial_error(Target("a", 1), failures)) is kind
+    assert type(upstream._dial_error(Target("a", 1), [("192.0.2.1", 1), ("2001:db8::1", 1)], failures)) is kind
+
+
+@pytest.mark.parametrize(
+    ("ips", "kind"),
+    [
+        (["2001:db8::1"], errors.OriginError),
+        (["2001:db8::1", "2001:db8::2"], errors.OriginError),
+        (["192.0.2.1"], errors.OutOfResources),
+        (["2001:db8::1", "192.0.2.1"], errors.OutOfResources),
+    ],
+)
+def test_a_machine_without_ipv6_is_not_out_of_resources(
+    monkeypatch: pytest.MonkeyPatch, ips: list[str], kind: type[errors.CertifierError]
+) -> None:
+    def connect(*_: object) -> None:
+        raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+
+    monkeypatch.setattr(sockets, "connect", connect)
+    with pytest.raises(kind) as failure:
+        Upstream().dial([(ip, 443) for ip in ips], TARGET, soon())
+    assert failure.type is kind
 
 
 def test_bad_roots(tmp_path: Path) -> None:
