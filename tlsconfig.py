@@ -20,11 +20,19 @@ _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
 _ORIGINS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!SHA1:!AESCCM"
 # SSL_OP_LEGACY_SERVER_CONNECT and SSL_OP_ALLOW_UNSAFE_LEGACY_RENEGOTIATION, for which Python has no names.
 _WITHOUT_RFC_5746 = 0x4 | 0x40000
+_DESCRIPTORS = "/proc/self/fd"  # of a file in memory, the only path
 _OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing about the certificate
 
 
 def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None) -> ssl.SSLContext:
-    """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used."""
+    """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used.
+
+    It is the first: where no file in memory can be given to OpenSSL, that is a ``UsageError``, too.
+    """
+    if hasattr(os, "memfd_create") and not os.path.exists(_DESCRIPTORS):
+        raise UsageError(
+            "there is no /proc, by which OpenSSL is given certificates: mount it (mount -t proc proc /proc)"
+        )
     # Not create_default_context, which opens SSLKEYLOGFILE by itself, in whatever state it is.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_default_certs()  # 31 ms: once, not a connection
@@ -82,7 +90,7 @@ def _as_file(pem: bytes) -> Iterator[str]:
     if hasattr(os, "memfd_create"):
         with open(os.memfd_create("certificate", os.MFD_CLOEXEC), "wb", buffering=0) as file:
             file.write(pem)
-            yield f"/proc/self/fd/{file.fileno()}"
+            yield f"{_DESCRIPTORS}/{file.fileno()}"
     else:  # macOS; a NamedTemporaryFile has mode 0600
         with tempfile.NamedTemporaryFile(buffering=0) as temporary:
             temporary.write(pem)

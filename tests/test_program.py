@@ -115,6 +115,18 @@ def test_every_bad_value_is_one_line_and_exit_2(
     assert message in err
 
 
+@pytest.mark.parametrize("option", ["--open", "--keylog=keys", "--upstream-ca=ca.crt"])
+def test_a_system_without_proc_is_one_line_and_exit_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    write_ca(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("certifier.serve", lambda *_: None)
+    monkeypatch.setattr("tlsconfig._DESCRIPTORS", str(tmp_path / "none"))
+    assert certifier.main([*GOOD, "--listen=127.0.0.1:0", option]) == 2
+    assert re.fullmatch(r"certifier: there is no /proc, [^\n]+\n", capfd.readouterr().err)
+
+
 def test_as_a_process(tmp_path: Path) -> None:
     program = [sys.executable, str(HERE / "certifier.py")]
     bad = run(*program, "--store=certs", "--max=0", cwd=tmp_path)
