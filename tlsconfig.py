@@ -4,7 +4,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import files
@@ -57,6 +57,14 @@ def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
+
+
+def system_has_roots() -> bool:
+    """Whether there are roots of the system's to verify origins with: small containers have none."""
+    found = ssl.get_default_verify_paths()  # what does not exist is None
+    with suppress(OSError):
+        return found.cafile is not None or bool(found.capath and os.listdir(found.capath))
+    return False
 
 
 def server_context(pem: bytes, keylog: KeyLog | None = None) -> ssl.SSLContext:

@@ -192,6 +192,19 @@ def test_an_unverified_upstream_is_said_loudly(tmp_path: Path) -> None:
         running.wait_for("ORIGINS ARE NOT VERIFIED")
 
 
+def test_a_system_without_roots_is_told_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roots: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("SSL_CERT_FILE", "none")
+    monkeypatch.setenv("SSL_CERT_DIR", "empty")
+    warning = "this system has no roots, so no origin is trusted"
+    with Program(tmp_path, *GOOD) as running:
+        running.wait_for(warning)
+    for option in (f"--upstream-ca={roots}", "--no-verify-upstream"):
+        with Program(tmp_path, *GOOD, option) as running:
+            pass
+        assert not any(warning in line for line in running.lines)
+
+
 def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
     write_ca(tmp_path)
     target = f"localhost:{echo_origin.port}"
