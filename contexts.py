@@ -40,6 +40,7 @@ _WONT_DO_NAMES = 10_000  # names so remembered; a miss costs a look at the disk
 LOOK_SECONDS = 5.0  # between two looks at the files of a name in use: an operator's new file counts after that
 _LOT = 30  # contexts that are freed at once
 _RETRY_SECONDS = 60.0  # between two attempts to renew a leaf that is still good
+_MOST_DUE = 1000  # names whose renewal waits for that of others; what is due beyond them is so at its next use, too
 
 log = logging.getLogger("certifier.contexts")
 
@@ -63,6 +64,7 @@ class ContextCache:
         self._contexts: LRU[str, Context] = LRU(capacity)
         self._wont_do: LRU[str, float] = LRU(_WONT_DO_NAMES)
         self._retrievals: dict[str, Retrieval] = {}
+        self._due: dict[str, None] = {}  # names to renew, the first of them just now
         self._clock = clock
 
     @property
@@ -118,8 +120,11 @@ class ContextCache:
         context.used = now
         self._board.retrieved("memory")
         if not (0 <= now - context.looked < LOOK_SECONDS or context.refreshing):
-            gevent.spawn(self._refresh, name, context, self._is_due(context, now))
-            context.refreshing = True  # now that it is sure to begin, and to end
+            if self._is_due(context, now):
+                self._renew_soon(name)
+            else:
+                gevent.spawn(self._refresh, name, context)
+                context.refreshing = True  # now that it is sure to begin, and to end
         return context
 
     def relieve(self, name: str, context: Context) -> None:
@@ -130,7 +135,7 @@ class ContextCache:
         if context.refreshing or context.ssl.session_stats()["number"] <= MOST_SESSIONS:
             return
         if self._contexts.peek(name) is context:
-            gevent.spawn(self._refresh, name, context, due=True)
+            gevent.spawn(self._refresh, name, context, anew=True)
             context.refreshing = True
 
     def renew(self) -> None:
@@ -138,7 +143,7 @@ class ContextCache:
         for name in list(self._contexts):
             context = self._contexts.peek(name)
             if context is not None and self._is_due(context, self._clock()):
-                self._refresh(name, context, due=True, used=False)
+                self._renew(name, used=False)
 
     def tidy(self) -> None:
         """As ``Retriever.tidy``."""
@@ -231,28 +236,44 @@ class ContextCache:
         else:
             self._contexts.put(name, context)
             if context.source == "disk" and self.generates and now >= context.renew_at:
-                gevent.spawn(self._refresh, name, context, due=True)
-                context.refreshing = True
+                self._renew_soon(name)
         return context
 
-    def _refresh(self, name: str, context: Context, due: bool, used: bool = True) -> None:
+    def _refresh(self, name: str, context: Context, anew: bool = False) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing.
 
-        Of what connections ask for, one at a time: on a disk that hangs they would pile up.
+        Of each context, one at a time: on a disk that hangs they would pile up.
         """
         context.refreshing = True
         try:
-            with background(f"the present certificate for {name} stays in use"):
-                stamp = None
-                if not due:
-                    stamp = self._retriever.look(name, context)
+            with background(_stays(name)):
+                stamp = None if anew else self._retriever.look(name, context)
                 if stamp is None:
-                    self._retrieve(name, "", Wanted(renew=True, used=used))
-                    self._board.retrieved("renewed")
+                    self._renew(name)
                 else:
                     context.stamp = stamp
         finally:
             context.refreshing = False
+
+    def _renew_soon(self, name: str) -> None:
+        """One after the other: many are due at once after a long stop, and would keep the threads from new names."""
+        if len(self._due) < _MOST_DUE:
+            if not self._due:
+                gevent.spawn(self._renew_due)
+            self._due[name] = None
+
+    def _renew_due(self) -> None:
+        while self._due:
+            name = next(iter(self._due))
+            try:
+                self._renew(name)
+            finally:
+                del self._due[name]
+
+    def _renew(self, name: str, used: bool = True) -> None:
+        with background(_stays(name)):
+            self._retrieve(name, "", Wanted(renew=True, used=used))
+            self._board.retrieved("renewed")
 
 
 def _free(dropped: LRU[str, Context]) -> None:
@@ -261,6 +282,10 @@ def _free(dropped: LRU[str, Context]) -> None:
         dropped.pop(name)
         if count % _LOT == 0:
             sockets.give_way()
+
+
+def _stays(name: str) -> str:
+    return f"the present certificate for {name} stays in use"
 
 
 def _interrupted(name: str) -> RetrievalError:

@@ -296,6 +296,43 @@ def test_what_is_due_on_disk_is_renewed_once_it_is_used(room: Room, leaves: Coun
     assert (again.serial > found.serial, leaves.count) == (True, 4)
 
 
+@pytest.mark.parametrize("capacity", [1, 9])
+def test_many_that_are_due_are_renewed_one_after_the_other(leaves: Counted, clock: Clock, capacity: int) -> None:
+    """After a long stop all are; at once they took all threads, RSA keys for minutes."""
+    waits, release = os.pipe()
+    renewals = []
+
+    class Slow(Counted):
+        def retrieve(self, name: str, now: datetime, notes: list[str], wanted: Wanted = SERVED) -> Leaf | None:
+            if wanted.renew:
+                renewals.append(name)
+                assert get_original("select", "select")([waits], [], [], 10)[0]  # blocks this thread, not the hub
+            return super().retrieve(name, now, notes, wanted)
+
+    contexts = ContextCache(capacity, Slow(leaves._store, leaves._authority), Workers(2), clock)
+
+    def serial(name: str) -> int:
+        found = contexts.get(name)
+        assert found is not None
+        return found.serial
+
+    names = [f"{n}.example" for n in range(4)]
+    made = [serial(name) for name in names]
+    clock.advance(days=31)
+    try:
+        for name in names * 2:
+            assert serial(name)
+        until(lambda: renewals)
+        with gevent.Timeout(WAIT):
+            assert serial("new.example")
+        assert renewals == names[:1]
+    finally:
+        os.close(release)
+    until(lambda: all(serial(name) > old for name, old in zip(names, made, strict=True)))
+    assert renewals == names
+    os.close(waits)
+
+
 def test_a_renewal_that_fails_leaves_the_present_one_in_use(
     leaves: Counted, clock: Clock, room: Room, caplog: pytest.LogCaptureFixture
 ) -> None:
