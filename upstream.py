@@ -179,7 +179,7 @@ def _dial_error(target: Target, addresses: list[Address], failures: list[OSError
     """The error of a dial whose every attempt failed: what tells most about the origin, first."""
     # Of an IPv6 address, EADDRNOTAVAIL says that there is no IPv6 here: what another address said tells more.
     others = [failure for failure in failures if failure.errno != errno.EADDRNOTAVAIL]
-    if not others and all(":" in ip for ip, _ in addresses):
+    if not others and all(":" in ip for ip, _ in addresses) and not _has_way(addresses[0]):
         return errors.OriginError(f"{target} can't be reached: it has IPv6 alone, of which there is none here")
     failures = others or failures
     ours = [failure for failure in failures if failure.errno in _OURS]
@@ -190,3 +190,13 @@ def _dial_error(target: Target, addresses: list[Address], failures: list[OSError
     if any(isinstance(failure, TimeoutError) for failure in failures):
         return errors.OriginTimeout(f"{target} did not answer in time")
     return errors.OriginError(f"{target} can't be reached: {failures[0].strerror or failures[0]}")
+
+
+def _has_way(address: Address) -> bool:
+    """Whether there is an IPv6 address here to reach another from: else EADDRNOTAVAIL is of our ports, all in use."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect(address)  # sends nothing
+    except OSError:
+        return False
+    return True

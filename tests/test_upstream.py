@@ -132,8 +132,13 @@ def test_what_tells_most_about_a_dial_that_failed(numbers: list[int], kind: type
 @pytest.mark.parametrize(
     ("ips", "kind"),
     [
-        (["2001:db8::1"], errors.OriginError),
-        (["2001:db8::1", "2001:db8::2"], errors.OriginError),
+        (["fe80::1"], errors.OriginError),  # on a link that is not said: there is no way to it anywhere
+        (["fe80::1", "fe80::2"], errors.OriginError),
+        pytest.param(  # there is one, so it is of ports
+            ["::1"],
+            errors.OutOfResources,
+            marks=pytest.mark.skipif(not upstream._has_way(("::1", 9)), reason="no IPv6"),
+        ),
         (["192.0.2.1"], errors.OutOfResources),
         (["2001:db8::1", "192.0.2.1"], errors.OutOfResources),
     ],
