@@ -99,7 +99,7 @@ class CommandLine:
                 raise UsageError(f"unknown option {option}; {f'is {near[0]} meant?' if near else 'see --help'}")
             if takes_value[option]:
                 value = value if equals else next(words, "")
-                if not value or (not equals and value.startswith("--")):  # which is the next option
+                if not value or (not equals and (value.startswith("--") or value in takes_value)):  # the next option
                     raise UsageError(f"{option} needs a value: {option}=...")
             elif equals:
                 raise UsageError(f"{option} takes no value")

@@ -58,6 +58,7 @@ BAD = [
     ([*GOOD, "--sign=x"], "unknown option --sign;"),
     ([*GOOD, "--listen"], "--listen needs a value"),
     ([*GOOD, "--keylog", "--log-requests"], "--keylog needs a value"),
+    ([*GOOD, "--keylog", "-h"], "--keylog needs a value"),
     ([*GOOD, "--no-verify-upstream=1"], "takes no value"),
     ([*GOOD, "--max=3"], "--max is given twice"),
     ([*GOOD, "stray"], "unexpected argument 'stray'"),
