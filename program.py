@@ -156,7 +156,8 @@ class Program:
             log.warning("no CA: only names in the store are intercepted; --ca=<dir> makes one and turns generation on")
         if keylog is not None:
             log.warning("the keys of all connections are written to %s: whoever reads it can decrypt them", keylog)
-        if chosen.verify_upstream and chosen.upstream_ca is None and not tlsconfig.system_has_roots():
+        verifies = chosen.verify_upstream and (chosen.redirect is None or chosen.redirect_tls)
+        if verifies and chosen.upstream_ca is None and not tlsconfig.system_has_roots():
             log.warning("this system has no roots, so no origin is trusted: install ca-certificates, or --upstream-ca")
         if not chosen.verify_upstream:
             log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")

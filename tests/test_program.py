@@ -200,7 +200,7 @@ def test_a_system_without_roots_is_told_at_start(tmp_path: Path, monkeypatch: py
     warning = "this system has no roots, so no origin is trusted"
     with Program(tmp_path, *GOOD) as running:
         running.wait_for(warning)
-    for option in (f"--upstream-ca={roots}", "--no-verify-upstream"):
+    for option in (f"--upstream-ca={roots}", "--no-verify-upstream", "--redirect=127.0.0.1:9"):
         with Program(tmp_path, *GOOD, option) as running:
             pass
         assert not any(warning in line for line in running.lines)
