@@ -138,7 +138,8 @@ class PcapFile:
 
     def __init__(self, path: Path, version: str) -> None:
         self._path = Path(os.path.realpath(path))  # a link to it, /dev/stdout perhaps, is not what is renamed
-        self._losing = False
+        self._refused = 0  # octets that there was no room for; while packets are lost
+        self._since = 0  # octets written since then
         self._fd = _open(self._path)
         self._head = _section(version.encode())
         self._end = 0
@@ -153,13 +154,15 @@ class PcapFile:
         try:
             self._append(packets)
         except OSError as error:
-            if not self._losing:
+            if not self._refused:
                 log.warning("can't write %s: %s; packets are lost until it can be", self._path, error.strerror)
-            self._losing = True
+            self._refused, self._since = len(packets), 0
             return
-        if self._losing:
-            log.warning("%s can be written again", self._path)
-            self._losing = False
+        if self._refused:
+            self._since += len(packets)
+            if self._since >= self._refused:  # less than that a full disk may take, too, again and again
+                log.warning("%s can be written again", self._path)
+                self._refused = 0
 
     def close(self) -> None:
         """No more packets come."""

@@ -161,12 +161,13 @@ def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capfd: pytest
     file = PcapFile(path, "1.0")
     flow = Flow(*V4)
     file.write(flow.opened())
-    with largest_file(path.stat().st_size + 50):
-        for _ in range(2):
+    with largest_file(path.stat().st_size + 900):
+        for _ in range(3):
             file.write(flow.sent(bytes(1000)))
-    file.write(flow.sent(GET))
+            file.write(flow.sent(GET))  # for which there is room
+    file.write(flow.sent(bytes(1000)))
     file.close()
-    assert [number for (number,) in fields(path, "frame.number")] == ["1", "2", "3", "4"]
+    assert [number for (number,) in fields(path, "frame.number")] == ["1", "2", "3", "4", "5", "6", "7"]
     lost, again = capfd.readouterr().err.splitlines()
     assert "packets are lost until it can be" in lost
     assert again.endswith("can be written again")
