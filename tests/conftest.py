@@ -11,10 +11,15 @@ from pathlib import Path
 
 import faultlab
 import pytest
+from hypothesis import HealthCheck, settings
 from lab import Origin, Program, echo, http_origin
 from pki import TestCA
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a program that is started a thousand times is compiled once
+
+# How long an example takes is the machine's matter: by themselves, 200 ms fail it.
+settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ def test_inputs_that_are_kept(name: str) -> None:
 @pytest.mark.parametrize("name", TARGETS)
 def test_inputs_like_them(name: str) -> None:
     # The same in every run: a finding is for make fuzz, and not for whoever happens to test something else.
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(inputs([path.read_bytes() for path in corpus(name)]))
     def changed(data: bytes) -> None:
         TARGETS[name](data)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from watching import Seen
 
@@ -245,7 +245,6 @@ PEERS = st.text(st.characters(max_codepoint=255), max_size=40)
 
 
 @given(PEERS, PEERS, PEERS, st.binary(max_size=40))
-@settings(deadline=None)
 def test_whatever_a_peer_says_the_entry_is_valid(method: str, authority: str, target: str, value: bytes) -> None:
     names = (b"Content-Type", b"Cookie", b"Set-Cookie", b"Location", b"Content-Encoding")
     fields = [(name, value) for name in names]

@@ -381,7 +381,7 @@ def converse(plan: list[dict]) -> tuple[Conversation, list[tuple]]:  # type: ign
 
 
 @given(EXCHANGES, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_two_real_ends_say_is_seen_whatever_the_segments(plan: list[dict], data: st.DataObject) -> None:  # type: ignore[type-arg]
     said, expected = converse(plan)
     seen = watch(said, limit=1000)
@@ -409,7 +409,7 @@ def pieces_of(octets: bytes, cuts: list[int]) -> list[bytes]:
                      b"0\r\n\r\n",
                      b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"HTTP/1.1 100 x\r\n\r\n"]),
 )), max_size=12))  # fmt: skip
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_garbage_never_raises_and_is_the_same_whatever_the_segments(said: Conversation) -> None:
     seen = watch(said)
     again = watch(said, 1)

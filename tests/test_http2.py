@@ -425,7 +425,7 @@ TURNS = st.lists(
 
 
 @given(TURNS, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_what_two_real_ends_say_is_seen_whatever_the_segments(
     turns: list[tuple[str, bytes | None, bytes | None, bool]], data: st.DataObject
 ) -> None:
@@ -460,7 +460,7 @@ FRAMES = st.sampled_from(
 
 
 @given(st.lists(st.tuples(st.sampled_from([CLIENT, ORIGIN]), st.one_of(FRAMES, st.binary(max_size=40))), max_size=14))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_garbage_never_raises_and_is_the_same_whatever_the_segments(said: Conversation) -> None:
     for conversation in (said, [(CLIENT, PREFACE), *said]):
         seen = watch(conversation)
@@ -470,7 +470,7 @@ def test_garbage_never_raises_and_is_the_same_whatever_the_segments(said: Conver
 
 
 @given(st.binary(max_size=80))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_garbage_as_a_header_block_never_raises(octets: bytes) -> None:
     headers = HeadersFrame(1, octets, flags=["END_HEADERS"])
     again = HeadersFrame(3, octets, flags=["END_HEADERS", "END_STREAM"])

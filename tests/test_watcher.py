@@ -157,7 +157,7 @@ def test_behind_a_bug_nothing_passes_that_is_to_be_judged(strict: bool) -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([CLIENT, ORIGIN]), st.binary(max_size=50)), max_size=8), st.integers(1, 60))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_garbage_is_the_same_whatever_the_segments(said: Conversation, size: int) -> None:
     for start in ([], [(CLIENT, GET[:20])], [(CLIENT, PREFACE[:20])]):
         whole, cut = watch([*start, *said]), watch([*start, *said], None, size)
