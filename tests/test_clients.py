@@ -201,7 +201,7 @@ def descriptors(program: Program) -> int:
 
 def eventually(check: Callable[[], object], expected: object) -> None:
     """Poll until ``check()`` gives the expected value: what the kernel does has no event to wait for."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WAIT
     while (value := check()) != expected:
         assert time.monotonic() < deadline, (value, expected)
         gevent.sleep(0.05)
@@ -273,6 +273,7 @@ def test_a_client_that_does_not_read(program: Program, certificate: Path) -> Non
 
 
 def test_small_requests_beside_a_bulk_tunnel(program: Program, certificate: Path, origin: Origin) -> None:
+    """A wait is told by what the proxy did meanwhile, in seconds of CPU: a busy machine makes it no longer."""
     done = Event()
 
     def pour(sock: socket.socket) -> None:
@@ -287,9 +288,9 @@ def test_small_requests_beside_a_bulk_tunnel(program: Program, certificate: Path
             took = []
             with secure_tunnel(program, f"localhost:{origin.port}") as secure:
                 for _ in range(100):
-                    start = time.monotonic()
+                    start = program.cpu()
                     assert get(secure).status == 200
-                    took.append(time.monotonic() - start)
+                    took.append(program.cpu() - start)
             done.set()
             process.kill()
     assert sorted(took)[98] < 0.25

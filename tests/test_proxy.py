@@ -719,13 +719,16 @@ def test_an_answer_before_the_upload_ends(program: Program, certificate: Path) -
 def test_a_client_with_nagles_algorithm_waits_for_no_acknowledgement(
     program: Program, certificate: Path, version: ssl.TLSVersion
 ) -> None:
-    """Behind its Finished it sends nothing until that is acknowledged, which Linux puts off for 40 ms or longer."""
+    """Behind its Finished it sends nothing until that is acknowledged, which Linux puts off for 40 ms or longer.
+
+    The best of ten, beside the best of ten that wait for none: so it is not the machine that is slow.
+    """
     context = strict_context(program.ca)
     context.maximum_version = context.minimum_version = version
 
-    def took(origin: Origin) -> float:
+    def took(origin: Origin, at_once: bool) -> float:
         with secure_tunnel(program, f"localhost:{origin.port}", context=context) as secure:
-            secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
+            secure.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, at_once)
             began = time.monotonic()
             assert get(secure).status == 200
             return time.monotonic() - began
@@ -735,7 +738,8 @@ def test_a_client_with_nagles_algorithm_waits_for_no_acknowledgement(
         http_origin(sock)
 
     with Origin(prompt, certificate) as origin:
-        assert min(took(origin) for _ in range(10)) < 0.035
+        least = {at_once: min(took(origin, at_once) for _ in range(10)) for at_once in (True, False)}
+    assert least[False] - least[True] < 0.03
 
 
 def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> None:
@@ -838,10 +842,10 @@ def test_tiny_records_hold_nobody_else_up(program: Program, certificate: Path, o
         took = []
         with secure_tunnel(program, f"localhost:{origin.port}") as secure:
             for _ in range(30):
-                began = time.monotonic()
+                began = program.cpu()
                 assert get(secure).status == 200
-                took.append(time.monotonic() - began)
-    assert sorted(took)[27] < 0.5
+                took.append(program.cpu() - began)
+    assert sorted(took)[27] < 0.5  # seconds of CPU, which a busy machine makes no more
 
 
 # The end
