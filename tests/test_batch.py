@@ -1,7 +1,7 @@
 import gevent
 import pytest
 from gevent.monkey import get_original
-from lab import until
+from lab import WAIT, until
 
 from batch import Batch
 from workers import Workers
@@ -21,7 +21,7 @@ class Source:
     def supply(self, count: int, notes: list[str]) -> range:
         self.counts.append(count)
         if len(self.counts) == 1:
-            assert self.gate.acquire(timeout=10)
+            assert self.gate.acquire(timeout=WAIT)
         elif self._error is not None and len(self.counts) == 2:
             raise self._error
         notes.append(f"{count} supplied")
@@ -45,7 +45,7 @@ def outcomes(batch: Batch[int], source: Source) -> list[Outcome]:
         until(lambda: source.counts == [1])
         takes += [gevent.spawn(workers.run, take) for _ in range(3)]
         until(lambda: len(batch._orders) == 3)
-    return [one.get(timeout=10) for one in takes]
+    return [one.get(timeout=WAIT) for one in takes]
 
 
 def test_those_who_wait_are_supplied_together() -> None:

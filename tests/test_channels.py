@@ -4,11 +4,12 @@ from contextlib import contextmanager
 
 import gevent
 import pytest
+from lab import WAIT
 
 from channels import Channels
 
 
-def soon(seconds: float = 5.0) -> float:
+def soon(seconds: float = WAIT) -> float:
     return time.monotonic() + seconds
 
 
@@ -26,7 +27,7 @@ def test_who_serves_ends_with_close(caplog: pytest.LogCaptureFixture) -> None:
     server = gevent.spawn(channels.serve, 0, lambda question: question)
     gevent.sleep(0)
     channels.close()
-    server.get(timeout=5)
+    server.get(timeout=WAIT)
     assert caplog.text == ""
 
 
@@ -50,10 +51,10 @@ def test_each_answers_what_it_is_asked(channels: Channels) -> None:
 def test_one_that_does_not_answer_is_not_waited_for_past_the_deadline(channels: Channels) -> None:
     began = time.monotonic()
     assert channels.ask(1, b"", soon(0.1)) is None
-    assert 0.1 <= time.monotonic() - began < 1
+    assert 0.1 <= time.monotonic() - began < WAIT
 
     def slow(question: bytes) -> bytes:
-        gevent.sleep(0.3)
+        gevent.sleep(2 * WAIT)
         return question
 
     with serving(channels, 1, slow):
@@ -72,16 +73,16 @@ def test_the_successor_finds_what_still_waits_for_an_answer(channels: Channels) 
         return question
 
     with serving(channels, 0, answer):
-        assert waiting.get(timeout=5) == b"5"
+        assert waiting.get(timeout=WAIT) == b"5"
     assert asked == [b"5"]  # the others wait no more
 
 
 def test_questions_do_not_pile_up(channels: Channels) -> None:
-    began = time.monotonic()
-    asked = [gevent.spawn(channels.ask, 0, b"", soon(2)) for _ in range(400)]
+    deadline = soon()
+    asked = [gevent.spawn(channels.ask, 0, b"", deadline) for _ in range(400)]
     gevent.sleep(0)
     refused = [greenlet.get() for greenlet in asked if greenlet.ready()]
     assert 0 < len(refused) < 400
     assert set(refused) == {None}
-    assert time.monotonic() - began < 2
+    assert time.monotonic() < deadline
     gevent.killall(asked)

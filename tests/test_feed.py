@@ -2,19 +2,28 @@ import time
 
 import gevent
 import pytest
+from lab import WAIT
 
 from errors import TooManyOnlookers
 from feed import Feed
 
 
 def test_ticks() -> None:
-    feed = Feed(clock=lambda: 7.9)  # so that it waits for 0.11 s
+    asked: list[float] = []
+
+    def clock() -> float:
+        asked.append(time.monotonic())
+        return 7.9  # so that it waits for 0.11 s
+
+    feed = Feed(clock=clock)
     with feed.look() as ticks:
-        began = time.monotonic()
         next(ticks)  # at once
-        assert time.monotonic() - began < 0.1
-        next(ticks)
-        assert 0.1 < time.monotonic() - began < 1
+        assert not asked
+        took = []
+        for _ in range(5):
+            next(ticks)
+            took.append(time.monotonic() - asked[-1])
+    assert 0.1 < min(took) < 1  # a busy machine may have made others late
 
 
 def test_a_slow_one_is_not_waited_for_and_finds_one_tick_at_most() -> None:
@@ -25,7 +34,7 @@ def test_a_slow_one_is_not_waited_for_and_finds_one_tick_at_most() -> None:
             next(quick)
         began = time.monotonic()
         next(slow)
-        assert 0.1 < time.monotonic() - began < 1
+        assert time.monotonic() - began > 0.1
 
 
 def test_so_many_may_look() -> None:
@@ -46,6 +55,6 @@ def test_the_end() -> None:
         waiting = gevent.spawn(list, ticks)
         gevent.sleep(0)
         feed.close()
-        assert waiting.get(timeout=5) == []
+        assert waiting.get(timeout=WAIT) == []
     with feed.look() as ticks:
         assert list(ticks) == []

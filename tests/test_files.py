@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from lab import HERE
+from lab import HERE, WAIT
 
 import files
 from workers import Workers
@@ -182,9 +182,9 @@ def test_what_a_crash_left_is_cleared_and_what_is_being_written_is_not(tmp_path:
     assert len(os.listdir(tmp_path)) == 3
     assert files.clear_stale(tmp_path) == 0
     makers[0].kill()
-    makers[0].wait(timeout=10)
+    makers[0].wait(timeout=WAIT)
     assert files.clear_stale(tmp_path) == 1
-    makers[1].communicate(timeout=10)
+    makers[1].communicate(timeout=WAIT)
     assert makers[1].returncode == 0
     assert os.listdir(tmp_path) == [".other.tmp"]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import gevent
 import pytest
 from gevent.monkey import get_original
+from lab import WAIT
 from pki import now
 from test_contexts import Clock
 
@@ -95,7 +96,7 @@ def test_a_disk_that_does_not_answer_holds_up_nobody_for_long(tmp_path: Path, mo
     issuance = Stuck(options(tmp_path), now())
     looked = Health(issuance, Workers(), Clock())
     askers = [gevent.spawn(looked.fault) for _ in range(50)]
-    gevent.joinall(askers, timeout=10)
+    gevent.joinall(askers, timeout=WAIT)
     assert {asker.value for asker in askers} == {"the store's disk does not answer"}
     assert issuance.looks == 1
     issuance.stuck = False

@@ -193,7 +193,7 @@ def test_a_worker_that_hangs_holds_up_nobody(tmp_path: Path, roots: Path, origin
                 began = time.monotonic()
                 sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 families = list(prometheus(read_reply(sock).body.decode()))
-                assert peers.ANSWER_SECONDS <= time.monotonic() - began < 2
+                assert peers.ANSWER_SECONDS <= time.monotonic() - began < WAIT
             assert counted(families) == of(20)
             assert value(families, "certifier_contexts_max") == 100  # its gauges are left out
         finally:
@@ -302,7 +302,10 @@ def test_what_was_told_is_kept_at_once(post_of: Callable[[int], list[Post]]) -> 
     assert asked.snapshot(None)["counts"]["tunnels"] == {"closed": 2}
 
 
-def test_an_answer_that_was_cut_short_is_none(post_of: Callable[[int], list[Post]]) -> None:
+def test_an_answer_that_was_cut_short_is_none(
+    monkeypatch: pytest.MonkeyPatch, post_of: Callable[[int], list[Post]]
+) -> None:
+    monkeypatch.setattr(peers, "ANSWER_SECONDS", WAIT)
     first, second = post_of(2)
     _, made, _ = worker(first)
     board, _, _ = worker(second)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import gevent
 import pytest
+from lab import WAIT
 from watching import Seen
 
 from errors import Refused
@@ -174,19 +175,19 @@ def test_behind_the_end_of_the_origin_nothing_is_judged() -> None:
 
 
 def test_a_response_may_take_as_long_as_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rewriting.WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("rewriting.WAIT_SECONDS", 1.0)
     rewriter = Rewriter(Seen().recorder(), allow)
     assert passed(rewriter, GET) == GET
     began = time.monotonic()
     waiting = gevent.spawn(passed, rewriter, GET)
-    rewriter.received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
-    while time.monotonic() - began < 0.8:
+    rewriter.received(b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n")
+    while time.monotonic() - began < 1.5:
         rewriter.received(b"")
         rewriter.received(b"x")
         gevent.sleep(0.1)
     assert not waiting.ready()
     with pytest.raises(Refused, match="the response to the request before did not come"):
-        waiting.get(timeout=5)
+        waiting.get(timeout=WAIT)
 
 
 def test_behind_a_101_that_is_no_upgrade_whatever_comes_is_refused() -> None:

@@ -16,7 +16,7 @@ def test_two_sockets_are_watched_together() -> None:
     one, one_end = socket.socketpair()
     two, two_end = socket.socketpair()
     with one, one_end, two, two_end:
-        soon = time.monotonic() + 5
+        soon = time.monotonic() + WAIT
         with pytest.raises(TimeoutError):
             sockets.either(one, two, time.monotonic() + 0.01)
         two_end.sendall(b"x")
@@ -31,7 +31,7 @@ def test_shut_by_ourselves_a_socket_that_is_watched_has_ended() -> None:
     one, one_end = socket.socketpair()
     two, two_end = socket.socketpair()
     with one, one_end, two, two_end:
-        watching = gevent.spawn(sockets.either, one, two, time.monotonic() + 5)
+        watching = gevent.spawn(sockets.either, one, two, time.monotonic() + WAIT)
         gevent.sleep(0)
         sockets.shut(two)
         assert watching.get() == 1
@@ -40,7 +40,7 @@ def test_shut_by_ourselves_a_socket_that_is_watched_has_ended() -> None:
 def test_a_socket_is_waited_for() -> None:
     one, other = socket.socketpair()
     with one, other:
-        soon = time.monotonic() + 5
+        soon = time.monotonic() + WAIT
         with pytest.raises(TimeoutError):
             sockets.wait(one, time.monotonic() + 0.01)
         with pytest.raises(TimeoutError):
@@ -57,7 +57,7 @@ def test_a_socket_is_waited_for() -> None:
 
 
 def test_connecting() -> None:
-    soon = time.monotonic() + 5
+    soon = time.monotonic() + WAIT
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
         sockets.connect(sock, listener.getsockname(), soon)
         accepted, _ = listener.accept()
@@ -97,7 +97,7 @@ def test_the_last_word_arrives_though_the_peer_still_sends() -> None:
         sockets.last_word(sock, b"reply")
 
     for _ in range(20):
-        with Origin(answer) as server, socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
+        with Origin(answer) as server, socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock:
             sock.sendall(bytes(200_000))
             assert sock.recv(100) == b"reply"
 
