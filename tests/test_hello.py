@@ -11,8 +11,10 @@ from limits import Limits
 MAX_HELLO = Limits().hello
 
 
-def real_hello(name: str | None = "www.example.com", alpn: list[str] | None = None) -> bytes:
-    context = ssl.create_default_context()
+def real_hello(
+    name: str | None = "www.example.com", alpn: list[str] | None = None, context: ssl.SSLContext | None = None
+) -> bytes:
+    context = context or ssl.create_default_context()
     context.check_hostname = name is not None
     if alpn:
         context.set_alpn_protocols(alpn)
