@@ -3,6 +3,7 @@
 import gc
 import os
 import socket
+import ssl
 import time
 import weakref
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from lab import WAIT, Origin, Program, secure_tunnel
 
 import sockets
 from streams import PlainStream
+from tls import TlsStream
+from tlsconfig import server_context
 from tunnel import Tunnel
 
 
@@ -95,6 +98,61 @@ def uploaded(ends: Ends, tunnel: Tunnel) -> None:
     assert ends.client_end.recv(1) == b"x"
     assert not tunnel.early
     running.kill()
+
+
+def test_a_pump_lets_others_run() -> None:
+    """Where neither side ever makes it wait: an upload that is all there, to who has room for it."""
+    with connected() as (client, client_end), connected() as (origin, origin_end):
+        client_end.sendall(bytes(1 << 20))
+        client_end.shutdown(socket.SHUT_WR)
+        origin_end.shutdown(socket.SHUT_WR)
+        looks = seen_of(Tunnel(PlainStream(client), PlainStream(origin)))
+    assert looks[-1] == 1 << 20
+    assert len(looks) >= 6  # of eight batches
+
+
+def test_a_pump_of_tiny_records_lets_others_run(certificate: Path) -> None:
+    """They cost as much each as large ones, so it is not octets that count."""
+    careless = ssl._create_unverified_context()
+    with connected() as (client, client_end), connected() as (origin, origin_end):
+        upward = TlsStream(client, server_context(certificate.read_bytes()), [])
+        shaking = gevent.spawn(upward.handshake, time.monotonic() + WAIT)
+        with careless.wrap_socket(client_end, server_hostname="localhost") as secure:
+            shaking.get()
+            for _ in range(5000):
+                secure.sendall(b"x")
+            secure.shutdown(socket.SHUT_WR)
+            origin_end.shutdown(socket.SHUT_WR)
+            looks = seen_of(Tunnel(upward, PlainStream(origin)))
+    assert looks[-1] == 5000
+    assert len(looks) >= 10  # of fourteen times 8 KiB
+
+
+def seen_of(tunnel: Tunnel) -> list[int]:
+    """The counts that others find, looking whenever they can, while a tunnel runs; the last one is behind its end."""
+    seen = set()
+
+    def look() -> None:
+        while True:
+            seen.add(tunnel.sent)
+            gevent.sleep(0)
+
+    with gevent.Timeout(WAIT):
+        looking = gevent.spawn(look)
+        tunnel.run()
+        looking.kill()
+    return sorted({*seen, tunnel.sent})
+
+
+@contextmanager
+def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection, which takes some megabytes that nobody reads."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as theirs,
+        server.accept()[0] as ours,
+    ):
+        yield ours, theirs
 
 
 def test_what_a_client_cut_off_does_not_look_complete(tmp_path: Path) -> None:
