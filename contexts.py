@@ -29,6 +29,7 @@ from leaves import SERVED, Leaves, Wanted
 from limits import Limits
 from log import background
 from lru import LRU
+from renewals import Renewals
 from retrieval import Retrieval, Retriever
 from snapshot import Held
 from tlsconfig import server_context
@@ -40,7 +41,6 @@ _WONT_DO_NAMES = 10_000  # names so remembered; a miss costs a look at the disk
 LOOK_SECONDS = 5.0  # between two looks at the files of a name in use: an operator's new file counts after that
 _LOT = 30  # contexts that are freed at once
 _RETRY_SECONDS = 60.0  # between two attempts to renew a leaf that is still good
-_MOST_DUE = 1000  # names whose renewal waits for that of others; what is due beyond them is so at its next use, too
 
 log = logging.getLogger("certifier.contexts")
 
@@ -64,7 +64,7 @@ class ContextCache:
         self._contexts: LRU[str, Context] = LRU(capacity)
         self._wont_do: LRU[str, float] = LRU(_WONT_DO_NAMES)
         self._retrievals: dict[str, Retrieval] = {}
-        self._due: dict[str, None] = {}  # names to renew, the first of them just now
+        self._renewals = Renewals(self._renew)
         self._clock = clock
 
     @property
@@ -121,7 +121,7 @@ class ContextCache:
         self._board.retrieved("memory")
         if not (0 <= now - context.looked < LOOK_SECONDS or context.refreshing):
             if self._is_due(context, now):
-                self._renew_soon(name)
+                self._renewals.soon(name)
             else:
                 gevent.spawn(self._refresh, name, context)
                 context.refreshing = True  # now that it is sure to begin, and to end
@@ -236,7 +236,7 @@ class ContextCache:
         else:
             self._contexts.put(name, context)
             if context.source == "disk" and self.generates and now >= context.renew_at:
-                self._renew_soon(name)
+                self._renewals.soon(name)
         return context
 
     def _refresh(self, name: str, context: Context, anew: bool = False) -> None:
@@ -254,21 +254,6 @@ class ContextCache:
                     context.stamp = stamp
         finally:
             context.refreshing = False
-
-    def _renew_soon(self, name: str) -> None:
-        """One after the other: many are due at once after a long stop, and would keep the threads from new names."""
-        if len(self._due) < _MOST_DUE:
-            if not self._due:
-                gevent.spawn(self._renew_due)
-            self._due[name] = None
-
-    def _renew_due(self) -> None:
-        while self._due:
-            name = next(iter(self._due))
-            try:
-                self._renew(name)
-            finally:
-                del self._due[name]
 
     def _renew(self, name: str, used: bool = True) -> None:
         with background(_stays(name)):

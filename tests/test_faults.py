@@ -49,7 +49,9 @@ class Scenario(NamedTuple):
     before: Callable[[Faulty, str], None] | None = None
 
 
-ISSUING = "thread retrieval|store|certificates|serials|ledger|keys|signer|lea(f|ves)|tlsconfig|spawn contexts"
+ISSUING = (
+    "thread retrieval|store|certificates|serials|ledger|keys|signer|lea(f|ves)|tlsconfig|spawn (contexts|renewals)"
+)
 PROGRAMS = {
     "--ca=ca --bypass=bypassed.example.com": {
         "tunnel": Scenario(scenarios.tunnel),
@@ -57,7 +59,7 @@ PROGRAMS = {
         "refreshed": Scenario(scenarios.again, steps=ISSUING, before=scenarios.seconds_later),
         "renewed": Scenario(
             scenarios.tunnel,
-            steps="thread|serials.take|signer|keys|tlsconfig|save|spawn contexts",
+            steps="thread|serials.take|signer|keys|tlsconfig|save|spawn (contexts|renewals)",
             before=scenarios.near_its_end,
         ),
         "from disk": Scenario(scenarios.tunnel, steps=ISSUING, before=scenarios.on_disk),
@@ -131,7 +133,7 @@ class Row(NamedTuple):
 
 TABLE = [
     # Work in the background: a connection knows nothing of it.
-    Row(r"spawn contexts\.(find|_renew_soon)", "cut", "failed", bug=True),
+    Row(r"spawn (contexts\.find|renewals\.soon)", "cut", "failed", bug=True),
     Row("(renewed|refreshed|pruned): .* (internal|memory)$", bug=True),
     Row("renewed|refreshed|pruned"),
     # Before anything was asked for, there is nothing to tell.

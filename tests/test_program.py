@@ -443,7 +443,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "options": "program",
         **dict.fromkeys(("tls", "streams", "greeting", "door"), "proxy"),
         "ambiguity": "http1",
-        "context": "contexts",
+        **dict.fromkeys(("context", "renewals"), "contexts"),
         "plain": "forward",
         "interception": "proxy",
         "relaying": "proxy",
