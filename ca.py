@@ -75,7 +75,7 @@ def open_folder(folder: Path, now: datetime) -> CaFiles:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.locked(folder / ".lock"):  # two programs started at once make one CA
-            if is_new := not paths[0].exists():
+            if is_new := not files.exists(paths[0]):
                 _make(*paths, now)
     except OSError as error:
         raise UsageError(f"can't make a CA in {folder}: {error.strerror}") from error
@@ -196,12 +196,12 @@ def _spki(key: CaKey) -> bytes:
 
 def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> None:
     key: CaKey
-    if key_path.exists():
+    if files.exists(key_path):
         key = _load_key(key_path)
     else:
         key = ec.generate_private_key(ec.SECP256R1())
         files.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    if not serial_path.exists():
+    if not files.exists(serial_path):
         SerialFile(serial_path).create()
     # Firefox refuses a second CA with the issuer and serial number of another: no two have the same name.
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"certifier CA {secrets.token_hex(4)}")])

@@ -36,7 +36,7 @@ import rules
 from ca import CaFiles
 from commandline import CommandLine
 from errors import UsageError
-from files import content
+from files import content, exists
 from issuance import open_store
 from leaf import Unusable
 from log import escape
@@ -83,7 +83,7 @@ class Check:
         path = entry.path
         try:
             for file in (path, path.with_suffix(".key")):
-                exposed = file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077
+                exposed = exists(file) and stat.S_IMODE(file.stat().st_mode) & 0o077
                 if exposed and b"PRIVATE KEY-----" in content(file, MAX_FILE):
                     yield file, Fault("others can read its private key", _READ.format(_word(file)))
             stem = path.name.removesuffix(".crt")

@@ -56,6 +56,15 @@ def _lock(fd: int, path: Path) -> None:
             _sleep(_POLL_SECONDS)
 
 
+def exists(path: Path) -> bool:
+    """Whether a file is there; ``Path.exists`` says no where it can't be seen, since Python 3.14."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
     """Make a file whole or not at all; ``FileExistsError`` if there is one. Durable on return."""
     create(path, content, mode)
@@ -98,7 +107,7 @@ def _link(made: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        if path.exists():
+        if exists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
         os.rename(made, path)
 

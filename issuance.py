@@ -100,7 +100,7 @@ def open_store(folder: Path, create: bool | None = False) -> Store:
     """
     try:
         if create is None:
-            create = not folder.exists()
+            create = not files.exists(folder)
         return Store(folder, create)
     except OSError as error:
         raise UsageError(f"--store={folder}: can't {'write' if create else 'read'} there: {error.strerror}") from error

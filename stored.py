@@ -99,9 +99,11 @@ def _content(path: Path) -> bytes | None:
     try:
         return files.content(path, MAX_FILE)
     except FileNotFoundError:
-        if path.is_symlink():  # to nowhere: something is meant to stand there
-            raise
-        return None
+        try:
+            path.lstat()  # not is_symlink, for which nothing fails since Python 3.14
+        except FileNotFoundError:
+            return None
+        raise  # a symbolic link to nowhere: something is meant to stand there
 
 
 def is_ours(path: Path) -> bool:

@@ -196,6 +196,14 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         ca.open_folder(tmp_path / "file", now())
 
 
+def test_a_certificate_that_cannot_be_seen_is_not_taken_for_missing(tmp_path: Path) -> None:
+    """A symbolic link into a folder that is closed, perhaps: nothing is made."""
+    (tmp_path / "ca.crt").symlink_to("ca.crt")
+    with pytest.raises(UsageError, match=r"can't make a CA in .*: Too many levels of symbolic links"):
+        ca.open_folder(tmp_path, now())
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "ca.crt"}
+
+
 def test_the_end_of_the_ca_is_told_thirty_days_ahead(tmp_path: Path) -> None:
     files = ca.load(*write(tmp_path, TestCA("op", ends=timedelta(days=100))), now())
     assert files.expiry_warning(now() + timedelta(days=69)) is None

@@ -181,7 +181,7 @@ TABLE = [
         "health: (thread health|[^u]\\S* store.probe|\\S+ serials.(check|peek))", "503"
     ),  # what can't be removed is cleared up later
     # The certificate. What the store can't do costs nothing where one can be made.
-    Row("operator's: (open|stat) stored._content #1"),  # the exact name's; the wildcard's serves
+    Row("operator's: (open|l?stat) stored._content #1"),  # the exact name's; the wildcard's serves
     Row("(untouched|operator's): .* stored._content", "alert internal_error", OURS),
     Row("thread retrieval.attempt .* memory", "alert internal_error", OURS, bug=True),
     Row(" (serials[.]|files[.]|thread retrieval.attempt|.* tlsconfig)", "alert internal_error", OURS),
