@@ -10,9 +10,8 @@ Blocks on the disk. Written under the serial file's lock, which makes it safe be
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 
 from cryptography import x509
@@ -26,7 +25,7 @@ from stored import MARK, MAX_FILE
 _LINE = re.compile(rb"([0-9]{1,48})\n\Z")
 _COUNTED = 1 << 64  # a longer one of another program's is random, and is not met by counting up
 _MANY = 10_000  # certificates: to read more takes seconds
-_SET_ASIDE = "???/*.crt.rejected*"  # what was moved aside was issued all the same
+_CERTIFICATE = re.compile(r"\.crt(?:\.rejected.*)?\Z")  # what was moved aside was issued all the same
 
 
 class Ledger:
@@ -56,11 +55,19 @@ class Ledger:
     def read(self, tell: Callable[[str], None]) -> int:
         """The highest serial in the store's certificates. No lock is needed; it may take minutes, which is told."""
         highest = 0
-        for number, path in enumerate(chain(self._root.glob("???/*.crt"), self._root.glob(_SET_ASIDE))):
+        for number, path in enumerate(self._certificates()):
             if number == _MANY:
                 tell("reading all certificates in the store, once, for the serial numbers that this CA has used")
             highest = max(highest, self._serial_in(path))
         return highest
+
+    def _certificates(self) -> Iterator[Path]:
+        """Not by glob, which since Python 3.13 passes over a folder that fails as over one that may not be read."""
+        with os.scandir(self._root) as found:
+            folders = [folder.path for folder in found if len(folder.name) == 3 and folder.is_dir()]
+        for folder in folders:
+            with suppress(PermissionError), os.scandir(folder) as found:
+                yield from [Path(file.path) for file in found if _CERTIFICATE.search(file.name)]
 
     def note(self, serial: int) -> None:
         """Keep a serial that was taken, not below any before.

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -117,6 +119,23 @@ def test_the_store_is_not_read_for_a_ca_made_just_now(tmp_path: Path, monkeypatc
     kept.unlink()
     Issuance(chosen, now(), tell=told.append)
     assert len(told) == 1
+
+
+def test_a_folder_that_fails_is_not_taken_for_empty(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold the highest serial of all. One that may not be read is passed over."""
+    room.place(room.ca.issue("www.example.com", serial=500))
+    code, scandir = errno.EIO, os.scandir
+
+    def faulty(path: Path | str) -> object:
+        if Path(path) == room.path.parent:
+            raise OSError(code, os.strerror(code))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", faulty)
+    with pytest.raises(OSError, match="Input/output error"):
+        room.files.serials.prepare(ledger_of(room), list[str]().append)
+    code = errno.EACCES
+    assert prepared(room).highest() == 0
 
 
 def test_a_new_root_for_an_old_key_loses_nothing_of_what_that_has_signed(tmp_path: Path) -> None:
