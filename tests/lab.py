@@ -141,7 +141,7 @@ class Origin:
 
     def _serve(self, sock: socket.socket, _: object) -> None:
         self.connections += 1
-        with suppress(OSError):
+        try:
             if self._context is None:
                 self._handler(sock)
                 return
@@ -149,6 +149,21 @@ class Origin:
                 self._handler(secure)
                 with suppress(OSError):
                     secure.unwrap()
+        except OSError:
+            pass
+        finally:
+            forget_failures()
+
+
+def forget_failures() -> None:
+    """Empty OpenSSL's list of errors, which is the thread's: a handshake begins with that.
+
+    With OpenSSL 3.5 and newer, a system call that failed is on it, Python leaves it there, and takes it for the failure
+    of the next connection that has to wait. Not with ``MemoryBIO``, where OpenSSL calls no system.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="localhost").do_handshake()
 
 
 def http_origin(sock: socket.socket) -> None:
