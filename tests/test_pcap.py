@@ -35,7 +35,8 @@ def test_http1_is_dissected_without_any_option(tmp_path: Path, ends: tuple[str, 
     path = tmp_path / "a.pcapng"
     write(path, flow.opened("a.example"), flow.sent(GET), flow.received(OK), flow.closed())
     found = fields(path, "http.request.full_uri", "http.response.code", "http.file_data", options=(), only="http")
-    assert [row[:2] for row in found] == [("http://a.example/x", ""), ("", "200")]
+    assert [row[1] for row in found] == ["", "200"]
+    assert found[0][0] == "http://a.example/x"  # newer versions of tshark give it the response, too
     assert found[1][2] in ("hi", "6869")  # text or hex, as tshark's version has it
     assert fields(path, "frame.comment", only="frame.comment") == [("a.example",)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

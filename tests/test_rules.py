@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import signal
 import socket
 import ssl
@@ -99,7 +100,7 @@ def test_users(tmp_path: Path, roots: Path, origin: Origin) -> None:
             assert reply.headers["proxy-authenticate"] == 'Basic realm="certifier", charset="UTF-8"'
         words = ["curl", "-sS", "-x", program.url, "--cacert", str(program.ca), f"https://{target}/"]
         refused = run(*words)
-        assert refused.returncode == 56
+        assert refused.returncode in (7, 56)  # as curl's version has it
         assert "407" in refused.stderr
         assert run(*words, "-U", "alice:s:cret").stdout.startswith("GET / ")
         assert run(*words, "-U", "alice:s:cret", "--proxy-anyauth").stdout.startswith("GET / ")
@@ -111,7 +112,7 @@ def test_users(tmp_path: Path, roots: Path, origin: Origin) -> None:
         assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
         users.write_bytes(b"bob:" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)) + b"\n")
         program.reload()
-        assert run(*words, "-U", "alice:s:cret").returncode == 56
+        assert run(*words, "-U", "alice:s:cret").returncode == refused.returncode
         assert run(*words, "-U", "bob:x").stdout.startswith("GET / ")
 
 
@@ -492,8 +493,10 @@ def test_a_client_that_refuses_is_told_of_with_what_to_change(program: Program, 
     seen = len(program.lines)
     refused = run("curl", "-sS", "-x", program.url, "--cacert", roots, f"https://localhost:{origin.port}/")
     assert refused.returncode == 60
-    line = program.wait_for("outcome=client-tls-failed", seen)
-    assert "the client refused our certificate: it does not trust the CA; curl: --cacert ca.crt" in line
+    # Newer ones leave without an alert.
+    line = program.wait_for("outcome=(client-tls-failed|client-truncated)", seen)
+    assert re.search("the client refused our certificate: (probably )?it does not trust the CA", line)
+    assert "; curl: --cacert ca.crt" in line
 
 
 def test_learned_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
@@ -543,12 +546,12 @@ def test_no_client_locks_the_others_out(tmp_path: Path, roots: Path, echo_origin
 
 
 def test_heads_and_hellos_past_their_size(tmp_path: Path, roots: Path, origin: Origin) -> None:
-    with running(tmp_path, roots, "--max-head=2000", "--max-hello=1024", "--hello-timeout=1") as program:
+    with running(tmp_path, roots, "--max-head=2000", "--max-hello=4096", "--hello-timeout=1") as program:
         assert connect(program, f"localhost:{origin.port}", "X: " + "x" * 2000).status == 431
         with secure_tunnel(program, f"localhost:{origin.port}") as secure:
             assert get(secure).status == 200
         with tunnel(program.address, f"localhost:{origin.port}") as sock:
-            sock.sendall(b"\x16\x03\x01\x08\x00\x01\x00\x07\xfc" + bytes(0x7FC))
+            sock.sendall(b"\x16\x03\x01\x20\x00\x01\x00\x1f\xfc" + bytes(0x1FFC))
             assert sock.recv(7) == b"\x15\x03\x03\x00\x02\x02\x32"  # decode_error
         with tunnel(program.address, f"localhost:{origin.port}") as sock:
             assert sock.recv(1) == b""
