@@ -13,7 +13,7 @@ from bench.price import WAYS
 
 def bench(folder: Path, *words: str) -> dict[str, Any]:
     done = run(
-        sys.executable, "-m", "bench", "--quick", f"--out={folder}", f"--work={folder}", *words, timeout=150, cwd=HERE
+        sys.executable, "-m", "bench", "--quick", f"--out={folder}", f"--work={folder}", *words, timeout=50, cwd=HERE
     )
     assert done.returncode == 0, done.stderr
     parts: dict[str, Any] = json.loads((folder / "results.json").read_text())

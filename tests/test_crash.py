@@ -86,6 +86,7 @@ def serial_in(path: Path) -> int:
 
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("job", ["make", "make named", "renew"])
+@pytest.mark.timeout(120)
 def test_kill_at_every_step_of_a_write(tmp_path: Path, job: str, when: str) -> None:
     authority = authority_for(files(tmp_path, TestCA("op")))
     store = Store(tmp_path / "certs")
@@ -125,6 +126,7 @@ def test_kill_at_every_step_of_a_write(tmp_path: Path, job: str, when: str) -> N
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.timeout(120)
 def test_kill_at_every_step_of_making_a_ca(tmp_path: Path, when: str) -> None:
     """A CA half made is made whole by the next start."""
     for step in range(60):
@@ -168,6 +170,7 @@ for n in range(200):
 """
 
 
+@pytest.mark.timeout(180)
 def test_many_processes_on_one_store_and_one_serial_file(tmp_path: Path) -> None:
     files(tmp_path, TestCA("op"))
     processes = [

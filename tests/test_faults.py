@@ -342,6 +342,7 @@ ran: set[str] = set()  # scenarios
 ALL = [(options, title) for options, found in PROGRAMS.items() for title in found]
 
 
+@pytest.mark.timeout(180)  # a few seconds; there are busy machines
 @pytest.mark.parametrize(("options", "title"), ALL, ids=[title for _, title in ALL])
 def test_each_step_fails_once(faulty: Callable[[str], Faulty], options: str, title: str) -> None:
     ran.add(title)

@@ -102,6 +102,7 @@ def test_what_nobody_reads_is_lost_and_counted() -> None:
             os.close(kept)
 
 
+@pytest.mark.timeout(10)
 def test_another_process_fills_the_pipe_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between our look whether there is room and our write: workers share stderr. Its other writers may wait on."""
     reader, writer = a_pipe(full=True, read=True)

@@ -11,6 +11,8 @@ from lookout import Lookout
 from store import Store
 from workers import Workers
 
+pytestmark = pytest.mark.timeout(20)
+
 
 def test_names_that_are_asked_for_together_are_looked_up_together() -> None:
     asked: list[list[str]] = []

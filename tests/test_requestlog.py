@@ -205,6 +205,7 @@ def test_reopened_after_a_rename(tmp_path: Path, capfd: pytest.CaptureFixture[st
     file.close()
 
 
+@pytest.mark.timeout(10)
 def test_a_fifo_that_nobody_reads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Nobody waits for a reader, not when it is opened anew either; who comes later reads on."""
     log.set_up()

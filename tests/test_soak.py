@@ -14,7 +14,7 @@ from abuse.site import Site, running
 
 LONG = bool(os.environ.get("SOAK"))
 
-pytestmark = pytest.mark.timeout(600 if LONG else 180)
+pytestmark = pytest.mark.timeout(600 if LONG else 40)
 
 Load = Callable[[Site, int], None]
 
