@@ -9,6 +9,7 @@ import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import brotli
 
@@ -60,17 +61,21 @@ class _Broken(Exception):
 
 
 def _gzip(body: bytes, most: int) -> bytes:
-    """Its members (RFC 1952 §2.2). What is behind the last one is ignored, as clients do."""
+    return _joined(body, most, lambda: zlib.decompressobj(_GZIP), zlib.error)
+
+
+def _joined(body: bytes, most: int, begin: Callable[[], Any], broken: type[Exception]) -> bytes:
+    """Members of gzip (RFC 1952 §2.2), frames of zstd (RFC 8878 §3.1). What is behind is ignored, as clients do."""
     out = bytearray()
-    for member in range(MAX_MEMBERS):
-        inflator = zlib.decompressobj(_GZIP)
+    for number in range(MAX_MEMBERS):
+        member = begin()
         try:
-            out += inflator.decompress(body, most - len(out))
-        except zlib.error:
-            if not member:
-                raise
+            out += member.decompress(body, most - len(out))
+        except broken as error:
+            if not number:
+                raise _Broken from error
             break
-        body = inflator.unused_data
+        body = member.unused_data
         if not body or len(out) >= most:
             break
     return bytes(out)
@@ -91,7 +96,6 @@ def _brotli(body: bytes, most: int) -> bytes:
 
 
 def _zstd(body: bytes, most: int) -> bytes:
-    """Its frames (RFC 8878 §3.1)."""
     try:  # as late as this: 1 MiB that most runs never need
         if sys.version_info >= (3, 14):
             from compression import zstd
@@ -99,17 +103,8 @@ def _zstd(body: bytes, most: int) -> bytes:
             from backports import zstd
     except ImportError as error:  # a Python that was built where there was no libzstd
         raise _Broken from error
-    out = bytearray()
-    for _ in range(MAX_MEMBERS):
-        frame = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW})
-        try:
-            out += frame.decompress(body, most - len(out))
-        except zstd.ZstdError as error:
-            raise _Broken from error
-        body = frame.unused_data if frame.eof else b""
-        if not body or len(out) >= most:
-            break
-    return bytes(out)
+    options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW}
+    return _joined(body, most, lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError)
 
 
 _CODINGS: dict[str, Callable[[bytes, int], bytes]] = {

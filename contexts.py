@@ -15,6 +15,7 @@ Nothing that waits can be evicted, and no error is cached.
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from itertools import islice
 
 import gevent
@@ -132,11 +133,8 @@ class ContextCache:
 
         Of clients that take no tickets, up to 20,480 for two hours, 1.5 KB each: Python's ``ssl`` can't forbid it.
         """
-        if context.refreshing or context.ssl.session_stats()["number"] <= MOST_SESSIONS:
-            return
-        if self._contexts.peek(name) is context:
-            gevent.spawn(self._refresh, name, context, anew=True)
-            context.refreshing = True
+        if context.ssl.session_stats()["number"] > MOST_SESSIONS and self._contexts.peek(name) is context:
+            self._renewals.soon(name)
 
     def renew(self) -> None:
         """Renew what is due among the names in memory, used or not: so no connection waits for that. Takes a while."""
@@ -239,15 +237,15 @@ class ContextCache:
                 self._renewals.soon(name)
         return context
 
-    def _refresh(self, name: str, context: Context, anew: bool = False) -> None:
+    def _refresh(self, name: str, context: Context) -> None:
         """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing.
 
         Of each context, one at a time: on a disk that hangs they would pile up.
         """
         context.refreshing = True
         try:
-            with background(_stays(name)):
-                stamp = None if anew else self._retriever.look(name, context)
+            with _spared(name):
+                stamp = self._retriever.look(name, context)
                 if stamp is None:
                     self._renew(name)
                 else:
@@ -256,7 +254,7 @@ class ContextCache:
             context.refreshing = False
 
     def _renew(self, name: str, used: bool = True) -> None:
-        with background(_stays(name)):
+        with _spared(name):
             self._retrieve(name, "", Wanted(renew=True, used=used))
             self._board.retrieved("renewed")
 
@@ -269,8 +267,9 @@ def _free(dropped: LRU[str, Context]) -> None:
             sockets.give_way()
 
 
-def _stays(name: str) -> str:
-    return f"the present certificate for {name} stays in use"
+def _spared(name: str) -> AbstractContextManager[None]:
+    """For work whose failure changes nothing."""
+    return background(f"the present certificate for {name} stays in use")
 
 
 def _interrupted(name: str) -> RetrievalError:

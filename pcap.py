@@ -138,8 +138,7 @@ class PcapFile:
 
     def __init__(self, path: Path, version: str) -> None:
         self._path = Path(os.path.realpath(path))  # a link to it, /dev/stdout perhaps, is not what is renamed
-        self._refused = 0  # octets that there was no room for; while packets are lost
-        self._since = 0  # octets written since then
+        self._lacks = 0  # octets, while packets are lost: so many must be written until that is over
         self._fd = _open(self._path)
         self._head = _section(version.encode())
         self._end = 0
@@ -154,15 +153,14 @@ class PcapFile:
         try:
             self._append(packets)
         except OSError as error:
-            if not self._refused:
+            if not self._lacks:
                 log.warning("can't write %s: %s; packets are lost until it can be", self._path, error.strerror)
-            self._refused, self._since = len(packets), 0
+            self._lacks = len(packets)  # less than was refused a full disk may take, again and again
             return
-        if self._refused:
-            self._since += len(packets)
-            if self._since >= self._refused:  # less than that a full disk may take, too, again and again
+        if self._lacks:
+            self._lacks = max(0, self._lacks - len(packets))
+            if not self._lacks:
                 log.warning("%s can be written again", self._path)
-                self._refused = 0
 
     def close(self) -> None:
         """No more packets come."""

@@ -1,4 +1,4 @@
-"""``Renewals``: names whose leaf is due to be renewed, in the background and one after the other."""
+"""``Renewals``: names whose context is due to be made anew, in the background and one after the other."""
 
 from collections.abc import Callable
 

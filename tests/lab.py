@@ -1,7 +1,6 @@
 """The lab: certifier started as its users start it, origins, and a client that verifies. All on port 0."""
 
 import gc
-import os
 import re
 import signal
 import socket
@@ -75,11 +74,6 @@ class Program:
     @property
     def ca(self) -> Path:
         return self.folder / "ca" / "ca.crt"
-
-    def cpu(self) -> float:
-        """Seconds of processor time used so far."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _read(self) -> None:
         assert self.process.stderr is not None

@@ -38,6 +38,7 @@ def bare(data: bytes) -> bytes:
         (brotli.compress(PLAIN), "br"),
         (zstd.compress(PLAIN), "zstd"),
         (zstd.compress(PLAIN[:9]) + zstd.compress(PLAIN[9:]), "zstd"),
+        (zstd.compress(PLAIN) + b"\0\0", "zstd"),
     ],
 )
 def test_codings_are_undone_up_to_the_limit(body: bytes, coding: str) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -52,7 +53,8 @@ def test_curl_speaks_h2_end_to_end(program: Program, certificate: Path) -> None:
 
 def test_curl_shows_the_reason_of_a_refusal(program: Program) -> None:
     result = run("curl", "-sS", "-v", "-x", program.url, "https://no-such-host.invalid/")
-    assert "502 Origin name " in result.stderr  # not found or, where there is no network, lookup failed
+    # The second where there is no network.
+    assert re.search("502 Origin name (not found|lookup failed)", result.stderr)
     assert result.returncode != 0
 
 
@@ -273,7 +275,6 @@ def test_a_client_that_does_not_read(program: Program, certificate: Path) -> Non
 
 
 def test_small_requests_beside_a_bulk_tunnel(program: Program, certificate: Path, origin: Origin) -> None:
-    """A wait is told by what the proxy did meanwhile, in seconds of CPU: a busy machine makes it no longer."""
     done = Event()
 
     def pour(sock: socket.socket) -> None:
@@ -288,9 +289,9 @@ def test_small_requests_beside_a_bulk_tunnel(program: Program, certificate: Path
             took = []
             with secure_tunnel(program, f"localhost:{origin.port}") as secure:
                 for _ in range(100):
-                    start = program.cpu()
+                    start = time.monotonic()
                     assert get(secure).status == 200
-                    took.append(program.cpu() - start)
+                    took.append(time.monotonic() - start)
             done.set()
             process.kill()
     assert sorted(took)[98] < 0.25

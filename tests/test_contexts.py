@@ -129,10 +129,7 @@ def test_those_who_ask_for_one_name_in_a_crowd_have_one_retrieval(leaves: Counte
 
 @pytest.mark.parametrize("source", ["disk", "made"])
 def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
-    """Neither an operator's RSA-4096 leaves nor an RSA-4096 CA: others wait less than 20 ms.
-
-    With any name that would stall it: of ten one is taken in which the machine did nothing else.
-    """
+    """Neither an operator's RSA-4096 leaves nor an RSA-4096 CA: others wait less than 20 ms (median of ten names)."""
     authority = TestCA("big", key=new_key(4096))
     store = Store(tmp_path / "certs")
     contexts = ContextCache(99, Leaves(store, authority_for(files(tmp_path, authority)), KeyStock("p256")), Workers())
@@ -154,7 +151,7 @@ def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
         assert context
         assert context.source == source
         stalls.append(worst)
-    assert min(stalls) < 0.02
+    assert sorted(stalls)[5] < 0.02
 
 
 def test_an_error_reaches_all_and_is_not_kept(leaves: Counted, room: Room) -> None:

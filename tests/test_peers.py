@@ -193,7 +193,7 @@ def test_a_worker_that_hangs_holds_up_nobody(tmp_path: Path, roots: Path, origin
                 began = time.monotonic()
                 sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 families = list(prometheus(read_reply(sock).body.decode()))
-                assert peers.ANSWER_SECONDS <= time.monotonic() - began < WAIT
+                assert peers.ANSWER_SECONDS <= time.monotonic() - began < 2
             assert counted(families) == of(20)
             assert value(families, "certifier_contexts_max") == 100  # its gauges are left out
         finally:

@@ -247,9 +247,7 @@ def test_a_key_from_a_pipe(tmp_path: Path) -> None:
     write_ca(tmp_path)
     reader, writer = os.pipe()
     os.write(writer, (tmp_path / "ca.key").read_bytes())
-    files.close(
-        writer
-    )  # gevent's would wait for this process's loop, which waits for the program, and that for the end
+    files.close(writer)  # at once: gevent's waits for the loop, that for the program, and that for the end
     words = (*GOOD, *SIGN, f"--sign-key=/proc/{os.getpid()}/fd/{reader}")
     with Program(tmp_path, *(word for word in words if word != "--sign-key=ca.key")):
         pass

@@ -32,7 +32,7 @@ def test_the_next_address_is_tried() -> None:
         start = time.monotonic()
         with Upstream().dial([silent, good], TARGET, start + WAIT) as sock:
             assert sock.getpeername() == good
-        assert 0.2 < time.monotonic() - start < WAIT
+        assert 0.2 < time.monotonic() - start < 2
         for addresses in ([silent], [silent] * 2):
             with pytest.raises(OriginTimeout):
                 Upstream().dial(addresses, TARGET, time.monotonic() + 0.5)

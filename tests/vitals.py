@@ -1,4 +1,4 @@
-"""What a running certifier holds: memory, threads, greenlets, descriptors."""
+"""What a running certifier holds: memory, threads, greenlets, descriptors, and the processor time that it has used."""
 
 import os
 import re
@@ -11,6 +11,7 @@ from typing import NamedTuple
 import gevent
 from lab import WAIT, Program
 
+_TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 # Every line of its log begins with a time of its own, and holds nothing but printable ASCII.
@@ -58,6 +59,11 @@ class Watched(Program):
         resident = int((proc / "statm").read_text().split()[1]) * _PAGE // 1024
         threads, descriptors = len(os.listdir(proc / "task")), len(os.listdir(proc / "fd"))
         return Vitals(resident, malloc // 1024, blocks, threads, greenlets, descriptors)
+
+    def cpu(self) -> float:
+        """Seconds of processor time used so far."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def settled(self, before: Vitals) -> Vitals:
         """Wait until no more is held than before, and ``GROWTH``."""
