@@ -8,7 +8,7 @@ import gevent
 from errors import AuthenticationRequired, TooManyConnections
 from policy import Policy
 from turns import Turns
-from users import Users, credentials_in
+from users import Users, credentials_in, text
 from workers import Workers
 
 _THREADS = 2  # that verify passwords: apart from those that make certificates, which must not wait for a guesser
@@ -41,7 +41,7 @@ class Access:
             raise AuthenticationRequired("this proxy wants a name and a password")
         if not users.remembered(credentials):
             self._verify(ip, users, credentials)
-        return credentials[0].decode("utf-8", "replace")
+        return text(credentials[0])
 
     def _verify(self, ip: str, users: Users, credentials: tuple[bytes, bytes]) -> None:
         if not self._turns.take(ip, time.monotonic()):

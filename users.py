@@ -46,6 +46,11 @@ class Users:
     def check(self, credentials: tuple[bytes, bytes]) -> bool:
         """Whether this name has this password. A name that does not exist takes as long as some user's, always his."""
         name, password = credentials
+        in_utf_8 = (text(name).encode(), text(password).encode())
+        # requests and aiohttp send Latin-1 whatever charset a 407 names (RFC 7617 §2.1).
+        return self._check(name, password) or (in_utf_8 != credentials and self._check(*in_utf_8))
+
+    def _check(self, name: bytes, password: bytes) -> bool:
         hashed = self._hashes.get(name)
         # More than bcrypt looks at is refused, not cut: two passwords must not be one.
         good = bcrypt.checkpw(password[:72], hashed or self._model(name)) and len(password) <= 72
@@ -63,6 +68,14 @@ class Users:
         """What is remembered of a pair: no password, and nothing whose look-up time tells about one."""
         name, password = credentials
         return hmac.digest(self._salt, b"%d:%s%s" % (len(name), name, password), hashlib.sha256)
+
+
+def text(octets: bytes) -> str:
+    """What a client means by octets of a name or password that should be UTF-8, and else are Latin-1."""
+    try:
+        return octets.decode()
+    except UnicodeDecodeError:
+        return octets.decode("latin-1")
 
 
 def credentials_in(field: str) -> tuple[bytes, bytes] | None:

@@ -36,6 +36,16 @@ def test_names_and_passwords(path: Path) -> None:
         assert not users.check(wrong)
 
 
+def test_names_and_passwords_in_latin_1_are_those_in_utf_8(tmp_path: Path) -> None:
+    path = tmp_path / "users"
+    path.write_bytes(line("Jörg".encode(), "Straße".encode()) + line(b"J\xf6rg", b"x"))
+    users = Users(path)
+    assert users.check(("Jörg".encode(), "Straße".encode()))
+    assert users.check(("Jörg".encode("latin-1"), "Straße".encode("latin-1")))
+    assert users.check((b"J\xf6rg", b"x"))  # as the file has it comes first
+    assert not users.check(("Jörg".encode("latin-1"), "Strasse".encode("latin-1")))
+
+
 def test_a_file_by_an_editor_that_marks_its_byte_order(path: Path) -> None:
     path.write_bytes(codecs.BOM_UTF8 + line(*ALICE).replace(b"\n", b"\r\n"))
     assert Users(path).check(ALICE)
