@@ -168,8 +168,12 @@ def main(argv: list[str], version: str) -> int:
         for problem in problems:
             told = f"{_word(problem['where'])}: {problem['problem']}\n  {problem['meaning']}\n"
             sys.stdout.write(told.encode("ascii", "backslashreplace").decode())  # paths and names are of any octets
-        print(f"{check.checked} certificates checked, {len(problems)} problems")
+        print(f"{_counted(check.checked, 'certificate')} checked, {_counted(len(problems), 'problem')}")
     return 1 if problems else 0
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _called(stem: str) -> str:

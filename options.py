@@ -8,8 +8,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import ca
+import names
 from commandline import CommandLine, address
-from errors import UsageError
+from errors import ClientError, UsageError
 from keys import KEY_TYPES
 from limits import Limits
 from names import Target
@@ -94,13 +95,9 @@ def proxy_options(line: CommandLine) -> Options:
     """The options of the proxy itself."""
     line.required("--store", "--store=certs --max=1000")
     line.required("--max", "--store=certs --max=1000")
-    redirect, redirect_tls = line.text("--redirect"), False
-    where = None
-    if redirect is not None:
-        redirect_tls = redirect.startswith("tls://")
-        where = address("--redirect", redirect.removeprefix("tls://"), lowest_port=1)
+    redirect, redirect_tls = _redirect(line)
     proxy_protocol = line.flag("--proxy-protocol")
-    if proxy_protocol and where is None:
+    if proxy_protocol and redirect is None:
         raise UsageError("--proxy-protocol is for the stream that --redirect sends on, which is missing")
     return Options(
         leaves=leaf_options(line),
@@ -112,7 +109,7 @@ def proxy_options(line: CommandLine) -> Options:
         store_max=line.number_if_given("--store-max", 1, what="certificates kept"),
         listen=tuple(address("--listen", text, lowest_port=0) for text in line.every("--listen")),
         open=line.flag("--open"),
-        redirect=where,
+        redirect=redirect,
         redirect_tls=redirect_tls,
         proxy_protocol=proxy_protocol,
         upstream_ca=line.text("--upstream-ca"),
@@ -164,10 +161,21 @@ def _rule_options(line: CommandLine) -> RuleOptions:
     )
 
 
+def _redirect(line: CommandLine) -> tuple[Target | None, bool]:
+    """Where to, and whether by TLS."""
+    text = line.text("--redirect")
+    if text is None:
+        return None, False
+    try:
+        return names.target(text.removeprefix("tls://"), lowest_port=1), text.startswith("tls://")
+    except ClientError as error:
+        raise UsageError(f"--redirect={text}: not HOST:PORT or tls://HOST:PORT, such as 127.0.0.1:8000") from error
+
+
 def _workers(line: CommandLine) -> int:
     supervised = hasattr(signal, "sigtimedwait")  # macOS has none
     if line.text("--workers") == "auto":
-        return len(os.sched_getaffinity(0)) if supervised else 1
+        return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if supervised else 1
     count = line.number("--workers", 1, MAX_WORKERS, what="or auto")
     if count > 1 and not supervised:
         raise UsageError(f"--workers={count}: this system can't wait for signals as a supervisor must; it takes one")

@@ -308,6 +308,8 @@ def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) 
     text = command(room, "check", STORE, *SIGN)
     assert text.returncode == 1
     assert problem in text.stdout
+    count = len(found["problems"])
+    assert text.stdout.endswith(f" checked, {count} {'problem' if count == 1 else 'problems'}\n")
 
 
 def test_check_of_one_certificate_for_each_of_its_names(room: Room) -> None:
