@@ -18,6 +18,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 import certificates
 import files
+import rules
 from certificates import Unreadable
 from errors import RetrievalError, UsageError
 from serials import SerialFile
@@ -113,6 +114,8 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
             f"the CA certificate {certificate_path} has no {' and no '.join(missing)}: Python 3.13 and newer and"
             f" other strict clients will refuse it; a good one: {_GOOD_CA}"
         )
+    weak = rules.of_any(certificate, now)
+    warnings += [f"the CA certificate {certificate_path}: {fault.problem}; {fault.meaning}" for fault in weak]
     if key_path.stat().st_mode & 0o077:
         warnings.append(
             f"others can read the CA's key {key_path}, and pose as any site to all who trust the CA:"

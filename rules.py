@@ -47,7 +47,8 @@ def of_any(certificate: x509.Certificate, now: datetime) -> Iterator[Fault]:
         yield Fault(f"an EC key on the curve {key.curve.name}", "browsers and others know P-256, P-384 and P-521 alone")
     try:
         hashed = certificate.signature_hash_algorithm
-        if isinstance(hashed, hashes.SHA1 | hashes.MD5):
+        root = certificate.issuer == certificate.subject  # nobody verifies what it says of itself
+        if isinstance(hashed, hashes.SHA1 | hashes.MD5) and not root:
             yield Fault(f"signed with {hashed.name.upper()}", "browsers, Apple, Go and OpenSSL refuse it")
     except UnsupportedAlgorithm:
         yield Fault("signed with an algorithm that nobody knows", "every client refuses it")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import chains
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -117,6 +118,22 @@ def test_one_that_strict_clients_refuse_is_warned_about(tmp_path: Path) -> None:
     assert "keyUsage and no subjectKeyIdentifier" in files.warnings[0]
     assert "openssl req -x509" in files.warnings[0]
     assert "\n" not in files.warnings[0]
+
+
+def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_path: Path) -> None:
+    paths = write(tmp_path, TestCA("op"))
+    root = chains.make("root", bits=2048, digest="sha1")
+    for made, told in (
+        (root, []),  # nobody verifies what a root says of itself
+        (chains.make("middle", root, bits=2048), []),
+        (chains.make("middle", root, bits=2048, digest="sha1"), ["with SHA1;"]),
+        (chains.make("short", bits=1024), ["an RSA key of 1024 bits;"]),
+    ):
+        paths[0].write_bytes(made.pem)
+        paths[1].write_bytes(key_pem(made.key))
+        warnings = ca.load(*paths, now()).warnings
+        assert len(warnings) == len(told)
+        assert all(words in warning for words, warning in zip(told, warnings, strict=True))
 
 
 def test_a_key_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
