@@ -17,6 +17,7 @@ One that raises is told with its traceback and taken out; the traffic goes on.
 import inspect
 import logging
 import runpy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -99,6 +100,9 @@ class Tap:
             path.open("rb").close()
         except OSError as error:
             raise UsageError(f"--tap={path}: can't read it: {error.strerror}") from error
+        beside = str(path.resolve().parent)  # what stands there can be imported, if it is not called as one of ours
+        if beside not in sys.path:
+            sys.path.append(beside)
         try:
             names = runpy.run_path(str(path))
             self.body_max = int(names.get("BODY_MAX", BODY_MAX))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,6 +141,15 @@ def test_one_that_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> N
     (tmp_path / "tap.py").write_text(text)
     with pytest.raises(UsageError, match=message):
         Tap(tmp_path / "tap.py")
+
+
+def test_what_stands_beside_one_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "log.py").write_text("beside = True")  # certifier's own comes first
+    (tmp_path / "beside_the_tap.py").write_text("def request(exchange): return 'seen'")
+    (tmp_path / "tap.py").write_text("from beside_the_tap import request; from log import escape")
+    assert Tap(tmp_path / "tap.py").call("request", None) == "seen"
 
 
 CHANGING = """
