@@ -139,7 +139,6 @@ class Interception:
             record.status = upstream.status
             explain(stream, upstream)
             return
-        record.origin_tls, record.origin_alpn = upstream.version, upstream.alpn
         began = time.monotonic()
         witness = None
         if self._sight.looks:
@@ -207,7 +206,9 @@ class Interception:
         offered = hello.alpn_protocols
         if self._sight.rewrites:
             offered = tuple(protocol for protocol in offered if protocol == _HTTP)
-        return self._upstream.secure(origin, self._verified(name), offered, deadline)
+        stream = self._upstream.secure(origin, self._verified(name), offered, deadline)
+        way.record.origin_tls, way.record.origin_alpn = stream.version, stream.alpn
+        return stream
 
     def _verified(self, name: str) -> str:
         """Whom the other end must prove to be."""

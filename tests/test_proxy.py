@@ -79,7 +79,9 @@ def test_a_client_that_does_not_trust_the_ca_refuses(program: Program, origin: O
     with tunnel(program.address, f"localhost:{origin.port}") as sock:
         with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
             strict_context(roots).wrap_socket(sock, server_hostname="localhost")
-    assert "detail=TLSV1_ALERT_UNKNOWN_CA" in program.wait_for("outcome=client-tls-failed", seen)
+    line = program.wait_for("outcome=client-tls-failed", seen)
+    assert "client_tls=- origin_tls=TLSv1.3 " in line
+    assert "detail=TLSV1_ALERT_UNKNOWN_CA" in line
 
 
 def test_without_server_name_the_certificate_is_for_the_connect_host(program: Program, origin: Origin) -> None:
