@@ -28,7 +28,9 @@ def for_error_2(error: CertifierError, stream: int, head_only: bool) -> bytes:
     if stream:
         length = {"Content-Length": str(len(body))}
         fields = {":status": str(error.status), **_head("text/plain", {**length, **_fields(error)})}
-        block = hpack.Encoder().encode([(name.lower(), value) for name, value in fields.items()])
+        encoder = hpack.Encoder()
+        encoder.header_table_size = 0  # the client's SETTINGS may allow no more (RFC 7541 §4.2)
+        block = encoder.encode([(name.lower(), value) for name, value in fields.items()])
         frames += _frame(SETTINGS, ACK, 0, b"")  # the client's came before its request
         frames += _frame(HEADERS, END_HEADERS | (END_STREAM if head_only else 0), stream, block)
         if not head_only:

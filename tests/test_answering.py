@@ -4,6 +4,7 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+import h2.settings
 import pytest
 
 import errors
@@ -69,6 +70,16 @@ def test_the_answer(method: str) -> None:
     assert any(isinstance(event, h2.events.StreamEnded) for event in events)
     goaway = next(event for event in events if isinstance(event, h2.events.ConnectionTerminated))
     assert (goaway.last_stream_id, goaway.error_code) == (1, h2.errors.ErrorCodes.NO_ERROR)
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_the_answer_to_a_client_that_keeps_no_table(size: int) -> None:
+    """Of HPACK, or a small one: some libraries save memory so, and nghttp with ``--header-table-size=0``."""
+    connection = client("GET")
+    connection.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
+    events = connection.receive_data(pages.for_error_2(ERROR, 1, False))
+    response = next(event for event in events if isinstance(event, h2.events.ResponseReceived))
+    assert dict(response.headers)[b":status"] == b"502"
 
 
 def test_no_request_no_answer() -> None:
