@@ -210,7 +210,7 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
     if answer is not None:
         try:
             answer.written(exchange.method)
-        except (h11.LocalProtocolError, TypeError, ValueError) as error:
+        except (h11.LocalProtocolError, AttributeError, TypeError, ValueError) as error:
             raise Refused(f"a tap made an answer that is none: {error}") from error
         return answer, None
     if wanted == asked:
