@@ -158,18 +158,18 @@ class Http2:
         elif kind == PUSH_PROMISE:
             if side is self._up:
                 raise Unreadable("a promise")  # only servers push, RFC 9113 §8.4
-            promised = _number(payload[:4])
+            promised = _stream(payload[:4])
             self._request(promised, *side.fields(payload[4:]), len(payload), pushed=True)
             self._end_stream(self._up, promised)
         elif kind == SETTINGS and not frames.flags & ACK:
             self._settings(side, payload)
         elif kind == RST_STREAM:
-            code = _number(payload[:4])
+            code = int.from_bytes(payload[:4])
             # RFC 9113 §8.1: no need of the rest of the request. Node.js says so in place of the response's END_STREAM.
             done = code == 0 and (stream in self._answered or self._whole(stream))
             self._end(stream, None if done else f"reset by the {side.name}: {_error(code)}")
         elif kind == GOAWAY and side is self._down:
-            last, error = _number(payload[:4]), _error(_number(payload[4:8]))
+            last, error = _stream(payload[:4]), _error(int.from_bytes(payload[4:8]))
             for unseen in [number for number in self._streams if number > last and number % 2]:
                 self._end(unseen, f"the origin goes away: {error}")
 
@@ -276,7 +276,7 @@ class Http2:
             self._recorder.end(exchange, error)
 
 
-def _number(octets: bytes) -> int:
+def _stream(octets: bytes) -> int:
     return int.from_bytes(octets) & 0x7FFFFFFF  # the first bit is reserved
 
 

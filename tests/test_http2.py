@@ -152,6 +152,7 @@ def test_a_response_before_the_request_is_complete() -> None:
         (0, "6", "reset by the origin: NO_ERROR"),
         (0, "", "reset by the origin: NO_ERROR"),
         (2, "5", "reset by the origin: INTERNAL_ERROR"),
+        (1 << 31, "5", "reset by the origin: 2147483648"),  # its bits are all of the code, as those of a stream are not
     ],
 )
 def test_a_reset_in_place_of_the_end(code: int, length: str, error: str | None) -> None:
