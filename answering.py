@@ -8,15 +8,14 @@ import logging
 import time
 from typing import NamedTuple
 
-import hpack
-
 import pages
 import sockets
 from errors import CertifierError, ClientError, OriginError
 from exchange import Unreadable
-from frames import HEADERS, Frames, check_block
+from frames import HEADERS, Frames
 from head import HeadReader, RequestHead
-from http2 import MAX_LIST, PREFACE
+from headerblocks import HeaderBlocks
+from http2 import PREFACE
 from tls import TlsStream
 
 _FILL = 8_192  # octets read at once, after which others may run: what is no request may come without end
@@ -88,7 +87,7 @@ class Http2Reader:
         self._preface = self._preface[count:]
         try:
             return self._read(data, count)
-        except (Unreadable, hpack.HPACKError) as error:
+        except Unreadable as error:
             raise ClientError(f"malformed HTTP/2: {error}") from error
 
     def _read(self, data: bytes, at: int) -> Http2Request | None:
@@ -104,6 +103,5 @@ class Http2Reader:
             frames.inside = False
             payload = frames.payload() if frames.kept else None
             if payload is not None and frames.kind == HEADERS:
-                check_block(payload)
-                fields = dict(hpack.Decoder(MAX_LIST).decode(payload, raw=True))
+                fields = dict(HeaderBlocks().decode(payload))
                 return Http2Request(frames.stream, fields.get(b":method", b"").decode("latin-1"))

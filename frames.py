@@ -3,7 +3,6 @@
 The 9 octets of a frame's header are read here: hyperframe would build objects, and copy each DATA frame.
 """
 
-import re
 import struct
 
 from exchange import Octets, Unreadable
@@ -14,8 +13,6 @@ END_HEADERS, PADDED, PRIORITY = 0x4, 0x8, 0x20
 MAX_PAYLOAD = 65_536  # octets of a frame that is kept whole; endpoints take 16,384 unless they ask for more
 MAX_BLOCK = 65_536  # octets of a header block on the wire
 
-# Changes of the table's size (RFC 7541 §6.3) that begin a header block: more of them than an encoder has cause for.
-_CHANGES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\0-\x7f]){100}")
 _BLOCKS = {HEADERS, PUSH_PROMISE}
 _KEPT = {HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY}  # of the others, nothing is of interest
 _HEADER = struct.Struct(">HBBBL")
@@ -124,12 +121,3 @@ class Frames:
         if start > end:
             raise Unreadable("more padding than payload")
         return payload[start:end]
-
-
-def check_block(block: bytes) -> None:
-    """Raise ``Unreadable`` for a header block that is not to be decoded.
-
-    64 KiB of changes of the table's size would hold everyone up for 0.1 s.
-    """
-    if _CHANGES.match(block):
-        raise Unreadable("a header block that changes the table's size without end")

@@ -1,28 +1,20 @@
 """HTTP/2 as it passes by (RFC 9113): both directions of a connection, decoded without taking part in it.
 
-hpack decodes the header blocks, each of them, since one that is left out would spoil all later ones. h2's connections
-are endpoints: they answer, and refuse what was not said to them.
-
-A decoder's table changes only when the encoder says so inside a block; what the other side's SETTINGS_HEADER_TABLE_SIZE
-allows is a bound to that (RFC 7541 §4.2). It is raised as soon as it is seen, and never lowered: a block that was
-encoded before the encoder knew is still good, and whether it breaks the rule is for the real endpoint to say.
+h2's connections are endpoints: they answer, and refuse what was not said to them.
 """
 
 import struct
 import time
 
-import hpack
-
 import ambiguity
 from exchange import MAX_FIELDS, Exchange, Fields, Octets, Recorder, Unreadable
-from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames, check_block
+from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
+from headerblocks import HeaderBlocks
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
-MAX_LIST = 65_536  # octets of a decoded header block, as RFC 9113 §6.5.2 counts them
 MAX_HELD = 4_194_304  # octets that the heads of all streams open at once take, as ``_hold`` counts them
 FIELD = 200  # octets that a field counts there, beside the wire's: one of these may stand for a field of any size
-MAX_TABLE = 65_536  # of an HPACK table, which is what Chromium allows; Go and nghttp2 use 4096
 
 _TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
 _ERRORS = (
@@ -33,28 +25,15 @@ _ERRORS = (
 
 
 class _Side:
-    """One direction: its frames, and what decodes its header blocks."""
+    """One direction: its frames, and the header blocks in them."""
 
-    __slots__ = ("decoder", "frames", "name", "time")
+    __slots__ = ("blocks", "frames", "name", "time")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.frames = Frames()
-        self.decoder = hpack.Decoder(MAX_LIST)
+        self.blocks = HeaderBlocks()
         self.time = 0.0  # when the present frame began
-
-    def fields(self, block: bytes) -> tuple[dict[bytes, str], Fields]:
-        """The pseudo-fields and the fields of a block."""
-        check_block(block)
-        try:
-            fields: Fields = [*self.decoder.decode(block, raw=True)]
-        except hpack.HPACKError as error:
-            raise Unreadable("a header block that can't be decoded") from error
-        first = next((index for index, field in enumerate(fields) if not field[0].startswith(b":")), len(fields))
-        special = {name: value.decode("latin-1") for name, value in fields[:first]}
-        if len(special) != first or any(name.startswith(b":") for name, _ in fields[first:]):
-            raise Unreadable("a pseudo-field twice, or behind others")  # RFC 9113 §8.3
-        return special, fields[first:]
 
 
 class Http2:
@@ -159,7 +138,7 @@ class Http2:
             if side is self._up:
                 raise Unreadable("a promise")  # only servers push, RFC 9113 §8.4
             promised = _stream(payload[:4])
-            self._request(promised, *side.fields(payload[4:]), len(payload), pushed=True)
+            self._request(promised, *side.blocks.parts(payload[4:]), len(payload), pushed=True)
             self._end_stream(self._up, promised)
         elif kind == SETTINGS and not frames.flags & ACK:
             self._settings(side, payload)
@@ -174,7 +153,7 @@ class Http2:
                 self._end(unseen, f"the origin goes away: {error}")
 
     def _headers(self, side: _Side, stream: int, block: bytes) -> None:
-        special, fields = side.fields(block)
+        special, fields = side.blocks.parts(block)
         if side is self._down:
             self._response(stream, special, fields, side.time, len(block))
         elif stream > self._last:
@@ -188,10 +167,10 @@ class Http2:
     def _settings(self, side: _Side, payload: bytes) -> None:
         if len(payload) % 6:
             raise Unreadable("malformed SETTINGS")
-        other = (self._down if side is self._up else self._up).decoder  # decodes what this side is sent
+        other = self._down if side is self._up else self._up
         for name, size in struct.iter_unpack(">HL", payload):
             if name == _TABLE_SIZE:
-                other.max_allowed_table_size = max(other.max_allowed_table_size, min(size, MAX_TABLE))
+                other.blocks.allow(size)  # those that this side is sent
 
     def _request(self, stream: int, special: dict[bytes, str], fields: Fields, size: int, pushed: bool = False) -> None:
         if stream in self._streams:

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary, watched, watched_in_pieces
 
 from exchange import MAX_FIELDS
-from http2 import FIELD, MAX_HELD, MAX_LIST, MAX_STREAMS, MAX_TABLE, PREFACE, Http2
+from headerblocks import MAX_LIST, MAX_TABLE
+from http2 import FIELD, MAX_HELD, MAX_STREAMS, PREFACE, Http2
 
 Pairs = list[tuple[str, str]]
 

@@ -356,7 +356,8 @@ FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
     "heads": set(ROOMS) - {"heads"} | {"socket", "ssl", "gevent", "logging", "h11"},
     "http1": {"socket", "ssl", "gevent", "logging"},
     "frames": {"socket", "ssl", "gevent", "logging", "hpack"},
-    "http2": {"socket", "ssl", "gevent", "logging"},
+    "headerblocks": set(ROOMS) - {"headerblocks", "exchange"} | {"socket", "ssl", "gevent", "logging"},
+    "http2": {"socket", "ssl", "gevent", "logging", "hpack"},
     "watcher": {"socket", "ssl", "gevent", "tunnel", "tls"},
     "requestlog": {"socket", "ssl", "gevent", "http1", "http2", "watcher"},
     "har": {"socket", "ssl", "gevent", "logging", "http1", "http2", "watcher"},  # runs on a pool thread
@@ -442,6 +443,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "options": "program",
         **dict.fromkeys(("tls", "streams", "greeting", "door"), "proxy"),
         "ambiguity": "http1",
+        "headerblocks": "http2",
         **dict.fromkeys(("context", "renewals"), "contexts"),
         "plain": "forward",
         "interception": "proxy",
