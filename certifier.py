@@ -93,8 +93,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from shlex import quote
 
@@ -104,6 +104,7 @@ from gevent.event import Event
 import listening
 import log as logs
 import options
+import process
 import seeing
 from commandline import CommandLine
 from errors import UsageError
@@ -127,45 +128,17 @@ log = logging.getLogger("certifier")
 def main(argv: list[str]) -> int:
     """Run the program or a command; its exit status: 2 for what the operator got wrong, 0 after a signal."""
     version = f"certifier {VERSION}"
-    _open_standard()
+    process.open_standard()
     try:
         if argv and argv[0] in COMMANDS:
             command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main
-            with _output():
+            with process.output():
                 return command(argv[1:], version)
-        with _output():
+        with process.output():
             line = CommandLine(__doc__, argv, version)
         return _run(options.proxy_options(line))
     except UsageError as error:
-        return _refuse(error)
-
-
-def _open_standard() -> None:
-    """That one of the standard descriptors is closed must not keep us from serving.
-
-    Nor may what we open next have its number: a key or a certificate would get what is written there.
-    """
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
-
-
-@contextmanager
-def _output() -> Iterator[None]:
-    """What is printed in here arrives, or why not is said. Of a reader that has enough (``head``) we die silently."""
-    try:
-        try:
-            yield
-        finally:
-            sys.stdout.flush()
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left, at exit
-        if isinstance(error, BrokenPipeError):
-            _die(signal.SIGPIPE, None)
-        raise UsageError(f"{error.filename or 'the output'} fails: {error.strerror}") from error
+        return process.refuse(error)
 
 
 def _run(chosen: Options) -> int:
@@ -192,7 +165,7 @@ def _run(chosen: Options) -> int:
         try:
             return _work(chosen, limits, places[number], bound, tells, lifeline)
         except UsageError as error:
-            return _refuse(error)
+            return process.refuse(error)
         except Exception:  # the top of a worker
             log.exception("worker %d can't go on", number)
             return 1
@@ -246,22 +219,8 @@ def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
         logs.say(f"try: curl -x http://{where}{user} --cacert {quote(str(path))} https://www.example.com/")
 
 
-def _refuse(error: UsageError) -> int:
-    with suppress(OSError):
-        sys.stderr.write(" ".join(["certifier:", *str(error).splitlines()]) + "\n")  # at once: other workers write, too
-        sys.stderr.flush()
-    return 2
-
-
-def _die(number: int, _: object) -> None:
-    """Die of a signal without a word; or exit, as the first process of a container, which the kernel spares."""
-    signal.signal(number, signal.SIG_DFL)
-    os.kill(os.getpid(), number)
-    os._exit(128 + number)
-
-
 if __name__ == "__main__":
     for number in ENDING:  # until what is begun, and may take long, has its own way to end
-        signal.signal(number, _die)
+        signal.signal(number, process.die)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # who starts us may have blocked them
     sys.exit(main(sys.argv[1:]))

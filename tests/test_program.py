@@ -400,6 +400,7 @@ FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
     "relaying": {"ssl", "policy", "contexts", "upstream", "hello"},
     "proxy": {"ssl", "cryptography", "store", "signer", "leaves", "ca"},
     "keylog": set(ROOMS) - {"keylog", "linefile"} | {"socket", "gevent", "logging", "threading"},
+    "process": set(ROOMS) - {"process", "errors"} | {"socket", "ssl", "gevent", "logging"},
     "workers": set(ROOMS) - {"workers", "errors"} | {"logging", "threading"},
     "certifier": {"tls", "hello", "tunnel"},
 }
@@ -459,7 +460,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "dialing": "rules",
         "ruling": "rules",
         "limits": "rules",
-        **dict.fromkeys(("program", "serving", "version", "options"), "program"),
+        **dict.fromkeys(("process", "program", "serving", "version"), "program"),
         "listening": "supervisor",
         **dict.fromkeys(("sight", "seeing", "accesslog"), "seeing"),
         "linefile": "requestlog",
