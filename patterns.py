@@ -31,7 +31,10 @@ class Patterns:
         self._option = option
         self._hosts: set[tuple[str, int | None]] = set()
         self._below: set[tuple[str, int | None]] = set()  # the host of each *.host; "" for all names
-        self._networks: list[tuple[Network, int | None]] = []
+        # Bits of an address, how many of them count, what these are, and the port: to be looked up and not gone
+        # through, as a blocklist may have 100,000.
+        self._networks: set[tuple[int, int, int, int | None]] = set()
+        self._lengths: set[tuple[int, int]] = set()  # the first two of each
         for text in texts:
             for pattern in self._read(text) if text.startswith("@") else (text,):
                 self._add(pattern)
@@ -53,10 +56,15 @@ class Patterns:
 
     def address(self, address: tuple[str, int]) -> bool:
         """Whether an address, with a port, is in one of the networks."""
-        if not self._networks:
+        if not self._networks or (ip := names.ip_of(address[0])) is None:
             return False
-        ip = names.ip_of(address[0])
-        return ip is not None and any(ip in network and port in (None, address[1]) for network, port in self._networks)
+        number, bits = int(ip), ip.max_prefixlen
+        return any(
+            (of, length, number >> (of - length), port) in self._networks
+            for of, length in self._lengths
+            if of == bits
+            for port in (None, address[1])
+        )
 
     def _read(self, text: str) -> Iterator[str]:
         try:
@@ -85,7 +93,9 @@ class Patterns:
                     return
             else:
                 if (network := _network(host)) is not None:
-                    self._networks.append((network, port))
+                    bits, length = network.max_prefixlen, network.prefixlen
+                    self._lengths.add((bits, length))
+                    self._networks.add((bits, length, int(network.network_address) >> (bits - length), port))
                     return
                 if (name := names.dns_name(host)) is not None:
                     self._hosts.add((name, port))
