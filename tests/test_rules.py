@@ -165,7 +165,7 @@ def test_a_reload_holds_nobody_up(tmp_path: Path, roots: Path) -> None:
 
 def test_a_list_from_a_pipe_is_refused(tmp_path: Path) -> None:
     """The second worker, and the first at SIGHUP, would find it empty, and deny nothing."""
-    words = [*Program.command(), *BASE, "--workers=2"]
+    words = [*Program.command(), *BASE, "--workers=2", "--listen=127.0.0.1:0"]
     result = run("bash", "-c", 'exec "$@" --deny=@<(echo localhost)', "bash", *words, cwd=tmp_path)
     assert result.returncode == 2
     assert "It is a pipe, and could be read once only" in result.stderr
