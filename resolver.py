@@ -22,6 +22,9 @@ LOOK_UP_SECONDS = 5.0  # how long one may take
 _GOOD_SECONDS = 10.0  # how long an answer counts: getaddrinfo tells no TTL, and browsers keep one for a minute
 _BAD_SECONDS = 2.0  # how long a failure counts
 _NAMES = 4096
+_MOST = (
+    100  # addresses of a name that count: each is looked at by the rules, and the DNS lets a stranger give thousands
+)
 _THREADS = 32  # look-ups under way; a thread that waits costs some kilobytes
 _SHARE = 8  # of one client: who asks for names that nobody answers for must not keep the others from theirs
 _NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)  # of a name server, not that there is no such name
@@ -41,7 +44,7 @@ class Resolver:
         self._turns = Turns(_THREADS, _SHARE)
 
     def look_up(self, host: str, deadline: float, client: str = "") -> list[str]:
-        """The addresses of a canonical host, in the order to try them: families in turn (RFC 8305 §4).
+        """The addresses of a canonical host, 100 at most, in the order to try them: families in turn (RFC 8305 §4).
 
         ``deadline`` is in ``time.monotonic()`` seconds; ``client`` is who asks, empty for the operator.
         """
@@ -115,5 +118,5 @@ def _look_up(host: str) -> list[str]:
     if not ips:
         raise errors.OriginNotFound(f"{host} has no usable address")
     first = [ip for ip in ips if (":" in ip) == (":" in ips[0])]
-    second = [ip for ip in ips if ip not in first]
-    return [ip for ip in chain.from_iterable(zip_longest(first, second)) if ip is not None]
+    second = [ip for ip in ips if (":" in ip) != (":" in ips[0])]
+    return [ip for ip in chain.from_iterable(zip_longest(first, second)) if ip is not None][:_MOST]

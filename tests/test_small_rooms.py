@@ -182,6 +182,13 @@ def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [ip for ip, _ in found] == ["::1", "10.0.0.1", "::2", "::3"]
 
 
+def test_a_name_of_thousands_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stranger's DNS may give it, to have the rules look at each, with each connection."""
+    ips = [f"192.0.{n // 250}.{n % 250}" for n in range(4000)] + ["2001:db8::1"]
+    monkeypatch.setattr(resolver, "_getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
+    assert resolver.Resolver().look_up("a.example", time.monotonic() + 2) == [ips[0], ips[-1], *ips[1:99]]
+
+
 def test_slow_look_ups_end_and_hold_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """One thread a name, whoever asks; another name is looked up meanwhile, and a failure is not asked for at once."""
     asked: list[str] = []
