@@ -69,12 +69,6 @@ class Heads:
             if head:
                 return head, at
 
-    def left(self) -> bytes:
-        """What is here of a head that will not be completed; it is gone then."""
-        left = bytes(self._buffer)
-        self._buffer.clear()
-        return left
-
 
 class Body(Protocol):
     """A body of some framing."""

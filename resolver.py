@@ -22,9 +22,7 @@ LOOK_UP_SECONDS = 5.0  # how long one may take
 _GOOD_SECONDS = 10.0  # how long an answer counts: getaddrinfo tells no TTL, and browsers keep one for a minute
 _BAD_SECONDS = 2.0  # how long a failure counts
 _NAMES = 4096
-_MOST = (
-    100  # addresses of a name that count: each is looked at by the rules, and the DNS lets a stranger give thousands
-)
+_MOST = 100  # addresses of a name that count: the rules look at each, and a stranger's DNS may give thousands
 _THREADS = 32  # look-ups under way; a thread that waits costs some kilobytes
 _SHARE = 8  # of one client: who asks for names that nobody answers for must not keep the others from theirs
 _NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)  # of a name server, not that there is no such name

@@ -13,7 +13,7 @@ from gevent.event import Event
 from gevent.lock import RLock
 
 from errors import Refused
-from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable
+from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable, header
 from fields import connection_options
 from http1 import Http1
 from taps import Answer
@@ -66,20 +66,19 @@ class Rewriter(Http1):
         at = 0
         while at < len(data) and not self.closing and not self._unheard:
             if self._switched_over:
-                yield self._request_heads.left() + data[at:]
+                yield data[at:]
                 return
             if self._upload is None:
+                if self._may_switch():
+                    self._wait()
+                    continue
                 self._check_broken()
                 head, at = self._next_head(data, at)
                 if head is None:
                     return
                 self._wait()
                 with self._turn:
-                    following = self._switched_over
-                    passed = head + data[at:] if following else self._judge(head)
-                if following:
-                    yield passed
-                    return
+                    passed = self._judge(head)
                 if self._answer:
                     yield b""  # it goes out before anything else is looked at
             else:
@@ -95,10 +94,6 @@ class Rewriter(Http1):
                         self._request_ended()
             if passed:
                 yield passed
-
-    def rest(self) -> bytes:
-        """What came behind the request for an upgrade that was agreed to, where the client sends no more."""
-        return self._request_heads.left() if self._switched_over else b""
 
     def take_answer(self) -> bytes:
         """What the client is to be sent in the origin's stead, whole responses."""
@@ -129,6 +124,10 @@ class Rewriter(Http1):
     def _switched(self, what: str) -> None:
         self._switched_over = True
         super()._switched(what)
+
+    def _may_switch(self) -> bool:
+        """Whether what the client says next may be another protocol's, which the response under way will tell."""
+        return bool(self._asked and header(self._asked[-1].request_fields, b"upgrade"))
 
     def _wait(self) -> None:
         """Until no response is awaited. One that goes on may take as long as it likes."""

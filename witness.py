@@ -90,9 +90,7 @@ class Witness:
         """What was held back of the client's, and goes on now that it has ended. Raises ``Refused``."""
         with self._turn:
             data = b""
-            if self._rewriter is not None:
-                data = self._rewriter.rest()
-            elif self._watcher is not None and (self._watcher.ended() or self._held):
+            if self._watcher is not None and (self._watcher.ended() or self._held):
                 data = self._judged(b"")
             if data:
                 self._look("sent", data)

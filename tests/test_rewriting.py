@@ -146,22 +146,34 @@ def test_a_body_passes_to_its_end_behind_a_malformed_response() -> None:
     assert [exchange.error for exchange in seen.done] == ["malformed response head"]
 
 
-def test_behind_an_upgrade_everything_passes_and_what_was_sent_before_it_too() -> None:
-    rewriter = Rewriter(Seen().recorder(), allow)
-    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
-    assert passed(rewriter, ask + b"EARLY-") == ask
-    rewriter.received(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n")
-    assert passed(rewriter, b"LATE") == b"EARLY-LATE"
-    assert passed(rewriter, b"\0") == b"\0"
+UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
 
 
-def test_what_came_with_the_request_for_an_upgrade_passes_when_that_is_agreed_to_while_it_is_sent() -> None:
+# What is no head, or half of one, or an empty line, in HTTP.
+@pytest.mark.parametrize("early", [b"EARLY-", b"\r\n\nEARLY", b"EAR\n\nLY", b"EA\r\n\r\nRLY", b"x" * 70_000])
+def test_behind_an_upgrade_everything_passes_and_what_was_sent_before_it_too(early: bytes) -> None:
     rewriter = Rewriter(Seen().recorder(), allow)
-    ask = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
-    pieces = rewriter.forward(ask + b"EARLY")
-    assert next(pieces) == ask
-    rewriter.received(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n")
-    assert list(pieces) == [b"EARLY"]
+    pieces = rewriter.forward(UPGRADE + early)
+    assert next(pieces) == UPGRADE
+    waiting = gevent.spawn(next, pieces)
+    gevent.idle()
+    assert not waiting.ready()
+    rewriter.received(SWITCH)
+    assert waiting.get(timeout=WAIT) == early
+    assert list(pieces) == []
+    assert passed(rewriter, b"\0\n\n") == b"\0\n\n"
+
+
+def test_behind_an_upgrade_that_is_not_agreed_to_requests_are_judged() -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    pieces = rewriter.forward(UPGRADE + GET + b"no request\n\n")
+    assert next(pieces) == UPGRADE
+    rewriter.received(OK)
+    assert next(pieces) == GET
+    rewriter.received(OK)
+    with pytest.raises(Refused):
+        next(pieces)
 
 
 def test_behind_the_end_of_the_origin_nothing_is_judged() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from lab import (
     BioClient,
     Origin,
     Program,
+    echo,
     exchange,
     get,
     read_reply,
@@ -265,6 +267,24 @@ def test_bodies_pass_a_tap_that_acts_and_what_it_cannot_judge_does_not(
                 assert read_reply(secure, body=False).status == 101
                 secure.sendall(b"\x82\x83\0\0\0\0abc")  # a masked binary message
                 assert secure.recv(100) == b"\x82\x03abc"
+
+
+def test_what_comes_with_the_request_for_an_upgrade(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    """It goes on when that is agreed to, though in HTTP it were empty lines or no head, and though no more comes."""
+    upgrade = b"Connection: upgrade\r\nUpgrade: x\r\n\r\n"
+
+    def switch(sock: socket.socket) -> None:
+        ask = b""
+        while not ask.endswith(b"\r\n\r\n"):
+            ask += sock.recv(1)
+        sock.sendall(b"HTTP/1.1 101 Switching Protocols\r\n" + upgrade)
+        echo(sock)
+
+    with watched(tmp_path, roots, tap(tmp_path, "REWRITE = True\ndef request(exchange): pass")) as program:
+        with Origin(switch, certificate) as origin, secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n" + upgrade + b"\n\nEARLY\n\n")
+            assert read_reply(secure, body=False).status == 101
+            assert secure.recv(100) == b"\n\nEARLY\n\n"
 
 
 def test_an_answer_of_one_that_only_looks_is_told_of(tmp_path: Path, roots: Path, server: Origin) -> None:
