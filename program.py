@@ -41,6 +41,7 @@ from website import Website
 from workers import Workers
 
 HOUR_SECONDS = 3600.0
+_LAST_SECONDS = 3.0  # that the end waits for a reload which is under way
 
 log = logging.getLogger("certifier.program")
 
@@ -54,6 +55,7 @@ class Program:
     def __init__(self, chosen: Options, limits: Limits, post: Post | None = None) -> None:
         self._chosen = chosen
         self._reloading = BoundedSemaphore()
+        self._closed = False
         founds = post is None or post.is_first
         self._issuance = Issuance(chosen.leaves, _now(), chosen.store_max, log.info, founds)
         self._workers = Workers()
@@ -103,7 +105,8 @@ class Program:
         stays = "not reloaded, what was in force stays"
         # One after the other: the newest reading shall be the last to be applied.
         with self._reloading, logs.background(stays, logging.ERROR):
-            self._reload()
+            if not self._closed:
+                self._reload()
 
     def _reload(self) -> None:
         new_rules = self._workers.run(rules, self._chosen.rules)  # a blocklist may have 100,000 lines
@@ -145,6 +148,8 @@ class Program:
         if self._peers is not None:
             self._peers.keep()
         self.seeing.close()
+        self._closed = True  # no further reload begins: a thread that is in OpenSSL when that is taken down crashes
+        self._reloading.acquire(timeout=_LAST_SECONDS)
 
     def warn(self) -> None:
         """Tell the operator what he may not have meant."""

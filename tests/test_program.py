@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from lab import HERE, WAIT, Origin, Program, get, run, secure_tunnel, strict_context
+from lab import HERE, WAIT, Origin, Program, get, run, secure_tunnel, strict_context, until
 from pki import TestCA, key_pem, new_key
 from test_ca import encrypted_key
 
@@ -41,6 +41,12 @@ def write_ca(folder: Path) -> None:
     (folder / "sealed").mkdir()
     encrypted_key(folder / "sealed")
     (folder / "other.key").write_bytes(key_pem(new_key()))
+
+
+def refuses(address: tuple[str, int]) -> bool:
+    """Whether nobody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex(address) != 0
 
 
 SIGN = ["--sign-cert=ca.crt", "--sign-key=ca.key", "--sign-serial=serial"]
@@ -227,6 +233,23 @@ def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, ec
             assert run("curl", "-sS", f"{running.url}/ca.crt").stdout == (tmp_path / "ca.crt").read_text()
             secure.sendall(b"still here")
             assert secure.recv(100) == b"still here"
+
+
+def test_the_end_waits_for_a_reload(tmp_path: Path, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its thread is in OpenSSL, and would crash where that is taken down."""
+    fifo = tmp_path / "roots"
+    os.mkfifo(fifo)
+    monkeypatch.setenv("SSL_CERT_FILE", str(fifo))
+    starting = Program(tmp_path, *GOOD)
+    fifo.write_bytes(roots.read_bytes())
+    with starting as running:
+        running.process.send_signal(signal.SIGHUP)
+        with fifo.open("wb") as reading:  # returns once it is being read
+            running.process.terminate()
+            until(lambda: refuses(running.address))
+            reading.write(roots.read_bytes())
+        assert running.stop() == 0
+    assert any("reloaded" in line for line in running.lines)
 
 
 @pytest.mark.parametrize("name", ["ca.crt", "ca.key", "users", "roots"])
