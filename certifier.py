@@ -87,6 +87,11 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import process
+
+if __name__ == "__main__":
+    process.heed_signals()  # what follows takes a while
+
 import importlib
 import logging
 import os
@@ -104,7 +109,6 @@ from gevent.event import Event
 import listening
 import log as logs
 import options
-import process
 import seeing
 from commandline import CommandLine
 from errors import UsageError
@@ -114,7 +118,7 @@ from options import Options
 from peers import Post, posts
 from policy import reached
 from program import Program
-from serving import ENDING, HANDLED, serve
+from serving import serve
 from supervisor import Supervisor
 from version import VERSION
 
@@ -131,6 +135,7 @@ def main(argv: list[str]) -> int:
     process.open_standard()
     try:
         if argv and argv[0] in COMMANDS:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, process.HANDLED)  # these end a command
             command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main
             with process.output():
                 return command(argv[1:], version)
@@ -142,7 +147,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(chosen: Options) -> int:
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, process.HANDLED)
     logged = 0
     if chosen.sight.keylog is not None:
         logged = most_logged(chosen.capacity)
@@ -220,7 +225,4 @@ def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
 
 
 if __name__ == "__main__":
-    for number in ENDING:  # until what is begun, and may take long, has its own way to end
-        signal.signal(number, process.die)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # who starts us may have blocked them
     sys.exit(main(sys.argv[1:]))

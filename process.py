@@ -1,4 +1,4 @@
-"""The process, as who started it sees it: its standard descriptors, what it prints, and how it ends."""
+"""The process, as who started it sees it: its standard descriptors, signals, what it prints, how it ends."""
 
 import os
 import signal
@@ -7,6 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from errors import UsageError
+
+HANDLED = (signal.SIGHUP, signal.SIGUSR1)  # blocked until there is who handles them: by themselves they kill
+ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+def heed_signals() -> None:
+    """Those that end it do so without a word, until what is begun, and may take long, has its own way to end."""
+    for number in ENDING:
+        signal.signal(number, die)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # who starts us may have blocked them
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 def open_standard() -> None:

@@ -13,11 +13,10 @@ from gevent.event import Event
 import listening
 from acceptor import Acceptor
 from limits import Limits
+from process import HANDLED
 from program import Program
 from staff import Staff
 
-HANDLED = (signal.SIGHUP, signal.SIGUSR1)  # blocked until there is who handles them: by themselves they kill
-ENDING = (signal.SIGTERM, signal.SIGINT)
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
 _TOGETHER = 0.5  # seconds in which a SIGINT and what a supervisor makes of it are one; later, it is a second
 # That a pool thread keeps the GIL when the hub, and with it all connections, wants it. Python's is 5 ms.

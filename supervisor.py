@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from gevent.monkey import get_original
 
 import listening
-from serving import DRAIN_SECONDS, ENDING, HANDLED
+from process import ENDING, HANDLED
+from serving import DRAIN_SECONDS
 
 GRACE_SECONDS = 5.0  # beyond what tunnels have to finish in, before a worker is killed
 _SIGNALS = (*HANDLED, *ENDING, signal.SIGCHLD)

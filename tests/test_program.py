@@ -330,25 +330,68 @@ def test_options_are_checked_values() -> None:
         options.proxy_options(CommandLine(certifier.__doc__, [*GOOD, "--redirect=a"], "v"))
 
 
+HELD = """
+import os, sys
+open("held").read()
+sys.path.remove(os.environ["PYTHONPATH"])
+del sys.modules["docopt"]
+import docopt
+"""
+
+
+def hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A FIFO: what starts in the folder reads it to its end amid its imports."""
+    (folder / "docopt.py").write_text(HELD)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    os.mkfifo(folder / "held")
+    return folder / "held"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("how", ["alone", "first", "workers", "warm"])
-def test_a_start_that_takes_long_can_be_broken_off(tmp_path: Path, how: str, number: signal.Signals) -> None:
+@pytest.mark.parametrize("at", ["import", "ca.crt"])
+def test_a_start_that_takes_long_can_be_broken_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, number: signal.Signals, at: str
+) -> None:
     write_ca(tmp_path)
-    (tmp_path / "ca.crt").unlink()
-    os.mkfifo(tmp_path / "ca.crt")
+    if at == "import":
+        fifo = hold(tmp_path, monkeypatch)
+    else:
+        fifo = tmp_path / at
+        fifo.unlink()
+        os.mkfifo(fifo)
     prefix = ["unshare", "--pid", "--fork", "--kill-child"] if how == "first" else []
     if prefix and (sys.platform != "linux" or run(*prefix, "true").returncode):
         pytest.skip("needs Linux, and to be allowed a namespace for processes")
     words = {"workers": [*GOOD, *SIGN, "--workers=2", "--listen=127.0.0.1:0"], "warm": ["warm", GOOD[0], *SIGN, "-"]}
     command = [*prefix, sys.executable, str(HERE / "certifier.py"), *words.get(how, [*GOOD, *SIGN])]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        with (tmp_path / "ca.crt").open("wb"):  # returns once it is being read
+        with fifo.open("wb"):  # returns once it is being read
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
             os.kill(int(children[0]) if prefix else process.pid, number)
             status = process.wait(WAIT)
         assert process.stderr
         assert process.stderr.read() == b""
-    assert status == {"first": 128 + number, "workers": 0}.get(how, -number)
+    supervised = how == "workers" and at == "ca.crt"
+    assert status == (128 + number if how == "first" else 0 if supervised else -number)
+
+
+def test_a_reload_that_is_asked_for_in_the_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fifo = hold(tmp_path, monkeypatch)
+    starting = Program(tmp_path, *GOOD)
+    with fifo.open("wb"):
+        starting.process.send_signal(signal.SIGHUP)
+    with starting as running:
+        running.wait_for("reloaded")
+
+
+def test_a_hangup_ends_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fifo = hold(tmp_path, monkeypatch)
+    command = [sys.executable, str(HERE / "certifier.py"), "warm", GOOD[0], "--ca=ca", "-"]
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL) as process:
+        with fifo.open("wb"):
+            process.send_signal(signal.SIGHUP)
+        assert process.wait(WAIT) == -signal.SIGHUP
 
 
 BLOCKING = """
