@@ -87,6 +87,12 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import os
+import sys
+
+if sys.flags.safe_path:  # -P and -I: ours stand beside this file all the same
+    sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+
 import process
 
 if __name__ == "__main__":
@@ -94,10 +100,8 @@ if __name__ == "__main__":
 
 import importlib
 import logging
-import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -134,6 +138,10 @@ def main(argv: list[str]) -> int:
     version = f"certifier {VERSION}"
     process.open_standard()
     try:
+        if sys.flags.optimize > 1:
+            raise UsageError(
+                "Python's -OO and PYTHONOPTIMIZE=2 take the manual away, by which options are read: use -O"
+            )
         if argv and argv[0] in COMMANDS:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, process.HANDLED)  # these end a command
             command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main

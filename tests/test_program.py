@@ -155,6 +155,20 @@ def test_as_a_process(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("flag", ["-P", "-I", "-O"])
+def test_how_python_is_started(tmp_path: Path, flag: str) -> None:
+    """Without the program's folder in the path, or without assertions."""
+    ended = run(sys.executable, flag, HERE / "certifier.py", "warm", GOOD[0], "--ca=ca", "-", cwd=tmp_path, input="a\n")
+    assert (ended.returncode, ended.stdout) == (0, "1 made, 0 were there, 0 failed\n")
+
+
+@pytest.mark.parametrize("words", [GOOD, ["list", GOOD[0]], ["--help"]])
+def test_without_the_manual_is_one_line_and_exit_2(tmp_path: Path, words: list[str]) -> None:
+    ended = run(sys.executable, "-OO", HERE / "certifier.py", *words, cwd=tmp_path)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert re.fullmatch(r"certifier: [^\n]+ -OO [^\n]+\n", ended.stderr)
+
+
 def test_why_it_does_not_start_is_one_write(tmp_path: Path) -> None:
     """The lines of other workers must not come between."""
     reader, writer = os.pipe2(os.O_DIRECT)  # a packet for each write
