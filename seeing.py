@@ -85,7 +85,10 @@ def check_apart(chosen: Options) -> None:
     for option, path in (*written.items(), *_others(chosen)):
         if path is None:
             continue
-        where = os.path.realpath(path)
+        try:
+            where = os.path.realpath(path)
+        except OSError as error:
+            raise UsageError(f"{option}: there is no {path}, as the working directory was removed") from error
         if where in uses:
             raise UsageError(f"{uses[where]} and {option} exclude each other where both are {path}: it would be spoilt")
         if option in written and (os.path.isfile(where) or not os.path.exists(where)):  # /dev/null takes anything

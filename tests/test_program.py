@@ -123,6 +123,17 @@ def test_every_bad_value_is_one_line_and_exit_2(
     assert message in err
 
 
+@pytest.mark.parametrize("option", ["--ca=ca", "--log-file=log", "--tap=tap.py"])
+def test_a_working_directory_that_was_removed_is_one_line_and_exit_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert certifier.main([f"--store={tmp_path}", "--max=9", option]) == 2
+    assert re.fullmatch(rf"certifier: {option.partition('=')[0]}: [^\n]+ removed\n", capfd.readouterr().err)
+
+
 @pytest.mark.parametrize("option", ["--open", "--keylog=keys", "--upstream-ca=ca.crt"])
 def test_a_system_without_proc_is_one_line_and_exit_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str
