@@ -64,7 +64,8 @@ class HarQueue:
         self._lost += len(self._waiting)
         self._tell_lost("certifier ended before they were written")
         if writer is None or writer.dead:  # else a disk that does not answer has the thread, and the thread the file
-            self._workers.run(self._file.close)
+            with background("the HAR file can't be closed"):
+                self._workers.run(self._file.close)
 
     def _write(self) -> None:
         try:

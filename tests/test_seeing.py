@@ -249,6 +249,15 @@ def test_a_file_that_another_certifier_writes_is_one_line(tmp_path: Path, option
     assert (result.returncode, result.stderr) == (2, message)
 
 
+def test_a_har_that_cannot_be_closed_ends_nothing_else(tmp_path: Path) -> None:
+    """As in a folder that became read-only."""
+    with Program(tmp_path, "--store=certs", "--max=9", "--har=all") as running:
+        (tmp_path / ".all.spare").unlink()
+        (tmp_path / ".all.spare").mkdir()
+        assert running.stop() == 0
+    assert "warning: the HAR file can't be closed: " in running.lines[-1]
+
+
 @pytest.mark.parametrize(
     "bad", ["--auth=bad", "--upstream-ca=bad", "--deny=@none", "--tap=bad", "--har=bad", "--keylog=none/x"]
 )
