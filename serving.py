@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -54,6 +55,8 @@ def serve(
 
     gevent.signal_handler(signal.SIGTERM, stop.set)
     gevent.signal_handler(signal.SIGINT, interrupt)
+    if os.getpid() == 1:  # the first process of a container is given others' children to bury: gevent then buries all
+        gevent.get_hub().loop.install_sigchld()
     gevent.spawn(program.keep_house)
     program.meet_peers()
     gc.collect()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import gevent
 import pytest
-from lab import HERE, WAIT, Origin, Program, exchange, forget_failures, get, run, secure_tunnel, serial_of
+from lab import HERE, WAIT, Origin, Program, exchange, forget_failures, get, run, secure_tunnel, serial_of, until
 from test_rules import BASE
 
 OWN_PAGE = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -201,6 +201,22 @@ def test_orphans_of_others_are_no_workers(tmp_path: Path) -> None:
             gevent.sleep(0.01)
         running.reload()
         assert len(children(running)) == 2
+
+
+def test_one_worker_buries_orphans_of_others(tmp_path: Path) -> None:
+    prefix = ("unshare", "--pid", "--fork", "--kill-child")
+    if sys.platform != "linux" or run(*prefix, "true").returncode:
+        pytest.skip("needs Linux, and to be allowed a namespace for processes")
+    os.mkfifo(tmp_path / "held")
+    (tmp_path / "tap.py").write_text("import os\nos.system('cat held &')\ndef opened(tunnel): pass\n")
+    with Program(tmp_path, *BASE, "--tap=tap.py", prefix=prefix) as running:
+        (first,) = children(running)
+        listed = Path(f"/proc/{first}/task/{first}/children")
+        with (tmp_path / "held").open("wb"):
+            assert len(listed.read_text().split()) == 1
+        until(lambda: not listed.read_text())
+        os.kill(first, signal.SIGTERM)
+        assert running.process.wait(WAIT) == 0
 
 
 FORKS = """
