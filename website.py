@@ -208,7 +208,8 @@ def _cursor(visit: Visit) -> Cursor:
 
 
 def _said(visit: Visit, status: int, reason: str, text: str, fields: dict[str, str] | None = None) -> Answer:
-    return Answer(status, reply(status, reason, f"{text}\n".encode(), "text/plain", visit.method == "HEAD", fields))
+    body = f"{text}\n".encode("utf-8", "backslashreplace")  # a path in it may be of any octets
+    return Answer(status, reply(status, reason, body, "text/plain", visit.method == "HEAD", fields))
 
 
 def _file(visit: Visit, found: Asset, fields: dict[str, str]) -> Answer:

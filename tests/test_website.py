@@ -2,11 +2,14 @@
 
 import base64
 import json
+import os
 import plistlib
 import re
+import shutil
 import signal
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -102,6 +105,16 @@ def test_without_a_ca(tmp_path: Path) -> None:
         assert b"It has no CA" in ask(running, "/").body
         assert b"There is nothing to trust here" in ask(running, "/", "Accept: text/html").body
         assert ask(running, "/healthz").status == 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a path of any octets")
+def test_what_is_wrong_with_a_ca_whose_path_is_not_utf_8(tmp_path: Path) -> None:
+    ca = tmp_path / os.fsdecode(b"\xff")
+    with Program(tmp_path, "--store=certs", "--max=9", f"--ca={ca}") as running:
+        shutil.rmtree(ca)
+        reply = ask(running, "/healthz")
+        assert reply.status == 503
+        assert rb"/\udcff/serial.txt.lock: No such file or directory" in reply.body
 
 
 def test_a_page_for_browsers_and_a_text_for_others(program: Program) -> None:
