@@ -15,6 +15,7 @@ _HTTP = re.compile("(?i)h2c|http|tls")  # RFC 9110 §7.8, RFC 7540 §3.2, RFC 28
 
 _METHOD = re.compile(TCHAR.decode("ascii") + "+")
 _PATH = re.compile(r"/[!-\"$-~]*|\*")  # no fragment, no space
+_LENGTH = re.compile(rb"[0-9]{1,18}")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _ENDS = re.compile(rb"[\0\r\n]")
 _OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -60,3 +61,13 @@ def check_http2_fields(fields: Fields) -> None:
     for name, value in fields:
         if not _NAME.fullmatch(name) or name in _OF_HTTP1 or _ENDS.search(value):
             raise Unreadable("a malformed field")
+
+
+def declared_length(fields: Fields) -> int | None:
+    """That of an HTTP/2 request's body: in HTTP/1.1, what is beyond is another request (RFC 9113 §8.1.1)."""
+    said = {value for name, value in fields if name == b"content-length"}
+    if not said:
+        return None
+    if len(said) > 1 or not all(map(_LENGTH.fullmatch, said)):
+        raise Unreadable("a malformed length")
+    return int(said.pop())

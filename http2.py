@@ -16,6 +16,8 @@ MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers
 MAX_HELD = 4_194_304  # octets that the heads of all streams open at once take, as ``_hold`` counts them
 FIELD = 200  # octets that a field counts there, beside the wire's: one of these may stand for a field of any size
 
+_ANY = 1 << 64  # octets: no body is longer
+_OTHER_LENGTH = "a body of another length than was declared"
 _TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
 _ERRORS = (
     "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
@@ -44,8 +46,8 @@ class Http2:
     """
 
     __slots__ = (
-        "_answered", "_down", "_held", "_last", "_preface", "_recorder", "_sizes", "_streams", "_strict", "_up",
-        "watching",
+        "_answered", "_down", "_held", "_last", "_lengths", "_preface", "_recorder", "_sizes", "_streams", "_strict",
+        "_up", "watching",
     )  # fmt: skip
 
     held = 0  # octets of what the client sent that can't be judged yet: nobody acts on part of a frame
@@ -61,6 +63,7 @@ class Http2:
         self._answered: set[int] = set()  # whose response is complete and request is not
         self._sizes: dict[int, int] = {}  # what each of them counts for MAX_HELD
         self._held = 0  # the sum
+        self._lengths: dict[int, int] = {}  # of bodies under way, where that matters (``strict``), as declared
         self._last = 0  # stream that the client opened
 
     def sent(self, data: Octets) -> None:
@@ -117,6 +120,8 @@ class Http2:
                 if end > start and frames.kind == DATA and (exchange := self._streams.get(frames.stream)):
                     count = self._recorder.upload if side is self._up else self._recorder.download
                     count(exchange, data, start, end)
+                    if self._lengths and exchange.request_octets > self._lengths.get(frames.stream, _ANY):
+                        raise Unreadable(_OTHER_LENGTH)
             if frames.left:
                 return
             frames.inside = False
@@ -184,8 +189,11 @@ class Http2:
             special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
             special.get(b":protocol"), pushed,
         )  # fmt: skip
+        if self._strict and not pushed and (length := ambiguity.declared_length(fields)) is not None:
+            self._lengths[stream] = length
         if len(self._streams) >= MAX_STREAMS:
             self._recorder.end(exchange, f"not watched: more than {MAX_STREAMS} streams at once")
+            self._check_unwatched(stream)
         else:
             self._streams[stream] = exchange
             # Fields are those that the decoder's table holds, or were on the wire; what follows are copies.
@@ -222,9 +230,14 @@ class Http2:
         self._held += octets
         self._sizes[stream] = self._sizes.get(stream, 0) + octets
         if self._held > MAX_HELD:
+            self._check_unwatched(stream)
             self._end(stream, f"not watched: more than {MAX_HELD} octets of heads in all streams at once")
             return False
         return True
+
+    def _check_unwatched(self, stream: int) -> None:
+        if stream in self._lengths:
+            raise Unreadable("a body whose length can't be watched")
 
     def _whole(self, stream: int) -> bool:
         """Whether the response has all octets that its head announced."""
@@ -237,6 +250,8 @@ class Http2:
         if exchange is None:
             return
         if side is self._up:
+            if self._lengths.pop(stream, exchange.request_octets) != exchange.request_octets:
+                raise Unreadable(_OTHER_LENGTH)
             exchange.request_ended = time.monotonic()
             if stream in self._answered:
                 self._end(stream)
@@ -250,6 +265,7 @@ class Http2:
     def _end(self, stream: int, error: str | None = None) -> None:
         exchange = self._streams.pop(stream, None)
         self._answered.discard(stream)
+        self._lengths.pop(stream, None)
         self._held -= self._sizes.pop(stream, 0)
         if exchange is not None:
             self._recorder.end(exchange, error)

@@ -527,11 +527,62 @@ def test_a_host_beside_another_authority_is_malformed_where_that_matters(asks: P
         assert seen.notes == ["malformed HTTP/2 from the client: a Host that is not the authority"] * strict
 
 
+HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: b.example\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("lengths", "body"),
+    [
+        (["0"], HIDDEN),
+        (["5"], b"hello" + HIDDEN),
+        (["9"], b"x"),
+        (["9"], b""),
+        (["5", "0"], b"hello"),
+        (["+5"], b"hello"),
+    ],
+)
+def test_a_body_of_another_length_than_declared_is_malformed_where_that_matters(
+    lengths: list[str], body: bytes
+) -> None:
+    """Who makes HTTP/1.1 of it, and believes the length, sends on two requests: RFC 9113 §8.1.1."""
+    ask = HeadersFrame(1, block([*ASK, *(("content-length", length) for length in lengths)]), flags=["END_HEADERS"])
+    for strict in (False, True):
+        seen = Seen()
+        data = DataFrame(1, body, flags=["END_STREAM"])
+        play(Http2(seen.recorder(), strict), [(CLIENT, PREFACE + wire(ask, data))])
+        assert [" length" in note for note in seen.notes] == [True] * strict
+
+
+def test_more_than_the_declared_length_is_seen_before_the_body_ends() -> None:
+    ask = HeadersFrame(1, block([*ASK, ("content-length", "1")]), flags=["END_HEADERS"])
+    seen = Seen()
+    http2 = Http2(seen.recorder(), strict=True)
+    http2.sent(PREFACE + wire(ask, DataFrame(1, b"x")))
+    assert http2.watching
+    http2.sent(wire(DataFrame(1, b"y")))
+    assert not http2.watching
+
+
+def test_a_length_that_cannot_be_watched_is_malformed_where_that_matters() -> None:
+    encoder = hpack.Encoder()
+    asks = [
+        HeadersFrame(2 * number + 1, encoder.encode([*ASK, *length]), flags=["END_HEADERS"])
+        for number in range(MAX_STREAMS + 1)
+        for length in [[("content-length", "1")] if number == MAX_STREAMS else []]
+    ]
+    for strict in (False, True):
+        seen = Seen()
+        play(Http2(seen.recorder(), strict), [(CLIENT, PREFACE + wire(*asks))])
+        assert ["can't be watched" in note for note in seen.notes] == [True] * strict
+
+
 def test_what_clients_say_is_not_malformed() -> None:
     pair = Pair()
+    pair.answer(pair.ask([*ASK, ("content-length", "25")], body=b"x" * 25), body=b"early")
+    pair.answer(pair.ask([*ASK, ("content-length", "0")]))
     pair.answer(pair.ask([*ASK, ("te", "trailers"), ("cookie", "a=b; c"), ("x", "")]), body=b"hello")
     pair.answer(pair.ask(body=b"x", trailers=[("grpc-status", "0"), ("x", "")]))
     pair.answer(pair.ask([(":method", "OPTIONS"), (":scheme", "https"), (":authority", "a.example"), (":path", "*")]))
     seen = Seen()
     play(Http2(seen.recorder(), strict=True), pair.said)
-    assert ([exchange.status for exchange in seen.done], seen.notes) == ([200, 200, 200], [])
+    assert ([exchange.status for exchange in seen.done], seen.notes) == ([200] * 5, [])
