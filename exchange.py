@@ -16,6 +16,11 @@ import bodies
 
 MAX_FIELDS = 256  # of a head that are kept; Apache stops at 100
 MAX_CONTENT = 67_108_864  # octets that a body's content coding may hide
+MAX_HELD = 4_194_304  # octets that heads of one connection take while their exchanges are under way, see ``hold``
+MAX_ALL_HELD = 134_217_728  # those of all connections: then one may have no more than
+LITTLE_HELD = 196_608  # so many: the largest head that there is, or forty requests of a browser
+FIELD = 200  # octets that a field counts there, beside the wire's: one of these may stand for a field of any size
+NO_ROOM = "heads of requests under way take too much memory"
 MAX_CAPTURED = 67_108_864  # octets of bodies of all exchanges under way; what comes beyond is counted, not kept
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
@@ -70,6 +75,7 @@ class Exchange:
     upgrade: str | None = None  # the protocol that goes on where this exchange ends
     pushed: bool = False  # HTTP/2: the origin answers what nobody asked
     error: str | None = None  # why it is not complete
+    held: int = 0  # octets that its heads count for, until it ends
 
     @property
     def url(self) -> str:
@@ -164,12 +170,15 @@ class Capture:
 class Recorder:
     """Makes and ends the exchanges of one connection, for one observer."""
 
-    __slots__ = ("_capture", "_observer", "connection")
+    __slots__ = ("_capture", "_held", "_observer", "connection")
+
+    _all_held = 0  # by all of them
 
     def __init__(self, connection: Connection, observer: Observer, capture: Capture | None = None) -> None:
         self.connection = connection
         self._observer = observer
         self._capture = capture
+        self._held = 0
 
     def request(
         self,
@@ -204,6 +213,14 @@ class Recorder:
         exchange.first_byte = max(first_byte, exchange.began)  # an origin may begin before it is asked
         exchange.response_fields = fields[:MAX_FIELDS]
 
+    def hold(self, exchange: Exchange, fields: Fields, octets: int) -> bool:
+        """Count a head of an exchange, and so many octets of text, until that ends; whether there is room for them."""
+        octets += FIELD * len(fields)
+        exchange.held += octets
+        self._held += octets
+        Recorder._all_held += octets
+        return self._held <= (MAX_HELD if Recorder._all_held <= MAX_ALL_HELD else LITTLE_HELD)
+
     def upload(self, exchange: Exchange, data: Octets, start: int, end: int) -> None:
         """Content of the request: ``data[start:end]``. Not copied unless it is wanted."""
         body = exchange.request_body
@@ -222,6 +239,9 @@ class Recorder:
         """It is over, whole or, with an error, not."""
         exchange.ended = time.monotonic()
         exchange.error = error
+        self._held -= exchange.held
+        Recorder._all_held -= exchange.held
+        exchange.held = 0
         if self._capture is not None:
             self._capture.left += exchange.captured
         self._observer.ended(exchange)

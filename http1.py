@@ -12,7 +12,7 @@ import h11
 
 import ambiguity
 import heads
-from exchange import Exchange, Fields, Octets, Recorder, Unreadable, authority_of, header
+from exchange import NO_ROOM, Exchange, Fields, Octets, Recorder, Unreadable, authority_of, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
 
 MAX_WAITING = 100  # requests of a connection without a response: pipelining clients stop at about 10
@@ -157,6 +157,8 @@ class Http1:
             fields,
         )
         self._asked.append(exchange)
+        if not self._recorder.hold(exchange, exchange.request_fields, len(head)):
+            raise Unreadable(NO_ROOM)
         self._uploading = exchange
         if self._upload is None:
             self._request_ended()

@@ -7,14 +7,12 @@ import struct
 import time
 
 import ambiguity
-from exchange import MAX_FIELDS, Exchange, Fields, Octets, Recorder, Unreadable
+from exchange import MAX_FIELDS, NO_ROOM, Exchange, Fields, Octets, Recorder, Unreadable
 from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
 from headerblocks import HeaderBlocks
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
-MAX_HELD = 4_194_304  # octets that the heads of all streams open at once take, as ``_hold`` counts them
-FIELD = 200  # octets that a field counts there, beside the wire's: one of these may stand for a field of any size
 
 _ANY = 1 << 64  # octets: no body is longer
 _OTHER_LENGTH = "a body of another length than was declared"
@@ -46,8 +44,7 @@ class Http2:
     """
 
     __slots__ = (
-        "_answered", "_down", "_held", "_last", "_lengths", "_preface", "_recorder", "_sizes", "_streams", "_strict",
-        "_up", "watching",
+        "_answered", "_down", "_last", "_lengths", "_preface", "_recorder", "_streams", "_strict", "_up", "watching",
     )  # fmt: skip
 
     held = 0  # octets of what the client sent that can't be judged yet: nobody acts on part of a frame
@@ -61,8 +58,6 @@ class Http2:
         self._preface = PREFACE  # what is missing of it
         self._streams: dict[int, Exchange] = {}
         self._answered: set[int] = set()  # whose response is complete and request is not
-        self._sizes: dict[int, int] = {}  # what each of them counts for MAX_HELD
-        self._held = 0  # the sum
         self._lengths: dict[int, int] = {}  # of bodies under way, where that matters (``strict``), as declared
         self._last = 0  # stream that the client opened
 
@@ -226,14 +221,11 @@ class Http2:
 
     def _hold(self, stream: int, fields: Fields, octets: int) -> bool:
         """Count what an open stream has; where it is too much, the stream is not watched any more."""
-        octets += FIELD * len(fields)
-        self._held += octets
-        self._sizes[stream] = self._sizes.get(stream, 0) + octets
-        if self._held > MAX_HELD:
-            self._check_unwatched(stream)
-            self._end(stream, f"not watched: more than {MAX_HELD} octets of heads in all streams at once")
-            return False
-        return True
+        if self._recorder.hold(self._streams[stream], fields, octets):
+            return True
+        self._check_unwatched(stream)
+        self._end(stream, f"not watched: {NO_ROOM}")
+        return False
 
     def _check_unwatched(self, stream: int) -> None:
         if stream in self._lengths:
@@ -266,7 +258,6 @@ class Http2:
         exchange = self._streams.pop(stream, None)
         self._answered.discard(stream)
         self._lengths.pop(stream, None)
-        self._held -= self._sizes.pop(stream, 0)
         if exchange is not None:
             self._recorder.end(exchange, error)
 

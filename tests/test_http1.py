@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary, watched, watched_in_pieces
 
+from exchange import FIELD, MAX_FIELDS, MAX_HELD, NO_ROOM
 from framing import MAX_HEAD
 from http1 import MAX_INTERIM, MAX_WAITING, Http1
 
@@ -16,6 +17,16 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
 
 watch = partial(watched, Http1)
 whole_and_in_pieces = partial(watched_in_pieces, Http1)
+
+
+def test_heads_of_requests_that_wait_are_bounded_in_octets() -> None:
+    """Fields of some octets take sixteen times as much memory as on the wire."""
+    ask = GET[:-2] + b"a:\r\n" * (MAX_FIELDS - 1) + b"\r\n"
+    seen = watch([(CLIENT, ask * MAX_WAITING)])
+    assert len(seen.begun) - 1 == MAX_HELD // (FIELD * MAX_FIELDS + len(ask))
+    assert {exchange.error for exchange in seen.done} == {f"malformed request: {NO_ROOM}"}
+    answered = watch([(CLIENT, ask), (ORIGIN, OK)] * MAX_WAITING)
+    assert {exchange.error for exchange in answered.done} == {None}
 
 
 def test_one_exchange() -> None:

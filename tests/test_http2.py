@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary, watched, watched_in_pieces
 
-from exchange import MAX_FIELDS
+from exchange import FIELD, LITTLE_HELD, MAX_FIELDS, MAX_HELD, NO_ROOM
 from headerblocks import MAX_LIST, MAX_TABLE
-from http2 import FIELD, MAX_HELD, MAX_STREAMS, PREFACE, Http2
+from http2 import MAX_STREAMS, PREFACE, Http2
 
 Pairs = list[tuple[str, str]]
 
@@ -364,7 +364,7 @@ def test_fields_beyond_the_limit_are_not_held() -> None:
     ask = wire(*[HeadersFrame(2 * n + 1, b"\x90" * MAX_FIELDS, flags=["END_HEADERS"]) for n in range(many + 2)])
     answer = wire(HeadersFrame(1, b"\x88" + b"\x90" * MAX_FIELDS, flags=["END_HEADERS", "END_STREAM"]))
     seen = watch([(CLIENT, PREFACE + ask), (ORIGIN, answer), (CLIENT, wire(asked(9999)))])
-    told = f"not watched: more than {MAX_HELD} octets of heads in all streams at once"
+    told = f"not watched: {NO_ROOM}"
     assert [e.error for e in seen.done[:4]] == [told, told, told, "no response"]
     assert seen.done[:2] == seen.begun[many : many + 2]
     assert seen.done[2] is seen.begun[0]
@@ -377,7 +377,7 @@ def test_trailers_are_counted_too_and_cut() -> None:
     trailers = wire(*[HeadersFrame(2 * n + 1, b"\x90" * 300, flags=["END_HEADERS"]) for n in range(100)])
     seen = watch([(CLIENT, PREFACE + ask), (ORIGIN, answer + trailers)])
     assert {len(e.trailers) for e in seen.done} == {MAX_FIELDS}
-    told = f"not watched: more than {MAX_HELD} octets of heads in all streams at once"
+    told = f"not watched: {NO_ROOM}"
     assert 15 < sum(e.error == told for e in seen.done) < 25
 
 
@@ -394,7 +394,7 @@ def test_texts_that_stand_in_the_table_are_not_held_without_end(asks: Pairs) -> 
     ask = wire(*[HeadersFrame(2 * n + 1, head, flags=["END_HEADERS", "END_STREAM"]) for n, head in enumerate(heads)])
     assert len(ask) < 80_000
     seen = watch([(CLIENT, PREFACE), (ORIGIN, wire(SettingsFrame(0, {1: MAX_TABLE}))), (CLIENT, ask)], limit=None)
-    told = f"not watched: more than {MAX_HELD} octets of heads in all streams at once"
+    told = f"not watched: {NO_ROOM}"
     held = [exchange for exchange in seen.done if exchange.error == "no response"]
     assert [exchange.error for exchange in seen.done] == [told] * (200 - len(held)) + ["no response"] * len(held)
     assert 50 < len(held) <= MAX_HELD // 60_000
@@ -409,9 +409,28 @@ def test_heads_are_counted_while_their_streams_are_open() -> None:
     begun = wire(*[HeadersFrame(2 * n + 1, long, flags=["END_HEADERS"]) for n in range(many)])
     assert {exchange.error for exchange in watch([(CLIENT, PREFACE + ask), (ORIGIN, whole)]).done} == {None}
     errors = [exchange.error for exchange in watch([(CLIENT, PREFACE + ask), (ORIGIN, begun)]).done]
-    told = f"not watched: more than {MAX_HELD} octets of heads in all streams at once"
+    told = f"not watched: {NO_ROOM}"
     assert 0 < errors.count(told) < many // 2
     assert errors.count("the response was cut off") == many - errors.count(told)
+
+
+def test_heads_of_all_connections_together_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who opens thousands of connections would else have the memory of thousands; a few requests are always watched."""
+    monkeypatch.setattr("exchange.MAX_ALL_HELD", MAX_HELD)
+    many = MAX_HELD // (MAX_FIELDS * (FIELD + 1))
+    ask = PREFACE + wire(*[HeadersFrame(2 * n + 1, b"\x90" * MAX_FIELDS, flags=["END_HEADERS"]) for n in range(many)])
+    first, second, third = Seen(), Seen(), Seen()
+    full, late, after = (Http2(seen.recorder()) for seen in (first, second, third))
+    full.sent(ask)
+    late.sent(ask)
+    assert not first.done
+    assert {exchange.error for exchange in second.done} == {f"not watched: {NO_ROOM}"}
+    assert 0 < LITTLE_HELD - (many - len(second.done)) * MAX_FIELDS * FIELD < MAX_FIELDS * (FIELD + 1)
+    full.closed()
+    late.closed()
+    after.sent(ask)
+    assert not third.done
+    after.closed()
 
 
 TURNS = st.lists(
