@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from hello import HANDSHAKE
+from hello import ALERT, HANDSHAKE
 
-_ALERT = 0x15  # ContentType
 _CERTIFICATE_REQUEST = 13  # HandshakeType
 
 
@@ -14,7 +13,7 @@ def wants_certificate(flight: bytes, closed: bool = False) -> bool:
     ``flight`` are its records as received. With TLS 1.3 they are encrypted: then the answer is no.
     """
     records = list(_whole(flight, 3, 2))
-    refused = closed or any(kind == _ALERT for kind, _ in records)
+    refused = closed or any(kind == ALERT for kind, _ in records)
     messages = b"".join(content for kind, content in records if kind == HANDSHAKE)
     return refused and any(kind == _CERTIFICATE_REQUEST for kind, _ in _whole(messages, 1, 3))
 

@@ -5,7 +5,7 @@ import time
 
 import sockets
 from errors import HelloError, HelloTimeout
-from hello import HANDSHAKE, ClientHello, HelloReader
+from hello import ALERT, HANDSHAKE, ClientHello, HelloReader
 from limits import Limits
 
 CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
@@ -36,7 +36,8 @@ def _read(
     closed = False  # the origin has
     while True:
         if data:
-            if not reader.wire and data[0] != HANDSHAKE:
+            # Go drops warnings before a ClientHello: relayed for what is not TLS, its name would not be looked at.
+            if not reader.wire and data[0] not in (HANDSHAKE, ALERT):
                 return None, data
             hello = reader.receive(data)
             if hello is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from errors import HelloError
 
-HANDSHAKE = 0x16  # ContentType
+ALERT, HANDSHAKE = 0x15, 0x16  # ContentType
 
 _WIRE = 2  # times its limit, with record headers: a hello cut into tiny records is abuse
 _CLIENT_HELLO = 1  # HandshakeType

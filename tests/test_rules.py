@@ -35,6 +35,8 @@ from pki import TestCA
 from test_clients import h2_origin
 from test_hello import message, real_hello, records, server_name
 
+import tls
+
 BASE = ("--store=certs", "--max=100", "--ca=ca")
 
 
@@ -256,6 +258,16 @@ def test_a_server_name_that_is_denied_does_not_pass_in_a_bypassed_tunnel(
         lines = program.tunnels(3)
         assert "sni=www.example.com" in lines[0]
         assert ["context=bypassed" in line for line in lines] == [False, True, True]
+
+
+@pytest.mark.parametrize("option", ["--bypass=localhost", "--non-tls=relay"])
+def test_a_server_name_does_not_pass_behind_an_alert(tmp_path: Path, roots: Path, option: str) -> None:
+    """Go's servers drop warnings that come before a ClientHello, and go on with that."""
+    with Origin(echo) as plain, running(tmp_path, roots, option, "--deny=www.example.com") as program:
+        with tunnel(program.address, f"localhost:{plain.port}") as sock:
+            sock.sendall(bytes((21, 3, 1, 0, 2, 1, 112)))
+            assert sock.recv(100) == tls.alert(50)
+        assert 'detail="not a TLS handshake record"' in program.tunnels(1)[0]
 
 
 def test_a_bypassed_tunnel_goes_to_its_own_target_past_a_redirect(
