@@ -13,21 +13,23 @@ _RECV = 16_384
 
 
 def read_hello(
-    client: socket.socket, origin: socket.socket | None, data: bytes, limits: Limits, silence: bool = False
+    client: socket.socket, origin: socket.socket | None, data: bytes, limits: Limits, patient: bool = False
 ) -> tuple[ClientHello | None, bytes]:
     """The ClientHello, and all bytes received with it. None: the client speaks no TLS, or the origin spoke first.
 
     ``data`` was read before. Without an origin there is only the client to wait for. Raises ``HelloError``, or
-    ``HelloTimeout`` when neither side has said enough in time; with ``silence``, nothing at all is no error.
+    ``HelloTimeout`` when neither side has said enough in time; the ``patient`` one waits for the first byte of either
+    as long as a tunnel may be idle.
     """
-    deadline = time.monotonic() + limits.hello_timeout
     reader = HelloReader(limits.hello)
+    seconds = limits.idle_timeout
     try:
-        return _read(client, origin, data, reader, deadline)
+        if patient and origin is not None and not data:
+            sockets.either(client, origin, time.monotonic() + seconds)
+        seconds = limits.hello_timeout
+        return _read(client, origin, data, reader, time.monotonic() + seconds)
     except TimeoutError as error:
-        if silence and not reader.wire:
-            return None, b""
-        raise HelloTimeout(f"no complete ClientHello within {limits.hello_timeout:.0f} s") from error
+        raise HelloTimeout(f"no complete ClientHello within {seconds:.0f} s") from error
 
 
 def _read(

@@ -68,7 +68,7 @@ class Interception:
         """
         if self._bypasses(way, origin):
             if self._policy.rules.deny:
-                hello, data = greeting.read_hello(way.client, origin, data, self._limits, silence=True)
+                hello, data = greeting.read_hello(way.client, origin, data, self._limits, patient=True)
                 if hello is not None:
                     way.record.sni = hello.server_name
                     self._policy.check_denied(self._policy.name_for(hello, way.target.host), way.target)

@@ -260,6 +260,19 @@ def test_a_server_name_that_is_denied_does_not_pass_in_a_bypassed_tunnel(
         assert ["context=bypassed" in line for line in lines] == [False, True, True]
 
 
+def test_a_denied_server_name_does_not_pass_by_waiting_either(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    options = ("--bypass=localhost", "--deny=www.example.com", "--hello-timeout=1", "--idle-timeout=3")
+    with running(tmp_path, roots, *options) as program:
+        target = f"localhost:{origin.port}"
+        with tunnel(program.address, target) as sock, tunnel(program.address, target) as idle:
+            with tunnel(program.address, f"127.0.0.1:{origin.port}") as later:
+                assert later.recv(1) == b""  # a second has passed
+            with pytest.raises(ssl.SSLError, match="ACCESS_DENIED"):
+                strict_context(roots).wrap_socket(sock, server_hostname="www.example.com")
+            assert idle.recv(1) == b""
+        assert "no complete ClientHello within 3 s" in program.tunnels(3)[2]
+
+
 @pytest.mark.parametrize("option", ["--bypass=localhost", "--non-tls=relay"])
 def test_a_server_name_does_not_pass_behind_an_alert(tmp_path: Path, roots: Path, option: str) -> None:
     """Go's servers drop warnings that come before a ClientHello, and go on with that."""
