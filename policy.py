@@ -177,11 +177,17 @@ class Policy:
 
 
 def reached(address: Endpoint) -> Endpoint:
-    """The address that answers: a connection to the unspecified one goes to loopback."""
+    """The address that answers: a connection to the unspecified one goes to loopback, by NAT64 to an IPv4 one."""
     ip = names.ip_of(address[0])
+    if isinstance(ip, IPv6Address) and ip in _NAT64:
+        return str(_behind(ip)), address[1]
     if ip is None or not ip.is_unspecified:
         return address
     return ("::1" if isinstance(ip, IPv6Address) else "127.0.0.1"), address[1]
+
+
+def _behind(address: IPv6Address) -> IPv4Address:
+    return IPv4Address(int(address) & 0xFFFF_FFFF)
 
 
 def is_private(ip: str) -> bool:
@@ -190,7 +196,7 @@ def is_private(ip: str) -> bool:
     if isinstance(address, IPv6Address):
         inner = address.sixtofour or (address.teredo[1] if address.teredo else None)
         if address in _NAT64:
-            inner = IPv4Address(int(address) & 0xFFFF_FFFF)
+            inner = _behind(address)
         if inner is not None and is_private(str(inner)):
             return True
     return (

@@ -226,9 +226,12 @@ def test_private_addresses() -> None:
 
 @pytest.mark.parametrize(
     ("denied", "address"),
-    [("127.0.0.0/8", "0.0.0.0"), ("127.0.0.0/8", "::ffff:0.0.0.0"), ("::1", "::"), ("0.0.0.0", "0.0.0.0")],
-)
-def test_the_unspecified_address_is_loopback_too(denied: str, address: str) -> None:
+    [
+        ("127.0.0.0/8", "0.0.0.0"), ("127.0.0.0/8", "::ffff:0.0.0.0"), ("::1", "::"), ("0.0.0.0", "0.0.0.0"),
+        ("192.0.2.0/24", "64:ff9b::192.0.2.1"), ("64:ff9b::/96", "64:ff9b::192.0.2.1"),
+    ],
+)  # fmt: skip
+def test_an_address_that_leads_to_a_denied_one_is_denied_too(denied: str, address: str) -> None:
     found = policy(deny=Patterns("--deny", (denied,)))
     with pytest.raises(Refused):
         found.permitted(Target(address, 443), [(address, 443)])
