@@ -1,4 +1,4 @@
-"""Answers a client's first request, inside its TLS, where its origin can't.
+"""Answers a client's first request, inside its TLS, where its origin can't, or must not.
 
 In HTTP/1 or HTTP/2: a client that has the latter selected when its origin turns out to refuse us takes nothing else,
 and few come back by HTTP/1 when they are told to.
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pages
 import sockets
-from errors import CertifierError, ClientError, OriginError
+from errors import CertifierError, ClientError
 from exchange import Unreadable
 from frames import HEADERS, Frames
 from head import HeadReader, RequestHead
@@ -25,7 +25,7 @@ _HTTP_2 = "h2"
 log = logging.getLogger("certifier.answering")
 
 
-def explain(stream: TlsStream, error: OriginError, said: bytes = b"", follows: bool = True) -> None:
+def explain(stream: TlsStream, error: CertifierError, said: bytes = b"", follows: bool = True) -> None:
     """Answer the client's request with the reply that the error deserves.
 
     ``said`` is what was read of it before, and ``follows`` whether what is read now goes on from there.

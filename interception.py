@@ -16,7 +16,7 @@ import sockets
 from answering import explain, tell
 from contexts import ContextCache
 from dialing import Dialer, Redirect
-from errors import NO_APPLICATION_PROTOCOL, NoSharedProtocol, NotTls, OriginError
+from errors import NO_APPLICATION_PROTOCOL, CertifierError, Misdirected, NoSharedProtocol, NotTls, OriginError
 from hello import ClientHello
 from limits import Limits
 from names import Target
@@ -105,11 +105,16 @@ class Interception:
             # most of which will be refused, must not cost a handshake each, nor cost origins one.
             ahead = self._contexts.generates and not self._contexts.crowded(way.ip)
             if not ahead and retrieval.wait() is None:
+                if way.refusal is not None:
+                    raise way.refusal
                 self._relaying.leave(way, origin, data)
                 return
-        upstream: Stream | OriginError
+        upstream: Stream | CertifierError
         try:
-            upstream = origin if isinstance(origin, OriginError) else self._secure(way, origin, name, hello)
+            if way.refusal is not None:
+                upstream = way.refusal
+            else:
+                upstream = origin if isinstance(origin, OriginError) else self._secure(way, origin, name, hello)
         except OriginError as error:
             upstream = error.again()  # that one holds this frame, which would hold it
         if context is None:
@@ -134,7 +139,7 @@ class Interception:
                 self._relaying.introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
             except OriginError as error:
                 upstream = error.again()
-        if isinstance(upstream, OriginError):
+        if isinstance(upstream, CertifierError):
             record.fail(upstream)
             record.status = upstream.status
             explain(stream, upstream)
@@ -174,11 +179,16 @@ class Interception:
         if other and self._policy.minds_names:
             self._policy.check_name(name, way.target, self._address(way, origin))
         agrees = not other or self._agree(name, way)  # behind the check: what is refused is not looked up
-        if not (agrees or hello.encrypted_client_hello):
-            way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
-        # With an encrypted name, whatever stands in the clear does not pass for another's where that matters.
-        believed = name if agrees or not self._policy.denies_mismatch else None
-        return self._bypasses(way, origin, believed) or self._refusals.bypasses(Pair(way.ip, name))
+        if not agrees:
+            try:
+                way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
+            except Misdirected as refusal:
+                if not hello.encrypted_client_hello:
+                    raise
+                # Once it knows our certificate, a client comes back without (RFC 9849 §6.1.6); others are told.
+                way.refusal = refusal.again()
+                return self._bypasses(way, origin)
+        return self._bypasses(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))
 
     def _bypasses(self, way: Way, origin: socket.socket | OriginError, name: str | None = None) -> bool:
         """Whether the lists let a tunnel pass untouched: those of now, or beside a redirect, of when it was dialled."""
@@ -214,14 +224,14 @@ class Interception:
         """Whom the other end must prove to be."""
         return name if self._redirect is None else self._redirect.target.host
 
-    def _client_alpn(self, hello: ClientHello, upstream: Stream | OriginError) -> list[str]:
+    def _client_alpn(self, hello: ClientHello, upstream: Stream | CertifierError) -> list[str]:
         """The protocol to select for the client: what the origin selected; HTTP/1.1 where only that can be spoken."""
         if isinstance(upstream, TlsStream) and not self._sight.rewrites:
             return [upstream.alpn] if upstream.alpn is not None else []
         if not hello.alpn_protocols:
             return []
         if _HTTP not in hello.alpn_protocols:
-            if isinstance(upstream, OriginError):  # the cause, of which the alert can't tell
+            if isinstance(upstream, CertifierError):  # the cause, of which the alert can't tell
                 failure = upstream.again()
                 failure.alert = NO_APPLICATION_PROTOCOL
                 raise failure

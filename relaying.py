@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import preamble
 import sockets
 from dialing import Dialer, Redirect
-from errors import OriginError, OriginGone, Refused
+from errors import CertifierError, OriginError, OriginGone, Refused
 from limits import Limits
 from meter import Meter
 from names import Target
@@ -29,6 +29,7 @@ class Way:
     record: Record
     redirected: bool = False  # the origin's place is taken by the redirect
     user_agent: str = ""  # what the client said of itself in its CONNECT
+    refusal: CertifierError | None = None  # to be told inside its TLS
 
 
 class Relaying:

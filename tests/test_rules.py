@@ -472,6 +472,25 @@ def test_an_outer_server_name_of_an_encrypted_hello_is_no_mismatch(tmp_path: Pat
         assert "is not localhost" not in passed
 
 
+@pytest.mark.parametrize(("mismatch", "status"), [("log", 200), ("deny", 421)])
+def test_requests_do_not_go_to_an_outer_server_name(
+    tmp_path: Path, roots: Path, certificate: Path, mismatch: str, status: int
+) -> None:
+    """Any client can say that it has another one. Who has, says nothing under this."""
+
+    def answer(sock: socket.socket) -> None:
+        assert sock.recv(1000).startswith(b"GET / ")
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with Origin(answer, certificate) as server, running(tmp_path, roots, f"--mismatch={mismatch}") as program:
+        words = ("-proxy", f"127.0.0.1:{program.address[1]}", "-connect", f"localhost:{server.port}")
+        hello = ("-servername", "www.example.com", "-serverinfo", str(0xFE0D), "-CAfile", program.ca)
+        request = "GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n"
+        done = run("openssl", "s_client", "-quiet", *words, *hello, input=request)
+        assert done.stdout.startswith(f"HTTP/1.1 {status} ")
+        assert "server name www.example.com is not localhost" in program.tunnels(1)[0]
+
+
 @pytest.mark.parametrize(("mismatch", "name", "passes"), [
     ("allow", "bank.example", True), ("deny", "bank.example", False), ("deny", "localhost", True),
 ])  # fmt: skip
