@@ -5,7 +5,7 @@ import time
 
 import sockets
 from errors import HelloError, HelloTimeout
-from hello import ALERT, HANDSHAKE, ClientHello, HelloReader
+from hello import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, ClientHello, HelloReader
 from limits import Limits
 
 CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
@@ -38,8 +38,8 @@ def _read(
     closed = False  # the origin has
     while True:
         if data:
-            # Go drops warnings before a ClientHello: relayed for what is not TLS, its name would not be looked at.
-            if not reader.wire and data[0] not in (HANDSHAKE, ALERT):
+            # Go drops warnings before a ClientHello, GnuTLS a change of ciphers: its name must not pass unseen.
+            if not reader.wire and data[0] not in (HANDSHAKE, ALERT, CHANGE_CIPHER_SPEC):
                 return None, data
             hello = reader.receive(data)
             if hello is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from errors import HelloError
 
-ALERT, HANDSHAKE = 0x15, 0x16  # ContentType
+CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE = 0x14, 0x15, 0x16  # ContentType
 
 _WIRE = 2  # times its limit, with record headers: a hello cut into tiny records is abuse
 _CLIENT_HELLO = 1  # HandshakeType

@@ -274,11 +274,14 @@ def test_a_denied_server_name_does_not_pass_by_waiting_either(tmp_path: Path, ro
 
 
 @pytest.mark.parametrize("option", ["--bypass=localhost", "--non-tls=relay"])
-def test_a_server_name_does_not_pass_behind_an_alert(tmp_path: Path, roots: Path, option: str) -> None:
-    """Go's servers drop warnings that come before a ClientHello, and go on with that."""
+@pytest.mark.parametrize("first", [(21, 3, 1, 0, 2, 1, 112), (20, 3, 3, 0, 1, 1)])
+def test_a_server_name_does_not_pass_behind_another_record(
+    tmp_path: Path, roots: Path, option: str, first: tuple[int, ...]
+) -> None:
+    """Go's servers drop warnings that come before a ClientHello, GnuTLS' a change of ciphers, and go on with that."""
     with Origin(echo) as plain, running(tmp_path, roots, option, "--deny=www.example.com") as program:
         with tunnel(program.address, f"localhost:{plain.port}") as sock:
-            sock.sendall(bytes((21, 3, 1, 0, 2, 1, 112)))
+            sock.sendall(bytes(first))
             assert sock.recv(100) == tls.alert(50)
         assert 'detail="not a TLS handshake record"' in program.tunnels(1)[0]
 
