@@ -24,6 +24,7 @@ _COMMON = re.compile(_KNOWN + rb"\s")
 # Latin-1, also before the method, and takes a line without a version.
 _SPACE = rb"[\t-\r\x1c- \x85\xa0]"
 _BEGUN = re.compile(_SPACE + rb"*(" + TCHAR + rb"*)(" + _SPACE + rb"[^\n]*)?\Z")
+_EMPTY = re.compile(_SPACE + rb"*")
 _MORE = re.compile(TCHAR + rb"+")
 _NO_END = re.compile(rb"[^\n]*")
 _MEANT = re.compile(rb"(?i:HTTP/)|(?:\A|" + _SPACE + rb")" + _KNOWN + _SPACE + rb"+[!-~]")
@@ -175,7 +176,8 @@ class Watcher:
         line = self._first.partition(b"\n")[0]
         if self._strict:
             endless = len(line) >= MAX_HEAD and _BEGUN.match(line)  # Go reads on, for a megabyte
-            meant = self._is_http or bool(_MEANT.search(line) or endless)
+            empty = len(line) < len(self._first) and _EMPTY.fullmatch(line)  # to waitress, which skips it
+            meant = self._is_http or bool(_MEANT.search(line) or endless or empty)
         else:
             meant = bool(_COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line))
         self._first, self._early = bytearray(), bytearray()
