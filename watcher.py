@@ -27,7 +27,20 @@ _BEGUN = re.compile(_SPACE + rb"*(" + TCHAR + rb"*)(" + _SPACE + rb"[^\n]*)?\Z")
 _EMPTY = re.compile(_SPACE + rb"*")
 _MORE = re.compile(TCHAR + rb"+")
 _NO_END = re.compile(rb"[^\n]*")
-_MEANT = re.compile(rb"(?i:HTTP/)|(?:\A|" + _SPACE + rb")" + _KNOWN + _SPACE + rb"+[!-~]")
+_MEANT = re.compile(  # waitress takes a line without a version too, of any method
+    rb"(?i:HTTP/)|(?:\A|"
+    + _SPACE
+    + rb")"
+    + _KNOWN
+    + _SPACE
+    + rb"+[!-~]|\A"
+    + _SPACE
+    + rb"*"
+    + TCHAR
+    + rb"+"
+    + _SPACE
+    + rb"+/"
+)
 # Of which nothing passes before it is judged, since http.server acts on half a head. It knows these methods; to hold
 # what may begin with any other one would hold up protocols that are not HTTP.
 _PREFIXES = b"|".join(method[:end] for method in _METHODS for end in range(1, len(method) + 1))
