@@ -28,18 +28,7 @@ _EMPTY = re.compile(_SPACE + rb"*")
 _MORE = re.compile(TCHAR + rb"+")
 _NO_END = re.compile(rb"[^\n]*")
 _MEANT = re.compile(  # waitress takes a line without a version too, of any method
-    rb"(?i:HTTP/)|(?:\A|"
-    + _SPACE
-    + rb")"
-    + _KNOWN
-    + _SPACE
-    + rb"+[!-~]|\A"
-    + _SPACE
-    + rb"*"
-    + TCHAR
-    + rb"+"
-    + _SPACE
-    + rb"+/"
+    rb"(?i:HTTP/)|(?:\A|%s)%s%s+[!-~]|\A%s*%s+%s+/" % (_SPACE, _KNOWN, _SPACE, _SPACE, TCHAR, _SPACE)
 )
 # Of which nothing passes before it is judged, since http.server acts on half a head. It knows these methods; to hold
 # what may begin with any other one would hold up protocols that are not HTTP.
@@ -181,7 +170,9 @@ class Watcher:
         begun = _BEGUN.match(first)
         if begun is not None:
             self._more = _NO_END if begun[2] is not None else _MORE if begun[1] else None
-        return begun is not None
+            return True
+        self._more = _NO_END  # it passes; but gevent, Java and others take anything for a method: the end will tell
+        return not self._is_http
 
     def _not_http(self) -> None:
         self.watching = False

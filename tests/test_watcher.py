@@ -170,7 +170,7 @@ def test_garbage_is_the_same_whatever_the_segments(said: Conversation, size: int
     [
         b"A" * 33 + b" /1 HTTP/1.1\r\n",  b" GET /\r\n", b"\tGET /\r\n",
         b"\x0bGET /\r\n", b"GET\xa0/3 HTTP/1.1\r\n", b"GET\x1c/4\x1cHTTP/1.1\r\n", b" GET /09\r\n",
-        b"FOO /\r\n", b"\t1GET\x0b/\r\n",
+        b"\0GET / HTTP/1.1\r\n", b"\xef\xbb\xbfGET / HTTP/1.1\r\n", b"FOO /\r\n", b"\t1GET\x0b/\r\n",
         b" \r\nGET / HTTP/1.1\r\n", b"\r\n\t\n\r\nGET / HTTP/1.1\r\n",
     ],
 )  # fmt: skip
@@ -205,6 +205,8 @@ def test_what_is_no_http_to_anybody(first: bytes, alpn: str | None) -> None:
     seen = Seen()
     watcher = Watcher(connection(), seen, alpn, strict=True)
     watcher.sent(first)
+    assert watcher.held == 0
+    watcher.sent(b"\n")
     assert seen.notes == ["not HTTP" if alpn is None else "malformed request"]
     assert (watcher.watching, watcher.held) == (False, 0)
 
