@@ -38,8 +38,7 @@ def _read(
     closed = False  # the origin has
     while True:
         if data:
-            # Go drops warnings before a ClientHello, GnuTLS a change of ciphers: its name must not pass unseen.
-            if not reader.wire and data[0] not in (HANDSHAKE, ALERT, CHANGE_CIPHER_SPEC):
+            if not reader.wire and data[0] != HANDSHAKE and not _is_dropped(data):
                 return None, data
             hello = reader.receive(data)
             if hello is not None:
@@ -60,3 +59,11 @@ def _read(
             if reader.wire:
                 raise HelloError("the client closed within its ClientHello")
             return None, b""
+
+
+def _is_dropped(data: bytes) -> bool:
+    """Whether it begins with what some servers pass over: Go's a warning, GnuTLS' a change of ciphers.
+
+    The name in the ClientHello behind it must not go unseen.
+    """
+    return data[0] in (ALERT, CHANGE_CIPHER_SPEC) and data[1:2] in (b"", b"\3")

@@ -286,6 +286,15 @@ def test_a_server_name_does_not_pass_behind_another_record(
         assert 'detail="not a TLS handshake record"' in program.tunnels(1)[0]
 
 
+@pytest.mark.parametrize("first", [b"\x15\x04hello", b"\x14\0hello"])
+def test_another_protocol_may_begin_as_these_records_do(tmp_path: Path, roots: Path, first: bytes) -> None:
+    with Origin(echo) as plain, running(tmp_path, roots) as program:
+        with tunnel(program.address, f"localhost:{plain.port}") as sock:
+            sock.sendall(first)
+            assert sock.recv(100) == first
+        assert "context=untouched" in program.tunnels(1)[0]
+
+
 def test_a_bypassed_tunnel_goes_to_its_own_target_past_a_redirect(
     tmp_path: Path, origin: Origin, origin_ca: TestCA
 ) -> None:
