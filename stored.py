@@ -103,7 +103,7 @@ def _content(path: Path) -> bytes | None:
             path.lstat()  # not is_symlink, for which nothing fails since Python 3.14
         except FileNotFoundError:
             return None
-        raise  # a symbolic link to nowhere: something is meant to stand there
+        return files.content(path, MAX_FILE)  # come meanwhile; or fails again: a link to nowhere, something is meant
 
 
 def is_ours(path: Path) -> bool:

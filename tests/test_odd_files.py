@@ -2,7 +2,7 @@
 
 import os
 from datetime import timedelta
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import pytest
 from lab import run
@@ -36,6 +36,18 @@ def test_a_link_to_nowhere_is_something_that_cannot_be_read(room: Room) -> None:
         with pytest.raises(Occupied):
             room.store.save("a.example", PEM, replacing)
     assert os.readlink(path) == "nowhere"
+
+
+class Coming(PosixPath):
+    """A file that comes, by another process's hand, once it was looked for in vain."""
+
+    def lstat(self) -> os.stat_result:
+        self.write_bytes(MARK + PEM)
+        return super().lstat()
+
+
+def test_a_file_that_comes_while_it_is_looked_for_is_read(tmp_path: Path) -> None:
+    assert Stored.load(Coming(tmp_path / "a.crt")) == Stored(MARK + PEM, True, tmp_path / "a.crt")
 
 
 def test_what_was_set_aside_as_a_link_to_nowhere_is_not_overwritten(room: Room) -> None:
