@@ -312,6 +312,18 @@ def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) 
     assert text.stdout.endswith(f" checked, {count} {'problem' if count == 1 else 'problems'}\n")
 
 
+def test_check_of_a_store_behind_a_link(room: Room) -> None:
+    (room.folder / "elsewhere").symlink_to("certs")
+    assert in_json(room, "check", "--store=elsewhere", *SIGN) == {"checked": 3, "problems": []}
+    folder = room.path.parent
+    folder.rename(room.folder / "aside")
+    folder.symlink_to("../aside")
+    for store in (STORE, "--store=elsewhere"):
+        found = in_json(room, "check", store, *SIGN, status=1)
+        assert isinstance(found, dict)
+        assert [told["problem"] for told in found["problems"]] == ["a symbolic link"]
+
+
 def test_check_of_one_certificate_for_each_of_its_names(room: Room) -> None:
     """No two certificates with one serial number: the very same one."""
     pem = TestCA("operator", parent=TestCA("root")).issue("www.example.com", "*.example.net", "127.0.0.2")
