@@ -1,6 +1,9 @@
 import os
 import time
+import timeit
+from functools import partial
 from ipaddress import ip_address, ip_network
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -64,12 +67,12 @@ def test_an_address_need_be_in_one_of_several_networks_only() -> None:
     assert found.host(Target("192.0.2.1", 443))
 
 
-@pytest.mark.parametrize("length", [0, 1, 31, 32, 96, 127, 128])
-@pytest.mark.parametrize("base", ["192.0.2.129", "2001:db8::8001"])
+@pytest.mark.parametrize(
+    ("base", "length"),
+    [*product(["192.0.2.129"], [0, 1, 31, 32]), *product(["2001:db8::8001"], [0, 1, 31, 32, 96, 127, 128])],
+)
 def test_networks_of_all_lengths(base: str, length: int) -> None:
     address = ip_address(base)
-    if length > address.max_prefixlen:
-        pytest.skip("longer than an address")
     network = ip_network((address, length), strict=False)
     found = patterns(str(network))
     for bit in range(address.max_prefixlen):
@@ -78,14 +81,15 @@ def test_networks_of_all_lengths(base: str, length: int) -> None:
     assert not found.address(("::1" if address.version == 4 else "127.0.0.1", 1))
 
 
-def test_a_long_list_of_networks_holds_nobody_up() -> None:
+def test_a_long_list_of_networks_costs_what_a_short_one_does() -> None:
     """Each connection asks, once or more often for each of its addresses."""
-    found = patterns(*(f"{ip_address(number << 8)}/24" for number in range(0xA0000, 0xA0000 + 50_000)))
-    began = time.process_time()
-    for _ in range(100):
-        assert found.address(("10.1.2.3", 1))
-        assert not found.address(("9.1.2.3", 1))
-    assert time.process_time() - began < 0.2
+    prices = []
+    for count in (10, 50_000):
+        found = patterns(*(f"{ip_address(number << 8)}/24" for number in range(0xA0000, 0xA0000 + count)))
+        assert found.address(("10.0.1.2", 1))
+        asked = partial(found.address, ("9.1.2.3", 1))
+        prices.append(min(timeit.repeat(asked, timer=time.process_time, number=100)))
+    assert prices[1] < 50 * prices[0]  # gone through, it would be 5,000 times
 
 
 def test_lists_in_files(tmp_path: Path) -> None:
