@@ -46,8 +46,8 @@ class Seeing:
         observers: list[Observer] = [self.access_log] if chosen.log_requests else []
         if chosen.taps and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # what they print is seen at once, and not lost with a worker
-        taps = Taps([Tap(path) for path in chosen.taps])
-        body_max = taps.body_max
+        self._taps = Taps([Tap(path) for path in chosen.taps])
+        body_max = self._taps.body_max
         self._har = None
         if chosen.har is not None:
             har = _opened(
@@ -63,7 +63,7 @@ class Seeing:
         )
         self._keylog = keylog
         capture = Capture(body_max) if body_max else None
-        self.sight = Sight(policy, observers, taps, capture, pcap, board)
+        self.sight = Sight(policy, observers, self._taps, capture, pcap, board)
 
     def reopen(self) -> None:
         """Go on in new files of lines: the present ones were renamed."""
@@ -73,6 +73,7 @@ class Seeing:
 
     def close(self) -> None:
         """Write what is waiting."""
+        self._taps.close()
         if self._har is not None:
             self._har.close()
 

@@ -15,10 +15,12 @@ One that raises is told with its traceback and taken out; the traffic goes on.
 """
 
 import inspect
+import io
 import logging
 import runpy
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
@@ -111,12 +113,19 @@ class Tap:
             raise UsageError(f"--tap={path}: {type(error).__name__}: {error}") from error
         self.path = path
         self.rewrites = bool(names.get("REWRITE", False))
+        self._files = [value for value in names.values() if isinstance(value, io.IOBase)]
         self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}
         if not self._hooks:
             raise UsageError(f"--tap={path}: it defines none of {', '.join(HOOKS)}")
         for hook, function in self._hooks.items():
             if any(never(function) for never in _NEVER_RUN):
                 raise UsageError(f"--tap={path}: {hook}() is async or yields, so it would never run; write a plain one")
+
+    def close(self) -> None:
+        """Write what its open files hold back, which Python does not do for what still lives when a process ends."""
+        for file in self._files:
+            with suppress(OSError, ValueError):  # a full disk, one that was closed
+                file.flush()
 
     def wants(self, *hooks: str) -> bool:
         """Whether it has one of these hooks."""
@@ -171,6 +180,11 @@ class Taps:
 
     def noted(self, connection: Connection, what: str) -> None:
         """That is told in the log."""
+
+    def close(self) -> None:
+        """certifier ends."""
+        for tap in self._taps:
+            tap.close()
 
     def decide(self, exchange: Exchange) -> Answer | None:
         """Let those that act change the exchange's request head, or answer it: the first answer counts."""

@@ -78,6 +78,17 @@ def test_what_is_printed_is_seen_at_once(tmp_path: Path, roots: Path, server: Or
         assert (tmp_path / "printed").read_text() == f"{url}\n"
 
 
+@pytest.mark.parametrize("options", [[], ["--workers=2"]], ids=["one", "workers"])
+def test_what_its_files_hold_back_is_written_at_the_end(
+    tmp_path: Path, roots: Path, server: Origin, options: list[str]
+) -> None:
+    text = "out = open('out', 'a')\ndef request(exchange): out.write(exchange.url)"
+    with Program(tmp_path, *BASE, f"--upstream-ca={roots}", tap(tmp_path, text), *options) as program:
+        curl(program, f"https://localhost:{server.port}/x")
+        assert (tmp_path / "out").read_text() == ""
+    assert (tmp_path / "out").read_text() == f"https://localhost:{server.port}/x"
+
+
 def test_all_that_is_told(tmp_path: Path, roots: Path, server: Origin) -> None:
     with watched(tmp_path, roots, tap(tmp_path, LOGGING)) as program:
         url = f"https://localhost:{server.port}/x"
