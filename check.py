@@ -201,7 +201,9 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
     try:
         files = ca.load(*paths, now)
     except UsageError as error:
-        return None, [(paths[0], Fault(str(error), "certifier does not start with this CA"))]
+        made = chosen.folder is not None and not os.path.lexists(paths[0])
+        fate = "certifier makes a CA there when it starts" if made else "certifier does not start with this CA"
+        return None, [(paths[0], Fault(str(error), fate))]
     found = [(paths[0], fault) for fault in (*rules.of_any(files.certificate, now), *rules.of_ca(files.certificate))]
     warning = files.expiry_warning(now)
     if warning is not None:

@@ -312,6 +312,17 @@ def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) 
     assert text.stdout.endswith(f" checked, {count} {'problem' if count == 1 else 'problems'}\n")
 
 
+def test_check_of_a_ca_that_is_not_there(room: Room) -> None:
+    """In a folder of certifier's own one is made at the start; an operator's is wanted."""
+    for words, meaning in (
+        (["--ca=none"], "certifier makes a CA there when it starts"),
+        ([*SIGN[1:], "--sign-cert=none"], "certifier does not start with this CA"),
+    ):
+        found = in_json(room, "check", STORE, *words, status=1)
+        assert isinstance(found, dict)
+        assert [told["meaning"] for told in found["problems"]] == [meaning]
+
+
 def test_check_of_a_store_behind_a_link(room: Room) -> None:
     (room.folder / "elsewhere").symlink_to("certs")
     assert in_json(room, "check", "--store=elsewhere", *SIGN) == {"checked": 3, "problems": []}
