@@ -177,14 +177,16 @@ class Http2:
             raise Unreadable("a stream is opened twice")
         named = [special.get(b":authority"), *(value.decode("latin-1") for name, value in fields if name == b"host")]
         authority = next(filter(None, named), "")
+        length = None
         if self._strict:
             ambiguity.check_http2(special, fields)
             ambiguity.check_authority(*filter(None, named))  # RFC 9113 §8.3.1
+            length = ambiguity.declared_length(fields)
         exchange = self._recorder.request(
             special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
             special.get(b":protocol"), pushed,
         )  # fmt: skip
-        if self._strict and not pushed and (length := ambiguity.declared_length(fields)) is not None:
+        if length is not None:
             self._lengths[stream] = length
         if len(self._streams) >= MAX_STREAMS:
             self._recorder.end(exchange, f"not watched: more than {MAX_STREAMS} streams at once")

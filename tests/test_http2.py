@@ -570,6 +570,7 @@ def test_a_body_of_another_length_than_declared_is_malformed_where_that_matters(
         data = DataFrame(1, body, flags=["END_STREAM"])
         play(Http2(seen.recorder(), strict), [(CLIENT, PREFACE + wire(ask, data))])
         assert [" length" in note for note in seen.notes] == [True] * strict
+        assert len(seen.done) == len(seen.begun) * strict
 
 
 def test_more_than_the_declared_length_is_seen_before_the_body_ends() -> None:
