@@ -24,7 +24,7 @@ _COMMON = re.compile(_KNOWN + rb"\s")
 # Latin-1, also before the method, and takes a line without a version.
 _SPACE = rb"[\t-\r\x1c- \x85\xa0]"
 _BEGUN = re.compile(_SPACE + rb"*(" + TCHAR + rb"*)(" + _SPACE + rb"[^\n]*)?\Z")
-_EMPTY = re.compile(_SPACE + rb"*")
+_LEADING = re.compile(_SPACE + rb"+")
 _MORE = re.compile(TCHAR + rb"+")
 _NO_END = re.compile(rb"[^\n]*")
 _MEANT = re.compile(  # waitress takes a line without a version too, of any method
@@ -142,6 +142,8 @@ class Watcher:
             self._first += data  # nothing new to be seen, octet by octet
             return
         self._first = (self._first + data).lstrip(b"\r\n")  # RFC 9112 §2.2; a lenient origin skips any number
+        if self._strict and (leading := _LEADING.match(self._first)):  # waitress skips that, too; it may be endless
+            self._first[: leading.end()] = b" "
         first = self._first[:MAX_HEAD]
         full = len(self._first) >= MAX_HEAD
         if first.startswith(PREFACE):
@@ -180,8 +182,7 @@ class Watcher:
         line = self._first.partition(b"\n")[0]
         if self._strict:
             endless = len(line) >= MAX_HEAD and _BEGUN.match(line)  # Go reads on, for a megabyte
-            empty = len(line) < len(self._first) and _EMPTY.fullmatch(line)  # to waitress, which skips it
-            meant = self._is_http or bool(_MEANT.search(line) or endless or empty)
+            meant = self._is_http or bool(_MEANT.search(line) or endless)
         else:
             meant = bool(_COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line))
         self._first, self._early = bytearray(), bytearray()

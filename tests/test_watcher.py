@@ -1,3 +1,5 @@
+import timeit
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -171,7 +173,7 @@ def test_garbage_is_the_same_whatever_the_segments(said: Conversation, size: int
         b"A" * 33 + b" /1 HTTP/1.1\r\n",  b" GET /\r\n", b"\tGET /\r\n",
         b"\x0bGET /\r\n", b"GET\xa0/3 HTTP/1.1\r\n", b"GET\x1c/4\x1cHTTP/1.1\r\n", b" GET /09\r\n",
         b"\0GET / HTTP/1.1\r\n", b"\xef\xbb\xbfGET / HTTP/1.1\r\n", b"FOO /\r\n", b"\t1GET\x0b/\r\n",
-        b" \r\nGET / HTTP/1.1\r\n", b"\r\n\t\n\r\nGET / HTTP/1.1\r\n",
+        b" \r\nGET / HTTP/1.1\r\n", b"\r\n\t\n\r\nGET / HTTP/1.1\r\n", b" \n" * 40_000 + b"FOO x HTTP/1.1\r\n",
     ],
 )  # fmt: skip
 def test_what_may_be_http_to_somebody_is_malformed_where_that_matters(line: bytes, size: int) -> None:
@@ -198,8 +200,24 @@ def test_a_line_that_is_longer_may_be_http_to_somebody_too(begin: bytes, size: i
     assert watch([(CLIENT, b"\0" + line), (CLIENT, more)], None, size, strict=True).notes == ["not HTTP"]
 
 
+def test_white_space_costs_what_it_does_however_much_came_before() -> None:
+    prices = []
+    for many in (1, 60_000):
+        watcher = Watcher(connection(), Seen(), None, strict=True)
+        watcher.sent(b" " * many)
+        words = {"watcher": watcher}
+        prices.append(min(timeit.repeat("watcher.sent(b' '), watcher.held", globals=words, number=100, repeat=3)))
+    assert prices[1] < 20 * prices[0]
+
+
 @pytest.mark.parametrize("alpn", [None, "http/1.1"])
-@pytest.mark.parametrize("first", [b"AMQP\0\0\x09\1", b"\x10\x10\0\4MQTT", b"SSH-2.0-x\r\n", b"NICK a\r\n"])
+@pytest.mark.parametrize(
+    "first",
+    [
+        b"AMQP\0\0\x09\1", b"\x10\x10\0\4MQTT", b"SSH-2.0-x\r\n", b"NICK a\r\n",
+        b"\x0b\x0a\x09Protobuf!",  # a message whose length is white space, and the tag of its first field a line's end
+    ],
+)  # fmt: skip
 def test_what_is_no_http_to_anybody(first: bytes, alpn: str | None) -> None:
     """Unless both sides have said that it is; and where the first octets tell it, nothing is held back for more."""
     seen = Seen()
