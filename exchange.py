@@ -17,8 +17,8 @@ import bodies
 MAX_FIELDS = 256  # of a head that are kept; Apache stops at 100
 MAX_CONTENT = 67_108_864  # octets that a body's content coding may hide
 MAX_HELD = 4_194_304  # octets that heads of one connection take while their exchanges are under way, see ``hold``
-MAX_ALL_HELD = 134_217_728  # those of all connections: then one may have no more than
-LITTLE_HELD = 196_608  # so many: the largest head that there is, or forty requests of a browser
+MAX_ALL_HELD = 134_217_728  # those of all connections; beyond, one that has more than LITTLE_HELD gets no more
+LITTLE_HELD = 196_608  # the largest head that there is, or forty requests of a browser
 FIELD = 200  # octets that a field counts there, beside the wire's: one of these may stand for a field of any size
 NO_ROOM = "heads of requests under way take too much memory"
 MAX_CAPTURED = 67_108_864  # octets of bodies of all exchanges under way; what comes beyond is counted, not kept

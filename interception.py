@@ -95,6 +95,7 @@ class Interception:
         if self._passes(way, origin, hello, name):
             self._relaying.bypass(way, origin, data)
             return
+        dialled = way.refusal or origin
         context = self._contexts.find(name)
         retrieval = None
         if context is not None:
@@ -105,16 +106,11 @@ class Interception:
             # most of which will be refused, must not cost a handshake each, nor cost origins one.
             ahead = self._contexts.generates and not self._contexts.crowded(way.ip)
             if not ahead and retrieval.wait() is None:
-                if way.refusal is not None:
-                    raise way.refusal
-                self._relaying.leave(way, origin, data)
+                self._relaying.leave(way, dialled, data)
                 return
         upstream: Stream | CertifierError
         try:
-            if way.refusal is not None:
-                upstream = way.refusal
-            else:
-                upstream = origin if isinstance(origin, OriginError) else self._secure(way, origin, name, hello)
+            upstream = dialled if isinstance(dialled, CertifierError) else self._secure(way, dialled, name, hello)
         except OriginError as error:
             upstream = error.again()  # that one holds this frame, which would hold it
         if context is None:

@@ -54,11 +54,11 @@ class Relaying:
             with self._dialer.own(way.target, way.ip) as own:
                 self.untouched(way, own, data, _BYPASSED)
 
-    def leave(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
-        """Relay what we have no certificate for. Raises ``OriginError``, or ``Refused`` beside a redirect."""
+    def leave(self, way: Way, origin: socket.socket | CertifierError, data: bytes) -> None:
+        """Relay what we have no certificate for. Raises why there is no origin, or ``Refused`` beside a redirect."""
         if self._redirect is not None:
             raise Refused("no certificate for this name, and a redirect takes decrypted tunnels only")
-        if isinstance(origin, OriginError):
+        if isinstance(origin, CertifierError):
             raise origin
         self.untouched(way, origin, data)
 
