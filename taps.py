@@ -14,10 +14,13 @@ alone; computing all, and so does a file that makes one wait, which gevent does 
 One that raises is told with its traceback and taken out; the traffic goes on.
 """
 
+import gc
 import inspect
 import io
 import logging
+import os
 import runpy
+import stat
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -113,19 +116,12 @@ class Tap:
             raise UsageError(f"--tap={path}: {type(error).__name__}: {error}") from error
         self.path = path
         self.rewrites = bool(names.get("REWRITE", False))
-        self._files = [value for value in names.values() if isinstance(value, io.IOBase)]
         self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}
         if not self._hooks:
             raise UsageError(f"--tap={path}: it defines none of {', '.join(HOOKS)}")
         for hook, function in self._hooks.items():
             if any(never(function) for never in _NEVER_RUN):
                 raise UsageError(f"--tap={path}: {hook}() is async or yields, so it would never run; write a plain one")
-
-    def close(self) -> None:
-        """Write what its open files hold back, which Python does not do for what still lives when a process ends."""
-        for file in self._files:
-            with suppress(OSError, ValueError):  # a full disk, one that was closed
-                file.flush()
 
     def wants(self, *hooks: str) -> bool:
         """Whether it has one of these hooks."""
@@ -182,9 +178,15 @@ class Taps:
         """That is told in the log."""
 
     def close(self) -> None:
-        """certifier ends."""
-        for tap in self._taps:
-            tap.close()
+        """Write what their open files hold back, which Python does not do for what still lives when a process ends."""
+        if not self._taps:
+            return
+        gc.unfreeze()  # what was there when serving began
+        for file in gc.get_objects():  # wherever a tap keeps them, those that it opened later among them
+            if isinstance(file, io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
+                with suppress(OSError, ValueError):  # a full disk, one that was closed
+                    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe could hold the end up
+                        file.flush()
 
     def decide(self, exchange: Exchange) -> Answer | None:
         """Let those that act change the exchange's request head, or answer it: the first answer counts."""

@@ -78,11 +78,24 @@ def test_what_is_printed_is_seen_at_once(tmp_path: Path, roots: Path, server: Or
         assert (tmp_path / "printed").read_text() == f"{url}\n"
 
 
+HOLDING = [
+    "out = open('out', 'a')\ndef request(exchange): out.write(exchange.url)",
+    """
+import csv
+written = {}
+def request(exchange):
+    if exchange.authority not in written:
+        written[exchange.authority] = csv.writer(open("out", "a"), lineterminator="")
+    written[exchange.authority].writerow([exchange.url])
+""",
+]
+
+
+@pytest.mark.parametrize("text", HOLDING, ids=["global", "later"])
 @pytest.mark.parametrize("options", [[], ["--workers=2"]], ids=["one", "workers"])
 def test_what_its_files_hold_back_is_written_at_the_end(
-    tmp_path: Path, roots: Path, server: Origin, options: list[str]
+    tmp_path: Path, roots: Path, server: Origin, options: list[str], text: str
 ) -> None:
-    text = "out = open('out', 'a')\ndef request(exchange): out.write(exchange.url)"
     with Program(tmp_path, *BASE, f"--upstream-ca={roots}", tap(tmp_path, text), *options) as program:
         curl(program, f"https://localhost:{server.port}/x")
         assert (tmp_path / "out").read_text() == ""
