@@ -15,6 +15,7 @@ import os
 import stat
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import files
@@ -161,6 +162,19 @@ class PcapFile:
             self._lacks = max(0, self._lacks - len(packets))
             if not self._lacks:
                 log.warning("%s can be written again", self._path)
+
+    def reopen(self) -> None:
+        """Go on in a new file where the present one was renamed or removed (logrotate); if there can be none, in it."""
+        try:
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
+                    return
+            fd = _open(self._path)
+        except OSError as error:
+            log.warning("can't reopen %s: %s; going on in the file that was open", self._path, error.strerror)
+            return
+        os.close(self._fd)
+        self._fd, self._end = fd, 0
 
     def close(self) -> None:
         """No more packets come."""

@@ -56,18 +56,20 @@ class Seeing:
             self._har = HarQueue(har, workers)
             observers.append(self._har)
             body_max = max(body_max, chosen.har_body_max)
-        pcap = (  # the last: an earlier file makes room for it
+        self._pcap = (  # the last: an earlier file makes room for it
             _opened("--pcap", _own(chosen.pcap, worker), lambda p: PcapFile(p, version))
             if chosen.pcap is not None
             else None
         )
         self._keylog = keylog
         capture = Capture(body_max) if body_max else None
-        self.sight = Sight(policy, observers, self._taps, capture, pcap, board)
+        self.sight = Sight(policy, observers, self._taps, capture, self._pcap, board)
 
     def reopen(self) -> None:
-        """Go on in new files of lines: the present ones were renamed."""
+        """Go on in new files: the present ones were renamed. A HAR file sees that by itself."""
         self.access_log.reopen()
+        if self._pcap is not None:
+            self._pcap.reopen()
         if self._keylog is not None:
             self._keylog.reopen()
 

@@ -190,6 +190,31 @@ def test_emptied_by_someone_else(tmp_path: Path, left: int) -> None:
     assert fields(path, "frame.number") == [("1",), ("2",)]
 
 
+def test_renamed_by_someone_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As logrotate does: once told so, later packets are in a file that has the name, and can be read."""
+    log.set_up()
+    path, rotated = tmp_path / "a.pcapng", tmp_path / "a.pcapng-1"
+    file = PcapFile(path, "1.0")
+    flow = Flow(*V4)
+    file.write(flow.opened())
+    file.reopen()
+    file.write(flow.sent(GET))
+    assert len(fields(path, "frame.number")) == 4  # nothing had happened to it
+    path.rename(rotated)
+    path.mkdir()
+    file.reopen()
+    assert "can't reopen" in capfd.readouterr().err
+    file.write(flow.received(OK))
+    assert len(fields(rotated, "frame.number")) == 5
+    path.rmdir()
+    file.reopen()
+    file.write(flow.sent(GET))
+    file.close()
+    assert len(fields(rotated, "frame.number")) == 5
+    assert fields(path, "frame.number") == [("1",)]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
 def test_a_link_stays_where_it_is(tmp_path: Path) -> None:
     """It may be /dev/stdout, which would be renamed for the whole system."""
     (tmp_path / "disk").mkdir()

@@ -224,6 +224,20 @@ def test_formats_and_a_file_that_is_rotated(tmp_path: Path, roots: Path, server:
         assert re.fullmatch(combined.format(rf"CONNECT localhost:{server.port}"), tunnel)
 
 
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_packets_go_on_in_a_new_file(tmp_path: Path, roots: Path, server: Origin, number: signal.Signals) -> None:
+    path, rotated = tmp_path / "all.pcapng", tmp_path / "all.pcapng.1"
+    with watched(tmp_path, roots, f"--pcap={path}") as program:
+        curl(program, f"https://localhost:{server.port}/one")
+        path.rename(rotated)
+        program.process.send_signal(number)
+        until(path.exists)
+        curl(program, f"https://localhost:{server.port}/two")
+        until(lambda: b"/two" in path.read_bytes())
+    assert b"/one" in rotated.read_bytes()
+    assert b"/two" not in rotated.read_bytes()
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [
