@@ -37,6 +37,15 @@ _COUNTERS = {
         ("method", "code"),
     ),
 }
+# Labels of these that are there from the start, as 0. A burst between two scrapes may be the first of its kind: where a
+# series begins with it, Prometheus sees no increase, and no alert fires.
+_FROM_ZERO: dict[str, tuple[str, ...]] = {
+    "retrievals": ("memory", "disk", "made", "renewed", "none", "failed"),
+    "refusals": (
+        "authentication", "certificate", "client-connections", "connections", "loop", "mismatch", "new-names",
+        "no-name", "not-tls", "policy",
+    ),
+}  # fmt: skip
 _GAUGES = {
     "connections": ("connections", "Connections of clients that are open."),
     "tunnels": ("tunnels_open", "Tunnels that are open."),
@@ -72,7 +81,8 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot
         for kind, (name, about, labels) in _COUNTERS.items():
-            yield _counter(name, about, labels, snapshot["counts"].get(kind, {}))
+            counts = dict.fromkeys(_FROM_ZERO.get(kind, ()), 0) | snapshot["counts"].get(kind, {})
+            yield _counter(name, about, labels, counts)
         for kind, (name, about) in _GAUGES.items():
             yield GaugeMetricFamily(f"certifier_{name}", about, snapshot["gauges"].get(kind, 0))
         for kind, (name, about) in _HISTOGRAMS.items():

@@ -17,7 +17,9 @@ from prometheus_client.parser import text_string_to_metric_families as prometheu
 from test_board import closed_tunnel, snapshot_of
 from test_website import BASE, ask
 
+import errors
 from board import Board
+from errors import CertifierError
 from metrics import expose
 from snapshot import merge
 
@@ -80,6 +82,18 @@ def test_what_is_counted(used: Program) -> None:
     before = value(families, "certifier_connections_accepted_total")
     assert before
     assert value(scrape(used), "certifier_connections_accepted_total") == before + 1
+
+
+def test_what_alerts_count_begins_with_zero() -> None:
+    """Else Prometheus sees no increase in the first of its kind, be it a hundred at once."""
+    snapshot = snapshot_of(Board())
+    snapshot["facts"] |= {"ca_ends": None}
+    families = list(prometheus(expose(snapshot, True, "")[1].decode()))
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CertifierError)]
+    for reason in {kind.refusal for kind in kinds if kind.refusal} | {"certificate"}:
+        assert value(families, "certifier_refusals_total", reason=reason) == 0, reason
+    for source in ("memory", "disk", "made", "renewed", "none", "failed"):
+        assert value(families, "certifier_retrievals_total", source=source) == 0, source
 
 
 def test_their_names_are_by_prometheus_conventions(used: Program) -> None:
