@@ -1,6 +1,7 @@
 """The command line, and what the repository promises of its own shape."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -573,6 +574,16 @@ def test_the_readme_names_every_option() -> None:
     assert certifier.__doc__
     for option in re.findall(r"^  (?:-h )?(--[a-z-]+)", certifier.__doc__, re.MULTILINE):
         assert f"`{option}" in readme, option
+
+
+def test_the_script_of_the_readme(tmp_path: Path) -> None:
+    """As a CI job has it: it waits for the proxy, or ends with it."""
+    (script,) = re.findall(r"```sh\n(: >certifier\.log\n.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
+    script = script.replace("python certifier.py", f"'{sys.executable}' '{HERE / 'certifier.py'}'")
+    done = run("sh", "-c", script, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+    assert json.loads((tmp_path / "all.har").read_text())["log"]["version"] == "1.2"
+    assert run("sh", "-c", script.replace("--max=1000", "--max=0"), cwd=tmp_path).returncode == 1
 
 
 def test_the_tests_that_security_md_names_are_there() -> None:
