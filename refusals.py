@@ -30,7 +30,7 @@ _REFUSALS = tuple(_MEANINGS)
 # names its Python too, and npm its Node.js.
 _SETTINGS = (
     (("curl/",), "curl: --cacert ca.crt, or CURL_CA_BUNDLE"),
-    (("git/",), "git: git config http.sslCAInfo ca.crt"),
+    (("git/",), "git: GIT_SSL_CAINFO=ca.crt"),
     (("Go-http-client/",), "Go: SSL_CERT_FILE=ca.crt"),
     (("pip/",), "pip: PIP_CERT=ca.crt"),
     (("python", "Python"), "Python: SSL_CERT_FILE=ca.crt, for requests REQUESTS_CA_BUNDLE"),

@@ -62,7 +62,7 @@ def test_what_is_no_refusal(reason: str | None) -> None:
     ("user_agent", "text"),
     [
         ("curl/8.5.0", "curl: --cacert"),
-        ("git/2.39.5", "git: "),
+        ("git/2.39.5", "git: GIT_SSL_CAINFO="),  # not a configuration: a clone has none yet
         ("Go-http-client/1.1", "Go: "),
         ('pip/24.0 {"implementation":{"name":"CPython","version":"3.11.2"},"python":"3.11.2"}', "pip: "),
         ("python-requests/2.32.3", "Python: "),
