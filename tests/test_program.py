@@ -586,6 +586,14 @@ def test_the_script_of_the_readme(tmp_path: Path) -> None:
     assert run("sh", "-c", script.replace("--max=1000", "--max=0"), cwd=tmp_path).returncode == 1
 
 
+def test_what_the_readme_has_made_is_not_committed(tmp_path: Path) -> None:
+    shutil.copy(HERE / ".gitignore", tmp_path)
+    assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
+    made = ["ca.key", "serial.txt", "serial.txt.lock", "ca/ca.key", "certs/.lock", "users", "keys", "certifier.log"]
+    made += ["all.har", ".all.har.spare", "all.1.har", "all-w0.har", "all.pcapng"]
+    assert run("git", "check-ignore", *made, cwd=tmp_path).stdout.split() == made
+
+
 def test_the_tests_that_security_md_names_are_there() -> None:
     named = set(re.findall(r"`(test_\w+)`", (HERE / "SECURITY.md").read_text()))
     there = {
