@@ -22,7 +22,7 @@ from rewriting import check_fields, judge, record_answer
 from sight import Sight
 from website import Website
 
-STREAM_SECONDS = 30.0  # for a client to take the next piece of live data
+STREAM_SECONDS = 30.0  # for a client to take a page, or the next piece of live data
 
 
 class PlainHttp:
@@ -113,7 +113,9 @@ class PlainHttp:
         answer = self._website.answer(Visit(head.method, path, client.ip, called, where, head.header))
         record.status, record.outcome = answer.status, "closed"
         if answer.stream is None:
-            sockets.last_word(client.sock, answer.reply)
+            client.sock.settimeout(STREAM_SECONDS)
+            sockets.send(client.sock, answer.reply)  # however large: the last word has a second
+            sockets.last_word(client.sock, b"")
             return
         with closing(answer.stream) as pieces, suppress(OSError):  # whoever looked has left
             client.sock.settimeout(STREAM_SECONDS)

@@ -267,6 +267,7 @@ TABLE = [
     Row("recv client forward._recv #. timeout", "408 http_request_error", "http_request_error"),
     Row("recv client forward._recv", "400 http_request_error", "http_request_error"),
     Row("recv client proxy._next_request"),
+    Row("send(all)? client plain._own_page", "cut", "cut-off"),
     Row("thread downloads", "503 proxy_internal_error", OURS),
     Row("send(all)? client sockets.last_word", "cut"),
     Row("(client|wait) sockets.last_word"),

@@ -33,6 +33,8 @@ from test_users import ALICE, line
 
 from assets import FOLDER
 from feed import MAX_ONLOOKERS
+from snapshot import MAX_ROWS
+from sockets import LINGER_SECONDS
 
 BASE = ("--store=certs", "--max=100", "--ca=ca")
 PASSWORD = "Basic " + base64.b64encode(b":".join(ALICE)).decode()
@@ -302,6 +304,27 @@ def test_events_come_once_a_second_with_what_is_news(program: Program, origin: O
     with events(program, f"Last-Event-ID: {first}") as news:
         _, data = next(news)
         assert [row["key"] for row in data["tunnels"]] == [rows[0]["key"]]
+
+
+def test_a_slow_reader_gets_all_of_a_large_page(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    """What all is known may be megabytes: more than the kernel takes at once, and a second of a slow line."""
+    request = b"GET / HTTP/1.1\r\nHost: test\r\n" + b"X-Field: %s\r\n" % (b"x" * 290) * 38 + b"\r\n"
+    with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--log-requests") as running:
+        with secure_tunnel(running, f"localhost:{origin.port}") as sock:
+            for _ in range(MAX_ROWS):
+                sock.sendall(request)
+                with sock.makefile("rb") as file:
+                    while not (line := file.readline()).startswith(b"Content-Length: "):
+                        assert line
+                    file.read(2 + int(line.split()[1]))
+        with socket.socket() as sock:
+            sock.settimeout(WAIT)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(running.address)
+            sock.sendall(b"GET /state HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(2 * LINGER_SECONDS)
+            reply = read_reply(sock)
+        assert len(json.loads(reply.body)["requests"]) == MAX_ROWS
 
 
 def test_only_so_many_may_look(tmp_path: Path) -> None:
