@@ -8,16 +8,23 @@ import os
 import socket
 import ssl
 import sys
+import time
 from contextlib import suppress
+
+import gevent
 
 import sockets
 from errors import OutOfResources
 from streams import BROKEN, FULL, NOTHING, ORDERLY, RENEGOTIATES, TRUNCATED, WIRE_VIEW, Stream
+from workers import Workers
 
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as well
 _PLAIN_VIEW = memoryview(_PLAIN)
 _DER = 2  # _ssl.ENCODING_DER
 _MOST_FLIGHT = 262_144  # octets of a handshake: OpenSSL takes chains of 100 KB; HelloRequests may come without end
+# Octets of an origin's flight from which on it is read on a thread, which costs 26 µs: with each certificate whose key
+# names a curve of its own OpenSSL may be busy for a sixth of a second, and there is room for a hundred and fifty.
+_LONG = 4_096
 _STEP = WIRE_VIEW[:16_384]  # of it is read at once: what comes behind it is for a pump, which lets others run
 _UNSAID = 2 * FULL  # octets that wait for a peer that asks on and on, and does not read: more than a fill leaves
 
@@ -73,14 +80,20 @@ class TlsStream(Stream):
         chain = self._tls._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # what 3.13 gave a public name
         return [certificate.public_bytes(_DER) for certificate in chain]
 
-    def handshake(self, deadline: float) -> None:
-        """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``."""
+    def handshake(self, deadline: float, workers: Workers | None = None) -> None:
+        """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``.
+
+        The ``workers`` read a flight that is long. Raises ``OutOfResources`` where they can't.
+        """
         step, server_side = self._tls.do_handshake, self._tls.server_side
         while True:
             try:
                 if server_side:
                     self._context.set_alpn_protocols(self._offer)
-                step()
+                if workers is not None and len(self.flight) > _LONG:
+                    self._step_apart(workers, deadline)
+                else:
+                    step()
             except ssl.SSLWantReadError:
                 done = False
             except ssl.SSLError:
@@ -110,6 +123,12 @@ class TlsStream(Stream):
             if len(self.flight) > _MOST_FLIGHT:
                 raise ssl.SSLError(ssl.SSL_ERROR_SSL, f"more than {_MOST_FLIGHT} octets of handshake")
             self._in.write(WIRE_VIEW[:count])
+
+    def _step_apart(self, workers: Workers, deadline: float) -> None:
+        """Past the deadline, the thread goes on, and nobody else must use the connection."""
+        with gevent.Timeout(max(0.0, deadline - time.monotonic()), TimeoutError("deadline passed")):
+            # Without what ``KeyLog`` adds to it, which is for the hub: the next step or read does that.
+            workers.run(ssl.SSLObject.do_handshake, self._tls)
 
     def decrypt(self) -> memoryview:
         """The next record's plaintext."""

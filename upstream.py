@@ -22,12 +22,14 @@ from streams import RENEGOTIATES
 from strength import weakness
 from tls import TlsStream
 from tlsconfig import client_context
+from workers import Workers
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # no fault of the origin's
 
 Address = tuple[str, int]  # an IP address as text, and a port
 
 ATTEMPT_SECONDS = 0.25  # Connection Attempt Delay, RFC 8305 §5
+_THREADS = 4  # that read long chains: apart from those that make certificates, which must not wait for a hostile one
 _MOST_ADDRESSES = 8  # of a name that are tried: each is a descriptor, and after 2 s a client has had enough
 # Alerts about a certificate, which can only be ours, and we have none (RFC 8446 §6.2): Go and Java send the second.
 _ABOUT_OURS = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "NO_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA")
@@ -45,6 +47,7 @@ class Upstream:
         self._extra_roots, self._verifies, self._keylog = extra_roots, verify, keylog
         self._context = self.read_roots()
         self._resolver = Resolver()
+        self._workers = Workers(_THREADS)
 
     def read_roots(self) -> ssl.SSLContext:
         """The roots, read anew, for ``use``. Raises ``UsageError``."""
@@ -72,7 +75,7 @@ class Upstream:
         offer = [protocol.decode("ascii") for protocol in alpn if protocol.isascii()]  # the rest is GREASE
         stream = TlsStream(sock, self._context, offer, server_hostname=name)
         try:
-            stream.handshake(deadline)
+            stream.handshake(deadline, self._workers)
         except ssl.SSLCertVerificationError as error:
             raise _untrusted(name, error.verify_message) from error
         except ssl.SSLError as error:

@@ -8,14 +8,16 @@ import base64
 import re
 import socket
 import ssl
+import time
 from contextlib import suppress
 from pathlib import Path
 
+import gevent
 import pytest
 import rawtls
 from chains import Made, der, file, make, rsa_key
 from gevent.queue import Queue
-from lab import WAIT, Origin, Program, Reply, get, http_origin, secure_tunnel, strict_context, tunnel
+from lab import WAIT, Origin, Program, Reply, exchange, get, http_origin, secure_tunnel, strict_context, tunnel
 from old_tls import KINDS, TODAY, OldServer, lenient_get
 from pki import TestCA, new_key
 from rawtls import RENEGOTIATION, TLS_1_2, Hello, server_hello
@@ -35,6 +37,20 @@ PRIMES = {
     "208552bb9ed529077096966d670c354e4abc9804f1746c08ca18217c32905e462e36ce3be39e772c180e86039b2783a2ec07a28f"
     "b5c55df06f4c52c9de2bcbf6955817183995497cea956ae515d2261898fa051015728e5a8aacaa68ffffffffffffffff",
 }
+
+# A certificate, signed by nobody, whose key names a curve of its own: over a prime of 661 bits that is one more than a
+# multiple of 2**640. Its two points are compressed, and OpenSSL needs a tenth of a second for each square root.
+SLOW = (
+    "MIICnDCCAoGgAwIBAgIIBO+Ko5InZlgwCgYIKoZIzj0EAwIwDDEKMAgGA1UEAwwBeDAeFw0yNjExMDEwMDAwMDBaFw0yNzAxMDEwMDAwMDBa"
+    "MAwxCjAIBgNVBAMMAXgwggImMIIBywYHKoZIzj0CATCCAb4CAQEwXgYHKoZIzj0BAQJTCeJ7AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAEwgaoEUwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
+    "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAJYsghhdVewaWB2q0QBFMC5NTCn0Zdzymd1HSk5e4qU5ba"
+    "ETxX9V0V5mOhpIrhIrVBcpaOblIJk5iZWSzaNgXS7mlKVpfK/smvy8g6JlSTgcLoawrJR0v7BTGFVNTQOAwhlQRUAgZoQrpmdrNlHFJTbUua"
+    "2+vNH17JwYBwttEwiWM6UO7g+eA4649iT7gE2CCYQYEXeQYVlkT5eUzdkzFg0tWEQwfwYs7HsxfZTR/gnwr0ONKXUk1qAlMDcUqy2H1eKcDl"
+    "lrIQkwer2JUsmxb4Cf2xf1RHmXtr2z0RUAdWSTHtz2EJ6m1VR66WYZNWNjtL53nEcDt9rgSVkYaUaFbkW5XHarSIuvrZWdVFBQIBAQNVAAIG"
+    "aEK6ZnazZRxSU21LmtvrzR9eycGAcLbRMIljOlDu4PngOOuPYk+4BNggmEGBF3kGFZZE+XlM3ZMxYNLVhEMH8GLOx7MX2U0f4J8K9DjSl1JN"
+    "ajAKBggqhkjOPQQDAgMJADAGAgEFAgEH"
+)
 
 # What is on offer, and what is not (RFC 8447 and RFC 9155 say why).
 SUITES_1_3 = {0x1301, 0x1302, 0x1303}
@@ -265,6 +281,27 @@ def test_a_handshake_without_end(program: Program) -> None:
     with Origin(flood) as origin:
         assert b"failed: more than 262144 octets of handshake" in refused(program, origin.port).body
         assert sent.get(timeout=WAIT) < 50_000_000
+
+
+def test_a_chain_that_takes_seconds_to_read(program: Program, origin_ca: TestCA, tmp_path: Path) -> None:
+    """It holds up nobody else, though the handshake is OpenSSL's alone; the origin itself is good."""
+    wrapped = "\n".join(re.findall(".{1,64}", SLOW))
+    slow = f"-----BEGIN CERTIFICATE-----\n{wrapped}\n-----END CERTIFICATE-----\n"
+    (tmp_path / "chain.pem").write_bytes(origin_ca.issue("localhost") + slow.encode() * 14)
+
+    def ask() -> Reply:
+        with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+            return get(secure)
+
+    with Origin(http_origin, tmp_path / "chain.pem") as origin:
+        asking = gevent.spawn(ask)
+        began, longest = time.monotonic(), 0.0
+        while not asking.ready():
+            asked = time.monotonic()
+            assert exchange(program.address, b"GET /healthz HTTP/1.0\r\n\r\n").status == 200
+            longest = max(longest, time.monotonic() - asked)
+        assert asking.get().status == 200
+        assert longest < (time.monotonic() - began) / 2
 
 
 def test_no_lie(program: Program, origin_ca: TestCA) -> None:
