@@ -14,6 +14,7 @@ sentence for the log and the body of the reply. Any other exception is a bug.
 
 from typing import ClassVar, Self
 
+HANDSHAKE_FAILURE = 40
 ACCESS_DENIED = 49
 DECODE_ERROR = 50
 INTERNAL_ERROR = 80
@@ -134,6 +135,12 @@ class TooManyNames(ClientError):
     alert = INTERNAL_ERROR
     outcome = "too-many-new-names"
     refusal = "new-names"
+
+
+class NoSharedGroup(ClientError):
+    """Its TLS wants a key exchange that we do not do."""
+
+    alert = HANDSHAKE_FAILURE
 
 
 class NoSharedProtocol(ClientError):

@@ -1,8 +1,8 @@
 """The ClientHello, sans-IO: bytes go in; a ``ClientHello``, "need more" or an error comes out.
 
 Source: RFC 8446 §4.1.2 and §5.1, RFC 6066 §3 (server_name), RFC 7301 §3.1 (ALPN), RFC 8446 §4.2.1
-(supported_versions). Knows nothing of sockets, and judges only what is needed to read the hello on: the TLS
-library that is fed the same bytes judges the rest.
+(supported_versions), §4.2.7 (supported_groups) and §4.2.8 (key_share). Knows nothing of sockets, and judges only what
+is needed to read the hello on: the TLS library that is fed the same bytes judges the rest.
 """
 
 import struct
@@ -15,7 +15,9 @@ CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE = 0x14, 0x15, 0x16  # ContentType
 _WIRE = 2  # times its limit, with record headers: a hello cut into tiny records is abuse
 _CLIENT_HELLO = 1  # HandshakeType
 _MAX_RECORD = 16_384
-_SERVER_NAME, _ALPN, _SUPPORTED_VERSIONS, _ECH = 0, 16, 43, 0xFE0D
+_SERVER_NAME, _GROUPS, _ALPN, _SUPPORTED_VERSIONS, _KEY_SHARES, _ECH = 0, 10, 16, 43, 51, 0xFE0D
+_CURVES = frozenset((23, 24, 25, 29, 30, 4587, 4588, 4589))  # NamedGroups, hybrids of curves and ML-KEM last
+_FINITE_FIELDS = range(0x0100, 0x0200)  # RFC 7919
 _SHORT = "ClientHello shorter than its lengths say"
 
 _LENGTH = struct.Struct(">H").unpack_from
@@ -27,12 +29,14 @@ class ClientHello:
     """What the way of a connection depends on.
 
     ``server_name`` is the host_name as sent, undecoded bytes shown as Latin-1, or None if the client sent none.
+    ``finite_field``: OpenSSL would take a key exchange in a finite field, with which a client can keep it busy.
     """
 
     server_name: str | None
     alpn_protocols: tuple[bytes, ...]
     supported_versions: tuple[int, ...]
     encrypted_client_hello: bool = False
+    finite_field: bool = False
 
 
 class HelloReader:
@@ -79,10 +83,12 @@ class HelloReader:
 
 
 def _parse(hello: bytes) -> ClientHello:
-    """Walked by offsets: of a dozen extensions or more, three are read."""
+    """Walked by offsets: of a dozen extensions or more, five are read."""
     name: str | None = None
     protocols: tuple[bytes, ...] = ()
     versions: tuple[int, ...] = ()
+    groups: tuple[int, ...] = ()
+    shares: tuple[int, ...] = ()
     kinds: set[int] = set()
     length = len(hello)
     try:
@@ -108,6 +114,10 @@ def _parse(hello: bytes) -> ClientHello:
                 protocols = _alpn_protocols(hello, at, at + size)
             elif kind == _SUPPORTED_VERSIONS:
                 versions = _supported_versions(hello, at, at + size)
+            elif kind == _GROUPS:
+                groups = struct.unpack_from(f">{size // 2 - 1}H", hello, at + 2)
+            elif kind == _KEY_SHARES:
+                shares = _key_shares(hello, at + 2, at + size)
             at += size
     except (IndexError, struct.error) as error:
         raise HelloError(_SHORT) from error
@@ -115,7 +125,15 @@ def _parse(hello: bytes) -> ClientHello:
         raise HelloError(_SHORT)
     if end < length:
         raise HelloError("bytes after the ClientHello's extensions")
-    return ClientHello(name, protocols, versions, _ECH in kinds)
+    return ClientHello(name, protocols, versions, _ECH in kinds, _is_finite(shares, groups))
+
+
+def _is_finite(shares: tuple[int, ...], groups: tuple[int, ...]) -> bool:
+    """OpenSSL takes the client's first share that it can; where there is none, it asks for a curve if it may."""
+    for group in shares:
+        if group in _CURVES or group in _FINITE_FIELDS:
+            return group not in _CURVES
+    return _CURVES.isdisjoint(groups) and any(group in _FINITE_FIELDS for group in groups)
 
 
 # Of an extension between two offsets; what is behind the vector in it is the TLS library's to judge.
@@ -151,6 +169,16 @@ def _alpn_protocols(hello: bytes, at: int, end: int) -> tuple[bytes, ...]:
         at += size
     if at != stop or stop > end:
         raise HelloError(_SHORT)
+    return tuple(found)
+
+
+def _key_shares(hello: bytes, at: int, end: int) -> tuple[int, ...]:
+    """Their groups."""
+    found = []
+    while at + 4 <= end:
+        group, size = _EXTENSION(hello, at)
+        found.append(group)
+        at += 4 + size
     return tuple(found)
 
 

@@ -16,7 +16,15 @@ import sockets
 from answering import explain, tell
 from contexts import ContextCache
 from dialing import Dialer, Redirect
-from errors import NO_APPLICATION_PROTOCOL, CertifierError, Misdirected, NoSharedProtocol, NotTls, OriginError
+from errors import (
+    NO_APPLICATION_PROTOCOL,
+    CertifierError,
+    Misdirected,
+    NoSharedGroup,
+    NoSharedProtocol,
+    NotTls,
+    OriginError,
+)
 from hello import ClientHello
 from limits import Limits
 from names import Target
@@ -108,6 +116,8 @@ class Interception:
             if not ahead and retrieval.wait() is None:
                 self._relaying.leave(way, dialled, data)
                 return
+        if hello.finite_field:
+            raise NoSharedGroup("the client wants a key exchange in a finite field (RFC 7919), not by elliptic curves")
         upstream: Stream | CertifierError
         try:
             upstream = dialled if isinstance(dialled, CertifierError) else self._secure(way, dialled, name, hello)

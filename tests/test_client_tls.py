@@ -174,6 +174,20 @@ def test_small_groups(proxy: Program, origin: Origin, group: int) -> None:
     assert answer(proxy, origin, client_hello(ALL, extensions | NEW)) == HANDSHAKE_FAILURE
 
 
+@pytest.mark.parametrize("group", range(256, 261))
+def test_finite_fields(proxy: Program, origin: Origin, group: int) -> None:
+    """RFC 7919's: of 8192 bits, each handshake takes OpenSSL a tenth of a second, and the client nothing."""
+    alone = usual("localhost") | NEW | {rawtls.GROUPS: rawtls.numbers(2, [group])}
+    assert answer(proxy, origin, client_hello(ALL, alone)) == HANDSHAKE_FAILURE
+    both = alone | {rawtls.GROUPS: rawtls.numbers(2, [group, rawtls.X25519])}
+    share = group.to_bytes(2) + rawtls.vector(2, (2).to_bytes((256, 384, 512, 768, 1024)[group - 256]))
+    first = both | {rawtls.KEY_SHARES: rawtls.vector(2, share)}
+    assert answer(proxy, origin, client_hello(ALL, first)) == HANDSHAKE_FAILURE
+    retry = answer(proxy, origin, client_hello(ALL, both))
+    assert isinstance(retry, Hello)
+    assert retry.extensions[rawtls.KEY_SHARES] == rawtls.X25519.to_bytes(2)
+
+
 @pytest.mark.skipif(not MODERN, reason="OpenSSL 3.5 and newer have X25519MLKEM768")
 def test_the_post_quantum_group(proxy: Program, origin: Origin) -> None:
     groups = [rawtls.X25519, rawtls.X25519_MLKEM768]
