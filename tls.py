@@ -22,9 +22,9 @@ _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as we
 _PLAIN_VIEW = memoryview(_PLAIN)
 _DER = 2  # _ssl.ENCODING_DER
 _MOST_FLIGHT = 262_144  # octets of a handshake: OpenSSL takes chains of 100 KB; HelloRequests may come without end
-# Octets of an origin's flight from which on it is read on a thread, which costs 26 µs: with each certificate whose key
-# names a curve of its own OpenSSL may be busy for a sixth of a second, and there is room for a hundred and fifty.
-_LONG = 4_096
+# Octets of an origin's flight from which on it is read on a thread, which has a price: with each certificate whose key
+# names a curve of its own, of 672 octets, OpenSSL may be busy for a sixth of a second.
+_LONG = 8_192
 _STEP = WIRE_VIEW[:16_384]  # of it is read at once: what comes behind it is for a pump, which lets others run
 _UNSAID = 2 * FULL  # octets that wait for a peer that asks on and on, and does not read: more than a fill leaves
 
