@@ -1,10 +1,16 @@
-"""A server's flight, sans-IO: what an origin wants, told by the octets of a handshake that failed."""
+"""A server's flight, sans-IO: what an origin wants, told by the octets of a handshake."""
 
 from collections.abc import Iterator
 
 from hello import ALERT, HANDSHAKE
 
 _CERTIFICATE_REQUEST = 13  # HandshakeType
+_RETRY = bytes.fromhex(
+    "cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c"
+)  # RFC 8446 §4.1.3: its random
+_RANDOM = slice(11, 43)  # of a ServerHello: behind the headers of record and message, and legacy_version
+# With each certificate whose key names a curve of its own, of 672 octets, OpenSSL may be busy for a sixth of a second.
+_LONG = 8_192
 
 
 def wants_certificate(flight: bytes, closed: bool = False) -> bool:
@@ -16,6 +22,16 @@ def wants_certificate(flight: bytes, closed: bool = False) -> bool:
     refused = closed or any(kind == ALERT for kind, _ in records)
     messages = b"".join(content for kind, content in records if kind == HANDSHAKE)
     return refused and any(kind == _CERTIFICATE_REQUEST for kind, _ in _whole(messages, 1, 3))
+
+
+def is_costly(flight: bytes | bytearray) -> bool:
+    """Whether OpenSSL may be busy for long with it: many certificates, or another group, perhaps of a finite field.
+
+    Python can't say which groups are offered. One that is cut so that this can't be seen counts as such.
+    """
+    if len(flight) > _LONG:
+        return True
+    return bool(flight) and (flight[0] != HANDSHAKE or flight[3:5] < b"\0\x26" or flight[_RANDOM] == _RETRY)
 
 
 def _whole(octets: bytes, before: int, width: int) -> Iterator[tuple[int, bytes]]:

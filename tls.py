@@ -15,6 +15,7 @@ import gevent
 
 import sockets
 from errors import OutOfResources
+from flight import is_costly
 from streams import BROKEN, FULL, NOTHING, ORDERLY, RENEGOTIATES, TRUNCATED, WIRE_VIEW, Stream
 from workers import Workers
 
@@ -22,9 +23,6 @@ _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as we
 _PLAIN_VIEW = memoryview(_PLAIN)
 _DER = 2  # _ssl.ENCODING_DER
 _MOST_FLIGHT = 262_144  # octets of a handshake: OpenSSL takes chains of 100 KB; HelloRequests may come without end
-# Octets of an origin's flight from which on it is read on a thread, which has a price: with each certificate whose key
-# names a curve of its own, of 672 octets, OpenSSL may be busy for a sixth of a second.
-_LONG = 8_192
 _STEP = WIRE_VIEW[:16_384]  # of it is read at once: what comes behind it is for a pump, which lets others run
 _UNSAID = 2 * FULL  # octets that wait for a peer that asks on and on, and does not read: more than a fill leaves
 
@@ -83,14 +81,14 @@ class TlsStream(Stream):
     def handshake(self, deadline: float, workers: Workers | None = None) -> None:
         """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``.
 
-        The ``workers`` read a flight that is long. Raises ``OutOfResources`` where they can't.
+        The ``workers`` read a flight that may take long. Raises ``OutOfResources`` where they can't.
         """
         step, server_side = self._tls.do_handshake, self._tls.server_side
         while True:
             try:
                 if server_side:
                     self._context.set_alpn_protocols(self._offer)
-                if workers is not None and len(self.flight) > _LONG:
+                if workers is not None and is_costly(self.flight):
                     self._step_apart(workers, deadline)
                 else:
                     step()

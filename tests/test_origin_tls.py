@@ -22,6 +22,8 @@ from old_tls import KINDS, TODAY, OldServer, lenient_get
 from pki import TestCA, new_key
 from rawtls import RENEGOTIATION, TLS_1_2, Hello, server_hello
 
+from flight import is_costly
+
 MODERN = ssl.OPENSSL_VERSION_INFO >= (3, 5)
 # Safe primes with the generator 2: one of 512 bits, and those of RFC 2409 §6.2 and RFC 3526 §3, which begin alike.
 _ALIKE = (
@@ -194,6 +196,26 @@ def test_a_finite_field(
         reply = refused(program, origin.port)
     assert "error=tls_alert_received" in reply.headers["proxy-status"]
     assert b"ended TLS with the alert handshake_failure" in reply.body
+
+
+@pytest.mark.parametrize(("group", "costly"), [("", False), ("secp384r1", True), ("ffdhe8192", True)])
+def test_another_group(program: Program, origin_ca: TestCA, tmp_path: Path, group: str, costly: bool) -> None:
+    """One of TLS 1.3 may insist on a finite field, which Python can't refuse: it is computed on a thread."""
+    (tmp_path / "leaf.pem").write_bytes(origin_ca.issue("localhost"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "leaf.pem")
+    if group:
+        context.set_ecdh_curve(group)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = lenient().wrap_bio(to_client, to_server), context.wrap_bio(to_server, to_client, server_side=True)
+    for end in ends:
+        with suppress(ssl.SSLWantReadError):
+            end.do_handshake()
+    flight = bytearray(to_client.read())
+    assert is_costly(flight) == costly
+    assert is_costly(b"\x16\3\3\0\4" + flight[5:9] + flight)  # cut into records, so that it can't be seen
+    with Origin(http_origin, context) as origin, secure_tunnel(program, f"localhost:{origin.port}") as secure:
+        assert get(secure).status == 200
 
 
 class Liar:
