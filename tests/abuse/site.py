@@ -52,6 +52,16 @@ class Site:
                 assert sock.recv(1) == b"\x16"
 
         together(client, 50, at_once=20)
+        slow = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        slow.load_cert_chain(self.certificate)
+        slow.set_ecdh_curve("ffdhe6144")  # a twentieth of a second, for which an origin's flight is read on a thread
+        with Origin(http_origin, slow) as server:
+
+            def asked(_: int) -> None:
+                with secure_tunnel(self.program, f"localhost:{server.port}", context=self.context) as secure:
+                    assert get(secure, host="localhost").status == 200
+
+            together(asked, 12, at_once=12)
         self.good()
 
     def connect(self) -> socket.socket:
