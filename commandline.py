@@ -112,9 +112,10 @@ class CommandLine:
             raise UsageError(f"an argument is missing: see {self._program} --help")
 
 
-def address(option: str, text: str, lowest_port: int) -> Target:
-    """A ``HOST:PORT`` of an operator's. Raises ``UsageError``."""
+def address(option: str, text: str, lowest_port: int, scheme: str = "") -> Target:
+    """A ``HOST:PORT`` of an operator's, which may have the ``scheme`` before it. Raises ``UsageError``."""
     try:
-        return names.target(text, lowest_port=lowest_port)
+        return names.target(text.removeprefix(scheme), lowest_port=lowest_port)
     except ClientError as error:
-        raise UsageError(f"{option}={text}: not HOST:PORT, such as 127.0.0.1:8080 or [::1]:8080") from error
+        wanted = f"HOST:PORT or {scheme}HOST:PORT" if scheme else "HOST:PORT"
+        raise UsageError(f"{option}={text}: not {wanted}, such as 127.0.0.1:8080 or [::1]:8080") from error

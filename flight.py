@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from hello import ALERT, HANDSHAKE
 
 _CERTIFICATE_REQUEST = 13  # HandshakeType
-_RETRY = bytes.fromhex(
-    "cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c"
-)  # RFC 8446 §4.1.3: its random
+# The random of a HelloRetryRequest, RFC 8446 §4.1.3.
+_RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 _RANDOM = slice(11, 43)  # of a ServerHello: behind the headers of record and message, and legacy_version
 # With each certificate whose key names a curve of its own, of 672 octets, OpenSSL may be busy for a sixth of a second.
 _LONG = 8_192

@@ -8,15 +8,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import ca
-import names
 from commandline import CommandLine, address
-from errors import ClientError, UsageError
+from errors import UsageError
 from keys import KEY_TYPES
 from limits import Limits
 from names import Target
 
 MAX_DAYS = 397  # Apple refuses leaves of more than 398 days
 MAX_WORKERS = 256
+_TLS = "tls://"  # before a redirect that is to be encrypted again
 SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
 
 
@@ -95,9 +95,10 @@ def proxy_options(line: CommandLine) -> Options:
     """The options of the proxy itself."""
     line.required("--store", "--store=certs --max=1000")
     line.required("--max", "--store=certs --max=1000")
-    redirect, redirect_tls = _redirect(line)
+    redirect = line.text("--redirect")
+    where = None if redirect is None else address("--redirect", redirect, lowest_port=1, scheme=_TLS)
     proxy_protocol = line.flag("--proxy-protocol")
-    if proxy_protocol and redirect is None:
+    if proxy_protocol and where is None:
         raise UsageError("--proxy-protocol is for the stream that --redirect sends on, which is missing")
     return Options(
         leaves=leaf_options(line),
@@ -109,8 +110,8 @@ def proxy_options(line: CommandLine) -> Options:
         store_max=line.number_if_given("--store-max", 1, what="certificates kept"),
         listen=tuple(address("--listen", text, lowest_port=0) for text in line.every("--listen")),
         open=line.flag("--open"),
-        redirect=redirect,
-        redirect_tls=redirect_tls,
+        redirect=where,
+        redirect_tls=redirect is not None and redirect.startswith(_TLS),
         proxy_protocol=proxy_protocol,
         upstream_ca=line.text("--upstream-ca"),
         verify_upstream=not line.flag("--no-verify-upstream"),
@@ -159,17 +160,6 @@ def _rule_options(line: CommandLine) -> RuleOptions:
         non_tls=line.choice("--non-tls", ("relay", "refuse")),
         learn_bypass=line.number_if_given("--learn-bypass", 1) or 0,
     )
-
-
-def _redirect(line: CommandLine) -> tuple[Target | None, bool]:
-    """Where to, and whether by TLS."""
-    text = line.text("--redirect")
-    if text is None:
-        return None, False
-    try:
-        return names.target(text.removeprefix("tls://"), lowest_port=1), text.startswith("tls://")
-    except ClientError as error:
-        raise UsageError(f"--redirect={text}: not HOST:PORT or tls://HOST:PORT, such as 127.0.0.1:8000") from error
 
 
 def _workers(line: CommandLine) -> int:
