@@ -39,7 +39,8 @@ def for_origin(head: RequestHead, target: Target) -> Fields:
     if head.header(b"transfer-encoding"):
         passed.append((b"Transfer-Encoding", b"chunked"))
     passed.append((b"Via", f"{head.http_version} {VIA}".encode("ascii")))
-    passed.append((b"Connection", b"close"))
+    if not head.has_body:  # where the connection ends, Node.js cuts off an upload that it has answered
+        passed.append((b"Connection", b"close"))
     return passed
 
 

@@ -28,6 +28,7 @@ from names import Target
 from record import Record
 
 QUIET_SECONDS = 300.0  # how long either side may say nothing while we wait for it: long polls end before that
+LINGER_SECONDS = 5.0  # how long an upload that was answered already may pause; as nginx has it
 _CHUNK = 65_536
 _EVENTS = 64  # after which others may run: gevent's calls switch only when they would block, and each event is work
 _INTERIM = 100  # interim responses to one request: an origin that sends more has no end
@@ -98,6 +99,7 @@ class Forwarding:
             sockets.give_way()  # it waits first: where both sides are silent, the origin waits for the client
             try:
                 self._download(target)
+                self._linger(upload)
             finally:
                 upload.kill()
         else:
@@ -154,6 +156,18 @@ class Forwarding:
                 self._client_error = ClientError(f"the request's body could not be read: {without_quote(error)}")
             sockets.shut(self._origin)  # the origin must not take half a request for a whole one
 
+    def _linger(self, upload: "gevent.Greenlet[[], None]") -> None:
+        """Let an upload that was answered early go on as long as both sides move.
+
+        An origin may answer at once and read on, and many clients send everything before they read.
+        """
+        if self._to_client.our_state is not h11.DONE:
+            sockets.shut(self._client, socket.SHUT_WR)  # the connection ends, and the response may end with it
+        sent = -1
+        while not upload.ready() and sent != self._record.sent:
+            sent = self._record.sent
+            upload.join(LINGER_SECONDS)
+
     def _download(self, target: Target) -> None:
         """Pass the response on as it comes, interim ones (RFC 9110 §15.2) too."""
         began = closed = False
@@ -192,7 +206,7 @@ class Forwarding:
                 self._record.status = event.status_code
                 reason, told = event.reason.decode("latin-1"), event.headers.raw_items()
                 self._recorder.response(self._exchange, event.status_code, reason, told, time.monotonic())
-                headers = fields.for_client(event, closing=not self._uploaded)
+                headers = fields.for_client(event, closing=not self._uploaded and self._ends_by(event))
                 self._send(h11.Response(status_code=event.status_code, reason=event.reason, headers=headers))
             elif isinstance(event, h11.Data):
                 self._record.received += len(event.data)
@@ -206,6 +220,14 @@ class Forwarding:
                 self._send(h11.EndOfMessage(headers=trailers))
                 self._flush()
                 return
+
+    def _ends_by(self, response: h11.Response) -> bool:
+        """Whether nothing of an upload need come any more, as this answers it: curl stops where it is told so."""
+        return (
+            self._to_client.they_are_waiting_for_100_continue
+            or response.http_version < b"1.1"
+            or b"close" in fields.connection_options(response.headers.raw_items())
+        )
 
     def _receive(self) -> bytes:
         try:

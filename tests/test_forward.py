@@ -159,6 +159,36 @@ def test_a_final_answer_instead_of_100(program: Program) -> None:
         assert sock.recv(1) == b""
 
 
+@pytest.mark.parametrize("closing", [False, True])
+def test_an_upload_that_is_answered_early_goes_on(program: Program, closing: bool) -> None:
+    """Clients that send all before they read get the answer, and origins that answer before they read get all."""
+    content = os.urandom(8_000_000)
+    seen: list[bytes] = []
+    taken = Event()
+
+    def handle(sock: socket.socket) -> None:
+        head, _, body = sock.recv(65_536).partition(b"\r\n\r\n")
+        sock.sendall(OK.replace(b"ok", b"no").replace(b"\r\n", b"\r\nConnection: close\r\n", closing))
+        with sock.makefile("rb") as file:
+            seen.extend([head, body + file.read(len(content) - len(body))])
+        taken.set()
+
+    with Origin(handle) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        path = f"http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n"
+        sock.sendall(f"POST {path}Content-Length: {len(content)}\r\n\r\n".encode())
+        sock.sendall(content)
+        reply = read_reply(sock)
+        assert (reply.body, reply.headers.get("connection")) == (b"no", "close" if closing else None)
+        if closing:
+            assert sock.recv(1) == b""
+        else:
+            sock.sendall(f"GET {path}\r\n".encode())
+            assert read_reply(sock).body == b"no"
+        assert taken.wait(WAIT)
+    assert seen[1] == content
+    assert b"close" not in seen[0]  # with which Node.js would cut the upload off
+
+
 def test_head_with_curl(program: Program) -> None:
     with recorder([], b"HTTP/1.1 200 OK\r\nContent-Length: 77\r\n\r\n") as server:
         result = run("curl", "-sSI", "-x", program.url, f"http://localhost:{server.port}/")
@@ -394,6 +424,7 @@ def test_a_client_that_stops_in_an_upload_did_not_complete_it_in_time(
 def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that answers before the request is complete, and at length."""
     monkeypatch.setattr(forward, "QUIET_SECONDS", 1.5)
+    monkeypatch.setattr(forward, "LINGER_SECONDS", 0.1)
     with uploading() as (client, origin, doing):
         origin.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")
         for _ in range(10):
