@@ -1,6 +1,7 @@
 """``ObservedTunnel``: a tunnel whose plaintext passes before a witness, who may act on it."""
 
 import time
+from collections import deque
 from collections.abc import Iterator
 
 from gevent.lock import BoundedSemaphore
@@ -35,10 +36,12 @@ class ObservedTunnel(Tunnel):
             if self._keeps_early(source):
                 self.early += octets
             self._count(source, len(octets))
+        sizes = deque(map(len, records))
         for piece in self._pieces(octets):
             if source is self._origin:
                 most = self._witness.received(piece)
-                sink.encrypt(piece[:most])
+                for record in _records(piece[:most], sizes):
+                    sink.encrypt(record)
                 if most < len(piece):
                     self._flush(sink)
                     raise Refused("a response that nobody asked for")
@@ -114,3 +117,17 @@ class ObservedTunnel(Tunnel):
                 super()._pass_on(how, source, sink)
         else:
             super()._pass_on(how, source, sink)
+
+
+def _records(piece: bytes, sizes: deque[int]) -> Iterator[memoryview]:
+    """The next piece, in the records that it came in, whose ``sizes`` are those that are left.
+
+    A client may take what is in one record at once: curl 7.88 forgets a response if there is a reset behind it.
+    """
+    left = memoryview(piece)
+    while left:
+        record, left = left[: sizes[0]], left[sizes[0] :]
+        sizes[0] -= len(record)
+        if not sizes[0]:
+            sizes.popleft()
+        yield record

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import gevent
 import pytest
 from gevent.event import Event
-from lab import WAIT
+from lab import WAIT, Origin, Program, secure_tunnel
 from test_policy import policy
 from test_tunnel import Ends, joined, uploaded
 from watching import Seen
@@ -78,6 +78,23 @@ def test_others_run_while_many_small_requests_are_looked_at(seconds: float, leas
     assert (got, tunnel.outcome, tunnel.sent, tunnel.received) == (asked, "closed", len(asked), 99 * len(OK))
     assert [exchange.target for exchange in seen.done] == [f"/{number:04}" for number in range(99)]
     assert least <= len(met) <= most
+
+
+def test_what_came_in_several_records_goes_on_so(roots: Path, certificate: Path, tmp_path: Path) -> None:
+    """A client may take what is in one at once, and not see what is behind a reset as it does otherwise."""
+    records = [b"a" * 100, b"b", b"c" * 3_000, b"d"]
+
+    def answer(sock: socket.socket) -> None:
+        sock.recv(100)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # in as few segments as can be
+        for record in records:
+            sock.sendall(record)
+
+    words = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}", "--pcap=all.pcapng")
+    with Origin(answer, certificate) as server, Program(tmp_path, *words) as program:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            secure.sendall(b"?")
+            assert [secure.recv(65_536) for _ in records] == records
 
 
 def before(
