@@ -91,6 +91,8 @@ class Answer:
         if closing:
             fields.append(("Connection", "close"))
         phrase = self.reason or (HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else "")
+        if any(c in phrase for c in "\0\r\n"):  # which h11 lets pass: a decoded URL perhaps, and fields of its own
+            raise h11.LocalProtocolError("a reason phrase of several lines")
         head = h11.Response(status_code=self.status, reason=phrase.encode("latin-1", "replace"), headers=fields)
         if any(name == b"transfer-encoding" for name, _ in head.headers):  # it would count before the length
             raise h11.LocalProtocolError("Transfer-Encoding, where the body goes out as it is")

@@ -343,7 +343,8 @@ def test_answers() -> None:
 @pytest.mark.parametrize(
     "answer",
     ["403, b'', (('X', 'it\u2019s'),)", "403, b'', (('X', 'a\\nb'),)", "403, 'text'", "101", "'403'",
-     "200, b'ok', (('Transfer-Encoding', 'chunked'),)", "403, reason=b'no'"],
+     "200, b'ok', (('Transfer-Encoding', 'chunked'),)", "403, reason=b'no'",
+     "403, reason='no\\r\\nX: a'"],
 )  # fmt: skip
 def test_an_answer_that_is_none_is_a_refusal(tmp_path: Path, roots: Path, server: Origin, answer: str) -> None:
     text = f"from taps import Answer\nREWRITE = True\ndef request(exchange): return Answer({answer})\n"
