@@ -182,6 +182,8 @@ class Http1:
             if self._download is None:
                 assert isinstance(data, bytes)
                 if not self._asked:
+                    if self._answered and not self._strict:
+                        return  # a 400 of Node.js, say, as the rest of the request did not come
                     if data[at:].strip(b"\r\n"):
                         self.unasked = size - at
                         raise Unreadable("a response without a request")

@@ -14,6 +14,7 @@ from http1 import MAX_INTERIM, MAX_WAITING, Http1
 
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"
+BAD = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 
 watch = partial(watched, Http1)
 whole_and_in_pieces = partial(watched_in_pieces, Http1)
@@ -140,6 +141,10 @@ def test_an_empty_line_behind_a_response_does_not_begin_the_next_one(more: bytes
         ([(CLIENT, GET), (ORIGIN, OK[:-1])], "the response was cut off"),
         (
             [(CLIENT, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab"), (ORIGIN, OK)],
+            "the request was cut off",
+        ),
+        (
+            [(CLIENT, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nab"), (ORIGIN, OK), (ORIGIN, BAD)],
             "the request was cut off",
         ),
     ],
