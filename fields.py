@@ -26,16 +26,19 @@ _LENGTH = {b"content-length"}
 _DIGITS = 9  # of a Max-Forwards that is counted down
 
 
-def for_origin(head: RequestHead, target: Target) -> Fields:
-    """Of a request. Host is the target's, whatever the client's said (RFC 9112 §3.2.2)."""
-    passed = [_host(target)]
+def addressed(fields: Fields, target: Target) -> Fields:
+    """Those of a request; Host is the target's, whatever the client's said (RFC 9112 §3.2.2)."""
+    return [_host(target), *((key, value) for key, value in fields if key.lower() != b"host")]
+
+
+def for_origin(head: RequestHead) -> Fields:
+    """Of a request."""
+    passed = []
     left = forwards_left(head)
     for key, value in _end_to_end(head.headers):
-        lower = key.lower()
-        if lower == b"max-forwards" and left is not None:
+        if key.lower() == b"max-forwards" and left is not None:
             value = b"%d" % max(0, left - 1)
-        if lower != b"host":
-            passed.append((key, value))
+        passed.append((key, value))
     if head.header(b"transfer-encoding"):
         passed.append((b"Transfer-Encoding", b"chunked"))
     passed.append((b"Via", f"{head.http_version} {VIA}".encode("ascii")))
@@ -55,8 +58,7 @@ def forwards_left(head: RequestHead) -> int | None:
 def for_judges(head: RequestHead, target: Target) -> Fields:
     """Of a request, for who may refuse or change it: Host is the target's, and Connection takes nothing away later."""
     framing = [(key, value) for key, value in head.headers if key.lower() == b"transfer-encoding"]
-    passed = [(key, value) for key, value in _end_to_end(head.headers) if key.lower() != b"host"]
-    return [_host(target), *passed, *framing]
+    return addressed([*_end_to_end(head.headers), *framing], target)
 
 
 def without_ours(fields: Fields) -> Fields:

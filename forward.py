@@ -89,7 +89,7 @@ class Forwarding:
             sock.settimeout(QUIET_SECONDS)
         if rest:  # h11 takes b"" for the end
             self._to_client.receive_data(rest)
-        request = h11.Request(method=self._head.method, target=path, headers=fields.for_origin(self._head, target))
+        request = h11.Request(method=self._head.method, target=path, headers=fields.for_origin(self._head))
         try:
             self._origin.sendall(self._to_origin.send(request) or b"")
         except OSError as error:

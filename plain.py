@@ -83,6 +83,7 @@ class PlainHttp:
             head = replace(head, headers=seen)
         else:
             seen = fields.without_ours(head.headers)
+            head = replace(head, headers=fields.addressed(head.headers, target))
         exchange = recorder.request(head.method, str(target), path, head.http_version, seen)
         record.told = self._sight.logs
         try:
@@ -94,6 +95,8 @@ class PlainHttp:
         if answer is None:
             if changed is not None:
                 head = replace(head, method=exchange.method, headers=exchange.request_fields)
+                if not head.header(b"host"):  # a request in HTTP/1.0 needs none
+                    head = replace(head, headers=fields.addressed(head.headers, target))
             return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
                 target, exchange.target, behind
             )

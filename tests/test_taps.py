@@ -248,6 +248,25 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
                 program.wait_for("request .*(outcome=http_request_denied|error=)", before)
 
 
+ELSEWHERE = """
+REWRITE = True
+def request(exchange):
+    others = [field for field in exchange.request_fields if field[0].lower() != b"host"]
+    exchange.request_fields = [*others, (b"Host", b"other")] if exchange.version == "1.1" else others
+"""
+
+
+def test_a_host_that_a_tap_sets_is_what_the_origin_is_told(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """Of plain HTTP, too, where it is the target's otherwise."""
+    with watched(tmp_path, roots, tap(tmp_path, ELSEWHERE)) as program, Origin(json_origin) as plain:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            assert "Host: other" in get(secure).headers["x-got"]
+        ask = "GET http://localhost:%d/ HTTP/%s\r\nHost: a\r\n\r\n"
+        for version, host in (("1.1", "other"), ("1.0", f"localhost:{plain.port}")):
+            got = exchange(program.address, (ask % (plain.port, version)).encode()).headers["x-got"]
+            assert re.findall("Host: ([^ |]*)", got) == [host], got
+
+
 def test_pipelined_requests_in_the_segment_of_finished(tmp_path: Path, roots: Path, server: Origin) -> None:
     """TLS 1.3 clients may send them with it; the second waits for the response to the first."""
     with watched(tmp_path, roots, tap(tmp_path, CHANGING)) as program:
