@@ -7,7 +7,7 @@ import certificates
 import files
 from certificates import Unreadable
 from store import Store
-from stored import MAX_FILE, Entry
+from stored import MAX_FILE, TOUCH_SECONDS, Entry
 
 DAY_SECONDS = 86_400.0
 _SLACK = 10  # a running proxy goes a tenth below its bound, so that not each new name walks through the store
@@ -51,7 +51,8 @@ def prune(
             else:
                 doomed.append((entry, reason))
     if keep is not None:
-        good.sort(key=lambda entry: entry.used, reverse=True)
+        # A use to come was noted by a clock that was ahead: such a one would stay, and those in use go, until then.
+        good.sort(key=lambda entry: entry.used if entry.used - now <= TOUCH_SECONDS else 0.0, reverse=True)
         doomed += [(entry, f"beyond the {keep} most recently used") for entry in good[keep:]]
         good = good[:keep]
     removed = [Removed(entry.name, reason) for entry, reason in doomed if dry or store.remove(entry)]

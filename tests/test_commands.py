@@ -213,6 +213,18 @@ def test_prune_by_last_use(room: Room) -> None:
     assert names(room) == ["b.example", "www.example.com"]
 
 
+def test_prune_of_what_was_used_by_a_clock_that_was_ahead(room: Room) -> None:
+    path = room.store.path("127.0.0.1")
+    assert path
+    used = time.time() + 30 * DAY_SECONDS
+    os.utime(path, (used, used))
+    assert (
+        command(room, "prune", STORE, "--keep=1").stdout
+        == "127.0.0.1: beyond the 1 most recently used\n1 removed, 1 kept\n"
+    )
+    assert names(room) == ["a.example", "www.example.com"]
+
+
 # check
 
 
