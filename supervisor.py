@@ -148,12 +148,11 @@ class Supervisor:
             accepted = worker.accepts()
             _close(worker.told)
             lived = time.monotonic() - worker.started
-            how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
             self._pause = min(2 * self._pause, _MAX_PAUSE) if lived < _SHORT_LIFE else 1.0
             pause = 0.0 if lived >= _SHORT_LIFE else self._pause
             if not accepted or pause > _MAX_WAIT:
                 listening.rest(self._listeners[number])
-            log.error("worker %d (process %d) died: %s; it is replaced%s", number, process, how, _in(pause))
+            log.error("worker %d (process %d) died: %s; it is replaced%s", number, process, _how(status), _in(pause))
             self._due.append((time.monotonic() + pause, number))
         now = time.monotonic()
         due = [number for when, number in self._due if when <= now]
@@ -193,6 +192,15 @@ class Supervisor:
                 if found is not None and found.si_signo == signal.SIGINT:  # a second one: not everybody has a terminal
                     self._signal(signal.SIGINT)
         return first
+
+
+def _how(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:  # of those for real time, most have no name
+        return f"signal {-status}"
 
 
 def _in(pause: float) -> str:

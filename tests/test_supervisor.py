@@ -93,6 +93,12 @@ def test_a_worker_that_dies_takes_only_its_own_tunnels_and_is_replaced(two: Prog
     assert victim not in now
 
 
+def test_a_worker_that_dies_of_a_signal_without_a_name_is_replaced(two: Program) -> None:
+    os.kill(children(two)[0], signal.SIGRTMIN + 1)
+    two.wait_for(rf"worker 0 \(process \d+\) died: signal {signal.SIGRTMIN + 1}; it is replaced")
+    assert two.process.poll() is None
+
+
 def test_a_successor_makes_no_new_ca(two: Program) -> None:
     """Where the certificate is missing for a moment: clients would see two CAs."""
     two.ca.unlink()
