@@ -182,8 +182,10 @@ class Supervisor:
         first = 0
         deadline = time.monotonic() + DRAIN_SECONDS + GRACE_SECONDS
         while self._workers:
-            for _, _, status in self._dead():
+            for process, worker, status in self._dead():
                 first = first or max(0, status)
+                if status < 0 and -status not in ENDING:  # what it had yet to write is lost
+                    log.error("worker %d (process %d) died: %s", worker.number, process, _how(status))
             left = deadline - time.monotonic()
             if left <= 0:
                 self._signal(signal.SIGKILL)

@@ -154,6 +154,19 @@ def test_signals_are_passed_on(tmp_path: Path, roots: Path, origin: Origin, echo
         assert children_of_dead(running) == []
 
 
+def test_a_worker_that_dies_as_all_end_is_told_of(two: Program, echo_origin: Origin) -> None:
+    with secure_tunnel(two, f"localhost:{echo_origin.port}") as secure:
+        secure.sendall(b"x")
+        assert secure.recv(1) == b"x"
+        (its,) = (worker for worker in children(two) if established(worker))
+        two.process.send_signal(signal.SIGTERM)
+        two.wait_for("stopping: 1 connection has 10 s to finish")
+        os.kill(its, signal.SIGKILL)
+        assert two.stop() == 0
+    assert [line for line in two.lines if re.search(rf"error: worker \d \(process {its}\) died: SIGKILL$", line)]
+    forget_failures()
+
+
 def await_refusal(program: Program) -> None:
     """Until nobody listens any more: whoever connects must not be left in the queue of who accepts no more."""
     deadline = time.monotonic() + WAIT
