@@ -20,6 +20,7 @@ CLOSE_SECONDS = 3.0
 _LAST_SECONDS = 0.5
 _BATCH = 100  # exchanges written at once, at most
 _QUIET_SECONDS = 1.0  # between two warnings while there is more to write
+_DISK = "the disk is too slow, or fails"
 _FIELD = 160  # octets that Python has for a field beside its text: a tuple and two objects in it
 
 log = logging.getLogger("certifier.har")
@@ -62,7 +63,7 @@ class HarQueue:
         if writer is not None:
             writer.join(CLOSE_SECONDS + _LAST_SECONDS)
         self._lost += len(self._waiting)
-        self._tell_lost("certifier ended before they were written")
+        self._tell_lost("certifier ended before they were written" if self._waiting else _DISK)
         if writer is None or writer.dead:  # else a disk that does not answer has the thread, and the thread the file
             with background("the HAR file can't be closed"):
                 self._workers.run(self._file.close)
@@ -92,7 +93,7 @@ class HarQueue:
         finally:
             self._writer = None
 
-    def _tell_lost(self, why: str = "the disk is too slow, or fails") -> None:
+    def _tell_lost(self, why: str = _DISK) -> None:
         if self._lost:
             lost, self._lost = self._lost, 0
             log.warning("%d exchanges are not in the HAR file: %s", lost, why)
