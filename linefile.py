@@ -32,7 +32,7 @@ class LineFile:
     def write(self, line: str) -> None:
         """Append a line, or several, given without the last one's end, in ASCII."""
         data = f"{line}\n".encode("ascii", "backslashreplace")
-        if self._torn:
+        if self._lost and self._ends_torn():
             data = b"\n" + data
         reason = None
         try:
@@ -47,6 +47,17 @@ class LineFile:
         if self._lost:
             lost, self._lost = self._lost, 0
             log.warning("%s can be written again; %d lines were lost", self._path or "stderr", lost)
+
+    def _ends_torn(self) -> bool:
+        """Whether it ends within a line: of another process too, where a file is shared, which we can't know of."""
+        if self._poll is None:
+            with suppress(OSError):  # not ours to read, or no /proc
+                fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    return os.pread(fd, 1, max(0, os.fstat(fd).st_size - 1)) not in (b"\n", b"")
+                finally:
+                    os.close(fd)
+        return self._torn
 
     def _put(self, data: bytes) -> int:
         """Write as far as that needs no wait, in which everyone would wait; how many octets that were."""

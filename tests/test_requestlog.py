@@ -265,6 +265,27 @@ def test_a_line_torn_by_a_full_disk_spoils_no_other(tmp_path: Path, monkeypatch:
     file.close()
 
 
+def test_a_line_of_another_worker_that_a_full_disk_tore_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    one, other = LineFile(path), LineFile(path)
+    with largest_file(8):
+        one.write("one")
+        one.write("two-two")
+        other.write("three")
+    other.write("four")
+    one.write("five")
+    assert path.read_text() == "one\ntwo-\nfour\nfive\n"
+    with largest_file(path.stat().st_size + 2):
+        one.write("six")
+        other.write("seven")
+    os.truncate(path, 0)
+    other.write("eight")
+    one.write("nine")
+    assert path.read_text() == "eight\nnine\n"
+    one.close()
+    other.close()
+
+
 def test_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     file = LineFile(None)
     file.write("one")
