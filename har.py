@@ -104,11 +104,16 @@ class HarFile:
             live, spare = self._open()
         new = (b"\n" if self._empty else b"\n,") + lot
         data = self._missing + new + _TAIL
+        was = os.fstat(live.fd)
         files.write_at(spare.fd, data, spare.end)
         try:
             os.link(self._path, self._between)
             os.rename(self._hidden, self._path)
             os.rename(self._between, self._hidden)
+            now = os.stat(self._hidden)
+            if not os.path.samestat(now, was) or now.st_nlink > was.st_nlink:  # renamed after the look above
+                os.unlink(self._path)  # with all that is in that file
+                raise FileNotFoundError(errno.ENOENT, "it was renamed")
         except OSError:
             self._close()  # what is what is found out at the next one
             raise

@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,36 @@ def test_another_file_in_its_place(tmp_path: Path) -> None:
     assert entries(path) == ["/6"]
 
 
+@pytest.mark.parametrize("create", [True, False], ids=["create", "nocreate"])
+@pytest.mark.parametrize("step", range(4))
+def test_renamed_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, create: bool) -> None:
+    """By logrotate, before any of the steps by which the copies take turns, or after them: no entry is in two files."""
+    path, rotated = tmp_path / "a.har", tmp_path / "rotated.har"
+    file = open_(path)
+    file.append(exchange(target="/1"))
+    left = step
+
+    def rotating(real: Callable[..., None]) -> Callable[..., None]:
+        def turn(source: Path, target: Path, **options: object) -> None:
+            nonlocal left
+            if left == 0:
+                rename(path, rotated)
+                if create:
+                    path.touch()
+            left -= 1
+            real(source, target, **options)
+
+        return turn
+
+    link, rename = os.link, os.rename
+    monkeypatch.setattr(os, "link", rotating(link))
+    monkeypatch.setattr(os, "rename", rotating(rename))
+    for n in (2, 3, 4):
+        file.append(exchange(target=f"/{n}"))
+    file.close()
+    assert entries(rotated) + entries(path) == ["/1", "/2", "/3", "/4"]
+
+
 def test_emptied_by_someone_else(tmp_path: Path) -> None:
     """As whoever finds that it has grown large does: either copy."""
     path = tmp_path / "a.har"
@@ -255,6 +286,7 @@ def test_a_folder_that_is_gone_and_comes_back(tmp_path: Path) -> None:
 WRITER = """
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 sys.path[:0] = sys.argv[3:]
 from exchange import Exchange
