@@ -282,7 +282,7 @@ def test_the_end_waits_for_a_reload(tmp_path: Path, roots: Path, monkeypatch: py
 def test_a_fifo_that_nobody_writes_to_holds_no_reload_up(tmp_path: Path, name: str) -> None:
     """Nor the next one, when the file is there again."""
     write_ca(tmp_path)
-    (tmp_path / "users").write_text("alice:$2y$05$" + "a" * 53 + "\n")
+    (tmp_path / "users").write_text("alice:$2y$05$" + "." * 53 + "\n")
     shutil.copy(tmp_path / "ca.crt", tmp_path / "roots")
     with Program(tmp_path, *GOOD, *SIGN, "--auth=users", "--upstream-ca=roots") as running:
         path = (tmp_path / name).rename(tmp_path / "aside")

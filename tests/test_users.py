@@ -99,6 +99,8 @@ def test_verified_pairs_are_remembered_for_a_while(path: Path) -> None:
         (b"alice:secret\n", "line 1 is not name:bcrypt hash"),
         (b"# x\nalice:$apr1$x$y\n", "line 2 is not"),
         (b":" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)), "line 1 is not"),
+        # bcrypt finds its salt invalid; passlib calls it one with padding bits set, as old versions of it wrote.
+        (b"alice:$2y$05$uf89VBYagpNiX.hHCCCA0/gUPAzBMD9mGFtXdWDtAsJa7TuzZ7xRe\n", "line 1 is not"),
         (None, "can't read it"),
     ],
 )
