@@ -114,7 +114,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
             f"the CA certificate {certificate_path} has no {' and no '.join(missing)}: Python 3.13 and newer and"
             f" other strict clients will refuse it; a good one: {_GOOD_CA}"
         )
-    weak = rules.of_any(certificate, now)
+    weak = rules.of_any(certificate)
     warnings += [f"the CA certificate {certificate_path}: {fault.problem}; {fault.meaning}" for fault in weak]
     if key_path.stat().st_mode & 0o077:
         warnings.append(

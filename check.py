@@ -95,7 +95,7 @@ class Check:
             if right != path:
                 what = "it stands in the wrong folder" if called == stem else "certifier looks for another file name"
                 yield path, Fault(what, f"it is never used: move it to {_word(right)}")
-            name = f"*{called[1:]}" if called.startswith("_.") else called
+            name = f"any{called[1:]}" if called.startswith("_.") else called  # one of those that a wildcard is for
             stored = self._store.read(path)
         except OSError as error:
             if os.path.lexists(path):
@@ -108,29 +108,29 @@ class Check:
             yield path, Fault("its name is none of the DNS", "it is never used")
             return
         try:
-            _, (certificate, *_) = leaf.read(stored, name.replace("*", "any", 1), self._now)
+            _, chain = leaf.read(stored, name, self._now)
         except Unusable as why:
             fate = (
                 "it is replaced when the name is next asked for" if entry.ours else "it would be moved aside at its use"
             )
             yield path, Fault(f"it can't be used: {why}", fate)
             return
-        for fault in self._faults(stored.pem, name, certificate, entry.ours):
+        for fault in self._faults(stored.pem, name, chain, entry.ours):
             yield path, fault
-        yield from self._repeated(path, certificate)
+        yield from self._repeated(path, chain[0])
 
-    def _faults(self, pem: bytes, name: str, certificate: x509.Certificate, ours: bool) -> Iterator[Fault]:
-        yield from rules.of_any(certificate, self._now)
+    def _faults(self, pem: bytes, name: str, chain: list[x509.Certificate], ours: bool) -> Iterator[Fault]:
+        certificate, anchor = chain[0], chain[-1]
+        yield from rules.of_any(certificate)
         yield from rules.of_leaf(certificate)
-        anchors = [x509.load_pem_x509_certificates(pem)[-1]]
         if ours and self._files is not None:
-            anchors = [self._files.certificate]
+            anchor = self._files.certificate
             if certificate.issuer != self._files.certificate.subject:
                 yield Fault("signed by another CA", "it is replaced when the name is next asked for")
                 return
             if certificate.not_valid_after_utc > self._files.certificate.not_valid_after_utc:
                 yield Fault("it outlives its CA", "it stops working when the CA ends")
-        yield from rules.of_chain(pem, name, anchors)
+        yield from rules.of_chain(pem, name, anchor)
 
     def _repeated(self, path: Path, certificate: x509.Certificate) -> Iterator[tuple[Path, Fault]]:
         serial = certificate.serial_number
@@ -204,7 +204,7 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
         made = chosen.folder is not None and not os.path.lexists(paths[0])
         fate = "certifier makes a CA there when it starts" if made else "certifier does not start with this CA"
         return None, [(paths[0], Fault(str(error), fate))]
-    found = [(paths[0], fault) for fault in (*rules.of_any(files.certificate, now), *rules.of_ca(files.certificate))]
+    found = [(paths[0], fault) for fault in (*rules.of_any(files.certificate), *rules.of_ca(files.certificate))]
     warning = files.expiry_warning(now)
     if warning is not None:
         found.append((paths[0], Fault("it ends soon", warning)))

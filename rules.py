@@ -7,7 +7,7 @@ Each ``Fault`` says what is wrong and what that means for whoever connects. Sign
 import ssl
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import NamedTuple
 
 from cryptography import x509
@@ -35,8 +35,8 @@ class Fault(NamedTuple):
     meaning: str
 
 
-def of_any(certificate: x509.Certificate, now: datetime) -> Iterator[Fault]:
-    """Faults that a CA and a leaf can have: key, signature algorithm, serial, dates."""
+def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
+    """Faults that a CA and a leaf can have: key, signature algorithm, serial."""
     key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < MIN_RSA:
@@ -54,22 +54,13 @@ def of_any(certificate: x509.Certificate, now: datetime) -> Iterator[Fault]:
         yield Fault("signed with an algorithm that nobody knows", "every client refuses it")
     if not 0 < certificate.serial_number.bit_length() <= _MAX_SERIAL_BITS or certificate.serial_number < 0:
         yield Fault("a serial number that is not positive or has over 20 octets", "Go and strict clients refuse it")
-    if now < certificate.not_valid_before_utc:
-        yield Fault(
-            f"not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC", "every client refuses it"
-        )
-    if now >= certificate.not_valid_after_utc:
-        yield Fault(f"expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", "every client refuses it")
 
 
 def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
-    """Faults of a CA certificate by RFC 5280 §4.2.1, which OpenSSL's strict mode and Python 3.13 check."""
+    """Faults of what says that it is a CA, by RFC 5280 §4.2.1, which OpenSSL's strict mode and Python 3.13 check."""
     strict = "Python 3.13 and newer and other strict clients refuse what it signs"
-    try:
-        if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical:
-            yield Fault("basicConstraints is not critical", strict)
-    except x509.ExtensionNotFound:
-        yield Fault("no basicConstraints", "it is no CA: every client refuses what it signs")
+    if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical:
+        yield Fault("basicConstraints is not critical", strict)
     wanted: dict[str, type[x509.ExtensionType]] = {
         "keyUsage": x509.KeyUsage,
         "subjectKeyIdentifier": x509.SubjectKeyIdentifier,
@@ -83,8 +74,6 @@ def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
 
 def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
     """Faults of a server's certificate that OpenSSL lets pass, and other clients do not."""
-    if certificates.extension(certificate, x509.SubjectAlternativeName) is None:
-        yield Fault("no subject alternative name", "Apple, Go and browsers do not look at the common name")
     life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
     if life > MAX_LIFE:
         yield Fault(f"valid for {life.days} days", "Apple's clients refuse more than 398")
@@ -98,7 +87,7 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
         yield Fault("a CA certificate in the place of a server's", "Go and strict clients refuse it")
 
 
-def of_chain(pem: bytes, name: str, anchors: list[x509.Certificate]) -> Iterator[Fault]:
+def of_chain(pem: bytes, name: str, anchor: x509.Certificate) -> Iterator[Fault]:
     """What OpenSSL's strict verification says of a certificate with its chain and key, served for a name."""
     try:
         server = server_context(pem)
@@ -107,12 +96,10 @@ def of_chain(pem: bytes, name: str, anchors: list[x509.Certificate]) -> Iterator
         return
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
-    for anchor in anchors:
-        client.load_verify_locations(cadata=anchor.public_bytes(Encoding.DER))
+    client.load_verify_locations(cadata=anchor.public_bytes(Encoding.DER))
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    hostname = name.replace("*", "any", 1)
     ends = (
-        client.wrap_bio(to_client, to_server, server_hostname=hostname),
+        client.wrap_bio(to_client, to_server, server_hostname=name),
         server.wrap_bio(to_server, to_client, server_side=True),
     )
     try:
