@@ -29,11 +29,11 @@ _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
 _MAX_WAIT = 2.0  # seconds that connections wait for a successor: the other workers would have them at once
 
-_fork: Callable[[], int] = get_original("os", "fork")  # there is no hub yet that could be carried over
+_fork: Callable[[], int] = get_original("os", "fork")  # gevent's has a hub look after the child, and none runs here
 _close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
 _poll: Callable[[], "select.poll"] = get_original("select", "poll")  # select(2) knows no descriptor past 1023
 _waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
-_set_handler: Callable[[int, signal.Handlers], object] = get_original("signal", "signal")  # gevent's makes a hub
+_set_handler: Callable[[int, signal.Handlers], object] = get_original("signal", "signal")  # gevent's would ask the hub
 log = logging.getLogger("certifier.supervisor")
 
 # What a worker does: number, the pipe on which it says that it accepts, and the one that ends with the supervisor.
