@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 import certificates
@@ -21,13 +21,13 @@ import files
 import rules
 from certificates import Unreadable
 from errors import RetrievalError, UsageError
+from leaf import BACKDATED
 from serials import SerialFile
 
 CaKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 VALIDITY = timedelta(days=3653)  # ten years
 EXPIRY_NOTICE = timedelta(days=30)
-BACKDATED = timedelta(days=2)  # for clients whose clock is behind
 
 _GOOD_CA = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 -subj '/CN=My CA' -keyout ca.key"
@@ -97,7 +97,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     key = _load_key(key_path)
     missing = _check(certificate, certificate_path, now)
     chain = tuple(c for c in (certificate, *others) if not _is_root(c))
-    if _spki(key) != certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo):
+    if key.public_key() != certificate.public_key():
         raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
     serials = SerialFile(serial_path)
     try:
@@ -191,10 +191,6 @@ def _read(path: Path) -> bytes:
         return files.whole(path)
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
-
-
-def _spki(key: CaKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> None:

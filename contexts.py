@@ -242,7 +242,6 @@ class ContextCache:
 
         Of each context, one at a time: on a disk that hangs they would pile up.
         """
-        context.refreshing = True
         try:
             with _spared(name):
                 stamp = self._retriever.look(name, context)

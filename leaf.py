@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certificates
 import names
@@ -87,8 +86,7 @@ def _check_key(pem: bytes, certificate: x509.Certificate) -> None:
         raise Unusable("its private key has a passphrase") from error
     except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: of a length that its kind has not
         raise Unusable("its private key can't be read") from error
-    form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
-    if key.public_key().public_bytes(*form) != certificate.public_key().public_bytes(*form):
+    if key.public_key() != certificate.public_key():
         raise Unusable("its private key belongs to another certificate")
 
 

@@ -24,7 +24,6 @@ _MEANINGS = {
     "CERTIFICATE_REVOKED": "it finds the certificate revoked, or can't fetch a CRL: see --crl-url",
     "ACCESS_DENIED": "it does not accept this certificate: it pins another one",
 }
-_REFUSALS = tuple(_MEANINGS)
 
 # What to change, by words of the User-Agent that the client gave in its CONNECT. The first that is found counts: pip
 # names its Python too, and npm its Node.js.
@@ -95,10 +94,7 @@ class Refusals:
 
 def meaning(reason: str | None) -> str | None:
     """What a failed handshake means by OpenSSL's reason, such as ``TLSV1_ALERT_UNKNOWN_CA``; None: it is no refusal."""
-    for alert in _REFUSALS:
-        if reason is not None and reason.endswith(f"ALERT_{alert}"):
-            return _MEANINGS[alert]
-    return None
+    return next((what for alert, what in _MEANINGS.items() if (reason or "").endswith(f"ALERT_{alert}")), None)
 
 
 def setting(user_agent: str) -> str:
