@@ -231,9 +231,12 @@ class Forwarding:
 
     def _receive(self) -> bytes:
         try:
-            return _recv(self._origin, lambda: self._record.sent)
+            data = _recv(self._origin, lambda: self._record.sent)
         except OSError as error:
             raise _OriginLost from error
+        if not data and self._client_error is not None:
+            raise _OriginLost  # our own end of it, while a slow client was waited for: none of the response's
+        return data
 
     def _send(self, event: h11.Event) -> None:
         self._out += self._to_client.send(event) or b""
@@ -258,7 +261,7 @@ def _recv(sock: socket.socket, moved: Callable[[], int]) -> bytes:
 
 
 class _OriginLost(Exception):
-    """Reading from the origin failed, by the ``OSError`` that is the cause: none of the client's."""
+    """Reading from the origin failed, by the ``OSError`` that is the cause, none of the client's, or as we ended it."""
 
 
 def _origin_error(target: Target, error: Exception, closed: bool) -> OriginError:

@@ -438,6 +438,23 @@ def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeyp
         assert doing.get(timeout=WAIT) is None
 
 
+def test_a_response_does_not_look_complete_that_ends_with_a_broken_upload() -> None:
+    """Where the client reads slowly, its error is not met by a wait for the origin, which then seems to have ended."""
+    with uploading() as (client, origin, doing):
+        origin.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+        origin.settimeout(0.5)
+        with pytest.raises(TimeoutError):  # nobody takes more
+            origin.sendall(b"y" * 100_000_000)
+        client.shutdown(socket.SHUT_WR)
+        origin.settimeout(WAIT)
+        while origin.recv(65_536):
+            pass
+        reading = gevent.spawn(lambda: [*iter(lambda: client.recv(65_536), b"")])
+        with pytest.raises(ConnectionAbortedError, match="the request ended in its body"):
+            doing.get(timeout=WAIT)
+        reading.kill()
+
+
 def test_an_http_1_0_client_sees_a_cut_off_response_as_one_and_no_trailers(program: Program) -> None:
     request = b"GET http://localhost:%d/ HTTP/1.0\r\n\r\n"
     with recorder([], CHUNKED + b"5\r\nhello\r\n") as server:
