@@ -82,6 +82,8 @@ class Forwarding:
                 self._exchange.status = failure.status  # of the reply that the client gets
             raise
         finally:
+            if error is not None and self._exchange.first_byte is not None and self._head.http_version == "1.0":
+                sockets.reset(self._client)  # which takes a FIN for the end of the body
             self._recorder.end(self._exchange, error)
 
     def _run(self, target: Target, path: str, rest: bytes) -> bytes | None:
@@ -188,8 +190,6 @@ class Forwarding:
                 failure = self._client_error or _origin_error(target, error, closed)
                 if began:
                     self._flush()
-                    if self._head.http_version == "1.0":
-                        sockets.reset(self._client)  # which takes a FIN for the end of the body
                     raise ConnectionAbortedError(str(failure)) from error
                 raise failure from error
             if isinstance(event, h11.InformationalResponse):

@@ -3,11 +3,12 @@
 import hashlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -470,6 +471,34 @@ def test_an_http_1_0_client_sees_a_cut_off_response_as_one_and_no_trailers(progr
             assert read_reply(sock).status == 200
             assert sock.recv(100) == b"hello"
             assert sock.recv(100) == b""
+
+
+def test_an_http_1_0_client_sees_that_certifier_ended_amid_a_response(tmp_path: Path) -> None:
+    def begin(sock: socket.socket) -> None:
+        assert sock.recv(65_536)
+        sock.sendall(CHUNKED + b"5\r\nhello\r\n")
+        sock.recv(1)
+
+    with (
+        Origin(begin) as server,
+        Program(tmp_path, "--store=certs", "--max=9") as running,
+        socket.create_connection(running.address, timeout=WAIT) as sock,
+    ):
+        sock.sendall(b"GET http://localhost:%d/ HTTP/1.0\r\n\r\n" % server.port)
+        assert read_reply(sock).status == 200
+        assert sock.recv(100) == b"hello"
+        running.process.send_signal(signal.SIGINT)
+        running.wait_for("stopping: 1 connection")
+        sock.settimeout(0.2)
+
+        def end() -> bytes:
+            while True:  # not all at once: then they would be one
+                running.process.send_signal(signal.SIGINT)
+                with suppress(TimeoutError):
+                    return sock.recv(100)
+
+        with pytest.raises(ConnectionResetError):
+            end()
 
 
 def test_a_large_response_head_in_pieces(program: Program) -> None:
