@@ -101,6 +101,9 @@ class Relaying:
             outcome = tunnel.outcome if tunnel.refusal is None else "refused"
         finally:
             record.sent, record.received = tunnel.sent, tunnel.received
+            if outcome == "stopped":  # without TLS, a FIN would look like the end of what is cut off here
+                client.abort()
+                origin.abort()
             if witness is not None:
                 witness.closed(outcome)
         record.outcome = tunnel.outcome  # not after a bug

@@ -223,6 +223,17 @@ def tunnel(proxy: tuple[str, int], target: str) -> Iterator[socket.socket]:
         yield sock
 
 
+def cut_off(running: Program, sock: socket.socket) -> bytes:
+    """What a client reads when certifier is interrupted twice."""
+    running.process.send_signal(signal.SIGINT)
+    running.wait_for("stopping: 1 connection")
+    sock.settimeout(0.2)
+    while True:  # not all at once: then they would be one
+        running.process.send_signal(signal.SIGINT)
+        with suppress(TimeoutError):
+            return sock.recv(100)
+
+
 def strict_context(ca: Path, alpn: list[str] | None = None) -> ssl.SSLContext:
     """What a careful client has: only this CA, strict RFC 5280 rules, no name but in the SAN (RFC 9525)."""
     context = ssl.create_default_context(cafile=str(ca))

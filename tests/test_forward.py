@@ -3,12 +3,11 @@
 import hashlib
 import os
 import re
-import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import gevent.select
 import gevent.socket
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, Program, exchange, get, read_reply, run
+from lab import WAIT, Origin, Program, cut_off, exchange, get, read_reply, run
 from watching import Seen
 
 import forward
@@ -487,18 +486,8 @@ def test_an_http_1_0_client_sees_that_certifier_ended_amid_a_response(tmp_path: 
         sock.sendall(b"GET http://localhost:%d/ HTTP/1.0\r\n\r\n" % server.port)
         assert read_reply(sock).status == 200
         assert sock.recv(100) == b"hello"
-        running.process.send_signal(signal.SIGINT)
-        running.wait_for("stopping: 1 connection")
-        sock.settimeout(0.2)
-
-        def end() -> bytes:
-            while True:  # not all at once: then they would be one
-                running.process.send_signal(signal.SIGINT)
-                with suppress(TimeoutError):
-                    return sock.recv(100)
-
         with pytest.raises(ConnectionResetError):
-            end()
+            cut_off(running, sock)
 
 
 def test_a_large_response_head_in_pieces(program: Program) -> None:

@@ -23,6 +23,7 @@ from lab import (
     BioClient,
     Origin,
     Program,
+    cut_off,
     echo,
     exchange,
     get,
@@ -909,6 +910,31 @@ def test_a_second_interrupt_of_one_process_cuts_tunnels_off(
                 break
         assert running.process.wait(WAIT) == 0
         assert time.monotonic() - began < 5  # of the ten that tunnels have
+
+
+def test_a_tunnel_without_tls_does_not_look_complete_when_it_is_cut_off(tmp_path: Path) -> None:
+    """As a body that ends with the connection would."""
+    heard: AsyncResult[bytes] = AsyncResult()
+
+    def begin(sock: socket.socket) -> None:
+        assert sock.recv(5) == b"hello"
+        sock.sendall(b"hello")
+        try:
+            heard.set(sock.recv(1))
+        except OSError as error:
+            heard.set_exception(error)
+
+    with (
+        Origin(begin) as server,
+        Program(tmp_path, "--store=certs", "--max=9") as running,
+        tunnel(running.address, f"localhost:{server.port}") as sock,
+    ):
+        sock.sendall(b"hello")
+        assert sock.recv(100) == b"hello"
+        with pytest.raises(ConnectionResetError):
+            cut_off(running, sock)
+        with pytest.raises(ConnectionResetError):
+            heard.get(timeout=WAIT)
 
 
 def test_sigterm_lets_tunnels_finish(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
