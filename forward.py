@@ -23,6 +23,7 @@ from errors import (
 )
 from exchange import MAX_FIELDS, Exchange, Recorder
 from head import MAX_HEAD, RequestHead, without_quote
+from http1 import MAX_INTERIM
 from meter import Meter
 from names import Target
 from record import Record
@@ -31,7 +32,6 @@ QUIET_SECONDS = 300.0  # how long either side may say nothing while we wait for 
 LINGER_SECONDS = 5.0  # how long an upload that was answered already may pause; as nginx has it
 _CHUNK = 65_536
 _EVENTS = 64  # after which others may run: gevent's calls switch only when they would block, and each event is work
-_INTERIM = 100  # interim responses to one request: an origin that sends more has no end
 
 
 class Forwarding:
@@ -194,8 +194,8 @@ class Forwarding:
                 raise failure from error
             if isinstance(event, h11.InformationalResponse):
                 interim += 1
-                if interim > _INTERIM:
-                    raise OriginProtocolError(f"{target} sent more than {_INTERIM} interim responses")
+                if interim > MAX_INTERIM:
+                    raise OriginProtocolError(f"{target} sent more than {MAX_INTERIM} interim responses")
                 if self._head.http_version != "1.0":
                     passed = fields.interim(event)
                     status, phrase = event.status_code, event.reason

@@ -27,10 +27,7 @@ _most = MAX_VALUE
 def escape(value: object, limit: int = 0) -> str:
     """A value as one word of a log line: quoted where it is not plain, control characters as ``\\xNN``, cut if long."""
     text = cut(str(value), limit)
-    if _PLAIN.match(text):
-        return text
-    quoted = text.encode("unicode_escape").decode("ascii").replace('"', '\\"')
-    return f'"{quoted}"'
+    return text if _PLAIN.match(text) else f'"{quotable(text, limit)}"'
 
 
 def cut(text: str, limit: int = 0) -> str:

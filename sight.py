@@ -75,14 +75,13 @@ class Sight:
 
     def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness:
         """For an intercepted tunnel, its plaintext between the client and ``origin``: an address:port, or empty."""
-        decodes = self._policy.minds_mismatch or self._reads
         connection = Connection(record.client, origin, "https", _authority(name, record.target), record.user)
         guard = Guard(self._policy, name, record)
         chorus = Chorus([guard, *self._observers, self._board, self._taps])
         rewriter = watcher = None
         if self.rewrites:
             rewriter = Rewriter(Recorder(connection, chorus, self._capture), self._taps.decide)
-        elif decodes:
+        elif self._policy.minds_mismatch or self._reads:
             watcher = Watcher(connection, chorus, alpn, self._capture, strict=self._policy.denies_mismatch)
         target = record.target or ""
         passage = Passage(connection.id, record.client, origin, target, name, record.user, alpn)
