@@ -16,7 +16,7 @@ class HistogramData(TypedDict):
 
 
 class Histogram:
-    """Counts values by ``BOUNDS``, each the largest that falls below it."""
+    """Counts values by ``BOUNDS``; one that equals a bound falls below it."""
 
     __slots__ = ("_counts", "_sum")
 
