@@ -45,7 +45,7 @@ class Access:
 
     def _verify(self, ip: str, users: Users, credentials: tuple[bytes, bytes]) -> None:
         if not self._turns.take(ip, time.monotonic()):
-            raise TooManyConnections("too many passwords are being verified")
+            raise TooManyConnections("too many passwords are being checked; try again soon")
         try:
             good = self._workers.run(users.check, credentials)
         finally:

@@ -37,7 +37,7 @@ class Assets:
             self._fragments = {name: body.decode() for name, body in contents.items() if name.endswith(".html")}
             self.index({}, trust=False)
         except (OSError, KeyError) as error:
-            raise UsageError(f"the page's files are not whole in {folder}: {error}") from error
+            raise UsageError(f"the page's files in {folder} are incomplete: {error}") from error
 
     def find(self, path: str) -> Asset | None:
         """The file that a path names."""

@@ -112,7 +112,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     if missing:
         warnings.append(
             f"the CA certificate {certificate_path} has no {' and no '.join(missing)}: Python 3.13 and newer and"
-            f" other strict clients will refuse it; a good one: {_GOOD_CA}"
+            f" other strict clients will refuse it; make a good one: {_GOOD_CA}"
         )
     weak = rules.of_any(certificate)
     warnings += [f"the CA certificate {certificate_path}: {fault.problem}; {fault.meaning}" for fault in weak]
@@ -145,11 +145,11 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str
     if now < certificate.not_valid_before_utc:
         raise UsageError(
             f"the CA certificate {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC;"
-            " look at this machine's clock"
+            " check this machine's clock"
         )
     if certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:  # RFC 4055: it signs nothing else
         raise UsageError(
-            f"the key of the CA certificate {path} is for RSASSA-PSS alone, which Go and browsers do not know;"
+            f"the key of the CA certificate {path} is for RSASSA-PSS alone, which Go and browsers do not support;"
             f" make another: {_GOOD_CA}"
         )
     usage = certificates.extension(certificate, x509.KeyUsage)
@@ -180,7 +180,7 @@ def _load_key(path: Path) -> CaKey:
             f" openssl pkey -in {path} -out plain.key"
         ) from error
     except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: of a length that its kind has not
-        raise UsageError(f"{path} holds no PEM private key that can be used") from error
+        raise UsageError(f"{path} holds no usable PEM private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise UsageError(f"the key in {path} is neither RSA nor EC")
     return key

@@ -140,7 +140,7 @@ def main(argv: list[str]) -> int:
     try:
         if sys.flags.optimize > 1:
             raise UsageError(
-                "Python's -OO and PYTHONOPTIMIZE=2 take the manual away, by which options are read: use -O"
+                "Python's -OO and PYTHONOPTIMIZE=2 remove the help text, from which options are read: use -O"
             )
         if argv and argv[0] in COMMANDS:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, process.HANDLED)  # these end a command
@@ -163,7 +163,9 @@ def _run(chosen: Options) -> int:
     limits = chosen.limits.within_descriptors(chosen.workers, logged)
     logs.set_up(limits.log_value)
     if limits.connections * chosen.workers < min(chosen.limits.connections, _FEW):
-        log.warning("the limit of descriptors leaves room for %d connections a process (ulimit -n)", limits.connections)
+        log.warning(
+            "the limit on open files (ulimit -n) leaves room for only %d connections per process", limits.connections
+        )
     listening.check_openness(chosen)
     seeing.check_apart(chosen)
     if chosen.workers == 1:
@@ -187,7 +189,7 @@ def _run(chosen: Options) -> int:
         places = posts(chosen.workers)
         supervisor = Supervisor(chosen.workers, work, bound)
     except OSError as error:  # each takes descriptors
-        raise UsageError(f"--workers={chosen.workers}: there can't be so many here: {error.strerror}") from error
+        raise UsageError(f"--workers={chosen.workers}: can't start so many here: {error.strerror}") from error
     return supervisor.run(lambda: _announce(chosen, bound[0]))
 
 

@@ -46,7 +46,7 @@ from store import Store
 from stored import MAX_FILE, Entry
 
 _MAX_PATH = 4096
-_READ = "whoever reads a private key can pose as the site, that of the CA as any site: chmod go= {}"
+_READ = "whoever reads a site's private key can pose as that site, with the CA's as any site: chmod go= {}"
 
 
 class Check:
@@ -66,7 +66,7 @@ class Check:
             if folder.is_symlink() and folder != self._store.root:  # that may be one: the store is where it leads
                 yield folder, Fault("a symbolic link", "certifier writes no certificate there")
             elif stat.S_IMODE(folder.stat().st_mode) & 0o022:
-                meaning = "whoever can write there can take certificates away and put others there"
+                meaning = "whoever can write there can remove or replace certificates"
                 yield folder, Fault("others can write there", f"{meaning}: chmod go-w {_word(folder)}")
         for folder in sorted(self._store.root.glob("[0-9a-f]" * 3)):
             try:
@@ -74,7 +74,7 @@ class Check:
             except OSError as error:  # the walk passes over it
                 yield (
                     folder,
-                    Fault(f"it can't be read: {error.strerror}", "what stands there is never used, nor checked"),
+                    Fault(f"it can't be read: {error.strerror}", "what is in it is never used, nor checked"),
                 )
 
     def certificate(self, entry: Entry) -> Iterator[tuple[Path, Fault]]:
@@ -93,7 +93,7 @@ class Check:
                 yield path, Fault("its name is too long to be stored", "it is never used")
                 return
             if right != path:
-                what = "it stands in the wrong folder" if called == stem else "certifier looks for another file name"
+                what = "it is in the wrong folder" if called == stem else "certifier looks for another file name"
                 yield path, Fault(what, f"it is never used: move it to {_word(right)}")
             name = f"any{called[1:]}" if called.startswith("_.") else called  # one of those that a wildcard is for
             stored = self._store.read(path)
@@ -105,13 +105,13 @@ class Check:
                 self.checked -= 1
             return
         except ValueError:
-            yield path, Fault("its name is none of the DNS", "it is never used")
+            yield path, Fault("its name is not a DNS name", "it is never used")
             return
         try:
             _, chain = leaf.read(stored, name, self._now)
         except Unusable as why:
             fate = (
-                "it is replaced when the name is next asked for" if entry.ours else "it would be moved aside at its use"
+                "it is replaced when the name is next asked for" if entry.ours else "it would be moved aside when used"
             )
             yield path, Fault(f"it can't be used: {why}", fate)
             return
@@ -142,7 +142,8 @@ class Check:
             yield (
                 path,
                 Fault(
-                    f"it has the issuer and serial number of {_word(first)}", "Firefox refuses the second that it sees"
+                    f"it has the same issuer and serial number as {_word(first)}",
+                    "Firefox refuses the second that it sees",
                 ),
             )
 
@@ -152,7 +153,7 @@ def main(argv: list[str], version: str) -> int:
     line = CommandLine(__doc__, argv, version, "check")
     chosen = ca_options(line)
     if chosen.missing:
-        raise UsageError(f"{' and '.join(chosen.missing)} missing: all three --sign-*, or --ca, or none")
+        raise UsageError(f"{' and '.join(chosen.missing)} missing: give all three --sign-*, or --ca, or none of them")
     store = open_store(store_option(line))
     now = datetime.now(UTC)
     files, found = _check_ca(chosen, now)
@@ -218,6 +219,6 @@ def _check_serial(files: CaFiles | None, highest: int) -> list[tuple[Path, Fault
         return []
     fault = Fault(
         f"it says {files.serials.peek()}, but the store holds a certificate with the serial number {highest}",
-        f"certifier goes on behind the store's; other programs would repeat serials: echo {highest + 1} > the file",
+        f"certifier goes on after the store's; other programs would repeat serials: echo {highest + 1} > the file",
     )
     return [(files.serials.path, fault)]

@@ -43,7 +43,7 @@ class CommandLine:
         """The value of an option that must be there."""
         value = self.text(option)
         if value is None:
-            raise UsageError(f"{option} is missing: {self._program} {example}; see --help")
+            raise UsageError(f"{option} is missing, as in: {self._program} {example}; see --help")
         return value
 
     def flag(self, option: str) -> bool:
@@ -64,7 +64,7 @@ class CommandLine:
         text = self.text(option) or ""
         if text.isascii() and text.isdigit() and len(text) <= _DIGITS and lowest <= int(text) <= (highest or int(text)):
             return int(text)
-        span = f"from {lowest} on" if highest is None else f"from {lowest} to {highest}"
+        span = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise UsageError(f"{option}={text}: not a whole number {span}{f' ({what})' if what else ''}")
 
     def number_if_given(self, option: str, lowest: int, what: str = "") -> int | None:
@@ -96,7 +96,7 @@ class CommandLine:
                 continue
             if option not in takes_value:
                 near = difflib.get_close_matches(option, takes_value, n=1)
-                raise UsageError(f"unknown option {option}; {f'is {near[0]} meant?' if near else 'see --help'}")
+                raise UsageError(f"unknown option {option}; {f'did you mean {near[0]}?' if near else 'see --help'}")
             if takes_value[option]:
                 value = value if equals else next(words, "")
                 if not value or (not equals and (value.startswith("--") or value in takes_value)):  # the next option

@@ -35,4 +35,4 @@ class Door:
             return
         record.user = self._access.check(client.ip, lambda: head.header(b"proxy-authorization"))
         if pages.VIA in head.header(b"via"):
-            raise LoopDetected("the request has been here before, by its Via field")
+            raise LoopDetected("the request has passed here before, according to its Via field")

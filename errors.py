@@ -77,7 +77,7 @@ class TooManyConnections(CertifierError):
 class TooManyOnlookers(TooManyConnections):
     """Ours: as many look at live data as may."""
 
-    reason = "Too many look already"
+    reason = "Too many are watching already"
 
 
 # The client's fault
@@ -120,7 +120,7 @@ class TooManyOfClient(ClientError):
     """It has more connections than one client may have."""
 
     status = 429
-    reason = "Too many connections of this client"
+    reason = "Too many connections from this client"
     proxy_status = "connection_limit_reached"
     alert = INTERNAL_ERROR
     refusal = "client-connections"

@@ -57,7 +57,7 @@ def _read(
             raise
         if not data:
             if reader.wire:
-                raise HelloError("the client closed within its ClientHello")
+                raise HelloError("the client closed in the middle of its ClientHello")
             return None, b""
 
 

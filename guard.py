@@ -65,4 +65,4 @@ class Guard:
         if what.startswith(_UNSEEN):
             self._spoilt = self._spoilt or bool(self.awaited) or "response" in what
         if self._policy.denies_mismatch and what.startswith(_UNSEEN):
-            self.refusal = Refused(f"Host can't be told: {what}")
+            self.refusal = Refused(f"can't tell the Host: {what}")

@@ -70,7 +70,7 @@ class HeadReader:
             raise HeadTooLarge(f"the request head is larger than {self._most} octets")
         if end < 0:
             if buffer.startswith(_SOCKS):
-                raise ClientError("SOCKS is not spoken here, but HTTP: give clients the proxy as http://")
+                raise ClientError("this is an HTTP proxy, not SOCKS: give clients its address as http://")
             self._seen = len(buffer) - buffer.endswith(b"\r")
             return None
         head = bytes(buffer[:limit])

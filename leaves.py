@@ -183,7 +183,7 @@ class Leaves:
         """What becomes of an operator's file that can't be served for a name."""
         problem = f"{stored.path} can't be used for {name}: {why}"
         if isinstance(why, NotForName) and stored.is_wildcard:
-            return self._once(f"{problem}; passed over")  # it may be for others
+            return self._once(f"{problem}; skipped")  # it may be for others
         if abs(stored.age(now.timestamp())) < SETTLE_SECONDS:  # ``now`` is when this began to wait for its thread
             raise Unsettled
         return self._set_aside(stored, problem)
@@ -192,7 +192,7 @@ class Leaves:
         try:
             moved = self._store.reject(stored)
         except OSError as error:
-            return self._once(f"{problem}; passed over, it can't be moved aside: {error.strerror}")
+            return self._once(f"{problem}; skipped, as it can't be moved aside: {error.strerror}")
         return [f"{problem}; moved aside as {stored.path.name}.rejected" if moved else problem]
 
     def _check(self, stored: Stored, name: str, now: datetime) -> Leaf:

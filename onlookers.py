@@ -57,7 +57,7 @@ class Onlookers:
             raise Refused("only clients that come over loopback, and with --auth its users, may see live data")
         if not self._knows(visit.called):
             raise Refused(
-                "live data is shown where the proxy is called by an IP address, localhost or a name of --listen"
+                "live data is shown only if the proxy is called by an IP address, localhost or a name of --listen"
             )
 
     def _authorization(self, visit: Visit) -> str:

@@ -99,7 +99,7 @@ def proxy_options(line: CommandLine) -> Options:
     where = None if redirect is None else address("--redirect", redirect, lowest_port=1, scheme=_TLS)
     proxy_protocol = line.flag("--proxy-protocol")
     if proxy_protocol and where is None:
-        raise UsageError("--proxy-protocol is for the stream that --redirect sends on, which is missing")
+        raise UsageError("--proxy-protocol needs --redirect, whose streams it describes")
     return Options(
         leaves=leaf_options(line),
         rules=_rule_options(line),
@@ -139,7 +139,7 @@ def ca_options(line: CommandLine) -> CaOptions:
     folder = line.path("--ca")
     given = {option: path for option in SIGN if (path := line.path(option)) is not None}
     if given and folder is not None:
-        raise UsageError(f"--ca and {next(iter(given))} exclude each other: the folder of --ca holds all three files")
+        raise UsageError(f"--ca and {next(iter(given))} can't both be given: the folder of --ca holds all three files")
     missing = tuple(option for option in SIGN if given and option not in given)
     files = None if missing or not given else (given[SIGN[0]], given[SIGN[1]], given[SIGN[2]])
     if folder is not None:
@@ -168,7 +168,7 @@ def _workers(line: CommandLine) -> int:
         return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if supervised else 1
     count = line.number("--workers", 1, MAX_WORKERS, what="or auto")
     if count > 1 and not supervised:
-        raise UsageError(f"--workers={count}: this system can't wait for signals as a supervisor must; it takes one")
+        raise UsageError(f"--workers={count}: more than one needs sigtimedwait, which this system lacks")
     return count
 
 

@@ -102,7 +102,7 @@ class Patterns:
                     return
         if len(text) > _MOST_TOLD:
             text = f"{text[:_MOST_TOLD]}..."
-        raise UsageError(f"{self._option}: {text!r} is no host, *.host, host:port or network such as 10.0.0.0/8")
+        raise UsageError(f"{self._option}: {text!r} is not a host, *.host, host:port or network such as 10.0.0.0/8")
 
 
 def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:

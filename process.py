@@ -45,7 +45,7 @@ def output() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left, at exit
         if isinstance(error, BrokenPipeError):
             die(signal.SIGPIPE)
-        raise UsageError(f"{error.filename or 'the output'} fails: {error.strerror}") from error
+        raise UsageError(f"{error.filename or 'standard output'}: {error.strerror}") from error
 
 
 def refuse(error: UsageError) -> int:

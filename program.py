@@ -156,14 +156,16 @@ class Program:
         chosen, keylog = self._chosen, self._chosen.sight.keylog
         ca = chosen.leaves.ca
         if ca.missing:
-            log.warning("%s missing: nothing is signed", " and ".join(ca.missing))
+            log.warning("%s missing: no certificates are signed", " and ".join(ca.missing))
         if ca.files is None:
-            log.warning("no CA: only names in the store are intercepted; --ca=<dir> makes one and turns generation on")
+            log.warning(
+                "no CA: only names in the store are intercepted; --ca=<dir> makes one, and certificates for all others"
+            )
         if keylog is not None:
             log.warning("the keys of all connections are written to %s: whoever reads it can decrypt them", keylog)
         verifies = chosen.verify_upstream and (chosen.redirect is None or chosen.redirect_tls)
         if verifies and chosen.upstream_ca is None and not tlsconfig.system_has_roots():
-            log.warning("this system has no roots, so no origin is trusted: install ca-certificates, or --upstream-ca")
+            log.warning("no root certificates, so no origin is trusted: install ca-certificates, or give --upstream-ca")
         if not chosen.verify_upstream:
             log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
 

@@ -136,11 +136,11 @@ class Rewriter(Http1):
             heard = self._heard
             if self._idle.wait(WAIT_SECONDS):
                 return
-        raise Refused("the response to the request before did not come")
+        raise Refused("the response to the previous request did not come")
 
     def _check_broken(self) -> None:
         if self._broken:
-            raise Refused("a request that can't be judged: the response before is malformed")
+            raise Refused("a request that can't be judged: the previous response is malformed")
 
     def _next_head(self, data: bytes, at: int) -> tuple[bytes | None, int]:
         try:
@@ -210,14 +210,14 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
         try:
             answer.written(exchange.method)
         except (h11.LocalProtocolError, AttributeError, TypeError, ValueError) as error:
-            raise Refused(f"a tap made an answer that is none: {error}") from error
+            raise Refused(f"a tap made an invalid answer: {error}") from error
         return answer, None
     if wanted == asked:
         return None, None
     try:
         changed = h11.Request(method=method, target=target, headers=fields, http_version=version)
     except (h11.LocalProtocolError, TypeError, ValueError) as error:
-        raise Refused(f"a tap made a request that is none: {error}") from error
+        raise Refused(f"a tap made an invalid request: {error}") from error
     fields = changed.headers.raw_items()
     if (exchange.method == "HEAD") != (changed.method == b"HEAD") or changed.method == b"CONNECT":
         raise Refused("a tap changed a request to or from HEAD, or to CONNECT: the response would be read as another's")

@@ -44,7 +44,7 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         yield Fault("a key that is neither RSA nor EC", "browsers and Apple refuse it")
     elif not isinstance(key.curve, _CURVES):
-        yield Fault(f"an EC key on the curve {key.curve.name}", "browsers and others know P-256, P-384 and P-521 alone")
+        yield Fault(f"an EC key on the curve {key.curve.name}", "browsers and others know only P-256, P-384 and P-521")
     try:
         hashed = certificate.signature_hash_algorithm
         root = certificate.issuer == certificate.subject  # nobody verifies what it says of itself
@@ -84,7 +84,7 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
         yield Fault("extendedKeyUsage without serverAuth", "every client refuses it for a server")
     constraints = certificates.extension(certificate, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
-        yield Fault("a CA certificate in the place of a server's", "Go and strict clients refuse it")
+        yield Fault("a CA certificate in place of a server's", "Go and strict clients refuse it")
 
 
 def of_chain(pem: bytes, name: str, anchor: x509.Certificate) -> Iterator[Fault]:
@@ -108,7 +108,8 @@ def of_chain(pem: bytes, name: str, anchor: x509.Certificate) -> Iterator[Fault]
                 ends[step % 2].do_handshake()
     except ssl.SSLCertVerificationError as error:
         yield Fault(
-            f"OpenSSL, strictly: {error.verify_message}", "Python 3.13 and newer and other strict clients refuse it"
+            f"OpenSSL in strict mode: {error.verify_message}",
+            "Python 3.13 and newer and other strict clients refuse it",
         )
     except ssl.SSLError as error:
-        yield Fault(f"no handshake with it: {error.reason}", "it can't be served")
+        yield Fault(f"no handshake succeeds with it: {error.reason}", "it can't be served")

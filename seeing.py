@@ -93,7 +93,7 @@ def check_apart(chosen: Options) -> None:
         except OSError as error:
             raise UsageError(f"{option}: there is no {path}, as the working directory was removed") from error
         if where in uses:
-            raise UsageError(f"{uses[where]} and {option} exclude each other where both are {path}: it would be spoilt")
+            raise UsageError(f"{uses[where]} and {option} can't both be {path}: it would be overwritten")
         if option in written and (os.path.isfile(where) or not os.path.exists(where)):  # /dev/null takes anything
             uses[where] = option
 
@@ -122,7 +122,7 @@ def _opened(option: str, path: Path, make: Callable[[Path], T]) -> T:
     try:
         return make(path)
     except BlockingIOError as error:  # of its lock
-        raise UsageError(f"{option}={path}: another certifier writes it, which may still be ending") from error
+        raise UsageError(f"{option}={path}: another certifier, which may still be stopping, writes it") from error
     except OSError as error:
         raise UsageError(f"{option}={path}: can't write it: {error.strerror}") from error
     except ValueError as error:  # such as "." and "/", which have no name

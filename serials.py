@@ -69,7 +69,7 @@ class SerialFile:
                 raise RetrievalError(f"{error}; the highest that this store has seen is {highest}") from error
             if serial <= highest:
                 notes.append(
-                    f"serial file {self.path} says {serial}, but this store has seen {highest}: going on behind that;"
+                    f"serial file {self.path} says {serial}, but this store has seen {highest}: going on after that;"
                     " other stores of the same CA may have used more"
                 )
                 serial = highest + 1

@@ -113,7 +113,7 @@ class Authority:
         if not self.signed(leaf):
             return "it was signed by another CA"
         if tuple(behind) != self._files.chain:  # an intermediate that was missing, perhaps, or was issued anew
-            return "the certificates behind it are not those of the CA"
+            return "its intermediate certificates are not the CA's"
         # By another one, OpenSSL and others would not find its issuer.
         if certificates.extension(leaf, x509.AuthorityKeyIdentifier) != self._aki:
             return "the CA's certificate has another key identifier now"

@@ -123,7 +123,9 @@ class Tap:
             raise UsageError(f"--tap={path}: it defines none of {', '.join(HOOKS)}")
         for hook, function in self._hooks.items():
             if any(never(function) for never in _NEVER_RUN):
-                raise UsageError(f"--tap={path}: {hook}() is async or yields, so it would never run; write a plain one")
+                raise UsageError(
+                    f"--tap={path}: {hook}() is async or yields, so it would never run; make it a plain function"
+                )
 
     def wants(self, *hooks: str) -> bool:
         """Whether it has one of these hooks."""
@@ -170,7 +172,7 @@ class Taps:
         """To those that only look; those that act are asked by ``decide``."""
         for tap in self._taps:
             if not tap.rewrites and isinstance(tap.call("request", exchange), Answer):
-                log.warning("request() of %s returned an Answer, which counts with REWRITE = True only", tap.path)
+                log.warning("request() of %s returned an Answer, which counts only with REWRITE = True", tap.path)
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange has ended."""
@@ -198,7 +200,7 @@ class Taps:
                 if isinstance(answer, Answer):
                     return answer
                 if answer is not None:
-                    log.warning("request() of %s returned %r, which is no Answer", tap.path, answer)
+                    log.warning("request() of %s returned %r, which is not an Answer", tap.path, answer)
         return None
 
     def _tell(self, hook: str, *arguments: object) -> None:

@@ -31,7 +31,7 @@ def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None)
     """
     if hasattr(os, "memfd_create") and not os.path.exists(_DESCRIPTORS):
         raise UsageError(
-            "there is no /proc, by which OpenSSL is given certificates: mount it (mount -t proc proc /proc)"
+            "there is no /proc, through which OpenSSL gets certificates: mount it (mount -t proc proc /proc)"
         )
     # Not create_default_context, which opens SSLKEYLOGFILE by itself, in whatever state it is.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -103,7 +103,7 @@ def broke(name: str, reason: str) -> errors.OriginError:
     if reason == RENEGOTIATES:
         return errors.OriginRenegotiates(
             f"{name} wants to renegotiate TLS, most likely for a client certificate, which certifier does not have: "
-            f"exempt it with --bypass={name}"
+            f"let it pass unread with --bypass={name}"
         )
     alert = _ALERT.match(reason)
     if alert and alert[1] in _ABOUT_OURS:
@@ -123,7 +123,7 @@ def _untrusted(name: str, reason: str) -> errors.OriginCertificateError:
 
 
 def _wanting(name: str) -> str:
-    return f"{name} wants a client certificate, which certifier does not have: exempt it with --bypass={name}"
+    return f"{name} wants a client certificate, which certifier does not have: let it pass unread with --bypass={name}"
 
 
 def _connect(address: Address, deadline: float) -> socket.socket:
@@ -183,7 +183,7 @@ def _dial_error(target: Target, addresses: list[Address], failures: list[OSError
     # Of an IPv6 address, EADDRNOTAVAIL says that there is no IPv6 here: what another address said tells more.
     others = [failure for failure in failures if failure.errno != errno.EADDRNOTAVAIL]
     if not others and all(":" in ip for ip, _ in addresses) and not _has_way(addresses[0]):
-        return errors.OriginError(f"{target} can't be reached: it has IPv6 alone, of which there is none here")
+        return errors.OriginError(f"{target} can't be reached: it has only IPv6 addresses, and there is no IPv6 here")
     failures = others or failures
     ours = [failure for failure in failures if failure.errno in _OURS]
     if ours:

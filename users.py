@@ -101,7 +101,9 @@ def _read(path: Path) -> dict[bytes, bytes]:
         if line.strip() and not line.startswith(b"#"):
             name, _, hashed = line.strip().partition(b":")
             if not name or not _HASH.match(hashed):
-                raise UsageError(f"--auth={path}: line {number} is not name:bcrypt hash, as htpasswd -B makes them")
+                raise UsageError(
+                    f"--auth={path}: line {number} is not of the form name:bcrypt hash, as htpasswd -B makes it"
+                )
             users[name] = hashed
     if not users:
         raise UsageError(f"--auth={path}: holds no user; make one: htpasswd -B -c {path} alice")

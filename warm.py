@@ -89,7 +89,7 @@ class WarmUp:
         if name is None:
             raise UsageError("not a DNS name or IP address")
         if self._issuance.store.path(name) is None:
-            raise UsageError("too long a name for the store")
+            raise UsageError("the name is too long for the store")
         retrieve = self._issuance.leaves.retrieve
         leaf = settled(lambda: self._workers.run(retrieve, name, datetime.now(UTC), notes, Wanted(renew=True)))
         assert leaf is not None  # there is a CA
@@ -103,9 +103,11 @@ def main(argv: list[str], version: str) -> int:
     line = CommandLine(__doc__, argv, version, "warm", operands=1)
     chosen = leaf_options(line)
     if chosen.ca.missing:
-        raise UsageError(f"{' and '.join(chosen.ca.missing)} missing: all three --sign-*, or --ca, sign certificates")
+        raise UsageError(
+            f"{' and '.join(chosen.ca.missing)} missing: to sign certificates, give all three --sign-*, or --ca"
+        )
     if chosen.ca.files is None:
-        raise UsageError("no CA to sign with: --ca=<dir>, or the three --sign-*")
+        raise UsageError("no CA to sign with: give --ca=<dir>, or all three --sign-*")
     wanted = list(dict.fromkeys(_names_in(line.required("<names-file>", "--store=certs --ca=ca names.txt"))))
     warm_up = WarmUp(Issuance(chosen, datetime.now(UTC), tell=partial(print, file=sys.stderr)))
     stop = Event()

@@ -84,7 +84,7 @@ def test_a_tag_changes_with_its_body() -> None:
 
 
 def test_a_folder_that_is_not_whole(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"the page's files are not whole in .*none"):
+    with pytest.raises(UsageError, match=r"the page's files in .*none are incomplete"):
         Assets(tmp_path / "none")
     (tmp_path / "index.html").write_text("{{trust}}")
     with pytest.raises(UsageError, match=r"no-ca\.html"):

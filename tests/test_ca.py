@@ -178,7 +178,7 @@ def rewrite(name: str = "op", **options: object) -> Callable[[Path], None]:
 BAD: list[tuple[Callable[[Path], object], str]] = [
     (encrypted_key, "passphrase"),
     (lambda f: (f / "ca.key").write_bytes(key_pem(new_key())), "does not belong"),
-    (lambda f: (f / "ca.key").write_text("x"), "no PEM private key"),
+    (lambda f: (f / "ca.key").write_text("x"), "no usable PEM private key"),
     (lambda f: (f / "ca.key").unlink(), "can't read"),
     (lambda f: (f / "ca.crt").write_text("x"), "no PEM certificate"),
     (lambda f: (f / "ca.crt").unlink(), "can't read"),

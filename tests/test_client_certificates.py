@@ -97,7 +97,7 @@ def says_so(reply: Reply, status: str = "tls_alert_received") -> bool:
     assert reply.headers["proxy-status"].startswith(f"certifier; error={status}; details=")
     assert reply.body == (
         b"certifier: localhost wants a client certificate, which certifier does not have: "
-        b"exempt it with --bypass=localhost\n"
+        b"let it pass unread with --bypass=localhost\n"
     )
     return True
 

@@ -69,10 +69,10 @@ def names(room: Room) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check"], "--store is missing: certifier.py check --store=certs"),
+        (["check"], "--store is missing, as in: certifier.py check --store=certs"),
         (["list", "--store=none"], "--store=none: can't read there: No such file or directory"),
-        (["prune", STORE, "--keep=x"], "--keep=x: not a whole number from 0 on"),
-        (["prune", STORE, "--unused=0"], "--unused=0: not a whole number from 1 on"),
+        (["prune", STORE, "--keep=x"], "--keep=x: not a whole number of at least 0"),
+        (["prune", STORE, "--unused=0"], "--unused=0: not a whole number of at least 1"),
         (["prune", STORE, "--max=3"], "unknown option --max"),
         (["check", STORE, "--sign-cert=x"], "--sign-key and --sign-serial missing"),
         (["warm", STORE], "an argument is missing: see certifier.py warm --help"),
@@ -155,7 +155,7 @@ def test_what_is_no_certificate_by_far_is_not_read(room: Room, word: str) -> Non
 def test_output_that_does_not_arrive(room: Room, words: list[str]) -> None:
     with open("/dev/full", "w") as full:
         failed = subprocess.run([*PROGRAM, *words], cwd=room.folder, stdout=full, stderr=subprocess.PIPE, text=True)
-    assert (failed.returncode, failed.stderr) == (2, "certifier: the output fails: No space left on device\n")
+    assert (failed.returncode, failed.stderr) == (2, "certifier: standard output: No space left on device\n")
     reader, writer = os.pipe()
     files.close(reader)  # at once: gevent's may do it later
     with open(writer, "w") as gone:
@@ -289,18 +289,18 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "a folder for all": (lambda room: room.path.parent.chmod(0o777), "others can write there"),
     "a folder that is none": (lambda room: (room.store.root / "0f0").write_text("x"), "it can't be read: Not a dir"),
     "the wrong folder": (lambda room: room.path.rename(room.store.path("a.example").parent / room.path.name),  # type: ignore[union-attr]
-                         "it stands in the wrong folder"),
+                         "it is in the wrong folder"),
     "in capitals": (lambda room: misname(room, "WWW.example.com"), "certifier looks for another file name"),
     "a star": (lambda room: misname(room, "*.example.com"), "certifier looks for another file name"),
     "an address in capitals": (lambda room: misname(room, "FE80::1"), "certifier looks for another file name"),
-    "a number for an address": (lambda room: misname(room, "127.1"), "its name is none of the DNS"),
+    "a number for an address": (lambda room: misname(room, "127.1"), "its name is not a DNS name"),
     "another CA": (lambda room: (room.folder / "ca.key").write_bytes(key_pem(new_key())), "does not belong to the"),
     "a serial file that is behind": (lambda room: (room.folder / "serial.txt").write_text("8"), "it says 8, but"),
     "a directory": (lambda room: folder_at(room.path), "it can't be read"),
-    "a serial twice": (lambda room: room.place(room.ca.issue("www.example.com", serial=7)), "the issuer and serial"),
+    "a serial twice": (lambda room: room.place(room.ca.issue("www.example.com", serial=7)), "same issuer and serial"),
     "a chain that is strictly wrong": (
         lambda room: room.place(TestCA("x", parent=TestCA("y"), strict=False).issue("www.example.com")),
-        "OpenSSL, strictly: CA cert does not include key usage extension",
+        "OpenSSL in strict mode: CA cert does not include key usage extension",
     ),
 }  # fmt: skip
 
@@ -469,7 +469,7 @@ def test_warm_makes_nothing_for_a_name_too_long_to_be_stored(room: Room) -> None
     name = ".".join(["a" * 60] * 4)
     (room.folder / "names").write_text(f"{name}\n")
     result = command(room, "warm", STORE, *SIGN, "names")
-    assert (result.returncode, result.stderr) == (1, f"'{name}': too long a name for the store\n")
+    assert (result.returncode, result.stderr) == (1, f"'{name}': the name is too long for the store\n")
     assert (room.folder / "serial.txt").read_text() == before
 
 
@@ -542,7 +542,7 @@ def mounting(command: str) -> list[str]:
 
 
 def test_a_store_that_is_read_only(room: Room) -> None:
-    """Without a CA it is read, what can't be used is told once and passed over; with one it is an error."""
+    """Without a CA it is read, what can't be used is told once and skipped; with one it is an error."""
     prefix = mounting("mount --bind certs certs && mount -o remount,bind,ro certs")
     bad = room.path.with_name("bad.example.crt")
     bad.write_bytes(b"rubbish")
@@ -556,8 +556,8 @@ def test_a_store_that_is_read_only(room: Room) -> None:
         for number in range(2, 4):
             direct(running, "bad.example")
             assert "outcome=http_request_denied" in running.tunnels(number)[-1]
-        running.wait_for("passed over, it can't be moved aside: Read-only file system")
-        assert len([line for line in running.lines if "passed over" in line]) == 1
+        running.wait_for("skipped, as it can't be moved aside: Read-only file system")
+        assert len([line for line in running.lines if "skipped" in line]) == 1
     refused = run(*prefix, *PROGRAM, STORE, "--max=1", *SIGN, cwd=room.folder)
     assert refused.returncode == 2
     assert refused.stderr == "certifier: --store=certs: can't write there: Read-only file system\n"

@@ -152,7 +152,7 @@ def test_after_an_intermediate_was_added_to_the_file_of_the_ca(room: Room) -> No
     reissued = room.retrieve(NAME, now(), leaves=whole)
     assert reissued is not None
     assert lower.pem + upper.pem in reissued.pem
-    assert room.notes[0] == f"reissuing the certificate for {NAME}: the certificates behind it are not those of the CA"
+    assert room.notes[0] == f"reissuing the certificate for {NAME}: its intermediate certificates are not the CA's"
     assert room.path.read_bytes() == MARK + reissued.pem
     again = room.retrieve(NAME, now(), leaves=whole)
     assert again is not None

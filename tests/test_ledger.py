@@ -173,7 +173,7 @@ def test_a_serial_file_restored_from_a_backup(room: Room, running: bool) -> None
     leaf = room.retrieve("c.example", now(), leaves=leaves)
     assert leaf
     assert leaf.serial == max(seen) + 1
-    assert any("this store has seen 8: going on behind that" in note for note in room.notes)
+    assert any("this store has seen 8: going on after that" in note for note in room.notes)
     assert path.read_text() == f"{leaf.serial + 1}\n"
 
 

@@ -202,7 +202,7 @@ def test_check_of_names_that_are_none(room: Room, mark: bytes) -> None:
     for odd in ODD_ESCAPED:
         assert f'"certs/abc/{odd}.crt": others can read its private key' in lines
         assert [line for line in lines if line.endswith(f'chmod go= "certs/abc/{odd}.crt"')]
-    assert f'"certs/abc/{ODD_ESCAPED[1]}.crt": its name is none of the DNS' in lines
+    assert f'"certs/abc/{ODD_ESCAPED[1]}.crt": its name is not a DNS name' in lines
 
 
 def test_check_of_a_name_too_long_to_be_stored(room: Room) -> None:

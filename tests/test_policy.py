@@ -102,10 +102,10 @@ def test_lists_in_files(tmp_path: Path) -> None:
     path.write_text("\ufeffa.example\n", encoding="utf-8")  # by an editor that marks its byte order
     assert patterns(f"@{path}").host(Target("a.example", 1))
     path.write_text("no host\n")
-    with pytest.raises(UsageError, match="'no host' is no host"):
+    with pytest.raises(UsageError, match="'no host' is not a host"):
         patterns(f"@{path}")
     path.write_text("x" * 1_000_000)
-    with pytest.raises(UsageError, match=r"'x{100}\.\.\.' is no host"):  # not more than a line of the log may have
+    with pytest.raises(UsageError, match=r"'x{100}\.\.\.' is not a host"):  # not more than a line of the log may have
         patterns(f"@{path}")
     path.write_bytes(b"\xff")
     os.mkfifo(tmp_path / "fifo")

@@ -99,4 +99,4 @@ def test_a_tls_redirect_gets_it_in_front_of_the_handshake(tmp_path: Path, roots:
 def test_it_is_for_redirects(tmp_path: Path) -> None:
     result = run(*Program.command(), *BASE, "--proxy-protocol", cwd=tmp_path)
     assert result.returncode == 2
-    assert "--proxy-protocol is for the stream that --redirect sends on" in result.stderr
+    assert "--proxy-protocol needs --redirect" in result.stderr

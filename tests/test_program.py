@@ -56,12 +56,12 @@ BAD = [
     ([], "--store is missing"),
     (["--store=certs"], "--max is missing"),
     (["--max=1"], "--store is missing"),
-    (["--store=certs", "--max=0"], "--max=0: not a whole number from 1 on"),
+    (["--store=certs", "--max=0"], "--max=0: not a whole number of at least 1"),
     (["--store=certs", "--max=x"], "--max=x: not a whole number"),
     (["--store=certs", "--max=-1"], "--max=-1: not a whole number"),
     (["--store=certs", "--max=1.5"], "not a whole number"),
     (["--store=certs", "--max=٣"], "not a whole number"),
-    ([*GOOD, "--lsten=a:1"], "unknown option --lsten; is --listen meant?"),
+    ([*GOOD, "--lsten=a:1"], "unknown option --lsten; did you mean --listen?"),
     ([*GOOD, "--sign=x"], "unknown option --sign;"),
     ([*GOOD, "--listen"], "--listen needs a value"),
     ([*GOOD, "--keylog", "--log-requests"], "--keylog needs a value"),
@@ -80,10 +80,10 @@ BAD = [
     ([*GOOD, "--crl-url=http://x/ y"], "not an http:// URL"),
     ([*GOOD, "--crl-url=http://[x/"], "not an http:// URL"),
     ([*GOOD, "--crl-url=http://x:y/"], "not an http:// URL"),
-    ([*GOOD, "--store-max=0"], "--store-max=0: not a whole number from 1 on"),
+    ([*GOOD, "--store-max=0"], "--store-max=0: not a whole number of at least 1"),
     ([*GOOD, "--days=0"], "--days=0: not a whole number from 1 to 397"),
     ([*GOOD, "--days=398"], "not a whole number from 1 to 397"),
-    ([*GOOD, "--ca=ca", "--sign-key=k"], "exclude each other"),
+    ([*GOOD, "--ca=ca", "--sign-key=k"], "can't both be given"),
     ([*GOOD, "--upstream-ca=none.pem"], "--upstream-ca: can't read none.pem: No such file"),
     ([*GOOD, "--upstream-ca=rubbish"], "rubbish holds no PEM certificate"),
     ([*GOOD, *SIGN[:2], "--sign-serial=rubbish"], "must hold one positive decimal number"),
@@ -102,11 +102,11 @@ BAD = [
     ([*GOOD, "--pcap=/"], "--pcap=/: "),
     (["--max=9", f"--store={'a' * 300}"], "a: can't read there: File name too long"),
     ([*GOOD, "--tap=none.py"], "--tap=none.py: can't read it: No such file"),
-    ([*GOOD, "--log-file=x", "--har=./x"], "--log-file and --har exclude each other where both are x"),
-    ([*GOOD, "--har=x", "--pcap=x"], "--har and --pcap exclude each other"),
-    ([*GOOD, "--ca=ca", "--pcap=ca/ca.key"], "--pcap and --ca exclude each other where both are ca/ca.key"),
-    ([*GOOD, *SIGN, "--log-file=serial"], "--log-file and --sign-serial exclude each other where both are serial"),
-    ([*GOOD, "--keylog=new", "--deny=@new"], "--keylog and --deny exclude each other where both are new"),
+    ([*GOOD, "--log-file=x", "--har=./x"], "--log-file and --har can't both be x"),
+    ([*GOOD, "--har=x", "--pcap=x"], "--har and --pcap can't both be x"),
+    ([*GOOD, "--ca=ca", "--pcap=ca/ca.key"], "--pcap and --ca can't both be ca/ca.key"),
+    ([*GOOD, *SIGN, "--log-file=serial"], "--log-file and --sign-serial can't both be serial"),
+    ([*GOOD, "--keylog=new", "--deny=@new"], "--keylog and --deny can't both be new"),
 ]
 
 
@@ -188,7 +188,7 @@ def test_why_it_does_not_start_is_one_write(tmp_path: Path) -> None:
         with open(writer, "wb") as stderr:
             command = [sys.executable, str(HERE / "certifier.py"), "--max=9"]
             subprocess.run(command, cwd=tmp_path, stderr=stderr, timeout=WAIT, check=False)
-        assert re.fullmatch(rb"certifier: --store is missing: .+\n", lines.read(4096))
+        assert re.fullmatch(rb"certifier: --store is missing, as in: .+\n", lines.read(4096))
 
 
 OPENED = """
@@ -208,7 +208,7 @@ def test_what_is_opened_is_no_standard_descriptor(tmp_path: Path) -> None:
 def test_some_of_the_three_files_turn_generation_off_and_it_says_so(tmp_path: Path) -> None:
     write_ca(tmp_path)
     with Program(tmp_path, *GOOD, *SIGN[:2]) as running:
-        running.wait_for("--sign-serial missing: nothing is signed")
+        running.wait_for("--sign-serial missing: no certificates are signed")
         running.wait_for("no CA: only names in the store are intercepted; --ca=<dir> makes one")
 
 
@@ -230,7 +230,7 @@ def test_a_system_without_roots_is_told_at_start(tmp_path: Path, monkeypatch: py
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("SSL_CERT_FILE", "none")
     monkeypatch.setenv("SSL_CERT_DIR", "empty")
-    warning = "this system has no roots, so no origin is trusted"
+    warning = "no root certificates, so no origin is trusted"
     with Program(tmp_path, *GOOD) as running:
         running.wait_for(warning)
     for option in (f"--upstream-ca={roots}", "--no-verify-upstream", "--redirect=127.0.0.1:9"):
@@ -247,7 +247,7 @@ def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, ec
         with secure_tunnel(running, target, context=before) as secure:
             (tmp_path / "ca.key").write_text("rubbish")
             running.process.send_signal(signal.SIGHUP)
-            running.wait_for("not reloaded, what was in force stays: ca.key holds no PEM private key")
+            running.wait_for("not reloaded, what was in force stays: ca.key holds no usable PEM private key")
             with secure_tunnel(running, target, context=before):
                 pass
             write_new_ca(tmp_path)

@@ -65,7 +65,7 @@ def test_a_changed_request_keeps_its_version(head: bytes) -> None:
 def test_a_request_that_is_none_is_refused_and_told_as_the_client_made_it(attribute: str, value: object) -> None:
     seen = Seen()
     rewriter = Rewriter(seen.recorder(), lambda exchange: setattr(exchange, attribute, value))
-    with pytest.raises(Refused, match="a tap made a request that is none"):
+    with pytest.raises(Refused, match="a tap made an invalid request"):
         passed(rewriter, GET)
     rewriter.closed("refused")
     (exchange,) = seen.done
@@ -130,7 +130,7 @@ def test_behind_a_malformed_response_nothing_is_judged_and_nothing_passes(respon
     rewriter = Rewriter(Seen().recorder(), allow)
     assert passed(rewriter, GET) == GET
     rewriter.received(response)
-    with pytest.raises(Refused, match="response before is malformed"):
+    with pytest.raises(Refused, match="previous response is malformed"):
         passed(rewriter, GET)
 
 
@@ -198,7 +198,7 @@ def test_a_response_may_take_as_long_as_it_goes_on(monkeypatch: pytest.MonkeyPat
         rewriter.received(b"x")
         gevent.sleep(0.1)
     assert not waiting.ready()
-    with pytest.raises(Refused, match="the response to the request before did not come"):
+    with pytest.raises(Refused, match="the response to the previous request did not come"):
         waiting.get(timeout=WAIT)
 
 

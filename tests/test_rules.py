@@ -145,7 +145,7 @@ def test_allow_and_deny(tmp_path: Path, roots: Path, origin: Origin) -> None:
         assert connect(program, f"localhost:{origin.port}").status == 403
         (tmp_path / "denied").write_text("no host\n")
         program.process.send_signal(1)
-        program.wait_for("not reloaded, what was in force stays: --deny: 'no host' is no host")
+        program.wait_for("not reloaded, what was in force stays: --deny: 'no host' is not a host")
         assert connect(program, f"localhost:{origin.port}").status == 403
 
 
@@ -443,7 +443,7 @@ def test_a_host_that_cannot_be_told_is_refused_as_well(
         with secure_tunnel(program, f"localhost:{origin.port}") as secure:
             secure.sendall(request_line + b"\r\nHost: localhost\r\n\r\n")
             assert read_reply(secure).status == 403
-        assert "Host can't be told: malformed" in program.tunnels(1)[0]
+        assert "can't tell the Host: malformed" in program.tunnels(1)[0]
 
 
 def test_who_speaks_something_else_is_heard_to_the_last_word(tmp_path: Path, roots: Path, certificate: Path) -> None:
@@ -573,7 +573,7 @@ def test_connections_past_the_limit_are_told_so(tmp_path: Path, roots: Path, ech
     with running(tmp_path, roots, "--max-connections=4", "--max-client-connections=3") as program:
         with tunnel(program.address, target), tunnel(program.address, target), tunnel(program.address, target):
             reply = connect(program, target)
-            assert (reply.status, reply.reason) == (429, "Too many connections of this client")
+            assert (reply.status, reply.reason) == (429, "Too many connections from this client")
             assert reply.headers["retry-after"] == "1"
             other = socket.create_connection(program.address, timeout=WAIT, source_address=("127.0.0.2", 0))
             with other:

@@ -259,7 +259,7 @@ def test_what_cannot_be_opened_is_one_line(tmp_path: Path, option: str, message:
 def test_a_file_that_another_certifier_writes_is_one_line(tmp_path: Path, option: str) -> None:
     with Program(tmp_path, *BASE, option):
         result = run(*Program.command(), *BASE, option, "--listen=127.0.0.1:0", cwd=tmp_path)
-    message = f"certifier: {option}: another certifier writes it, which may still be ending\n"
+    message = f"certifier: {option}: another certifier, which may still be stopping, writes it\n"
     assert (result.returncode, result.stderr) == (2, message)
 
 

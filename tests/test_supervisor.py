@@ -409,7 +409,7 @@ def test_another_programs_workers_are_not_joined(two: Program, workers: int) -> 
 
 def test_few_descriptors_are_told_of(tmp_path: Path) -> None:
     with Program(tmp_path, *BASE, prefix=("prlimit", "--nofile=500")) as running:
-        assert any("leaves room for 100 connections a process" in line for line in running.lines)
+        assert any("leaves room for only 100 connections per process" in line for line in running.lines)
 
 
 def test_more_workers_than_descriptors_are_one_line_and_exit_2(tmp_path: Path) -> None:
@@ -418,7 +418,7 @@ def test_more_workers_than_descriptors_are_one_line_and_exit_2(tmp_path: Path) -
     )
     assert (result.returncode, result.stderr.splitlines()[-1]) == (
         2,
-        "certifier: --workers=40: there can't be so many here: Too many open files",
+        "certifier: --workers=40: can't start so many here: Too many open files",
     )
 
 

@@ -216,7 +216,7 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             secure.sendall(
                 b"POST /change HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
             )
-        program.wait_for("returned 'no answer', which is no Answer")
+        program.wait_for("returned 'no answer', which is not an Answer")
         program.wait_for("request .*url=https://localhost/answered .*status=418")
         program.wait_for("request .*method=PUT url=https://localhost/changed .*status=200")
         with secure_tunnel(program, f"localhost:{server.port}") as secure:  # with a body that is not wanted
@@ -334,7 +334,7 @@ def test_an_answer_of_one_that_only_looks_is_told_of(tmp_path: Path, roots: Path
     text = "from taps import Answer\ndef request(exchange):\n    return Answer(403)\n"
     with watched(tmp_path, roots, tap(tmp_path, text)) as program:
         assert curl(program, f"https://localhost:{server.port}/x").encode() == JSON
-        program.wait_for("returned an Answer, which counts with REWRITE = True only")
+        program.wait_for("returned an Answer, which counts only with REWRITE = True")
 
 
 def test_a_tap_may_wait(tmp_path: Path, roots: Path, server: Origin) -> None:
@@ -370,9 +370,9 @@ def test_an_answer_that_is_none_is_a_refusal(tmp_path: Path, roots: Path, server
     with watched(tmp_path, roots, tap(tmp_path, text)) as program, Origin(json_origin) as plain:
         with secure_tunnel(program, f"localhost:{server.port}") as secure:
             reply = get(secure)
-        assert (reply.status, b"a tap made an answer that is none" in reply.body) == (403, True)
+        assert (reply.status, b"a tap made an invalid answer" in reply.body) == (403, True)
         reply = exchange(program.address, b"GET http://localhost:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % plain.port)
-        assert (reply.status, b"a tap made an answer that is none" in reply.body) == (403, True)
+        assert (reply.status, b"a tap made an invalid answer" in reply.body) == (403, True)
         eventually(lambda: (server.connections, plain.connections), (1, 1))  # dialled, and asked nothing
         assert not [line for line in program.lines if "Traceback" in line]
 

@@ -96,7 +96,7 @@ def test_verified_pairs_are_remembered_for_a_while(path: Path) -> None:
     ("content", "message"),
     [
         (b"", "holds no user"),
-        (b"alice:secret\n", "line 1 is not name:bcrypt hash"),
+        (b"alice:secret\n", "line 1 is not of the form name:bcrypt hash"),
         (b"# x\nalice:$apr1$x$y\n", "line 2 is not"),
         (b":" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)), "line 1 is not"),
         # bcrypt finds its salt invalid; passlib calls it one with padding bits set, as old versions of it wrote.
