@@ -241,7 +241,7 @@ class Interception:
                 failure = upstream.again()
                 failure.alert = NO_APPLICATION_PROTOCOL
                 raise failure
-            raise NoSharedProtocol("the client does not offer http/1.1, which alone can be spoken here")
+            raise NoSharedProtocol("the client does not offer http/1.1, the only protocol that works here")
         return [_HTTP.decode("ascii")]
 
     def _refused(self, way: Way, pair: Pair, reason: str | None, closed: bool) -> None:
@@ -250,8 +250,12 @@ class Interception:
         if meaning is None and not closed:
             return  # something else is wrong with its TLS
         way.record.refused = "certificate"
-        what = meaning or "probably it does not trust the CA, or pins another certificate"
-        way.record.note(f"the client refused our certificate: {what}; {refusals.setting(way.user_agent)}")
+        what = (
+            f"refused our certificate: {meaning}"
+            if meaning
+            else "left right after the handshake: probably it does not trust the CA, or pins another certificate"
+        )
+        way.record.note(f"the client {what}; {refusals.setting(way.user_agent)}")
         if self._refusals.refused(pair):
             log.warning("%s refused certificates for %s: tunnelled untouched for an hour (--learn-bypass)", *pair)
 

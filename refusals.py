@@ -17,12 +17,12 @@ _PAIRS = 10_000
 # By the alert's description as OpenSSL names it (RFC 8446 §6.2).
 _MEANINGS = {
     "UNKNOWN_CA": "it does not trust the CA",
-    "BAD_CERTIFICATE": "it does not accept this certificate: it pins another one, or does not trust the CA",
-    "CERTIFICATE_UNKNOWN": "it does not accept this certificate: it does not trust the CA, or pins another one",
+    "BAD_CERTIFICATE": "it pins another certificate, or does not trust the CA",
+    "CERTIFICATE_UNKNOWN": "it does not trust the CA, or pins another certificate",
     "UNSUPPORTED_CERTIFICATE": "it does not take certificates of this kind: try another --key-type",
     "CERTIFICATE_EXPIRED": "it finds the certificate expired or not yet valid: compare its clock with this machine's",
     "CERTIFICATE_REVOKED": "it finds the certificate revoked, or can't fetch a CRL: see --crl-url",
-    "ACCESS_DENIED": "it does not accept this certificate: it pins another one",
+    "ACCESS_DENIED": "it pins another certificate",
 }
 
 # What to change, by words of the User-Agent that the client gave in its CONNECT. The first that is found counts: pip
@@ -38,8 +38,11 @@ _SETTINGS = (
     (("Java/", "Java-http-client/"), "Java: keytool -importcert -cacerts -file ca.crt"),
     (("APT",), "apt: Acquire::https::CAInfo ca.crt"),
     (("Wget/",), "wget: --ca-certificate=ca.crt"),
-    (("Firefox/",), "Firefox: Settings, Certificates, Authorities, Import"),
-    (("Chrome/",), "Chrome: the system's store of authorities, or on Linux its own under chrome://certificate-manager"),
+    (("Firefox/",), "Firefox: Settings, Certificates, View Certificates, Authorities, Import"),
+    (
+        ("Chrome/",),
+        "Chrome: import ca.crt into the system's store of authorities, on Linux under chrome://certificate-manager",
+    ),
 )
 _ANY_SETTING = "make it trust ca.crt: /ca.crt on the proxy's own address, and README, Trust the CA"
 

@@ -546,8 +546,21 @@ def test_a_client_that_refuses_is_told_of_with_what_to_change(program: Program, 
     assert refused.returncode == 60
     # Newer ones leave without an alert.
     line = program.wait_for("outcome=(client-tls-failed|client-truncated)", seen)
-    assert re.search("the client refused our certificate: (probably )?it does not trust the CA", line)
+    assert re.search(
+        "the client (refused our certificate|left right after the handshake): (probably )?it does not trust the CA",
+        line,
+    )
     assert "; curl: --cacert ca.crt" in line
+
+
+def test_a_client_that_says_nothing_after_the_handshake_is_not_said_to_have_refused(
+    program: Program, origin: Origin
+) -> None:
+    """It may have: some just close. A check that only shakes hands, as s_client does of an empty input, has not."""
+    seen = len(program.lines)
+    with secure_tunnel(program, f"localhost:{origin.port}"):
+        pass
+    program.wait_for("note=.the client left right after the handshake: probably it does not trust the CA", seen)
 
 
 def test_learned_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
