@@ -7,16 +7,16 @@ Usage:
 
 Certificates:
   --store=<dir>           Where certificates are kept; made if missing. Required.
-  --max=<n>               Most names kept in memory, 1 or more. Required.
-  --store-max=<n>         Most certificates of certifier's own kept in the store, 1 or more;
-                          those unused longest go. Unless given, all are kept.
+  --max=<n>               How many names are kept in memory at most, 1 or more. Required.
+  --store-max=<n>         How many of certifier's own certificates the store keeps at most, 1 or more;
+                          those unused longest are removed. Unless given, all are kept.
   --ca=<dir>              A CA of certifier's own: ca.crt, ca.key and serial.txt in this
                           folder, made on first use.
-  --sign-cert=<file>      An operator's own CA instead: its certificate (PEM, its chain behind it),
+  --sign-cert=<file>      An operator's own CA instead: its certificate (PEM, followed by its chain),
   --sign-key=<file>       its private key (PEM, without a passphrase),
   --sign-serial=<file>    and the file with its next serial number. All three, or nothing is signed.
-  --key-type=<type>       Of the leaves' keys: p256, p384, rsa2048, rsa3072 or rsa4096 [default: p256].
-  --days=<n>              How long a leaf made from now on is valid, 1 to 397 [default: 45].
+  --key-type=<type>       Type of the leaves' keys: p256, p384, rsa2048, rsa3072 or rsa4096 [default: p256].
+  --days=<n>              How many days a leaf made from now on is valid, 1 to 397 [default: 45].
   --crl-url=<url>         Put this CRL distribution point into leaves, for Windows clients; certifier serves
                           an empty CRL at its own /ca.crl: http://127.0.0.1:8080/ca.crl
 
@@ -26,57 +26,57 @@ Connections:
                           one [default: 127.0.0.1:8080].
   --redirect=<host:port>  Send the decrypted bytes of every intercepted tunnel there instead
                           of to its own target; tls://<host:port> encrypts them again.
-  --proxy-protocol        Tell the redirect the client's address, server name, ALPN and TLS version, by a
-                          PROXY protocol header (version 2) in front of each stream.
+  --proxy-protocol        Tell the redirect the client's address, server name, ALPN and TLS version, in a
+                          PROXY protocol header (version 2) before each stream.
   --upstream-ca=<file>    More roots (PEM) to verify origins with, added to the system's.
   --no-verify-upstream    Take any certificate from origins. For experiments only.
 
 Who may use it, and where to:
-  --auth=<file>           Users with passwords, as htpasswd -B makes it; others get a 407.
-  --allow-from=<cidr>     Clients of this network only; may be given several times.
-  --open                  Listen on addresses other than loopback though neither of the two is given.
-  --allow=<pattern>       Only there: host, *.host, host:port, network, or @file with one a line.
-  --deny=<pattern>        Not there, whatever is allowed.
-  --bypass=<pattern>      Tunnelled untouched. Each of the three may be given several times.
+  --auth=<file>           Users and their passwords, as htpasswd -B makes it; all others get a 407.
+  --allow-from=<cidr>     Only clients from this network; may be given several times.
+  --open                  Listen on addresses other than loopback with neither of the above.
+  --allow=<pattern>       Only to these: host, *.host, host:port, network, or @file with one per line.
+  --deny=<pattern>        Not to these, even if allowed.
+  --bypass=<pattern>      To these untouched. Each of the three may be given several times.
   --deny-private          Not to loopback, link-local, private or metadata addresses.
-  --ports=<list>          Ports and ranges that may be asked for [default: 80,443,1024-65535].
-  --non-tls=<what>        What becomes of a tunnel that is not TLS or whose origin speaks first:
+  --ports=<list>          Only to these ports and ranges [default: 80,443,1024-65535].
+  --non-tls=<what>        What happens to a tunnel that is not TLS or whose origin speaks first:
                           relay or refuse [default: relay].
-  --mismatch=<what>       What becomes of a tunnel whose CONNECT host, server name and Host field
+  --mismatch=<what>       What happens when a tunnel's CONNECT host, server name and Host field
                           disagree: allow, log or deny [default: allow].
-  --learn-bypass=<n>      A client that refused the certificate of a name n times is tunnelled
-                          untouched for that name, for an hour.
+  --learn-bypass=<n>      Once a client has refused a name's certificate n times, its tunnels
+                          for that name pass untouched for an hour.
 
 What is seen (README, Seeing what passes):
-  --log-requests          A line for each HTTP request inside tunnels and beside them.
-  --log-format=<format>   Of the lines of tunnels and requests: text, json or combined [default: text].
-  --log-file=<file>       They go there instead of to stderr; SIGHUP and SIGUSR1 open it anew.
+  --log-requests          A line for each HTTP request, inside tunnels and outside.
+  --log-format=<format>   Format of the lines for tunnels and requests: text, json or combined [default: text].
+  --log-file=<file>       Where those lines go instead of to stderr; SIGHUP and SIGUSR1 reopen it.
   --har=<file>            Requests, responses and their bodies as HAR 1.2, for browsers' developer tools.
-  --har-body-max=<n>      Octets of each body in it [default: 1048576].
-  --har-max=<n>           Octets of the file, before the next one is begun [default: 67108864].
+  --har-body-max=<n>      Octets kept of each body [default: 1048576].
+  --har-max=<n>           Octets in the file before the next one is begun [default: 67108864].
   --pcap=<file>           The decrypted bytes as pcapng, for Wireshark.
   --keylog=<file>         The keys of both sides' TLS, for Wireshark; SSLKEYLOGFILE does the same.
   --tap=<file.py>         A Python file of yours that looks at the traffic, and may act on it;
                           may be given several times.
 
-Limits (their reasons stand in limits.py):
-  --max-connections=<n>         In all; never more than descriptors allow [default: 10000].
-  --max-client-connections=<n>  Of one client address; unless given, nine tenths of all.
-  --max-head=<n>                Octets of a request head [default: 32768].
-  --max-hello=<n>               Octets of a ClientHello [default: 65536].
+Limits (limits.py gives the reasons):
+  --max-connections=<n>         In all; never more than file descriptors allow [default: 10000].
+  --max-client-connections=<n>  Per client address; unless given, nine tenths of all.
+  --max-head=<n>                Octets in a request head [default: 32768].
+  --max-hello=<n>               Octets in a ClientHello [default: 65536].
   --head-timeout=<s>            Seconds for a complete request head [default: 10].
   --hello-timeout=<s>           For the first bytes of a tunnel and its ClientHello [default: 10].
-  --dial-timeout=<s>            For look-up, 5 of it at most, and TCP to an origin [default: 10].
-  --tls-timeout=<s>             For each of the two handshakes [default: 10].
+  --dial-timeout=<s>            For name look-up (5 at most) and TCP to an origin [default: 10].
+  --tls-timeout=<s>             For each of the two TLS handshakes [default: 10].
   --idle-timeout=<s>            For a tunnel without a byte either way [default: 3600].
-  --new-names=<n>               Certificates made a second, in all [default: 50].
-  --client-new-names=<n>        The same for one client address [default: 25].
-  --max-log-value=<n>           Characters of a value in the log [default: 300].
+  --new-names=<n>               Certificates made per second, in all [default: 50].
+  --client-new-names=<n>        The same per client address [default: 25].
+  --max-log-value=<n>           Characters per value in the log [default: 300].
 
   -h --help               Show this and exit.
   --version               Show the version and exit.
 
-Commands of their own, each with --help: certifier.py check, list, prune, warm.
+Further commands, each with --help: certifier.py check, list, prune, warm.
 
 Without --ca and --sign-*, names whose certificate is in the store are intercepted and all
 others are tunnelled untouched. Paths are relative to the working directory.

@@ -11,10 +11,10 @@ Options:
   --sign-cert=<file>    or an operator's own: its certificate,
   --sign-key=<file>     its private key,
   --sign-serial=<file>  and the file with its next serial number.
-  --json                Say it in JSON.
+  --json                Print JSON.
   -h --help             Show this and exit.
 
-Exit status 1 when there is a problem. Without a CA, whether certifier's certificates are its own is not checked.
+Exit status 1 if there is a problem. Without a CA, certifier's certificates are not checked to be signed by it.
 """
 
 import json

@@ -1,14 +1,14 @@
-"""certifier.py list: what stands in the store.
+"""certifier.py list: what is in the store.
 
 Usage:
   certifier.py list [options]
 
 Options:
   --store=<dir>  Where certificates are kept. Required.
-  --json         An array of JSON objects, one a line.
+  --json         An array of JSON objects, one per line.
   -h --help      Show this and exit.
 
-Exit status 1 when a certificate can't be read. LAST-USE is kept to the hour; an operator's certificate has none.
+Exit status 1 if a certificate can't be read. LAST-USE is kept to the hour; an operator's certificate has none.
 """
 
 import json

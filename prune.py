@@ -1,7 +1,7 @@
-"""certifier.py prune: a bounded store.
+"""certifier.py prune: remove certificates that are no longer needed from the store.
 
-Removes the expired certificates that certifier itself made, and with --keep and --unused those that were
-not used for long. An operator's certificate is never removed. A running proxy may go on meanwhile.
+These are certifier's own that have expired and, with --keep and --unused, those not used for long. An
+operator's certificate is never removed. A proxy may be running meanwhile.
 
 Usage:
   certifier.py prune [options]
@@ -9,9 +9,9 @@ Usage:
 Options:
   --store=<dir>    Where certificates are kept. Required.
   --keep=<n>       Keep the n most recently used of certifier's own, 0 or more.
-  --unused=<days>  Remove those that were not used for so many days, 1 or more.
-  --dry-run        Remove nothing, only say what would be.
-  --json           Say it in JSON.
+  --unused=<days>  Remove those not used for this many days, 1 or more.
+  --dry-run        Remove nothing, only show what would be removed.
+  --json           Print JSON.
   -h --help        Show this and exit.
 
 The time of last use is kept to the hour, as the file's modification time.

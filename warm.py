@@ -1,6 +1,6 @@
 """certifier.py warm: make the certificates for a list of names ahead of time.
 
-Names whose certificate is in the store and good are passed over: run it again to go on where it was interrupted.
+Names with a good certificate in the store are skipped: run it again to go on where it was interrupted.
 
 Usage:
   certifier.py warm [options] <names-file>
@@ -8,17 +8,17 @@ Usage:
 Options:
   --store=<dir>         Where certificates are kept; made if missing. Required.
   --ca=<dir>            The CA: ca.crt, ca.key and serial.txt in this folder, made on first use,
-  --sign-cert=<file>    or an operator's own: its certificate (PEM, its chain behind it),
+  --sign-cert=<file>    or an operator's own: its certificate (PEM, followed by its chain),
   --sign-key=<file>     its private key (PEM, without a passphrase),
   --sign-serial=<file>  and the file with its next serial number.
-  --key-type=<type>     Of the leaves' keys: p256, p384, rsa2048, rsa3072 or rsa4096 [default: p256].
-  --days=<n>            How long a leaf is valid, 1 to 397 [default: 45].
+  --key-type=<type>     Type of the leaves' keys: p256, p384, rsa2048, rsa3072 or rsa4096 [default: p256].
+  --days=<n>            How many days a leaf is valid, 1 to 397 [default: 45].
   --crl-url=<url>       The CRL distribution point of the leaves.
-  --json                Say what was done in JSON.
+  --json                Print what was done as JSON.
   -h --help             Show this and exit.
 
-One name or IP address a line; empty lines and what is behind a # are passed over; - reads standard input.
-Exit status 1 when there is a name for which none could be made, 130 when interrupted.
+One name or IP address per line; empty lines and anything after a # are skipped; - reads standard input.
+Exit status 1 if a certificate could not be made, 130 if interrupted.
 """
 
 import json
