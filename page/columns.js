@@ -102,11 +102,11 @@ export const requests = () => ({
     ["Content type", row.type],
     ["Content received", octetsIn(row.received)],
     ["Content sent", octetsIn(row.sent)],
-    ["Goes on as", row.upgrade],
+    ["Upgraded to", row.upgrade],
     ["Pushed", row.pushed ? "yes" : ""],
     ["Broken off", row.error],
   ],
-  empty: "No request yet. Requests are read in tunnels that begin while somebody looks at this page, or that are logged.",
+  empty: "No request yet. They are read in tunnels that begin while somebody looks at this page, or where requests are logged.",
 });
 
 export const refusals = (now) => ({
@@ -150,5 +150,5 @@ export const learned = () => ({
     { title: "For", text: (row) => duration(row.seconds), kind: "last" },
   ],
   facts: () => [["What it means", "This client refused the certificate so often that its tunnels for the name pass untouched."]],
-  empty: "No bypass was learned.",
+  empty: "No bypass has been learned.",
 });

@@ -42,9 +42,9 @@ const PLOTS = {
     count,
     5,
   ),
-  retrieval: new Bars("Time to read or make a certificate", "accent", "none was read or made yet"),
-  dial: new Bars("Time to reach an origin", "accent", "no origin was dialled yet"),
-  first_byte: new Bars("Time to a response's first byte", "accent", "no request was looked at yet"),
+  retrieval: new Bars("Time to read or make a certificate", "accent", "none has been read or made yet"),
+  dial: new Bars("Time to reach an origin", "accent", "no origin has been dialled yet"),
+  first_byte: new Bars("Time to a response's first byte", "accent", "no request has been seen yet"),
 };
 
 class Page {
