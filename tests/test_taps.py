@@ -415,6 +415,8 @@ def test_the_example_that_blocks(tmp_path: Path, roots: Path, server: Origin) ->
 def test_the_example_that_adds_a_credential(
     tmp_path: Path, roots: Path, server: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with pytest.raises(UsageError, match="ValueError: set CREDENTIAL to what Authorization shall hold"):
+        Tap(HERE / "examples" / "taps" / "credential.py")
     monkeypatch.setenv("CREDENTIAL", "Bearer s3cret")
     monkeypatch.setenv("CREDENTIAL_HOST", "localhost")
     with watched(tmp_path, roots, example("credential.py"), "--log-requests") as program:

@@ -11,7 +11,9 @@ import os
 REWRITE = True  # this tap changes requests
 
 HOST = os.environ.get("CREDENTIAL_HOST", "api.example.com")
-CREDENTIAL = os.environ["CREDENTIAL"].encode()
+CREDENTIAL = os.environ.get("CREDENTIAL", "").encode()
+if not CREDENTIAL:
+    raise ValueError("set CREDENTIAL to what Authorization shall hold, such as 'Bearer …'")
 
 
 def request(exchange):
