@@ -63,6 +63,12 @@ def test_what_is_said_is_no_markup() -> None:
     assert "curl -x http://&lt;host&amp;&#x27;&quot;&gt; &lt;cacert&amp;" in text
 
 
+def test_a_container_gets_all_that_node_needs() -> None:
+    """Without the second it knows the CA, and goes past the proxy."""
+    (command,) = re.findall(r"<code>(docker run .*)</code>", page())
+    assert {"NODE_EXTRA_CA_CERTS", "NODE_USE_ENV_PROXY"} <= set(re.findall(r"-e (\w+)=", command))
+
+
 def test_every_file_that_is_named_is_there() -> None:
     assets = Assets()
     named = set(re.findall(r'(?:src|href)="(/[a-z]+\.(?:js|css|svg))"', page()))
