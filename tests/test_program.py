@@ -590,7 +590,7 @@ def test_what_the_readme_has_made_is_not_committed(tmp_path: Path) -> None:
     shutil.copy(HERE / ".gitignore", tmp_path)
     assert run("git", "init", "-q", cwd=tmp_path).returncode == 0
     made = ["ca.key", "serial.txt", "serial.txt.lock", "ca/ca.key", "certs/.lock", "users", "keys", "certifier.log"]
-    made += ["all.har", ".all.har.spare", "all.1.har", "all-w0.har", "all.pcapng"]
+    made += ["all.har", ".all.har.spare", "all.1.har", "all-w0.har", "all.pcapng", "json/1.json"]
     assert run("git", "check-ignore", *made, cwd=tmp_path).stdout.split() == made
 
 
