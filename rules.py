@@ -24,6 +24,7 @@ from tlsconfig import server_context
 
 MAX_LIFE = timedelta(days=398)  # Apple, https://support.apple.com/102028
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
+_PRIME_FIELD = bytes.fromhex("06072a8648ce3d0101")  # its identifier; a curve that is described begins with it
 _MAX_SERIAL_BITS = 159  # 20 octets with a clear sign bit, RFC 5280 §4.1.2.2
 _STEPS = 20  # a handshake takes two or three
 
@@ -45,6 +46,8 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
         yield Fault("a key that is neither RSA nor EC", "browsers and Apple refuse it")
     elif not isinstance(key.curve, _CURVES):
         yield Fault(f"an EC key on the curve {key.curve.name}", "browsers and others know only P-256, P-384 and P-521")
+    elif _PRIME_FIELD in certificate.tbs_certificate_bytes:  # RFC 5480 §2.1.1: MUST NOT
+        yield Fault("an EC key whose curve is described, not named", "OpenSSL, Go and most others refuse it")
     try:
         hashed = certificate.signature_hash_algorithm
         root = certificate.issuer == certificate.subject  # nobody verifies what it says of itself

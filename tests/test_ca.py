@@ -136,6 +136,27 @@ def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_pa
         assert all(words in warning for words, warning in zip(told, warnings, strict=True))
 
 
+@pytest.mark.parametrize("encoding", ["named_curve", "explicit"])
+def test_a_curve_that_is_described_and_not_named_is_warned_about(tmp_path: Path, encoding: str) -> None:
+    """OpenSSL takes nothing that such a CA signs, strict or not; Go can't even read it."""
+    paths = write(tmp_path, TestCA("op"))
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-noenc", "-subj", "/CN=op"]
+    for option in ("ec_paramgen_curve:P-256", f"ec_param_enc:{encoding}"):
+        words += ["-pkeyopt", option]
+    made = run(*words, "-addext", "keyUsage=critical,keyCertSign,cRLSign", "-out", paths[0], "-keyout", paths[1])
+    assert made.returncode == 0, made.stderr
+    found = ca.load(*paths, now())
+    pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+    (tmp_path / "leaf.pem").write_bytes(pem)
+    if encoding == "named_curve":
+        assert run("openssl", "verify", "-CAfile", paths[0], tmp_path / "leaf.pem").returncode == 0
+        assert found.warnings == ()
+    else:
+        assert "explicit ECC" in run("openssl", "verify", "-CAfile", paths[0], tmp_path / "leaf.pem").stderr
+        (warning,) = found.warnings
+        assert "whose curve is described, not named; OpenSSL, Go" in warning
+
+
 def test_a_key_that_others_can_read_is_warned_about(tmp_path: Path) -> None:
     paths = write(tmp_path, TestCA("op"))
     assert ca.load(*paths, now()).warnings == ()
