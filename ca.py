@@ -95,7 +95,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     except Unreadable as error:
         raise UsageError(f"{certificate_path} holds no PEM certificate: {error}") from error
     key = _load_key(key_path)
-    missing = _check(certificate, certificate_path, now)
+    _check(certificate, certificate_path, now)
     chain = tuple(c for c in (certificate, *others) if not _is_root(c))
     if key.public_key() != certificate.public_key():
         raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
@@ -108,12 +108,13 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         missing_file = isinstance(error, FileNotFoundError)  # one that is there must not be begun anew
         hint = f"; it holds the next serial number: echo 1000 > {serial_path}" if missing_file else ""
         raise UsageError(f"can't use the serial file {serial_path}: {error.strerror}{hint}") from error
-    warnings = []
-    if missing:
-        warnings.append(
-            f"the CA certificate {certificate_path} has no {' and no '.join(missing)}: Python 3.13 and newer and"
-            f" other strict clients will refuse it; make a good one: {_GOOD_CA}"
-        )
+    refused: dict[str, list[str]] = {}  # by whom, and for what
+    for fault in rules.of_ca(certificate):
+        refused.setdefault(fault.meaning, []).append(fault.problem)
+    warnings = [
+        f"the CA certificate {certificate_path} has {' and '.join(problems)}: {meaning}; make a good one: {_GOOD_CA}"
+        for meaning, problems in refused.items()
+    ]
     weak = rules.of_any(certificate)
     warnings += [f"the CA certificate {certificate_path}: {fault.problem}; {fault.meaning}" for fault in weak]
     if key_path.stat().st_mode & 0o077:
@@ -133,8 +134,8 @@ def _anchor(certificate: x509.Certificate, others: list[x509.Certificate]) -> x5
     return top if _is_root(top) else certificate
 
 
-def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str]:
-    """Raise ``UsageError`` if it can't sign leaves now; what it lacks for strict clients otherwise."""
+def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
+    """Raise ``UsageError`` if it can't sign leaves now."""
     if not list(certificate.subject):
         raise UsageError(f"the CA certificate {path} has an empty subject, which RFC 5280 §4.1.2.6 forbids")
     constraints = certificates.extension(certificate, x509.BasicConstraints)
@@ -155,10 +156,6 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> list[str
     usage = certificates.extension(certificate, x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         raise UsageError(f"the CA certificate {path} may not sign certificates (keyUsage without keyCertSign)")
-    missing = ["keyUsage"] if usage is None else []
-    if certificates.extension(certificate, x509.SubjectKeyIdentifier) is None:
-        missing.append("subjectKeyIdentifier")
-    return missing
 
 
 def _is_root(certificate: x509.Certificate) -> bool:

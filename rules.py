@@ -60,10 +60,10 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
-    """Faults of what says that it is a CA, by RFC 5280 §4.2.1, which OpenSSL's strict mode and Python 3.13 check."""
+    """Faults of what says that it is a CA, by RFC 5280 §4.2.1. Most are for OpenSSL's strict mode and Python 3.13 alone."""
     strict = "Python 3.13 and newer and other strict clients refuse what it signs"
     if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical:
-        yield Fault("basicConstraints is not critical", strict)
+        yield Fault("basicConstraints that are not critical", strict)
     wanted: dict[str, type[x509.ExtensionType]] = {
         "keyUsage": x509.KeyUsage,
         "subjectKeyIdentifier": x509.SubjectKeyIdentifier,

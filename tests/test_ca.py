@@ -120,6 +120,30 @@ def test_one_that_strict_clients_refuse_is_warned_about(tmp_path: Path) -> None:
     assert "\n" not in files.warnings[0]
 
 
+def test_one_as_easy_rsa_makes_it_is_warned_about(tmp_path: Path) -> None:
+    paths = write(tmp_path, TestCA("op"))
+    (tmp_path / "easy.cnf").write_text(
+        "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = ca\n[name]\nCN = Easy-RSA CA\n[ca]\n"
+        "basicConstraints = CA:TRUE\nsubjectKeyIdentifier = hash\nkeyUsage = cRLSign, keyCertSign\n"
+    )
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-noenc", "-config", "easy.cnf"]
+    made = run(*words, "-out", paths[0], "-keyout", paths[1], cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    found = ca.load(*paths, now())
+    pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+    (tmp_path / "leaf.pem").write_bytes(pem)
+    verify = "openssl", "verify", "-CAfile", paths[0]
+    assert run(*verify, tmp_path / "leaf.pem").returncode == 0
+    assert "not marked critical" in run(*verify, "-x509_strict", tmp_path / "leaf.pem").stderr
+    (warning,) = found.warnings
+    assert "has basicConstraints that are not critical: Python 3.13 and newer and other strict" in warning
+
+
+def test_an_intermediate_that_does_not_say_who_signed_it_is_warned_about(tmp_path: Path) -> None:
+    (warning,) = ca.load(*write(tmp_path, TestCA("middle", parent=TestCA("root"), strict=False)), now()).warnings
+    assert "no authorityKeyIdentifier: Python 3.13" in warning
+
+
 def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_path: Path) -> None:
     paths = write(tmp_path, TestCA("op"))
     root = chains.make("root", bits=2048, digest="sha1")
