@@ -144,6 +144,21 @@ def test_an_intermediate_that_does_not_say_who_signed_it_is_warned_about(tmp_pat
     assert "no authorityKeyIdentifier: Python 3.13" in warning
 
 
+def test_one_that_is_not_for_servers_is_warned_about(tmp_path: Path) -> None:
+    paths = write(tmp_path, TestCA("op"))
+    for usage, told in ((chains.CLIENT, 1), (chains.SERVER, 0)):
+        made = chains.make("op", eku=usage)
+        paths[0].write_bytes(made.pem)
+        paths[1].write_bytes(key_pem(made.key))
+        found = ca.load(*paths, now())
+        assert len(found.warnings) == told
+        assert all("without serverAuth: OpenSSL and" in warning for warning in found.warnings)
+        pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+        (tmp_path / "leaf.pem").write_bytes(pem)
+        verified = run("openssl", "verify", "-purpose", "sslserver", "-CAfile", paths[0], tmp_path / "leaf.pem")
+        assert (verified.returncode != 0) == bool(told)
+
+
 def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_path: Path) -> None:
     paths = write(tmp_path, TestCA("op"))
     root = chains.make("root", bits=2048, digest="sha1")
