@@ -6,6 +6,7 @@ Whatever the segments, each octet is looked at once. ``Unreadable`` is raised fo
 """
 
 import re
+import sys
 from typing import Protocol
 
 from exchange import Fields, Octets, Unreadable
@@ -71,15 +72,13 @@ class Heads:
 
 
 class Body(Protocol):
-    """A body of some framing."""
+    """A body of some framing. ``left`` are the octets to come that are all content."""
 
+    left: int
     trailers: Fields
 
     def take(self, data: Octets, at: int) -> Span:
         """The next span; ``data`` is ``bytes`` unless all of it is content."""
-
-    def covers(self, size: int) -> bool:
-        """Whether so many octets more are all content."""
 
 
 class Counted:
@@ -97,46 +96,39 @@ class Counted:
         self.left -= end - at
         return at, end, end, not self.left
 
-    def covers(self, size: int) -> bool:
-        """Up to its length."""
-        return size <= self.left
-
 
 class UntilClose:
     """A response's body that ends with the connection."""
 
-    __slots__ = ("trailers",)
+    __slots__ = ("left", "trailers")
 
     def __init__(self) -> None:
+        self.left = sys.maxsize
         self.trailers: Fields = []
 
     def take(self, data: Octets, at: int) -> Span:
         """Everything."""
         return at, len(data), len(data), False
 
-    def covers(self, _: int) -> bool:
-        """Always."""
-        return True
-
 
 class Chunked:
     """A chunked body (RFC 9112 §7.1), its trailers kept in ``trailers``. ``strict``: no bare LF ends a line."""
 
-    __slots__ = ("_left", "_line", "_reads", "_room", "_strict", "trailers")
+    __slots__ = ("_line", "_reads", "_room", "_strict", "left", "trailers")
 
     def __init__(self, strict: bool = False) -> None:
         self._strict = strict
         self.trailers: Fields = []
-        self._left = 0  # octets of the present chunk
+        self.left = 0  # octets of the present chunk
         self._line = bytearray()  # what is here of a line
         self._reads = self._size
         self._room = MAX_HEAD  # for trailers
 
     def take(self, data: Octets, at: int) -> Span:
         """What is there of a chunk; or an empty span, for a line of the framing."""
-        if self._left:
-            end = min(len(data), at + self._left)
-            self._left -= end - at
+        if self.left:
+            end = min(len(data), at + self.left)
+            self.left -= end - at
             return at, end, end, False
         assert isinstance(data, bytes)
         end = data.find(b"\n", at) + 1
@@ -154,18 +146,14 @@ class Chunked:
             raise Unreadable("a line of a chunked body that ends with a bare LF")
         return end, end, end, self._reads(line)
 
-    def covers(self, size: int) -> bool:
-        """Up to the chunk's end."""
-        return size <= self._left
-
     # What the next line is. Each says whether the body ends with it.
 
     def _size(self, line: bytes) -> bool:
         found = _CHUNK.match(line)
         if found is None:
             raise Unreadable("a malformed chunk size")
-        self._left = int(found[1], 16)
-        self._reads = self._end_of_chunk if self._left else self._trailer
+        self.left = int(found[1], 16)
+        self._reads = self._end_of_chunk if self.left else self._trailer
         return False
 
     def _end_of_chunk(self, line: bytes) -> bool:

@@ -55,6 +55,11 @@ class Http1:
         """Octets at the end of what the client sent that are part of a head."""
         return len(self._request_heads)
 
+    def ahead(self, sent: bool) -> int:
+        """How many octets to come are content, of the client's or the origin's: together they cost as much as one."""
+        body = self._upload if sent else self._download
+        return body.left if body is not None else 0
+
     def sent(self, data: Octets) -> None:
         """What the client sent next."""
         if not self.watching:
@@ -107,7 +112,7 @@ class Http1:
 
     def _sent(self, data: Octets) -> None:
         at, size = 0, len(data)
-        if type(data) is not bytes and (self._upload is None or not self._upload.covers(size)):
+        if type(data) is not bytes and (self._upload is None or size > self._upload.left):
             data = bytes(data)
         while at < size:
             if self._upload is None:
@@ -176,7 +181,7 @@ class Http1:
 
     def _received(self, data: Octets) -> None:
         at, size = 0, len(data)
-        if type(data) is not bytes and (self._download is None or not self._download.covers(size)):
+        if type(data) is not bytes and (self._download is None or size > self._download.left):
             data = bytes(data)
         while at < size and self.watching:
             if self._download is None:

@@ -61,6 +61,11 @@ class Http2:
         self._lengths: dict[int, int] = {}  # of bodies under way, where that matters (``strict``), as declared
         self._last = 0  # stream that the client opened
 
+    def ahead(self, sent: bool) -> int:
+        """How many octets to come are content, of the client's or the origin's: together they cost as much as one."""
+        frames = (self._up if sent else self._down).frames
+        return frames.left if frames.inside and not frames.kept else 0
+
     def sent(self, data: Octets) -> None:
         """What the client sent next."""
         if not self.watching:

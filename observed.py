@@ -9,11 +9,11 @@ from gevent.lock import BoundedSemaphore
 import sockets
 from errors import CertifierError, Refused
 from meter import Meter
-from streams import FULL, ORDERLY, TRUNCATED, Stream
+from streams import ORDERLY, TRUNCATED, Stream
 from tunnel import Tunnel
 from witness import Witness
 
-_LEAST, _FIRST = 1_024, 8_192  # octets that a witness is given at once
+_LEAST, _MOST = 1_024, 4_096  # octets that a witness is given at once, unless they are all content
 _LONG = 0.002  # seconds to look at them, in which nobody else runs
 
 
@@ -25,7 +25,7 @@ class ObservedTunnel(Tunnel):
         self._witness = witness
         self._acts = witness.acts
         self._writing = BoundedSemaphore()  # a witness that acts answers the client from the other pump
-        self._most = _FIRST
+        self._most = _MOST
 
     def _take(self, source: Stream, sink: Stream) -> tuple[int, int]:
         records = []
@@ -37,7 +37,7 @@ class ObservedTunnel(Tunnel):
                 self.early += octets
             self._count(source, len(octets))
         sizes = deque(map(len, records))
-        for piece in self._pieces(octets):
+        for piece in self._pieces(octets, source is self._client):
             if source is self._origin:
                 most = self._witness.received(piece)
                 for record in _records(piece[:most], sizes):
@@ -51,15 +51,16 @@ class ObservedTunnel(Tunnel):
             sink.encrypt(rest)
         return len(records), len(octets)
 
-    def _pieces(self, octets: bytes) -> Iterator[bytes]:
+    def _pieces(self, octets: bytes, sent: bool) -> Iterator[bytes]:
         """So many at once as are looked at in a moment, after which others may run.
 
         Frames of some octets cost as much each as large ones: a whole fill of them would hold everyone up for 0.3 s.
+        How long it took before does not count for more: small ones may come behind large ones.
         """
         at = 0
         while at < len(octets):
             began = time.monotonic()
-            piece = octets[at : at + self._most]
+            piece = octets[at : at + max(self._most, self._witness.ahead(sent))]
             at += len(piece)  # before others run: the other direction may change how many
             yield piece
             took = time.monotonic() - began
@@ -67,7 +68,7 @@ class ObservedTunnel(Tunnel):
                 self._most = max(_LEAST, self._most // 2)
                 sockets.give_way()
             elif took * 8 < _LONG:
-                self._most = min(FULL, self._most * 2)
+                self._most = min(_MOST, self._most * 2)
 
     def _pass_up(self, piece: bytes, sink: Stream) -> None:
         if not self._acts:

@@ -61,7 +61,7 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
-    """Faults of what says that it is a CA, by RFC 5280 §4.2.1. Most matter to OpenSSL in strict mode and Python 3.13 alone."""
+    """Faults of what says that it is a CA, RFC 5280 §4.2.1. Most matter to OpenSSL's strict mode and Python 3.13."""
     strict = "Python 3.13 and newer and other strict clients refuse what it signs"
     if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical:
         yield Fault("basicConstraints that are not critical", strict)

@@ -119,6 +119,10 @@ class Watcher:
             self._give_up()
         self.watching = False
 
+    def ahead(self, sent: bool) -> int:
+        """As the decoder has it."""
+        return self._decoder.ahead(sent) if self._decoder is not None else 0
+
     @property
     def held(self) -> int:
         """Octets at the end of what the client sent that can't be judged yet, where that matters (``strict``)."""

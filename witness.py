@@ -4,6 +4,7 @@ It is told each piece before that goes on; what it gives back goes on. It never 
 Only who acts, and the guard of ``--mismatch``, may raise ``Refused``.
 """
 
+import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 
@@ -63,6 +64,11 @@ class Witness:
         if self._pcap is not None and self._flow is not None:
             self._pcap.write(self._flow.opened(self._passage.name))
         self._taps.opened(self._passage)
+
+    def ahead(self, sent: bool) -> int:
+        """How many octets to come, of the client's or the origin's, are looked at as fast as one: a body's, mostly."""
+        decoder = self._watcher or self._rewriter
+        return decoder.ahead(sent) if decoder is not None and decoder.watching else sys.maxsize
 
     def sent(self, data: bytes) -> bytes:
         """What the client sent, where nobody ``acts``: what goes on of it. Raises ``Refused``."""

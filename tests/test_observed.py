@@ -46,9 +46,11 @@ class Slow(Seen):
             pass
 
 
-@pytest.mark.parametrize(("seconds", "least", "most"), [(0.002, 60, 100), (0.0, 0, 10)])
-def test_others_run_while_many_small_requests_are_looked_at(seconds: float, least: int, most: int) -> None:
-    """And where that takes no time, nobody gives way for it."""
+@pytest.mark.parametrize(
+    ("upload", "seconds", "least", "most"), [(0, 0.002, 60, 100), (1 << 20, 0.002, 20, 100), (0, 0.0, 0, 10)]
+)
+def test_others_run_while_many_small_requests_are_looked_at(upload: int, seconds: float, least: int, most: int) -> None:
+    """Behind a large one, too, which took no time. And where none of them does, nobody gives way for it."""
     seen = Slow(seconds)
     sight = Sight(policy(), [seen], Taps([]), None, None, Board())
     record = Record("127.0.0.1:1", target="a.example:443")
@@ -56,8 +58,7 @@ def test_others_run_while_many_small_requests_are_looked_at(seconds: float, leas
     with client, client_end, origin, origin_end, gevent.Timeout(WAIT):
         witness = sight.witness(record, "a.example", "127.0.0.1:2", "http/1.1")
         asked = b"".join(GET % number for number in range(99))
-        client_end.sendall(asked)
-        client_end.shutdown(socket.SHUT_WR)
+        before = b"POST /upload HTTP/1.1\r\nHost: a.example\r\nContent-Length: %d\r\n\r\n" % upload + bytes(upload)
         met = set()  # how many requests had been looked at when somebody else ran
 
         def count() -> None:
@@ -68,15 +69,22 @@ def test_others_run_while_many_small_requests_are_looked_at(seconds: float, leas
         counting = gevent.spawn(count)
         tunnel = ObservedTunnel(PlainStream(client), PlainStream(origin), witness, 60.0, Meter())
         running = gevent.spawn(tunnel.run)
+        gevent.spawn(client_end.sendall, before)
+        heard = 0
+        while heard < len(before):
+            heard += len(origin_end.recv(len(before) - heard))
+        client_end.sendall(asked)
+        client_end.shutdown(socket.SHUT_WR)
         got = b""
         while len(got) < len(asked):
             got += origin_end.recv(65_536)
         counting.kill()
-        origin_end.sendall(OK * 99)
+        origin_end.sendall(OK * 100)
         origin_end.shutdown(socket.SHUT_WR)
         running.get()
-    assert (got, tunnel.outcome, tunnel.sent, tunnel.received) == (asked, "closed", len(asked), 99 * len(OK))
-    assert [exchange.target for exchange in seen.done] == [f"/{number:04}" for number in range(99)]
+    relayed = len(before + asked), 100 * len(OK)
+    assert (got, tunnel.outcome, tunnel.sent, tunnel.received) == (asked, "closed", *relayed)
+    assert [exchange.target for exchange in seen.done] == ["/upload", *(f"/{number:04}" for number in range(99))]
     assert least <= len(met) <= most
 
 

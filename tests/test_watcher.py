@@ -53,6 +53,19 @@ def test_http2_by_alpn_and_by_its_preface(alpn: str | None, size: int, origin_fi
     assert not seen.notes
 
 
+@pytest.mark.parametrize("alpn", [None, "h2"])
+def test_how_much_is_content_is_known_ahead(alpn: str | None) -> None:
+    watcher = Watcher(connection(), Seen(), alpn)
+    assert watcher.ahead(sent=True) == 0
+    if alpn is None:
+        watcher.sent(GET.replace(b"\r\n\r\n", b"\r\nContent-Length: 9\r\n\r\nab"))
+    else:
+        watcher.sent(PREFACE + b"\0\0\x09\0\0\0\0\0\x01ab")
+    assert (watcher.ahead(sent=True), watcher.ahead(sent=False)) == (7, 0)
+    watcher.sent(b"cdefghi")
+    assert watcher.ahead(sent=True) == 0
+
+
 @pytest.mark.parametrize("size", [1, 1 << 20])
 @pytest.mark.parametrize(
     "conversation",
