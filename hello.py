@@ -18,6 +18,9 @@ _MAX_RECORD = 16_384
 _SERVER_NAME, _GROUPS, _ALPN, _SUPPORTED_VERSIONS, _KEY_SHARES, _ECH = 0, 10, 16, 43, 51, 0xFE0D
 _CURVES = frozenset((23, 24, 25, 29, 30, 4587, 4588, 4589))  # NamedGroups, hybrids of curves and ML-KEM last
 _FINITE_FIELDS = range(0x0100, 0x0200)  # RFC 7919
+_MOST_SHARES = (
+    100  # OpenSSL looks for the group of each among all groups: 64 KB of both take 60 ms. Clients send three.
+)
 _SHORT = "ClientHello shorter than its lengths say"
 
 _LENGTH = struct.Struct(">H").unpack_from
@@ -179,6 +182,8 @@ def _key_shares(hello: bytes, at: int, end: int) -> tuple[int, ...]:
         group, size = _EXTENSION(hello, at)
         found.append(group)
         at += 4 + size
+        if len(found) > _MOST_SHARES:
+            raise HelloError(f"ClientHello with more than {_MOST_SHARES} key shares")
     return tuple(found)
 
 

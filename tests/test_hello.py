@@ -149,6 +149,15 @@ def test_what_comes_between_the_records_of_a_hello(second: bytes) -> None:
         reader.receive(second + whole[45 + len(second) :])
 
 
+def test_the_limit_of_key_shares() -> None:
+    """OpenSSL computes for each of them as long as there are groups."""
+    groups = extension(10, b"\x7d\0" + b"\x77\x77" * 16_000)
+    share = b"\x77\x77\0\1x"
+    assert read(records(message(groups, extension(51, b"\1\xf4" + share * 100)))) == ClientHello(None, (), ())
+    with pytest.raises(HelloError, match="more than 100 key shares"):
+        read(records(message(groups, extension(51, b"\x7d\0" + share * 6400))))
+
+
 def test_the_limit_of_a_hello() -> None:
     size = (MAX_HELLO + 1 - 4).to_bytes(3)
     with pytest.raises(HelloError, match=f"larger than {MAX_HELLO} octets"):

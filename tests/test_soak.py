@@ -24,7 +24,7 @@ LOADS: dict[Load, tuple[int, int]] = {
     slow.half_open: (63, 2100),
     slow.idle_tunnels: (200, 2000),
     hellos.odd_hellos: (28, 2000),
-    hellos.broken_hellos: (76, 4000),
+    hellos.broken_hellos: (80, 4000),
     hellos.names_that_are_none: (70, 4000),
     requests.bad_connect_targets: (len(requests.BAD_TARGETS), 4000),
     requests.smuggling: (len(requests.KINDS), 2000),

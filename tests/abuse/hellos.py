@@ -59,6 +59,7 @@ BROKEN = [
     records(_hello(extension(0, b"\0\5\0\0\tab"))),
     records(_hello(_NAME, extension(16, b"\0\1\0"))),
     records(_hello(_NAME, extension(43, b"\3\3\4"))),
+    records(_hello(_NAME, extension(51, b"\1\xf9" + b"\x77\x77\0\1x" * 101))),
 ]
 
 # Server names that are none.
