@@ -5,7 +5,7 @@ import time
 
 import sockets
 from errors import HelloError, HelloTimeout
-from hello import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, ClientHello, HelloReader
+from hello import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, ClientHello, HelloReader, is_old
 from limits import Limits
 
 CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
@@ -36,16 +36,21 @@ def _read(
     client: socket.socket, origin: socket.socket | None, data: bytes, reader: HelloReader, deadline: float
 ) -> tuple[ClientHello | None, bytes]:
     closed = False  # the origin has
+    begun = b""  # what may be of a form that has no server name
     while True:
         if data:
-            if not reader.wire and data[0] != HANDSHAKE and not _is_dropped(data):
-                return None, data
-            hello = reader.receive(data)
-            if hello is not None:
-                return hello, bytes(reader.wire)
+            begun += data
+            if reader.wire or begun[0] == HANDSHAKE or _is_dropped(begun):
+                hello, begun = reader.receive(begun), b""
+                if hello is not None:
+                    return hello, bytes(reader.wire)
+            elif old := is_old(begun):
+                raise HelloError("a ClientHello in the form of SSL 2.0")
+            elif old is False:
+                return None, begun
         if origin is not None and not closed and sockets.either(client, origin, deadline):
             if not sockets.has_ended(origin):
-                return None, bytes(reader.wire)
+                return None, bytes(reader.wire) or begun
             # A client that speaks TLS is to be told of it inside that, if it speaks soon.
             closed, deadline = True, min(deadline, time.monotonic() + CLOSED_SECONDS)
         sockets.arm(client, deadline)
@@ -53,12 +58,12 @@ def _read(
             data = client.recv(_RECV)
         except TimeoutError:
             if closed and not reader.wire:
-                return None, b""
+                return None, begun
             raise
         if not data:
             if reader.wire:
                 raise HelloError("the client closed in the middle of its ClientHello")
-            return None, b""
+            return None, begun
 
 
 def _is_dropped(data: bytes) -> bool:

@@ -25,6 +25,7 @@ _SHORT = "ClientHello shorter than its lengths say"
 
 _LENGTH = struct.Struct(">H").unpack_from
 _EXTENSION = struct.Struct(">HH").unpack_from  # its type, and its length
+_OLD = struct.Struct(">H3xHHH")  # of SSL 2.0: the record's length; behind type and version, those of its three parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,19 @@ class HelloReader:
         if len(wire) > _WIRE * self._most:
             raise HelloError("the ClientHello's records are too many")
         return None
+
+
+def is_old(data: bytes) -> bool | None:
+    """Whether octets, one at least, begin with a ClientHello in the form of SSL 2.0; None while more must be known.
+
+    Servers of TLS 1.2 may take it (RFC 5246 appendix E.2), and OpenSSL does. There is no server_name in it.
+    """
+    if not 0x80 <= data[0] < 0xC0 or data[2:3] not in (b"", b"\1"):
+        return False
+    if len(data) < _OLD.size:
+        return None
+    length, ciphers, session, challenge = _OLD.unpack_from(data)
+    return bool(length - 0x8000 == _OLD.size - 2 + ciphers + session + challenge)
 
 
 def _parse(hello: bytes) -> ClientHello:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from errors import HelloError
-from hello import ClientHello, HelloReader
+from hello import ClientHello, HelloReader, is_old
 from limits import Limits
 
 MAX_HELLO = Limits().hello
@@ -43,6 +43,12 @@ def message(*extensions: bytes, padding: int = 0) -> bytes:
 def records(handshake: bytes, size: int = 16_384) -> bytes:
     pieces = [handshake[i : i + size] for i in range(0, len(handshake), size)]
     return b"".join(b"\x16\3\1" + len(p).to_bytes(2) + p for p in pieces)
+
+
+def old_hello(version: bytes = b"\3\3") -> bytes:
+    """In the form of SSL 2.0, for AES-GCM with and without ECDHE."""
+    body = b"\1" + version + b"\0\x0c\0\0\0\x20" + b"\0\xc0\x2f\0\xc0\x2b\0\0\x9c\0\0\xff" + bytes(range(32))
+    return (0x8000 + len(body)).to_bytes(2) + body
 
 
 def read(data: bytes, size: int = 1 << 20) -> ClientHello | None:
@@ -147,6 +153,16 @@ def test_what_comes_between_the_records_of_a_hello(second: bytes) -> None:
     assert reader.receive(whole[:45]) is None
     with pytest.raises(HelloError, match="not a TLS handshake record"):
         reader.receive(second + whole[45 + len(second) :])
+
+
+@pytest.mark.parametrize("version", [b"\3\1", b"\3\3", b"\x7f\0"])
+def test_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(version: bytes) -> None:
+    data = old_hello(version)
+    assert [is_old(data[:end]) for end in range(1, len(data) + 1)] == [None] * 10 + [True] * (len(data) - 10)
+    for number, octet in ((0, b"\xc0"), (2, b"\2"), (10, b"\x1f")):
+        other = data[:number] + octet + data[number + 1 :]
+        assert is_old(other) is False
+        assert [is_old(other[:end]) for end in range(1, number + 2)] == [None] * number + [False]
 
 
 def test_the_limit_of_key_shares() -> None:

@@ -33,7 +33,7 @@ from lab import (
 )
 from pki import TestCA
 from test_clients import h2_origin
-from test_hello import message, real_hello, records, server_name
+from test_hello import message, old_hello, real_hello, records, server_name
 
 import tls
 
@@ -286,13 +286,39 @@ def test_a_server_name_does_not_pass_behind_another_record(
         assert 'detail="not a TLS handshake record"' in program.tunnels(1)[0]
 
 
-@pytest.mark.parametrize("first", [b"\x15\x04hello", b"\x14\0hello"])
+@pytest.mark.parametrize("option", ["--bypass=localhost", "--non-tls=relay"])
+@pytest.mark.parametrize("size", [1, 100])
+def test_tls_does_not_pass_by_a_hello_in_the_form_of_ssl_2(tmp_path: Path, roots: Path, option: str, size: int) -> None:
+    hello = old_hello()
+    with Origin(echo) as plain, running(tmp_path, roots, option, "--deny=www.example.com") as program:
+        with tunnel(program.address, f"localhost:{plain.port}") as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for start in range(0, len(hello), size):
+                sock.sendall(hello[start : start + size])
+            assert sock.recv(100) == tls.alert(50)
+        assert 'detail="a ClientHello in the form of SSL 2.0"' in program.tunnels(1)[0]
+
+
+@pytest.mark.parametrize(
+    "first", [b"\x15\x04hello", b"\x14\0hello", b"\x80\x01\1\0\0\0\0\0\0\0\0", b"\x80\x01\2", b"\xff"]
+)
 def test_another_protocol_may_begin_as_these_records_do(tmp_path: Path, roots: Path, first: bytes) -> None:
     with Origin(echo) as plain, running(tmp_path, roots) as program:
         with tunnel(program.address, f"localhost:{plain.port}") as sock:
             sock.sendall(first)
             assert sock.recv(100) == first
         assert "context=untouched" in program.tunnels(1)[0]
+
+
+def test_what_might_become_such_a_hello_is_not_lost_where_the_origin_speaks(tmp_path: Path, roots: Path) -> None:
+    def greets(sock: socket.socket) -> None:
+        sock.sendall(b"hello")
+        echo(sock)
+
+    with Origin(greets) as plain, running(tmp_path, roots) as program:
+        with tunnel(program.address, f"localhost:{plain.port}") as sock:
+            sock.sendall(b"\x80")
+            assert b"".join(sock.recv(1) for _ in range(6)) == b"hello\x80"
 
 
 def test_a_bypassed_tunnel_goes_to_its_own_target_past_a_redirect(
