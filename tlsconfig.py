@@ -20,6 +20,9 @@ _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
 _ORIGINS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!SHA1:!AESCCM"
 # SSL_OP_LEGACY_SERVER_CONNECT and SSL_OP_ALLOW_UNSAFE_LEGACY_RENEGOTIATION, for which Python has no names.
 _WITHOUT_RFC_5746 = 0x4 | 0x40000
+# SSL_OP_NO_RX_CERTIFICATE_COMPRESSION (RFC 8879), of which OpenSSL before 3.2 knows nothing: in few octets there may be
+# 100 KB of certificates, which would be read on the hub, see ``flight.py``.
+_NO_COMPRESSED_CERTIFICATES = 1 << 33
 _DESCRIPTORS = "/proc/self/fd"  # of a file in memory, the only path
 _OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing about the certificate
 
@@ -40,6 +43,7 @@ def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None)
     context.set_ciphers(_ORIGINS)
     context.hostname_checks_common_name = False  # RFC 9525 §2: as browsers, Go and Apple
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.options |= _NO_COMPRESSED_CERTIFICATES
     context.options &= ~_WITHOUT_RFC_5746
     # RFC 5280 to the letter, as Python 3.13 and newer do, and the same on every version.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN

@@ -23,6 +23,7 @@ from pki import TestCA, new_key
 from rawtls import RENEGOTIATION, TLS_1_2, Hello, server_hello
 
 from flight import is_costly
+from tlsconfig import client_context
 
 MODERN = ssl.OPENSSL_VERSION_INFO >= (3, 5)
 # Safe primes with the generator 2: one of 512 bits, and those of RFC 2409 §6.2 and RFC 3526 §3, which begin alike.
@@ -406,6 +407,12 @@ def check_offer(hello: Hello) -> None:
     assert rawtls.HEARTBEAT not in hello.extensions
     assert rawtls.EARLY_DATA not in hello.extensions
     assert rawtls.PRE_SHARED_KEY not in hello.extensions
+    assert rawtls.COMPRESS_CERTIFICATE not in hello.extensions
+
+
+def test_compressed_certificates_are_not_wanted() -> None:
+    """OpenSSL 3.2 and newer ask for them where they were built with zlib, as Debian's are; older ones know none."""
+    assert client_context(None, verify=True, keylog=None).options & 1 << 33
 
 
 def test_no_server_name_for_an_address(program: Program) -> None:
