@@ -9,7 +9,7 @@ import re
 import sys
 from typing import Protocol
 
-from exchange import Fields, Octets, Unreadable
+from exchange import MAX_FIELDS, Fields, Octets, Unreadable
 from heads import TCHAR
 
 MAX_HEAD = 65_536  # octets of a head, or of trailers; browsers and servers stop at 8 to 64 KiB
@@ -171,5 +171,6 @@ class Chunked:
         name, colon, content = line.partition(b":")
         if not colon or self._room < 0:
             raise Unreadable("malformed or too many trailers")
-        self.trailers.append((name, content.strip()))
+        if len(self.trailers) < MAX_FIELDS:  # each takes a hundred octets of memory, for three on the wire
+            self.trailers.append((name, content.strip()))
         return False

@@ -1,6 +1,6 @@
 import pytest
 
-from exchange import Unreadable
+from exchange import MAX_FIELDS, Unreadable
 from framing import MAX_HEAD, MAX_LINE, Body, Chunked, Counted, Heads, UntilClose
 
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -80,6 +80,13 @@ def test_bodies_however_they_are_cut(size: int) -> None:
 def test_malformed_chunks(data: bytes, size: int) -> None:
     with pytest.raises(Unreadable):
         content(Chunked(), data, size)
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 20])
+def test_trailers_beyond_the_limit_are_not_held(size: int) -> None:
+    chunked = Chunked()
+    assert content(chunked, b"0\r\n" + b"a:b\r\n" * (MAX_FIELDS + 9) + b"\r\nrest", size) == (b"", b"rest", True)
+    assert chunked.trailers == [(b"a", b"b")] * MAX_FIELDS
 
 
 def test_what_is_content_whatever_it_says() -> None:
