@@ -16,6 +16,8 @@ import bodies
 
 MAX_FIELDS = 256  # of a head that are kept; Apache stops at 100
 MAX_CONTENT = 67_108_864  # octets that a body's content coding may hide
+# Beyond so many, no more than so many times its own: 2 KB of zstd for 64 MB held up everyone for 0.2 s.
+LITTLE_CONTENT, RATIO = 1_048_576, 100
 MAX_HELD = 4_194_304  # octets that heads of one connection take while their exchanges are under way, see ``hold``
 MAX_ALL_HELD = 134_217_728  # those of all connections; beyond, one that has more than LITTLE_HELD gets no more
 LITTLE_HELD = 196_608  # the largest head that there is, or forty requests of a browser
@@ -98,14 +100,12 @@ class Exchange:
     @property
     def request_content(self) -> bytes:
         """What was kept of the request's body, its content coding undone where it can be."""
-        coding = header(self.request_fields, b"content-encoding")
-        return bodies.decode(self.request_body or b"", coding, MAX_CONTENT).octets
+        return _content(self.request_body or b"", self.request_fields)
 
     @property
     def response_content(self) -> bytes:
         """The same of the response's."""
-        coding = header(self.response_fields, b"content-encoding")
-        return bodies.decode(self.response_body or b"", coding, MAX_CONTENT).octets
+        return _content(self.response_body or b"", self.response_fields)
 
     @property
     def captured(self) -> int:
@@ -129,6 +129,11 @@ def authority_of(target: str) -> str:
 def _origin(scheme: str, authority: str) -> str:
     scheme = scheme.lower()
     return f"{scheme}://{authority.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"
+
+
+def _content(body: bytes | bytearray, fields: Fields) -> bytes:
+    most = min(MAX_CONTENT, max(LITTLE_CONTENT, RATIO * len(body)))
+    return bodies.decode(body, header(fields, b"content-encoding"), most).octets
 
 
 class Unreadable(Exception):

@@ -1,9 +1,27 @@
+import gzip
+import random
 import time
 
 import pytest
 from watching import Seen, connection, kept
 
-from exchange import MAX_FIELDS, Capture, Recorder, header
+from exchange import LITTLE_CONTENT, MAX_FIELDS, RATIO, Capture, Recorder, header
+
+
+@pytest.mark.parametrize("octets", [LITTLE_CONTENT, LITTLE_CONTENT + 1, 8 * LITTLE_CONTENT])
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_small_body_does_not_stand_for_a_large_content(octets: int, dense: bool) -> None:
+    """Unless that is as small, or the body has a hundredth of it, as those that mean something have."""
+    content = (random.Random(1).randbytes(octets // 20) if dense else b"").ljust(octets, b"\0")
+    body = gzip.compress(content)
+    assert (len(body) * RATIO < octets) != dense
+    recorder = Seen().recorder(1 << 30)
+    exchange = recorder.request("PUT", "a.example", "/x", "1.1", [(b"Content-Encoding", b"gzip")])
+    recorder.upload(exchange, body, 0, len(body))
+    recorder.response(exchange, 200, "OK", exchange.request_fields, time.monotonic())
+    recorder.download(exchange, body, 0, len(body))
+    told = content if dense else content[:LITTLE_CONTENT]
+    assert exchange.request_content == exchange.response_content == told
 
 
 def test_an_exchange_from_begin_to_end() -> None:
