@@ -82,10 +82,13 @@ class Rewriter(Http1):
                 if self._answer:
                     yield b""  # it goes out before anything else is looked at
             else:
-                begin = at
-                start, end, at, done = self._span(data, at)
-                if end > start and self._uploading is not None:
-                    self._recorder.upload(self._uploading, data, start, end)
+                begin, done = at, False
+                while (
+                    at < len(data) and not done
+                ):  # as one piece: tiny chunks would be three each, and a write for each
+                    start, end, at, done = self._span(data, at)
+                    if end > start and self._uploading is not None:
+                        self._recorder.upload(self._uploading, data, start, end)
                 passed = b"" if self._dropping else data[begin:at]
                 if done:
                     self._upload = None

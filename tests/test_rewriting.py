@@ -47,6 +47,19 @@ def test_what_others_may_read_otherwise_is_refused(decide: Callable[[Exchange], 
         passed(Rewriter(Seen().recorder(), decide), request_)
 
 
+def test_many_tiny_chunks_pass_as_one_piece() -> None:
+    """And what is behind the body as another."""
+    head = b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"1\r\na\r\n" * 1000 + b"0\r\n\r\n"
+    seen = Seen()
+    rewriter = Rewriter(seen.recorder(), allow)
+    pieces = rewriter.forward(head + body + GET)
+    assert [next(pieces), next(pieces)] == [head, body]
+    rewriter.received(OK)
+    assert list(pieces) == [GET]
+    assert seen.begun[0].request_octets == 1000
+
+
 def test_as_many_fields_as_can_be_shown_pass() -> None:
     request = b"POST / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * (MAX_FIELDS - 2) + b"Content-Length: 4\r\n\r\nbody"
     assert passed(Rewriter(Seen().recorder(), allow), request) == request
