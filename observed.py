@@ -58,17 +58,20 @@ class ObservedTunnel(Tunnel):
         How long it took before does not count for more: small ones may come behind large ones.
         """
         at = 0
+        began = since = time.monotonic()  # with this piece; since others ran
         while at < len(octets):
-            began = time.monotonic()
             piece = octets[at : at + max(self._most, self._witness.ahead(sent))]
             at += len(piece)  # before others run: the other direction may change how many
             yield piece
-            took = time.monotonic() - began
+            now = time.monotonic()
+            took, began = now - began, now
             if took > _LONG:
                 self._most = max(_LEAST, self._most // 2)
-                sockets.give_way()
             elif took * 8 < _LONG:
                 self._most = min(_MOST, self._most * 2)
+            if now - since > _LONG:
+                sockets.give_way()
+                began = since = time.monotonic()
 
     def _pass_up(self, piece: bytes, sink: Stream) -> None:
         if not self._acts:

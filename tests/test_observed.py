@@ -47,7 +47,8 @@ class Slow(Seen):
 
 
 @pytest.mark.parametrize(
-    ("upload", "seconds", "least", "most"), [(0, 0.002, 60, 100), (1 << 20, 0.002, 20, 100), (0, 0.0, 0, 10)]
+    ("upload", "seconds", "least", "most"),
+    [(0, 0.002, 60, 100), (1 << 20, 0.002, 20, 100), (0, 0.0004, 8, 100), (0, 0.0, 0, 10)],
 )
 def test_others_run_while_many_small_requests_are_looked_at(upload: int, seconds: float, least: int, most: int) -> None:
     """Behind a large one, too, which took no time. And where none of them does, nobody gives way for it."""
