@@ -112,7 +112,8 @@ class Leaves:
         """What is due after leaves were made: keys ahead for the next ones, a store within its bound. Notes to log."""
         self._keys.fill()
         removed = self._bound.keep(now.timestamp()) if self._bound is not None else 0
-        return (f"removed {removed} certificates from the store, unused longest (--store-max)",) if removed else ()
+        what = "1 certificate" if removed == 1 else f"{removed} certificates"
+        return (f"removed {what} from the store, unused longest (--store-max)",) if removed else ()
 
     def stored(self, names: Iterable[str]) -> set[str]:
         """Those of the names for which something is stored, whether it can be served or not."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from cryptography import x509
+from cryptography.hazmat.backends import default_backend
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -58,6 +59,7 @@ class Authority:
     """Signs requests with the operator's CA, for so many days, and knows its own signatures again."""
 
     def __init__(self, files: CaFiles, ledger: Ledger, days: int = DAYS, crl_url: str | None = None) -> None:
+        default_backend()  # loads what signing needs: the first signature may find no file descriptor left for that
         self._files = files
         # Each costs a sync: threads that want one at the same time share them.
         self._serials = Batch[int](lambda count, notes: files.serials.take(ledger, notes, count))

@@ -1,3 +1,4 @@
+import sys
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -8,7 +9,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from lab import run
+from lab import HERE, run
 from pki import TestCA, cert_pem, key_pem, key_usage, new_key, now
 
 import ca
@@ -247,3 +248,28 @@ def test_a_ca_that_may_not_sign_crls(tmp_path: Path) -> None:
     authority.pem = cert_pem(builder.sign(authority.key, hashes.SHA256()))
     with pytest.raises(RetrievalError, match="lacks cRLSign"):
         authority_for(files(tmp_path, authority)).revocation_list(now())
+
+
+SIGNS = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import ca, keys, ledger, signer
+
+folder, now = Path(sys.argv[1]), datetime.now(UTC)
+files = ca.open_folder(folder, now)
+book = ledger.Ledger(folder, files.certificate)
+files.serials.prepare(book, print, True)
+authority = signer.Authority(files, book)
+loaded = set(sys.modules)
+authority.sign(signer.request("a.example", keys.generate("p256"))[1], "a.example", now, [])
+print(*sorted(set(sys.modules) - loaded))
+"""
+
+
+def test_the_first_signature_loads_no_module(tmp_path: Path) -> None:
+    """It may come when file descriptors have run out, and comes on a pool thread."""
+    for _ in range(2):  # a CA that is made now has signed itself
+        done = run(sys.executable, "-c", SIGNS, tmp_path, cwd=HERE)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
