@@ -90,13 +90,13 @@ monkey.patch_all()
 import os
 import sys
 
-if sys.flags.safe_path:  # -P and -I: ours stand beside this file all the same
+if sys.flags.safe_path:  # -P and -I: our modules are next to this file all the same
     sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 
 import process
 
 if __name__ == "__main__":
-    process.heed_signals()  # what follows takes a while
+    process.heed_signals()  # before the imports, which take a while
 
 import importlib
 import logging
@@ -126,15 +126,15 @@ from serving import serve
 from supervisor import Supervisor
 from version import VERSION
 
-COMMANDS = {"check": "check", "list": "listing", "prune": "prune", "warm": "warm"}  # the module of each
+COMMANDS = {"check": "check", "list": "listing", "prune": "prune", "warm": "warm"}  # subcommand: module
 
-_FEW = 1_000  # connections, below which the operator should know
+_FEW = 1_000  # connections in all; if the system allows fewer, the operator is warned
 
 log = logging.getLogger("certifier")
 
 
 def main(argv: list[str]) -> int:
-    """Run the program or a command; its exit status: 2 for what the operator got wrong, 0 after a signal."""
+    """Run the proxy or a subcommand and return the exit status: 2 for an operator's mistake, 0 after a signal."""
     version = f"certifier {VERSION}"
     process.open_standard()
     try:
@@ -143,7 +143,7 @@ def main(argv: list[str]) -> int:
                 "Python's -OO and PYTHONOPTIMIZE=2 remove the help text, from which options are read: use -O"
             )
         if argv and argv[0] in COMMANDS:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, process.HANDLED)  # these end a command
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, process.HANDLED)  # no subcommand handles these: they end it
             command: Callable[[list[str], str], int] = importlib.import_module(COMMANDS[argv[0]]).main
             with process.output():
                 return command(argv[1:], version)
@@ -181,14 +181,14 @@ def _run(chosen: Options) -> int:
             return _work(chosen, limits, places[number], bound, tells, lifeline)
         except UsageError as error:
             return process.refuse(error)
-        except Exception:  # the top of a worker
+        except Exception:  # top level of a worker
             log.exception("worker %d can't go on", number)
             return 1
 
     try:
         places = posts(chosen.workers)
         supervisor = Supervisor(chosen.workers, work, bound)
-    except OSError as error:  # each takes descriptors
+    except OSError as error:  # each worker takes descriptors
         raise UsageError(f"--workers={chosen.workers}: can't start so many here: {error.strerror}") from error
     return supervisor.run(lambda: _announce(chosen, bound[0]))
 
@@ -196,11 +196,11 @@ def _run(chosen: Options) -> int:
 def _work(
     chosen: Options, limits: Limits, post: Post, bound: list[list[socket.socket]], tells: int, lifeline: int
 ) -> int:
-    """One of several workers. It ends when the supervisor does."""
-    gevent.reinit()  # the listeners were made before the fork
+    """Run one of several workers until it is told to stop or the supervisor is gone, and return the exit status."""
+    gevent.reinit()  # the hub was made before the fork, with the listeners
     for number, listeners in enumerate(bound):
         if number != post.number:
-            listening.close(listeners)  # or they would be open past the end of whose they are
+            listening.close(listeners)  # or they would stay open after their own worker has ended
     program = Program(chosen, limits, post=post)
     if post.number == 0:
         program.warn()
@@ -208,7 +208,7 @@ def _work(
     orphaned = gevent.get_hub().loop.io(lifeline, 1)
 
     def orphan() -> None:
-        orphaned.stop()  # it would call on and on
+        orphaned.stop()  # at EOF the pipe stays readable: this would be called again and again
         stop.set()
 
     orphaned.start(orphan)
@@ -223,7 +223,7 @@ def _work(
 
 
 def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
-    """Say where it listens, where the CA certificate is, and what to try."""
+    """Tell the operator the addresses listened on, the path of the CA certificate, and a command to try."""
     for listener in listeners:
         logs.say(f"listening on {Target(*listener.getsockname()[:2])}")
     if chosen.leaves.ca.files is not None:

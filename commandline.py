@@ -1,7 +1,7 @@
-"""``CommandLine``: the words of one command, read by docopt from its manual, and checked.
+"""``CommandLine``: the arguments of one command, checked, and parsed by docopt according to the command's manual.
 
-docopt 0.6.2 accepts abbreviations (an ``--allow`` mistyped for another option would set something else) and on a
-mismatch shows its usage without a reason. So each word is looked at before it gets there.
+docopt 0.6.2 accepts abbreviations (a mistyped option may set another one) and, on a mismatch, prints the usage
+without a reason. So each argument is checked before docopt sees it.
 """
 
 import difflib
@@ -19,14 +19,14 @@ with warnings.catch_warnings():  # docopt's source has invalid escapes: noise at
     import docopt
 
 
-_DIGITS = 15  # of a number: more is a slip, and Python refuses to read thousands
+_DIGITS = 15  # of a number: more is a typo, and ``int`` refuses thousands
 
 
 class CommandLine:
-    """What was given for a manual. Every method raises ``UsageError`` with one line that says what to do.
+    """The arguments given for a manual. Methods raise ``UsageError`` with one line that says what to do.
 
-    ``command`` is the subcommand's word, ``operands`` how many words it takes beside options. ``--help`` and
-    ``--version`` print and exit with 0.
+    ``command`` is the name of the subcommand, ``operands`` how many operands it takes. ``--help`` and ``--version``
+    print and exit with 0.
     """
 
     def __init__(self, manual: str, argv: list[str], version: str, command: str = "", operands: int = 0) -> None:
@@ -40,14 +40,14 @@ class CommandLine:
         return self._given[option] or None
 
     def required(self, option: str, example: str) -> str:
-        """The value of an option that must be there."""
+        """The value of a required option or operand."""
         value = self.text(option)
         if value is None:
             raise UsageError(f"{option} is missing, as in: {self._program} {example}; see --help")
         return value
 
     def flag(self, option: str) -> bool:
-        """Whether an option without a value is there."""
+        """Whether an option that takes no value was given."""
         return bool(self._given[option])
 
     def every(self, option: str) -> list[str]:
@@ -55,7 +55,7 @@ class CommandLine:
         return list(self._given[option])
 
     def path(self, option: str) -> Path | None:
-        """The value as a path."""
+        """The value as a path; None if it was not given."""
         value = self.text(option)
         return None if value is None else Path(value)
 
@@ -72,7 +72,7 @@ class CommandLine:
         return None if self.text(option) is None else self.number(option, lowest, what=what)
 
     def choice(self, option: str, among: tuple[str, ...]) -> str:
-        """The value, one of several words."""
+        """The value, which must be one of several words."""
         text = self.text(option) or ""
         if text not in among:
             raise UsageError(f"{option}={text}: not one of {', '.join(among)}")
@@ -106,14 +106,14 @@ class CommandLine:
             if option in seen and option not in self._repeatable:
                 raise UsageError(f"{option} is given twice")
             if option in ("-h", "--help", "--version"):
-                return  # docopt prints it, whatever else is there
+                return  # docopt prints it, whatever else is given
             seen.add(option)
         if operands > 0:
             raise UsageError(f"an argument is missing: see {self._program} --help")
 
 
 def address(option: str, text: str, lowest_port: int, scheme: str = "") -> Target:
-    """A ``HOST:PORT`` of an operator's, which may have the ``scheme`` before it. Raises ``UsageError``."""
+    """Parse an option's ``HOST:PORT``, optionally preceded by ``scheme``. Raises ``UsageError``."""
     try:
         return names.target(text.removeprefix(scheme), lowest_port=lowest_port)
     except ClientError as error:

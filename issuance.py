@@ -1,6 +1,6 @@
-"""``Issuance``: a store, a CA and what makes leaves of the two, put together by the operator's options.
+"""``Issuance``: the store, the CA and the ``Leaves`` made with both, built from the operator's options.
 
-Everything here may block on the disk. Raises ``UsageError`` for what the operator got wrong.
+Everything here may block on the disk. Raises ``UsageError`` for an operator's mistake.
 """
 
 from collections.abc import Callable
@@ -21,14 +21,14 @@ from store import Store
 
 
 def _silent(_: str) -> None:
-    """Tell nobody."""
+    """Discard the message."""
 
 
 class Issuance:
-    """The parts behind a name's certificate. ``files`` and ``authority`` are None where nothing is signed.
+    """The parts that provide certificates. ``files`` and ``authority`` are None if nothing is signed.
 
-    ``tell`` is called with a sentence before what may take minutes. ``founds`` is False where the CA was there before,
-    and must be found: a folder whose certificate is missing for a moment must not get a new one.
+    ``tell`` is called with a sentence before work that may take minutes. With ``founds`` False, the CA must exist
+    already: a folder whose certificate is missing for a moment must not get a new one.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Issuance:
         self.leaves = Leaves(self.store, self.authority, KeyStock(chosen.key_type), bound)
 
     def reload(self, now: datetime) -> None:
-        """Read the CA's files anew; on a ``UsageError`` what was in force stays."""
+        """Reload the CA's files. After a ``UsageError`` the previous CA stays in force."""
         found = self._load(now)
         self.files, self.authority = found, self._new_authority(found, _silent)
         self.leaves.use(self.authority)
 
     def fault(self, now: datetime) -> str | None:
-        """Why no certificates can be served, as a sentence; None if they can be. Tries the disk."""
+        """Why no certificates can be served, as a sentence; None if they can be. Accesses the disk."""
         if self.files is not None and self.authority is not None:
             try:
                 self.authority.check_end(now)
@@ -72,12 +72,12 @@ class Issuance:
         return None
 
     def clear_stale(self) -> int:
-        """Remove the temporary files that a crash left in the store and beside the CA's files; how many."""
+        """Remove the temporary files that a crash left in the store and next to the CA's files. Return how many."""
         beside = {path.parent for path in self._chosen.ca.files or ()}
         return self.store.clear_stale() + sum(files.clear_stale(folder) for folder in beside)
 
     def _load(self, now: datetime) -> CaFiles | None:
-        """The CA as it is; none is made."""
+        """Load the configured CA, if any. Does not create one."""
         paths = self._chosen.ca.files
         return ca.load(*paths, now) if paths is not None else None
 
@@ -94,9 +94,9 @@ class Issuance:
 
 
 def open_store(folder: Path, create: bool | None = False) -> Store:
-    """The store in a folder. Certificates that are only read may be in one that can't be written: a mounted secret.
+    """Open the store in a folder. If it is only read, the folder may be read-only, such as a mounted secret.
 
-    With ``create`` it can be written, or is made; None makes one only where none is.
+    With ``create`` it is made if missing, and must be writable; with None it is only made if missing.
     """
     try:
         if create is None:

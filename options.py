@@ -1,4 +1,4 @@
-"""What the operator wants, checked as far as it can be without touching a file: else ``UsageError``."""
+"""The operator's options as values, checked as far as possible without touching a file. Raises ``UsageError``."""
 
 import os
 import re
@@ -16,17 +16,17 @@ from names import Target
 
 MAX_DAYS = 397  # Apple refuses leaves of more than 398 days
 MAX_WORKERS = 256
-_TLS = "tls://"  # before a redirect that is to be encrypted again
+_TLS = "tls://"  # before the target of a redirect that is to be encrypted again
 SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
 
 
 @dataclass(frozen=True, slots=True)
 class CaOptions:
-    """Which CA signs, by its three files, in a folder of certifier's own or an operator's; or none."""
+    """The three files of the CA that signs, in a folder of certifier's own or an operator's; or no CA."""
 
     folder: Path | None  # made on first use
     files: tuple[Path, Path, Path] | None  # certificate, key, serial file
-    missing: tuple[str, ...]  # those of the three --sign-* that were not given, where some were
+    missing: tuple[str, ...]  # which --sign-* options were not given, if some but not all were
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class LeafOptions:
 
 @dataclass(frozen=True, slots=True)
 class RuleOptions:
-    """Who may use the proxy, and where to. The files named here are read when rules are made of it."""
+    """Who may use the proxy, and where to. ``ruling.py`` reads the files named here."""
 
     auth: Path | None
     allow_from: tuple[str, ...]
@@ -58,7 +58,7 @@ class RuleOptions:
 
 @dataclass(frozen=True, slots=True)
 class SightOptions:
-    """What is seen of the traffic, and where it is told."""
+    """What is recorded of the traffic, and where."""
 
     log_requests: bool
     log_format: str
@@ -73,7 +73,7 @@ class SightOptions:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of a running proxy."""
+    """All options of a running proxy."""
 
     leaves: LeafOptions
     rules: RuleOptions
@@ -119,7 +119,7 @@ def proxy_options(line: CommandLine) -> Options:
 
 
 def leaf_options(line: CommandLine) -> LeafOptions:
-    """The options of whoever makes leaves."""
+    """The options for making leaves."""
     return LeafOptions(
         store=store_option(line),
         ca=ca_options(line),
@@ -222,7 +222,7 @@ def _url(line: CommandLine, option: str) -> str | None:
     try:
         parts = urlsplit(text)
         good = parts.scheme == "http" and parts.hostname is not None and parts.port != 0
-    except ValueError:  # brackets that hold no IPv6 address, a port that is no number
+    except ValueError:  # no IPv6 address in the brackets, or a port that is not a number
         good = False
     if not good or not (text.isascii() and text.isprintable()) or " " in text:
         raise UsageError(f"{option}={text}: not an http:// URL, such as http://127.0.0.1:8080/ca.crl")

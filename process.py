@@ -1,4 +1,4 @@
-"""The process, as who started it sees it: its standard descriptors, signals, what it prints, how it ends."""
+"""The process as its parent sees it: standard descriptors, signals, output, and how it ends."""
 
 import os
 import signal
@@ -8,56 +8,56 @@ from contextlib import contextmanager, suppress
 
 from errors import UsageError
 
-HANDLED = (signal.SIGHUP, signal.SIGUSR1)  # blocked until there is who handles them: by themselves they kill
+HANDLED = (signal.SIGHUP, signal.SIGUSR1)  # blocked until they have handlers: the default action is to end the process
 ENDING = (signal.SIGTERM, signal.SIGINT)
 
 
 def heed_signals() -> None:
-    """Those that end it do so without a word, until what is begun, and may take long, has its own way to end."""
+    """Let SIGTERM and SIGINT end the process without a traceback until long-running work installs its own handlers."""
     for number in ENDING:
         signal.signal(number, die)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # who starts us may have blocked them
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)  # the parent may have blocked them
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
 def open_standard() -> None:
-    """That one of the standard descriptors is closed must not keep us from serving.
+    """Open /dev/null for each standard descriptor that is closed: certifier can serve without it.
 
-    Nor may what we open next have its number: a key or a certificate would get what is written there.
+    Otherwise the next file opened, perhaps a key or certificate, would take its number, and get what is printed there.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
 @contextmanager
 def output() -> Iterator[None]:
-    """What is printed in here arrives, else it is a ``UsageError``. Of a reader that has enough (``head``) we die."""
+    """Flush what is printed in this block. Raises ``UsageError`` if that fails; dies of SIGPIPE if the reader left."""
     try:
         try:
             yield
         finally:
             sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left, at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is left to flush at exit
         if isinstance(error, BrokenPipeError):
             die(signal.SIGPIPE)
         raise UsageError(f"{error.filename or 'standard output'}: {error.strerror}") from error
 
 
 def refuse(error: UsageError) -> int:
-    """Say what the operator got wrong; the exit status."""
+    """Print the operator's mistake to stderr, and return the exit status."""
     with suppress(OSError):
-        sys.stderr.write(" ".join(["certifier:", *str(error).splitlines()]) + "\n")  # at once: other workers write, too
+        sys.stderr.write(" ".join(["certifier:", *str(error).splitlines()]) + "\n")  # in one write: workers share it
         sys.stderr.flush()
     return 2
 
 
 def die(number: int, _: object = None) -> None:
-    """Die of a signal without a word; or exit, as the first process of a container, which the kernel spares."""
+    """Die of a signal, without a traceback. As PID 1 of a container, which the kernel does not let die so, exit."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)

@@ -1,6 +1,6 @@
-"""From the operator's words to the rules of the policy and the users: reads the files that they name.
+"""Builds the policy's rules and the users from the operator's options, and reads the files that these name.
 
-Raises ``UsageError``. Called again to read the files anew.
+Raises ``UsageError``. Called again at each reload.
 """
 
 from collections.abc import Sequence
@@ -26,10 +26,10 @@ def rules(chosen: RuleOptions) -> Rules:
 
 
 def users(chosen: RuleOptions) -> Users | None:
-    """Those who may use the proxy, where it has users."""
+    """The users of the proxy; None if it has none."""
     return Users(chosen.auth) if chosen.auth is not None else None
 
 
 def _patterns(option: str, texts: Sequence[str]) -> Patterns | None:
-    """None where the option was not given: a list whose file is empty holds nothing, and does not stand for all."""
+    """None if the option was not given. That differs from a list whose file is empty, which matches nothing."""
     return Patterns(option, texts) if texts else None

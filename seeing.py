@@ -1,4 +1,4 @@
-"""From the operator's words to what is seen: opens the files, loads the taps, and puts the ``Sight`` together.
+"""Builds the ``Sight`` from the operator's options: opens the files and loads the taps.
 
 Raises ``UsageError`` for what can't be opened or loaded.
 """
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Seeing:
-    """The sight of a proxy, and the files behind it."""
+    """The ``Sight`` of a proxy, and the files behind it."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Seeing:
         self.access_log = AccessLog(lines, chosen.log_format)
         observers: list[Observer] = [self.access_log] if chosen.log_requests else []
         if chosen.taps and isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(line_buffering=True)  # what they print is seen at once, and not lost with a worker
+            sys.stdout.reconfigure(line_buffering=True)  # what taps print appears at once, even if the worker dies
         self._taps = Taps([Tap(path) for path in chosen.taps])
         body_max = self._taps.body_max
         self._har = None
@@ -56,7 +56,7 @@ class Seeing:
             self._har = HarQueue(har, workers)
             observers.append(self._har)
             body_max = max(body_max, chosen.har_body_max)
-        self._pcap = (  # the last: an earlier file makes room for it
+        self._pcap = (  # last, as it rotates earlier files
             _opened("--pcap", _own(chosen.pcap, worker), lambda p: PcapFile(p, version))
             if chosen.pcap is not None
             else None
@@ -66,7 +66,7 @@ class Seeing:
         self.sight = Sight(policy, observers, self._taps, capture, self._pcap, board)
 
     def reopen(self) -> None:
-        """Go on in new files: the present ones were renamed. A HAR file sees that by itself."""
+        """Reopen the files, as they may have been renamed. A HAR file notices that by itself."""
         self.access_log.reopen()
         if self._pcap is not None:
             self._pcap.reopen()
@@ -74,14 +74,14 @@ class Seeing:
             self._keylog.reopen()
 
     def close(self) -> None:
-        """Write what is waiting."""
+        """Write what the taps' files and the HAR file still buffer."""
         self._taps.close()
         if self._har is not None:
             self._har.close()
 
 
 def check_apart(chosen: Options) -> None:
-    """Raise ``UsageError`` where a file that is to be written is another option's, too, and would be spoilt."""
+    """Raise ``UsageError`` if a file to be written is named by another option too, and would be overwritten."""
     sight = chosen.sight
     written = {"--log-file": sight.log_file, "--har": sight.har, "--pcap": sight.pcap, "--keylog": sight.keylog}
     uses: dict[str, str] = {}
@@ -94,12 +94,12 @@ def check_apart(chosen: Options) -> None:
             raise UsageError(f"{option}: there is no {path}, as the working directory was removed") from error
         if where in uses:
             raise UsageError(f"{uses[where]} and {option} can't both be {path}: it would be overwritten")
-        if option in written and (os.path.isfile(where) or not os.path.exists(where)):  # /dev/null takes anything
+        if option in written and (os.path.isfile(where) or not os.path.exists(where)):  # /dev/null may be shared
             uses[where] = option
 
 
 def _others(chosen: Options) -> Iterator[tuple[str, Path | str | None]]:
-    """The files that other options name."""
+    """Other options, and the files that they name."""
     rules, ca = chosen.rules, chosen.leaves.ca
     yield from zip(SIGN if ca.folder is None else ("--ca",) * len(SIGN), ca.files or (), strict=False)
     yield from (("--tap", path) for path in chosen.sight.taps)
@@ -109,19 +109,19 @@ def _others(chosen: Options) -> Iterator[tuple[str, Path | str | None]]:
 
 
 def key_log(chosen: SightOptions) -> KeyLog | None:
-    """Where the keys of all TLS go, if that was asked for."""
+    """The log of TLS keys, if the operator wants one."""
     return None if chosen.keylog is None else _opened("--keylog", chosen.keylog, KeyLog)
 
 
 def _own(path: Path, worker: int | None) -> Path:
-    """A file that only one process may write."""
+    """The path of a file that only one process may write: each worker has its own."""
     return path if worker is None else path.with_name(f"{path.stem}-w{worker}{path.suffix}")
 
 
 def _opened(option: str, path: Path, make: Callable[[Path], T]) -> T:
     try:
         return make(path)
-    except BlockingIOError as error:  # of its lock
+    except BlockingIOError as error:  # its lock is held
         raise UsageError(f"{option}={path}: another certifier, which may still be stopping, writes it") from error
     except OSError as error:
         raise UsageError(f"{option}={path}: can't write it: {error.strerror}") from error
