@@ -1,4 +1,4 @@
-"""``Acceptor``: accepts connections, and goes on where that fails: no descriptors, no memory, a client that left."""
+"""``Acceptor``: accepts connections, and goes on when that fails: no descriptors, no memory, a client that left."""
 
 import errno
 import logging
@@ -12,7 +12,7 @@ from gevent.server import StreamServer
 
 from staff import Staff
 
-_TELL_SECONDS = 60.0  # between two lines about it
+_TELL_SECONDS = 60.0  # between two log lines about it
 
 log = logging.getLogger("certifier.acceptor")
 
@@ -22,11 +22,11 @@ class _Pause(Exception):
 
 
 class Acceptor(StreamServer):
-    """A ``StreamServer`` that tells in the log why it pauses, where its base prints a traceback each time."""
+    """A ``StreamServer`` that logs why it pauses; its base class prints a traceback each time."""
 
-    # Between two the connections that are there go on: a burst of new ones, each with a handshake, must not come first.
+    # Per turn of the event loop: a burst of new connections, each with a handshake, must not starve the existing ones.
     max_accept = 5
-    max_delay = 0.2  # seconds, of that doubling: what is missing may be there again at any time
+    max_delay = 0.2  # seconds, the bound of the doubling: what is missing may be available again at any time
     _tell_at = 0.0
 
     def __init__(self, listener: socket.socket, handle: Callable[[socket.socket, Any], object], staff: Staff) -> None:
@@ -35,7 +35,7 @@ class Acceptor(StreamServer):
         self._staff = staff
 
     def start(self) -> None:
-        """Accept from now on."""
+        """Start accepting."""
         get_hub().NOT_ERROR = (*Hub.NOT_ERROR, _Pause)
         super().start()
 

@@ -1,4 +1,4 @@
-"""The listeners: sockets that are bound before anything else is made, and shared by worker processes."""
+"""The listeners: bound before worker processes are forked, which share their addresses."""
 
 import os
 import socket
@@ -14,17 +14,17 @@ _BACKLOG = 1024
 
 
 def bind(targets: tuple[Target, ...], copies: int) -> list[list[socket.socket]]:
-    """For each of so many worker processes a socket for each target. Raises ``UsageError``.
+    """Bind a socket to each target, for each of ``copies`` worker processes. Raises ``UsageError``.
 
-    The copies share an address (SO_REUSEPORT): the kernel spreads connections over them, each in a queue of its own,
-    which outlives the worker as long as another process holds the socket too.
+    The copies share an address (SO_REUSEPORT). The kernel spreads connections over their accept queues, each of which
+    outlives its worker as long as another process holds the socket too.
     """
     if copies == 1:
         return [[_listen(target, shared=False) for target in targets]]
     bound: list[list[socket.socket]] = [[] for _ in range(copies)]
     for target in targets:
-        _listen(target, shared=False).close()  # another program's workers would share theirs with us
-        # Port 0 is chosen once, and by a socket of its own: one that rests would lose a port that it was not bound to.
+        _listen(target, shared=False).close()  # fails if another program's workers, who would share it, are there
+        # For port 0, a socket of its own chooses the port: ``rest`` would lose a port that was not bound explicitly.
         with _listen(target, shared=True) as first:
             where = Target(target.host, first.getsockname()[1])
             for listeners in bound:
@@ -33,19 +33,19 @@ def bind(targets: tuple[Target, ...], copies: int) -> list[list[socket.socket]]:
 
 
 def rest(listeners: Iterable[socket.socket]) -> None:
-    """Get no more connections, as the kernel gives them to the copies then, and cut those off that wait.
+    """Stop listening: the kernel gives new connections to the other copies, and resets those in the accept queue.
 
-    The addresses stay, to listen on again.
+    The sockets stay bound, to listen again.
     """
     for listener in listeners:
-        # Done to one that rests it would count for what that accepts later.
+        # A socket that does not listen would hand the shutdown down to the connections that it accepts later.
         if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            with suppress(OSError):  # systems other than Linux may have no such thing
+            with suppress(OSError):  # systems other than Linux may not support this
                 listener.shutdown(socket.SHUT_RDWR)
 
 
 def resume(listeners: Iterable[socket.socket]) -> None:
-    """Listen again, if they rest. Raises ``UsageError``: another program may listen there now."""
+    """Listen again after ``rest``. Raises ``UsageError``: another program may listen there now."""
     for listener in listeners:
         try:
             listener.listen(_BACKLOG)
@@ -54,13 +54,13 @@ def resume(listeners: Iterable[socket.socket]) -> None:
 
 
 def close(listeners: Iterable[socket.socket]) -> None:
-    """In this process, have them no more: whoever else holds them keeps them open."""
+    """Close this process's descriptors. Other processes that hold the sockets keep them open."""
     for listener in listeners:
         listener.close()
 
 
 def check_openness(chosen: Options) -> None:
-    """Raise ``UsageError`` for a proxy that strangers could use unasked."""
+    """Raise ``UsageError`` if strangers could use the proxy and the operator has not said that they may."""
     guarded = chosen.open or chosen.rules.auth is not None or chosen.rules.allow_from
     for target in chosen.listen:
         ip = ip_of(target.host)
@@ -78,7 +78,7 @@ def _listen(target: Target, shared: bool) -> socket.socket:
         listener = socket.create_server(tuple(target), family=family, backlog=_BACKLOG, reuse_port=shared)
     except OSError as error:
         raise _refused(target, error) from error
-    sockets.tune(listener)  # the sockets that it accepts inherit that
+    sockets.tune(listener)  # accepted sockets inherit this
     return listener
 
 

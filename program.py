@@ -1,4 +1,4 @@
-"""``Program``: all the parts of a running proxy, put together by the operator's options."""
+"""``Program``: all the parts of a running proxy, built from the operator's options."""
 
 import logging
 import time
@@ -41,15 +41,15 @@ from website import Website
 from workers import Workers
 
 HOUR_SECONDS = 3600.0
-_LAST_SECONDS = 3.0  # that the end waits for a reload which is under way
+_LAST_SECONDS = 3.0  # how long shutdown waits for a reload in progress
 
 log = logging.getLogger("certifier.program")
 
 
 class Program:
-    """All the parts of a running proxy, put together. Raises ``UsageError`` for what the operator got wrong.
+    """All the parts of a running proxy, wired together. Raises ``UsageError`` for an operator's mistake.
 
-    ``post`` is its place where there are several workers.
+    ``post`` is its place among several workers; None if it runs alone.
     """
 
     def __init__(self, chosen: Options, limits: Limits, post: Post | None = None) -> None:
@@ -66,7 +66,7 @@ class Program:
         self._access = Access(self.policy, users(chosen.rules))
         keylog = key_log(chosen.sight)
         self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
-        # The last of what may fail: a start that fails must not push earlier files of --pcap out.
+        # The last step that may fail: a failed start must not rotate earlier --pcap files out.
         number = None if post is None else post.number
         self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, number, self._board, keylog)
         sight = self.seeing.sight
@@ -100,10 +100,10 @@ class Program:
         self._show_ca()
 
     def reload(self) -> None:
-        """Read all files anew; tunnels go on. A bad new file leaves what was in force."""
+        """Reopen and reload all files but taps; tunnels go on. If one is invalid, all that was in force stays."""
         self.seeing.reopen()
         stays = "not reloaded, what was in force stays"
-        # One after the other: the newest reading shall be the last to be applied.
+        # One at a time, so that the newest reading is applied last.
         with self._reloading, logs.background(stays, logging.ERROR):
             if not self._closed:
                 self._reload()
@@ -120,7 +120,7 @@ class Program:
         self._show_ca()
 
     def keep_house(self) -> None:
-        """What is done at start and then again and again: clear a crash's leftovers, renew, prune, look at the CA."""
+        """The housekeeping loop: prune and renew hourly, clear a crash's leftovers and check the CA's expiry daily."""
         hours = 0
         while True:
             if hours % 24 == 0:
@@ -135,24 +135,24 @@ class Program:
             hours += 1
 
     def meet_peers(self) -> None:
-        """Answer other workers from now on."""
+        """Start answering the other workers."""
         if self._peers is not None:
             self._peers.start()
 
     def stop_pages(self) -> None:
-        """Let those who look go: nothing else ends their connections."""
+        """End the streams of live data: nothing else ends their connections."""
         self._feed.close()
 
     def close(self) -> None:
-        """Write what is waiting, at the end."""
+        """At the end, write what is still buffered, and wait for a reload in progress."""
         if self._peers is not None:
             self._peers.keep()
         self.seeing.close()
-        self._closed = True  # no further reload begins: a thread that is in OpenSSL when that is taken down crashes
+        self._closed = True  # no further reload begins: a thread in OpenSSL would crash when that is torn down at exit
         self._reloading.acquire(timeout=_LAST_SECONDS)
 
     def warn(self) -> None:
-        """Tell the operator what he may not have meant."""
+        """Warn of options that the operator may not have meant."""
         chosen, keylog = self._chosen, self._chosen.sight.keylog
         ca = chosen.leaves.ca
         if ca.missing:
@@ -185,5 +185,5 @@ class Program:
 
 
 def _now() -> datetime:
-    """By the clock that all parts have."""
+    """The current time, by the clock that all parts use."""
     return datetime.fromtimestamp(time.time(), UTC)

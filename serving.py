@@ -19,11 +19,11 @@ from program import Program
 from staff import Staff
 
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
-_TOGETHER = 0.5  # seconds in which a SIGINT and what a supervisor makes of it are one; later, it is a second
-# That a pool thread keeps the GIL when the hub, and with it all connections, wants it. Python's is 5 ms.
+_TOGETHER = 0.5  # seconds in which a SIGINT and the supervisor's SIGTERM are one Ctrl-C; a later SIGINT is a second
+# How long a pool thread may keep the GIL while the hub, and with it all connections, waits. Python's default: 5 ms.
 _SWITCH_SECONDS = 0.0001
-_COLLECT = 20_000, 20, 20  # objects and collections between collections: connections leave few cycles
-_ONLY_TOLD = 200  # connections past the limit that are let in to be told so, and for the pages of our own
+_COLLECT = 20_000, 20, 20  # thresholds of the garbage collector: connections leave few cycles
+_ONLY_TOLD = 200  # connections beyond the limit, accepted only to be refused or for our own pages
 
 log = logging.getLogger("certifier")
 
@@ -46,27 +46,27 @@ def serve(
         stop.set()
 
     def cut_off() -> None:
-        """With a second Ctrl-C, whoever sits there does not want to wait.
+        """Cut off all connections at a second Ctrl-C: the user does not want to wait.
 
-        A second SIGTERM says no such thing: systemd sends one to each process, and supervisors one to their workers.
+        A second SIGTERM does not mean that: systemd sends one to each process, and the supervisor one to each worker.
         """
         again.wait()
         staff.kill(timeout=1)
 
     gevent.signal_handler(signal.SIGTERM, stop.set)
     gevent.signal_handler(signal.SIGINT, interrupt)
-    if os.getpid() == 1:  # the first process of a container is given others' children to bury: gevent then buries all
+    if os.getpid() == 1:  # as PID 1 of a container we inherit orphans: gevent then reaps all children
         gevent.get_hub().loop.install_sigchld()
     gevent.spawn(program.keep_house)
     program.meet_peers()
     gc.collect()
-    gc.freeze()  # what is there now stays: no collection need look at it again
+    gc.freeze()  # what exists now is permanent: no collection need look at it again
     gc.set_threshold(*_COLLECT)
     for server in servers:
         server.start()
     ready()
     stop.wait()
-    listening.rest(listeners)  # of one worker alone, where it was told to end: the supervisor holds them, too
+    listening.rest(listeners)  # not just closed: if this worker alone was told to end, the supervisor holds them, too
     for server in servers:
         server.close()
     program.stop_pages()

@@ -1,9 +1,9 @@
-"""``Supervisor``: several worker processes on the same listeners; one that dies is replaced, signals are passed on.
+"""``Supervisor``: runs worker processes on shared addresses, replaces those that die, and passes signals on.
 
-The supervisor does nothing but wait: no greenlets, no threads, so that a worker forked from it starts clean. It holds
-all listeners, so connections that wait for a worker that died wait for the next one. If that does not come to accept
-any, or not soon, its listeners rest until one does, as the kernel would go on giving them their share. All are closed
-before the workers let their tunnels finish, so that whoever comes then is refused at once.
+The supervisor only waits: it has no greenlets and no threads, so that a worker forked from it starts clean. It holds
+all listeners, so connections queued for a worker that died go to its successor. If none accepts, or not soon, that
+worker's listeners stop listening until one does, as the kernel would go on giving them connections. All are closed
+before the workers let their tunnels finish, so that new connections are refused at once.
 """
 
 import logging
@@ -22,61 +22,61 @@ import listening
 from process import ENDING, HANDLED
 from serving import DRAIN_SECONDS
 
-GRACE_SECONDS = 5.0  # beyond what tunnels have to finish in, before a worker is killed
+GRACE_SECONDS = 5.0  # after the time for tunnels to finish, before a worker is killed
 _SIGNALS = (*HANDLED, *ENDING, signal.SIGCHLD)
-_LOOK_SECONDS = 0.1  # between two looks for a signal while a worker starts
+_LOOK_SECONDS = 0.1  # between two checks for a signal while a worker starts
 _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
-_MAX_WAIT = 2.0  # seconds that connections wait for a successor: the other workers would have them at once
+_MAX_WAIT = 2.0  # seconds for which connections queue for a successor: the other workers could accept them at once
 
-_fork: Callable[[], int] = get_original("os", "fork")  # gevent's has a hub look after the child, and none runs here
-_close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for a hub that does not run here
-_poll: Callable[[], "select.poll"] = get_original("select", "poll")  # select(2) knows no descriptor past 1023
+_fork: Callable[[], int] = get_original("os", "fork")  # gevent's has a hub watch the child, and none runs here
+_close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for the hub, which does not run here
+_poll: Callable[[], "select.poll"] = get_original("select", "poll")  # select(2) can't take descriptors above 1023
 _waitpid: Callable[[int, int], tuple[int, int]] = get_original("os", "waitpid")
 _set_handler: Callable[[int, signal.Handlers], object] = get_original("signal", "signal")  # gevent's would ask the hub
 log = logging.getLogger("certifier.supervisor")
 
-# What a worker does: number, the pipe on which it says that it accepts, and the one that ends with the supervisor.
+# A worker's body: (number, pipe to report on that it accepts, pipe at EOF once the supervisor is gone) -> exit status.
 Work = Callable[[int, int, int], int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Worker:
-    """A process in one of the places. On ``told`` it says that it accepts connections."""
+    """A worker process. On the pipe ``told`` it reports that it accepts connections."""
 
     number: int
     started: float
     told: int
 
     def accepts(self, seconds: float = 0.0) -> bool | None:
-        """Whether it has said so: True from then on, though it died; False if it ended before; None if neither yet."""
+        """True once it has reported, even if it has died since; False if it ended before that; None if neither yet."""
         waiting = _poll()
         waiting.register(self.told, select.POLLIN)
         for _, event in waiting.poll(1000 * seconds):
-            return bool(event & select.POLLIN)  # it is never read, and the end of the pipe alone is none
+            return bool(event & select.POLLIN)  # the report is never read; EOF without one is POLLHUP alone
         return None
 
 
 class Supervisor:
-    """Runs ``work`` in so many processes, each with ``listeners`` of its own."""
+    """Runs ``work`` in ``count`` processes, each on its own item of ``listeners``."""
 
     def __init__(self, count: int, work: Work, listeners: Sequence[Sequence[socket.socket]]) -> None:
         self._count = count
         self._work = work
         self._listeners = listeners
-        self._workers: dict[int, _Worker] = {}  # by process
-        self._due: list[tuple[float, int]] = []  # when to replace whom
+        self._workers: dict[int, _Worker] = {}  # by process ID
+        self._due: list[tuple[float, int]] = []  # when to start a successor, and for which number
         self._pause = 1.0
-        self._told_to_end = False  # before all had started
+        self._told_to_end = False  # while workers were still starting
         self._lifeline = os.pipe()
 
     def run(self, ready: Callable[[], None]) -> int:
-        """Until a signal comes; the exit status. ``ready`` is called when all accept.
+        """Run until a signal comes, and return the exit status. ``ready`` is called once all workers accept.
 
-        A first worker that can't start has said why, and its status is ours.
+        A worker that fails at this first start has printed why, and its status is returned.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        _set_handler(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some start us, it never comes, nor do we hear how
+        _set_handler(signal.SIGCHLD, signal.SIG_DFL)  # if inherited as ignored, it never comes and statuses are lost
         for number in range(self._count):
             if not self._start(number, wait=True):
                 status = self._reap_all(signal.SIGTERM)
@@ -94,17 +94,17 @@ class Supervisor:
             self._replace()
 
     def _start(self, number: int, wait: bool = False) -> bool:
-        """Fork a worker; whether that could be done, and with ``wait``, whether it came to accept connections."""
+        """Fork a worker. Return whether that worked and, with ``wait``, whether the worker accepts connections."""
         try:
             process, told = self._forked(number)
-        except OSError as error:  # no descriptor, process or memory for it: the other workers can do without
+        except OSError as error:  # no descriptor, process or memory left: the other workers go on
             log.error("worker %d can't be started: %s", number, error.strerror)
             return False
         worker = self._workers[process] = _Worker(number, time.monotonic(), told)
         return not wait or self._comes_to_accept(worker)
 
     def _forked(self, number: int) -> tuple[int, int]:
-        """A worker's process, and the pipe on which it says that it accepts connections. Raises ``OSError``."""
+        """Fork a worker: its process ID, and the pipe on which it reports that it accepts. Raises ``OSError``."""
         told, tells = os.pipe()
         try:
             process = _fork()
@@ -118,15 +118,15 @@ class Supervisor:
                 for worker in self._workers.values():
                     _close(worker.told)
                 _close(self._lifeline[1])
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDING, signal.SIGCHLD))  # the rest: who handles them
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDING, signal.SIGCHLD))  # serve() unblocks the rest
                 os._exit(self._work(number, tells, self._lifeline[0]))
             finally:
-                os._exit(70)  # an exception has been told by then, or never will be
+                os._exit(70)  # an exception was reported before, or can't be
         _close(tells)
         return process, told
 
     def _comes_to_accept(self, worker: _Worker) -> bool:
-        """Wait until a worker accepts connections; False when it ends before that, or we shall."""
+        """Wait until a worker accepts connections; False if it ends before that, or we are told to end."""
         accepts = None
         while accepts is None and not self._told_to_end:
             accepts = worker.accepts(_LOOK_SECONDS)
@@ -134,7 +134,7 @@ class Supervisor:
         return bool(accepts) and not self._told_to_end
 
     def _wait(self) -> int | None:
-        """The next signal; None when a worker is due to be replaced."""
+        """Wait for the next signal; None when a worker is due to be replaced."""
         left = min((when for when, _ in self._due), default=None)
         if left is None:
             return signal.sigwait(_SIGNALS)
@@ -142,7 +142,7 @@ class Supervisor:
         return None if found is None else found.si_signo
 
     def _replace(self) -> None:
-        """See who has died, and start those that are due."""
+        """Reap workers that have died, and start the successors that are due."""
         for process, worker, status in self._dead():
             number = worker.number
             accepted = worker.accepts()
@@ -164,9 +164,9 @@ class Supervisor:
                 self._due.append((time.monotonic() + self._pause, number))
 
     def _dead(self) -> list[tuple[int, _Worker, int]]:
-        """Workers that have ended, and how. The first process of a container is given others' children to bury too."""
+        """Reap ended children, which PID 1 of a container also inherits; the workers among them, with their status."""
         found = []
-        with suppress(ChildProcessError):  # there are none any more
+        with suppress(ChildProcessError):  # no children are left
             while (ended := _waitpid(-1, os.WNOHANG))[0]:
                 if worker := self._workers.pop(ended[0], None):
                     found.append((ended[0], worker, os.waitstatus_to_exitcode(ended[1])))
@@ -177,21 +177,21 @@ class Supervisor:
             os.kill(process, number)
 
     def _reap_all(self, number: int) -> int:
-        """Let the workers finish, then end those that don't; the first exit status that is not 0, signals aside."""
+        """Let the workers finish, then kill the rest. Return the first non-zero exit status, deaths by signal aside."""
         self._signal(number)
         first = 0
         deadline = time.monotonic() + DRAIN_SECONDS + GRACE_SECONDS
         while self._workers:
             for process, worker, status in self._dead():
                 first = first or max(0, status)
-                if status < 0 and -status not in ENDING:  # what it had yet to write is lost
+                if status < 0 and -status not in ENDING:  # what it had not written yet is lost
                     log.error("worker %d (process %d) died: %s", worker.number, process, _how(status))
             left = deadline - time.monotonic()
             if left <= 0:
                 self._signal(signal.SIGKILL)
             if self._workers:
                 found = signal.sigtimedwait((signal.SIGCHLD, signal.SIGINT), max(0.1, left))
-                if found is not None and found.si_signo == signal.SIGINT:  # a second one: not everybody has a terminal
+                if found is not None and found.si_signo == signal.SIGINT:  # only a terminal sends it to workers
                     self._signal(signal.SIGINT)
         return first
 
@@ -201,7 +201,7 @@ def _how(status: int) -> str:
         return f"exit status {status}"
     try:
         return signal.Signals(-status).name
-    except ValueError:  # of those for real time, most have no name
+    except ValueError:  # most real-time signals have no name
         return f"signal {-status}"
 
 
