@@ -50,7 +50,7 @@ _READ = "whoever reads a site's private key can pose as that site, with the CA's
 
 
 class Check:
-    """The check of one store. ``checked`` counts certificates; ``highest`` is the highest serial of our CA's."""
+    """Checks one store. ``checked`` counts certificates; ``highest`` is the highest serial number issued by our CA."""
 
     def __init__(self, store: Store, files: CaFiles | None, now: datetime) -> None:
         self.checked = 0
@@ -58,12 +58,12 @@ class Check:
         self._store = store
         self._files = files
         self._now = now
-        self._first: dict[tuple[bytes, int], tuple[Path, bytes]] = {}  # where, and which certificate, by its hash
+        self._first: dict[tuple[bytes, int], tuple[Path, bytes]] = {}  # (issuer, serial): path and hash
 
     def folders(self) -> Iterator[tuple[Path, Fault]]:
         """Faults of the store's folders."""
         for folder in (self._store.root, *sorted(self._store.root.glob("???"))):
-            if folder.is_symlink() and folder != self._store.root:  # that may be one: the store is where it leads
+            if folder.is_symlink() and folder != self._store.root:  # which may be a link itself
                 yield folder, Fault("a symbolic link", "certifier writes no certificate there")
             elif stat.S_IMODE(folder.stat().st_mode) & 0o022:
                 meaning = "whoever can write there can remove or replace certificates"
@@ -71,7 +71,7 @@ class Check:
         for folder in sorted(self._store.root.glob("[0-9a-f]" * 3)):
             try:
                 os.scandir(folder).close()
-            except OSError as error:  # the walk passes over it
+            except OSError as error:  # the walk over the store skips it
                 yield (
                     folder,
                     Fault(f"it can't be read: {error.strerror}", "what is in it is never used, nor checked"),
@@ -95,13 +95,13 @@ class Check:
             if right != path:
                 what = "it is in the wrong folder" if called == stem else "certifier looks for another file name"
                 yield path, Fault(what, f"it is never used: move it to {_word(right)}")
-            name = f"any{called[1:]}" if called.startswith("_.") else called  # one of those that a wildcard is for
+            name = f"any{called[1:]}" if called.startswith("_.") else called  # one that the wildcard covers
             stored = self._store.read(path)
         except OSError as error:
             if os.path.lexists(path):
-                where = Path(error.filename or path)  # its key's, perhaps
+                where = Path(error.filename or path)  # perhaps that of its key
                 yield where, Fault(f"it can't be read: {error.strerror}", "it is never used")
-            else:  # it was removed meanwhile, by a proxy that keeps its store to --store-max perhaps
+            else:  # removed meanwhile, perhaps by a proxy with --store-max
                 self.checked -= 1
             return
         except ValueError:
@@ -138,7 +138,7 @@ class Check:
             self.highest = max(self.highest, serial)
         this = certificate.fingerprint(hashes.SHA256())
         first, other = self._first.setdefault((certificate.issuer.public_bytes(), serial), (path, this))
-        if other != this:  # an operator's may stand there for each of its names
+        if other != this:  # an operator's may be stored once for each of its names
             yield (
                 path,
                 Fault(
@@ -149,7 +149,7 @@ class Check:
 
 
 def main(argv: list[str], version: str) -> int:
-    """Run the subcommand; its exit status."""
+    """Run the subcommand and return its exit status."""
     line = CommandLine(__doc__, argv, version, "check")
     chosen = ca_options(line)
     if chosen.missing:
@@ -168,7 +168,7 @@ def main(argv: list[str], version: str) -> int:
     else:
         for problem in problems:
             told = f"{_word(problem['where'])}: {problem['problem']}\n  {problem['meaning']}\n"
-            sys.stdout.write(told.encode("ascii", "backslashreplace").decode())  # paths and names are of any octets
+            sys.stdout.write(told.encode("ascii", "backslashreplace").decode())  # paths and names may hold any octets
         print(f"{_counted(check.checked, 'certificate')} checked, {_counted(len(problems), 'problem')}")
     return 1 if problems else 0
 
@@ -178,9 +178,9 @@ def _counted(number: int, what: str) -> str:
 
 
 def _called(stem: str) -> str:
-    """What certifier calls the file of a name, however that is written: in capitals, or a wildcard with its star.
+    """The file stem that certifier looks for, given one that may be in capitals, or a wildcard with its star.
 
-    Raises ``ValueError`` for what is no name.
+    Raises ``ValueError`` for what is not a name.
     """
     wild = stem.startswith(("*.", "_."))
     name = names.dns_name(stem[2:]) if wild else names.host_name(stem)
@@ -190,12 +190,12 @@ def _called(stem: str) -> str:
 
 
 def _word(path: object) -> str:
-    """A path as one word of the output: names in the store may be of any octets, newlines among them."""
+    """A path as one word of the output: names in the store may hold any octets, newlines among them."""
     return escape(path, _MAX_PATH)
 
 
 def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tuple[Path, Fault]]]:
-    """The CA, where certifier can start with it, and its faults."""
+    """The CA, if certifier can start with it, and its faults."""
     paths = chosen.files
     if paths is None:
         return None, []

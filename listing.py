@@ -31,7 +31,7 @@ COLUMNS = ("name", "serial", "issuer", "not_after", "size", "last_use")
 
 
 def main(argv: list[str], version: str) -> int:
-    """Run the subcommand; its exit status."""
+    """Run the subcommand and return its exit status."""
     line = CommandLine(__doc__, argv, version, "list")
     store = open_store(store_option(line))
     found = [row_of(entry) for entry in tqdm(store.entries(), unit=" files", disable=None)]
@@ -45,7 +45,7 @@ def main(argv: list[str], version: str) -> int:
 
 
 def row_of(entry: Entry) -> dict[str, object] | None:
-    """None for a certificate that was removed meanwhile."""
+    """The listed facts of a certificate; None if it was removed meanwhile."""
     row: dict[str, object] = {
         "name": entry.name,
         "serial": None,
@@ -74,7 +74,7 @@ def row_of(entry: Entry) -> dict[str, object] | None:
 
 
 def _used(moment: float) -> str | None:
-    """None for a time that a file system knows, and no calendar."""
+    """A file's time as text; None if it is beyond what ``datetime`` can express."""
     try:
         return _time(datetime.fromtimestamp(moment, UTC))
     except (ValueError, OverflowError):

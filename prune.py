@@ -31,7 +31,7 @@ from pruning import DAY_SECONDS, prune
 
 
 def main(argv: list[str], version: str) -> int:
-    """Run the subcommand; its exit status."""
+    """Run the subcommand and return its exit status."""
     line = CommandLine(__doc__, argv, version, "prune")
     keep, days = line.number_if_given("--keep", 0), line.number_if_given("--unused", 1)
     unused = None if days is None else days * DAY_SECONDS

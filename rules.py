@@ -1,7 +1,7 @@
-"""What strict clients ask of a certificate: the rules of OpenSSL, Apple and Go, as faults.
+"""What strict clients require of a certificate: the rules of OpenSSL, Apple and Go, as faults.
 
-Each ``Fault`` says what is wrong and what that means for whoever connects. Signature, chain, name and the rules of
-``X509_V_FLAG_X509_STRICT`` are judged by OpenSSL itself, in a handshake in memory.
+Each ``Fault`` says what is wrong and what that means for clients. Signature, chain, name and the rules of
+``X509_V_FLAG_X509_STRICT`` are checked by OpenSSL itself, in a handshake in memory.
 """
 
 import ssl
@@ -24,7 +24,7 @@ from tlsconfig import server_context
 
 MAX_LIFE = timedelta(days=398)  # Apple, https://support.apple.com/102028
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
-_PRIME_FIELD = bytes.fromhex("06072a8648ce3d0101")  # its identifier; a curve that is described begins with it
+_PRIME_FIELD = bytes.fromhex("06072a8648ce3d0101")  # its OID, which explicit curve parameters contain
 _FOR_SERVERS = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
 _MAX_SERIAL_BITS = 159  # 20 octets with a clear sign bit, RFC 5280 §4.1.2.2
 _STEPS = 20  # a handshake takes two or three
@@ -38,7 +38,7 @@ class Fault(NamedTuple):
 
 
 def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
-    """Faults that a CA and a leaf can have: key, signature algorithm, serial."""
+    """Faults of any certificate, CA or leaf: key, signature algorithm, serial number."""
     key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < MIN_RSA:
@@ -51,7 +51,7 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
         yield Fault("an EC key whose curve is described, not named", "OpenSSL, Go and most others refuse it")
     try:
         hashed = certificate.signature_hash_algorithm
-        root = certificate.issuer == certificate.subject  # nobody verifies what it says of itself
+        root = certificate.issuer == certificate.subject  # nobody verifies its own signature
         if isinstance(hashed, hashes.SHA1 | hashes.MD5) and not root:
             yield Fault(f"signed with {hashed.name.upper()}", "browsers, Apple, Go and OpenSSL refuse it")
     except UnsupportedAlgorithm:
@@ -61,7 +61,7 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
-    """Faults of what says that it is a CA, RFC 5280 §4.2.1. Most matter to OpenSSL's strict mode and Python 3.13."""
+    """Faults of a CA certificate's extensions (RFC 5280 §4.2.1), most for OpenSSL's strict mode and Python 3.13."""
     strict = "Python 3.13 and newer and other strict clients refuse what it signs"
     if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical:
         yield Fault("basicConstraints that are not critical", strict)
@@ -80,7 +80,7 @@ def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
-    """Faults of a server's certificate that OpenSSL lets pass, and other clients do not."""
+    """Faults of a server's certificate, most of which OpenSSL accepts and other clients do not."""
     life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
     if life > MAX_LIFE:
         yield Fault(f"valid for {life.days} days", "Apple's clients refuse more than 398")
@@ -95,7 +95,7 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def of_chain(pem: bytes, name: str, anchor: x509.Certificate) -> Iterator[Fault]:
-    """What OpenSSL's strict verification says of a certificate with its chain and key, served for a name."""
+    """Faults by OpenSSL's strict verification of a certificate with its chain and key, served for a name."""
     try:
         server = server_context(pem)
     except RetrievalError as error:

@@ -48,7 +48,7 @@ from workers import Workers
 
 
 class WarmUp:
-    """Makes certificates in parallel. Counts what was made and what was there, and keeps why others failed."""
+    """Makes certificates in parallel. Counts those made and those already stored, and records why others failed."""
 
     def __init__(self, issuance: Issuance) -> None:
         self.made = 0
@@ -58,7 +58,7 @@ class WarmUp:
         self._workers = Workers(os.cpu_count() or 1)
 
     def run(self, wanted: list[str], stop: Event) -> bool:
-        """Do it for each name; whether it went to the end before ``stop`` was set."""
+        """Process each name; stop early, and return False, if ``stop`` is set."""
         pool = Pool(2 * (os.cpu_count() or 1))
         with tqdm(total=len(wanted), unit=" names", disable=None) as bar:
             for text in wanted:
@@ -74,7 +74,7 @@ class WarmUp:
             leaf = self._retrieve(text, notes)
         except CertifierError as error:
             self.failed.append({"name": text, "reason": str(error)})
-        except Exception as error:  # the top of this greenlet: it must count
+        except Exception as error:  # top level of this greenlet: this name has to be counted, too
             self.failed.append({"name": text, "reason": f"a bug in certifier: {error!r}"})
             notes.append(traceback.format_exc())
         else:
@@ -99,7 +99,7 @@ class WarmUp:
 
 
 def main(argv: list[str], version: str) -> int:
-    """Run the subcommand; its exit status."""
+    """Run the subcommand and return its exit status."""
     line = CommandLine(__doc__, argv, version, "warm", operands=1)
     chosen = leaf_options(line)
     if chosen.ca.missing:
