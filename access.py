@@ -1,4 +1,4 @@
-"""``Access``: whether a client may use the proxy: its address, and where there are users, its name and password."""
+"""``Access``: whether a client may use the proxy, by its address and, if there are users, a name and password."""
 
 import time
 from collections.abc import Callable
@@ -11,14 +11,14 @@ from turns import Turns
 from users import Users, credentials_in, text
 from workers import Workers
 
-_THREADS = 2  # that verify passwords: apart from those that make certificates, which must not wait for a guesser
-_WAITING = 200  # verifications that wait at most: ten seconds of work
-_SHARE = 50  # of those, of one client: who guesses must not keep the others out; browsers come 32 at a time
-FAILURE_SECONDS = 0.5  # a wrong password is answered so much later: guessing is slow, and costs little
+_THREADS = 2  # that verify passwords, apart from those that make certificates: these must not wait behind a guesser
+_WAITING = 200  # verifications at most, running or queued: ten seconds of work
+_SHARE = 50  # of those, per client: a guesser must not lock others out; browsers open 32 connections at a time
+FAILURE_SECONDS = 0.5  # delay of the reply to a wrong password: guessing is slow, and costs us little
 
 
 class Access:
-    """Checks clients by the policy's networks and the users of a file, which may change."""
+    """Checks clients against the policy's networks and the users, which a reload replaces."""
 
     def __init__(self, policy: Policy, users: Users | None) -> None:
         self._policy = policy
@@ -27,10 +27,10 @@ class Access:
         self._turns = Turns(_WAITING, _SHARE)
 
     def check(self, ip: str, authorization: Callable[[], str] | None) -> str | None:
-        """The user's name, None where there are no users. ``authorization`` reads the client's Proxy-Authorization.
+        """Return the user's name, None if there are no users. ``authorization`` reads the client's Proxy-Authorization.
 
-        Without it, in direct TLS, nobody can say who he is. Raises ``Refused``, ``AuthenticationRequired`` or, where
-        too many passwords are being verified, ``TooManyConnections``.
+        It is None for direct TLS, in which a client can't authenticate. Raises ``Refused``, ``AuthenticationRequired``
+        or, if too many passwords are being verified, ``TooManyConnections``.
         """
         self._policy.check_client(ip)
         users = self.users

@@ -1,6 +1,6 @@
-"""``Admission``: how many connections there are, in all and of each client. ``Turnstile``: how many new names a second.
+"""``Admission``: counts connections, in all and per client. ``Turnstile``: limits the rate of new names.
 
-No sockets: a client is the text of its address. Everything runs on the hub, so counting needs no lock.
+No sockets: a client is its address as text. Everything runs on the hub, so counting needs no lock.
 """
 
 import time
@@ -13,32 +13,32 @@ from limits import Limits
 from lru import LRU
 
 QUEUE_SECONDS = 5.0  # how long a connection may wait for its turn: a browser shows that as a slow page, not as an error
-_BURST_SECONDS = 4.0  # of a rate that was not used may be used at once: a page asks for dozens of new names together
-TOLD_OF_CLIENT = 100  # connections of one client past a limit that may wait to be told: half of the room for all such
-_CLIENTS = 10_000  # whose rate is remembered
+_BURST_SECONDS = 4.0  # of an unused rate may be used at once: a page asks for dozens of new names together
+TOLD_OF_CLIENT = 100  # refused connections per client, at a time, that are told why: half of the room for all
+_CLIENTS = 10_000  # clients whose rate is remembered
 
 
 class Admission:
-    """Counts connections. Those past a limit are let in to be told so, or shown a page, and take nobody's place."""
+    """Counts connections. Those beyond a limit, let in only to be refused or shown a page, are counted apart."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._admitted = 0
-        self._clients: dict[str, int] = {}  # how many of each were admitted
-        self._refused: dict[str, int] = {}  # and how many were not, and are still here
+        self._clients: dict[str, int] = {}  # how many connections of each are admitted
+        self._refused: dict[str, int] = {}  # how many of each are refused and still open
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many are open, refused ones among them."""
         return self._admitted + sum(self._refused.values())
 
     @property
     def most(self) -> int:
-        """How many there may be in all."""
+        """How many may be admitted in all."""
         return self._limits.connections
 
     def enter(self, client: str) -> CertifierError | None:
-        """Count a connection, which must ``leave``; why it may do nothing but be told, None if it may."""
+        """Count a connection, which must ``leave`` later. Return why it is refused; None if it is admitted."""
         own = self._clients.get(client, 0)
         refusal: CertifierError
         if self._admitted >= self._limits.connections:
@@ -53,11 +53,11 @@ class Admission:
         return refusal
 
     def hears(self, client: str) -> bool:
-        """Whether the client's latest connection, which was refused, may be told so: only some of each at a time."""
+        """Whether the client's latest connection, which is refused, is told so: only some per client at a time."""
         return self._refused[client] <= TOLD_OF_CLIENT
 
     def leave(self, client: str, refused: bool = False) -> None:
-        """The connection ended."""
+        """Stop counting a connection, which has ended."""
         if not refused:
             self._admitted -= 1
         counted = self._refused if refused else self._clients
@@ -67,9 +67,9 @@ class Admission:
 
 
 class Turnstile:
-    """Lets new names pass at a rate, of one client and in all; who comes faster waits for some seconds, or is refused.
+    """Limits the rate of new names, per client and in all: those in excess wait for some seconds, or are refused.
 
-    Each rate is a generic cell rate algorithm (ITU-T I.371): the time at which the next one is due, one number.
+    Each rate is a generic cell rate algorithm (ITU-T I.371), whose only state is the time at which the next is due.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -79,11 +79,11 @@ class Turnstile:
         self._clients: LRU[str, float] = LRU(_CLIENTS)
 
     def at_once(self, client: str) -> bool:
-        """Pass, if that needs no wait."""
+        """Pass if that needs no wait. Return whether it did."""
         return self._take(client, wait=0.0) is not None
 
     def wait(self, client: str) -> None:
-        """Pass, after a wait if need be. Raises ``TooManyNames`` when it would be too long."""
+        """Pass, after a wait if necessary. Raises ``TooManyNames`` if that would be too long."""
         delay = self._take(client, wait=QUEUE_SECONDS)
         if delay is None:
             raise self.refusal(client)
@@ -94,27 +94,27 @@ class Turnstile:
         return self._due(client) > self._clock()
 
     def is_full(self, client: str) -> bool:
-        """Whether a pass would need a longer wait than anybody has."""
+        """Whether a pass would need a wait of more than ``QUEUE_SECONDS``."""
         return self._due(client) > self._clock() + QUEUE_SECONDS
 
     @staticmethod
     def refusal(client: str) -> TooManyNames:
-        """What is told to who would need that."""
+        """The error for a client that would have to wait for so long."""
         return TooManyNames(f"{client}, or all clients together, ask for too many new names a second")
 
     def _due(self, client: str) -> float:
-        """When its next pass is, by the clock."""
+        """When the client's next pass is due, by the clock."""
         return max(self._clients.peek(client) or 0.0, self._all)
 
     def give_back(self, client: str) -> None:
-        """A pass was not needed."""
+        """Return a pass that was not needed."""
         self._all -= 1 / self._limits.new_names
         due = self._clients.peek(client)
         if due is not None:
             self._clients.replace(client, due - 1 / self._limits.client_new_names)
 
     def _take(self, client: str, wait: float) -> float | None:
-        """The delay of a pass; None, and nothing taken, when it is longer than ``wait``."""
+        """Take a pass and return its delay; None, and nothing is taken, if it is longer than ``wait``."""
         now = self._clock()
         own = max(self._clients.get(client) or 0.0, now - _BURST_SECONDS)
         common = max(self._all, now - _BURST_SECONDS)

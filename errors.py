@@ -1,15 +1,15 @@
-"""Errors by whose fault they are, each with the reply that it deserves.
+"""Errors by whose fault they are, each with the reply that the client gets.
 
-A ``CertifierError`` is something certifier foresaw: the operator, the client, the policy, the origin or
-our own disk is at fault, and the class says which reply the client gets. ``str(error)`` is one plain
-sentence for the log and the body of the reply. Any other exception is a bug.
+A ``CertifierError`` is a failure that certifier expects: the operator, the client, the policy, the origin
+or our own machine is at fault, and the class determines the reply. ``str(error)`` is one plain sentence
+for the log and the body of the reply. Any other exception is a bug.
 
 ``status``        HTTP status code of the reply (RFC 9110 §15)
 ``reason``        its reason phrase: the only part that curl, Go and Python show for a failed CONNECT
 ``proxy_status``  error token of the Proxy-Status field (RFC 9209 §2.3)
 ``alert``         TLS alert description, where the reply can only be an alert (RFC 8446 §6)
 ``fields``        further fields of the reply
-``refusal``       the rule by which it was refused, where it was: one word, to be counted by
+``refusal``       the rule that refused it, if one did: one word, under which it is counted
 """
 
 from typing import ClassVar, Self
@@ -23,41 +23,41 @@ NO_APPLICATION_PROTOCOL = 120
 
 
 class CertifierError(Exception):
-    """Base of all that certifier foresees."""
+    """Base class of all expected failures."""
 
     status = 500
     reason = "Internal error"
     proxy_status = "proxy_internal_error"
     alert = INTERNAL_ERROR
     fields: ClassVar[dict[str, str]] = {}
-    outcome = ""  # how the log calls it, where the token of Proxy-Status does not do
+    outcome = ""  # what the log calls it, if not by the token of Proxy-Status
     refusal = ""
 
     def again(self) -> Self:
-        """The same, to be kept, or raised to one more who waits.
+        """A copy without a traceback, to be kept, or to be raised for one more waiter.
 
-        A traceback grows where an error is raised. It holds the frames, and they what they keep: a cycle, which only
-        a collection frees, all that there are at one blow.
+        The traceback of a raised error holds frames, and these hold what they refer to, the kept error included: a
+        cycle that only the garbage collector frees, and all such cycles at once.
         """
         return type(self)(*self.args)
 
 
 class UsageError(CertifierError):
-    """The operator's: a bad option, file or key. Ends the program with exit status 2."""
+    """The operator's fault: a bad option, file or key. Ends the program with exit status 2."""
 
 
 class RetrievalError(CertifierError):
-    """Ours: no certificate could be had for a name (disk, serial file, key)."""
+    """Our fault: no certificate could be obtained for a name (disk, serial file, key)."""
 
     reason = "No certificate could be made"
 
 
 class NotServable(RetrievalError):
-    """Ours: OpenSSL does not take the certificate or the key of a name."""
+    """Our fault: OpenSSL does not accept the certificate or the key of a name."""
 
 
 class OutOfResources(CertifierError):
-    """Ours: no descriptor, port, memory or thread for what a connection needs."""
+    """Our fault: no descriptor, port, memory or thread is left for a connection."""
 
     status = 503
     reason = "Proxy out of resources"
@@ -65,7 +65,7 @@ class OutOfResources(CertifierError):
 
 
 class TooManyConnections(CertifierError):
-    """Ours: there are as many as we can serve."""
+    """Our limit: no more connections, or checks of passwords, at a time."""
 
     status = 503
     reason = "Too many connections"
@@ -75,7 +75,7 @@ class TooManyConnections(CertifierError):
 
 
 class TooManyOnlookers(TooManyConnections):
-    """Ours: as many look at live data as may."""
+    """Our limit: no more clients may watch live data."""
 
     reason = "Too many are watching already"
 
@@ -93,7 +93,7 @@ class ClientError(CertifierError):
 
 
 class HeadTooLarge(ClientError):
-    """Its request head is larger than we read."""
+    """Its request head is larger than we accept."""
 
     status = 431
     reason = "Request head too large"
@@ -107,11 +107,11 @@ class RequestTimeout(ClientError):
 
 
 class HelloError(ClientError):
-    """Its first TLS record is no ClientHello."""
+    """Its ClientHello is malformed, incomplete or larger than we accept."""
 
 
 class HelloTimeout(ClientError):
-    """Neither side of a tunnel has said enough in time to tell what it is."""
+    """Neither side of a tunnel sent enough in time to tell which protocol it is."""
 
     outcome = "hello-timeout"
 
@@ -138,7 +138,7 @@ class TooManyNames(ClientError):
 
 
 class NoSharedGroup(ClientError):
-    """Its TLS wants a key exchange that we do not do."""
+    """Its ClientHello would lead to a key exchange in a finite field, which we refuse."""
 
     alert = HANDSHAKE_FAILURE
 
@@ -153,7 +153,7 @@ class NoSharedProtocol(ClientError):
 
 
 class Refused(CertifierError):
-    """Not allowed here."""
+    """Not allowed by the policy."""
 
     status = 403
     reason = "Refused by policy"
@@ -163,7 +163,7 @@ class Refused(CertifierError):
 
 
 class AuthenticationRequired(Refused):
-    """Not without a name and a password that we know (RFC 9110 §11.7)."""
+    """Not allowed without a valid name and password (RFC 9110 §11.7)."""
 
     status = 407
     reason = "Proxy authentication required"
@@ -172,7 +172,7 @@ class AuthenticationRequired(Refused):
 
 
 class Misdirected(Refused):
-    """The CONNECT host, the server name and the Host field do not say the same (``--mismatch=deny``)."""
+    """The CONNECT host, the server name and the Host field disagree (``--mismatch=deny``)."""
 
     status = 421
     reason = "Host differs from the name that was connected to"
@@ -265,19 +265,19 @@ class OriginTlsError(OriginError):
 
 
 class OriginAlert(OriginTlsError):
-    """It ended TLS by an alert."""
+    """It ended TLS with an alert."""
 
     proxy_status = "tls_alert_received"
 
 
 class OriginWantsCertificate(OriginAlert):
-    """It does not let anyone in without a certificate of the client's, and said so."""
+    """It requires a client certificate, and said so."""
 
     reason = "Origin wants a client certificate"
 
 
 class OriginLeftWithoutCertificate(OriginWantsCertificate):
-    """It asked for one, and closed the connection when there was none."""
+    """It asked for a client certificate, and closed the connection when it got none."""
 
     proxy_status = "connection_terminated"
 
@@ -296,14 +296,14 @@ class OriginCertificateError(OriginError):
 
 
 class OriginProtocolError(OriginError):
-    """It does not speak HTTP/1."""
+    """Its response is not valid HTTP/1."""
 
     reason = "Origin sent a malformed response"
     proxy_status = "http_protocol_error"
 
 
 class OriginGone(OriginError):
-    """It closed the connection before it had answered in full."""
+    """It closed the connection before its response was complete."""
 
     reason = "Origin closed the connection"
     proxy_status = "connection_terminated"

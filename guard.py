@@ -1,4 +1,4 @@
-"""``Guard``: in one tunnel, whether its requests' Host is the name that was connected to, and what can't be decoded."""
+"""``Guard``: checks that the Host of a tunnel's requests is the name connected to, and notes what can't be decoded."""
 
 import names
 from errors import CertifierError, ClientError, Refused
@@ -6,16 +6,16 @@ from exchange import Connection, Exchange
 from policy import Policy
 from record import Record
 
-_UNSEEN = "malformed"  # how a watcher's note begins that gives up on what is HTTP
+_UNSEEN = "malformed"  # how a watcher's note begins when it gives up on HTTP
 
 
 class Guard:
-    """Notes in a tunnel's record what its watcher gives up on, and whether Host is the name that was connected to."""
+    """Notes in a tunnel's record where its watcher gives up, and a Host that is not the name connected to."""
 
     def __init__(self, policy: Policy, name: str, record: Record) -> None:
         self.refusal: CertifierError | None = None
-        self.awaited: dict[int, Exchange] = {}  # whose responses have not ended
-        self._spoilt = False  # what the client hears can't be told apart any more
+        self.awaited: dict[int, Exchange] = {}  # requests whose responses have not ended
+        self._spoilt = False  # where responses begin and end is no longer known
         self._policy = policy
         self._name = name
         self._record = record
@@ -23,7 +23,7 @@ class Guard:
 
     @property
     def quiet(self) -> bool:
-        """Whether the client awaits at most one response, which has not begun: then it can be told in its place."""
+        """Whether at most one response is awaited, and has not begun: then an error can be sent in its place."""
         return (
             not self._spoilt
             and len(self.awaited) <= 1
@@ -31,12 +31,12 @@ class Guard:
         )
 
     def check(self) -> None:
-        """Raise why nothing more may pass, if that is so."""
+        """Raise the refusal, if there is one: nothing more may pass."""
         if self.refusal is not None:
             raise self.refusal.again()
 
     def request(self, exchange: Exchange) -> None:
-        """Look at its Host."""
+        """Check its Host."""
         self.awaited[id(exchange)] = exchange
         if not self._policy.minds_mismatch or self.refusal is not None:
             return
@@ -51,16 +51,16 @@ class Guard:
         except Refused as refusal:
             self.refusal = refusal.again()
             return
-        if not self._told:  # once a tunnel
+        if not self._told:  # once per tunnel
             self._told = True
             self._record.note(remark)
 
     def ended(self, exchange: Exchange) -> None:
-        """One less."""
+        """Its response is no longer awaited."""
         self.awaited.pop(id(exchange), None)
 
     def noted(self, connection: Connection, what: str) -> None:  # noqa: ARG002
-        """Told in the line of the tunnel."""
+        """Note in the tunnel's line what is not decoded. If mismatches are denied, so is HTTP whose Host is unknown."""
         self._record.note(f"not decoded: {what}")
         if what.startswith(_UNSEEN):
             self._spoilt = self._spoilt or bool(self.awaited) or "response" in what

@@ -1,28 +1,28 @@
-"""``Limits``: how much one client, and all of them, may have. Each is an option; the reasons stand here."""
+"""``Limits``: how much one client, and all together, may have. Each is an option; the reasons are given here."""
 
 import resource
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-_SPARE_DESCRIPTORS = 300  # for the store, the log, look-ups, the listeners, and those who are only told to go
+_SPARE_DESCRIPTORS = 300  # for the store, the log, look-ups, the listeners, and connections that are only refused
 _PEER_DESCRIPTORS = 3  # for each other worker: the two ends of its channel, and a question to it
-_OPEN_MAX = 10_240  # what macOS lets a process have
-_SHARE = 0.9  # of all connections that one client may have
+_OPEN_MAX = 10_240  # what macOS allows a process
+_SHARE = 0.9  # of all connections, by default, that one client may have
 
 
 def most_logged(names: int) -> int:
-    """How many of so many names may be in memory while their keys are logged."""
+    """How many of ``names`` may be in memory while keys are logged, which takes a descriptor for each."""
     descriptors = _descriptors()
     return names if descriptors is None else max(1, min(names, descriptors // 4))
 
 
 def _descriptors() -> int | None:
-    """How many there may be, None for any number. The soft limit, made for ``select``, is raised to the hard one."""
+    """The limit on open files, None if there is none. Raises the soft limit, meant for ``select``, to the hard one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (ValueError, OSError):  # macOS: the hard limit is none, and that may not be had
+        except (ValueError, OSError):  # macOS: the hard limit is infinite, which can't be set
             with suppress(ValueError, OSError):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_MAX, hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -31,20 +31,20 @@ def _descriptors() -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Counts are whole numbers, sizes octets, times seconds, rates a second. The defaults are those of the manual.
+    """Sizes are in octets, times in seconds, rates per second. The defaults are those of the manual.
 
     ``connections``         in all; two descriptors each, so never more than the system's limit allows
-    ``client_connections``  of one client address; 0: nine tenths of all, so that no client alone locks the others out
+    ``client_connections``  per client address; 0: nine tenths of all, so that no client alone locks the others out
     ``head``                of a request: browsers and servers stop at 8 to 64 KiB
     ``hello``               a ClientHello: post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
     ``head_timeout``        for a complete head: it fits into a packet or two, and is sent at once
-    ``hello_timeout``       for the first bytes in a tunnel, of either side, and the whole ClientHello
-    ``dial_timeout``        for look-up, which may take 5 s of it, and TCP to an origin, all its addresses
+    ``hello_timeout``       for the first bytes of a tunnel, from either side, and the whole ClientHello
+    ``dial_timeout``        for look-up, which may take 5 s of it, and TCP to all addresses of an origin
     ``tls_timeout``         for each of the two handshakes
     ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need; a
                             twelfth of it once one side has ended
-    ``new_names``           certificates made a second: a quarter of a core; what was not used of some seconds, at once
-    ``client_new_names``    the same for one client address: a page asks for dozens at once, and then for few
+    ``new_names``           certificates made per second: a quarter of a core; what some seconds left unused, at once
+    ``client_new_names``    the same per client address: a page asks for dozens at once, and then for few
     ``log_value``           characters of one value in the log: a DNS name has 253
     """
 
@@ -62,10 +62,10 @@ class Limits:
     log_value: int = 300
 
     def within_descriptors(self, workers: int = 1, logged: int = 0) -> "Limits":
-        """Those of one of so many worker processes, with no more connections than descriptors allow: two a tunnel.
+        """The limits of one of ``workers`` processes, with no more connections than descriptors allow, two per tunnel.
 
-        ``logged`` names may be in memory whose contexts log their keys: a descriptor for each, and for a context that
-        fell out of memory while a tunnel has it.
+        With ``logged`` names in memory whose contexts log their keys, each takes a descriptor, as does a context that
+        was evicted while a tunnel still uses it.
         """
         most = -(-self.connections // workers)
         descriptors = _descriptors()

@@ -1,9 +1,9 @@
 """``Patterns``: an operator's list of hosts and networks, and whether a target is in it.
 
 A pattern is ``host``, ``*.host`` (every name below it, at any depth, not the host itself), ``*`` (all), an IP address
-or a network in CIDR notation; each may have ``:port`` behind it (an IPv6 one in brackets then). ``@file`` stands for
-the patterns in a file, one a line; empty lines and what is behind a ``#`` are passed over. The file is read again
-and again, so it can't be a pipe.
+or a network in CIDR notation; each may be followed by ``:port`` (an IPv6 one is in brackets then). ``@file`` stands
+for the patterns in a file, one per line; empty lines and whatever follows a ``#`` are skipped. The file is read by
+every worker and at every reload, so it can't be a pipe.
 """
 
 import errno
@@ -20,19 +20,19 @@ from names import Target
 
 Network = IPv4Network | IPv6Network
 
-_MOST_TOLD = 100  # characters of what is no pattern: where a line is a megabyte, no pipe takes it, and nobody hears why
+_MOST_TOLD = 100  # characters quoted of an invalid pattern: a log line of a megabyte would fit no pipe, and be lost
 _PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*):(?P<port>[0-9]{1,5})\Z")
 
 
 class Patterns:
-    """The patterns of one option. Raises ``UsageError`` for a pattern or file that is none."""
+    """The patterns of one option. Raises ``UsageError`` for an invalid pattern or an unreadable file."""
 
     def __init__(self, option: str, texts: Iterable[str]) -> None:
         self._option = option
         self._hosts: set[tuple[str, int | None]] = set()
         self._below: set[tuple[str, int | None]] = set()  # the host of each *.host; "" for all names
-        # Bits of an address, how many of them count, what these are, and the port: to be looked up and not gone
-        # through, as a blocklist may have 100,000.
+        # Address length in bits, prefix length, prefix, port: a set for look-ups, not a list to go through, as a
+        # blocklist may have 100,000.
         self._networks: set[tuple[int, int, int, int | None]] = set()
         self._lengths: set[tuple[int, int]] = set()  # the first two of each
         for text in texts:
@@ -41,11 +41,11 @@ class Patterns:
 
     @property
     def by_address(self) -> bool:
-        """Whether a target's addresses must be known to tell whether it is in the list."""
+        """Whether a target's addresses may decide whether it is in the list."""
         return bool(self._networks)
 
     def host(self, target: Target) -> bool:
-        """Whether the target is in the list by its name, or by the address that it is given by."""
+        """Whether the target's host is in the list, as a name or, if it is one, as an IP address."""
         host, port = target
         return (
             (host, None) in self._hosts
@@ -117,7 +117,7 @@ def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:
 
 
 def _not_a_pipe(path: str, flags: int) -> int:
-    """It would hold up everyone until it is written to, and be empty when it is read again: by a worker, at SIGHUP."""
+    """An opener that refuses pipes: one blocks until it is written to, and is empty for the next worker or reload."""
     fd = os.open(path, flags | os.O_NONBLOCK)
     try:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
@@ -129,7 +129,7 @@ def _not_a_pipe(path: str, flags: int) -> int:
 
 
 def _network(text: str) -> Network | None:
-    """An IPv4-mapped one (RFC 4291 §2.5.5.2) is that of the IPv4 addresses, as which they are compared."""
+    """Parse a network. An IPv4-mapped one (RFC 4291 §2.5.5.2) becomes IPv4, as which addresses are compared."""
     try:
         network = ip_network(text)
     except ValueError:
@@ -141,7 +141,7 @@ def _network(text: str) -> Network | None:
 
 
 def _above(host: str) -> Iterator[str]:
-    """The names above a host, and the empty one above all."""
+    """The empty name, which stands above all, and the parent domains of a host."""
     yield ""
     while "." in host:
         host = host.partition(".")[2]

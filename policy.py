@@ -1,4 +1,4 @@
-"""Who may do what, and where to: what is refused, what is bypassed. No sockets, no TLS."""
+"""``Policy``: which clients, targets and names are refused, and which are bypassed. No sockets, no TLS."""
 
 import enum
 from collections.abc import Callable, Iterable
@@ -14,13 +14,13 @@ from patterns import Network, Patterns
 Endpoint = tuple[str, int]
 Ports = tuple[range, ...]
 
-# What is reachable, but not for everyone, and what ipaddress calls global in some versions of Python.
+# Reachable only from some networks, or not public, though ``ipaddress`` calls it global in some versions of Python.
 _SPECIAL = [
     ip_network(text)
     for text in (
         "192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "fec0::/10", "64:ff9b:1::/48",
         "168.63.129.16",  # Azure's metadata and DNS
-        "::/96", "::ffff:0:0:0/96",  # IPv4 in other clothes: RFC 4291 §2.5.5.1, RFC 2765 §2.1
+        "::/96", "::ffff:0:0:0/96",  # IPv4 embedded in IPv6: RFC 4291 §2.5.5.1, RFC 2765 §2.1
         "3fff::/20", "5f00::/16",  # documentation, RFC 9637; SRv6 SIDs, RFC 9602
     )
 ]  # fmt: skip
@@ -28,7 +28,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: an IPv4 address in its last 32
 
 
 class Mismatch(enum.Enum):
-    """What becomes of a tunnel whose CONNECT host, server name and Host field disagree."""
+    """What happens to a tunnel whose CONNECT host, server name and Host field disagree."""
 
     ALLOW = "allow"
     LOG = "log"
@@ -37,7 +37,7 @@ class Mismatch(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the operator said."""
+    """The operator's rules."""
 
     clients: tuple[Network, ...] = ()  # who may connect; empty: all
     allow: Patterns | None = None
@@ -50,11 +50,11 @@ class Rules:
 
 
 class Policy:
-    """The rules of one proxy. ``same_endpoint(address, listener)`` tells whether the one reaches the other."""
+    """Applies the rules of one proxy. ``same_endpoint(address, listener)`` tells whether the one reaches the other."""
 
     def __init__(self, rules: Rules, same_endpoint: Callable[[Endpoint, Endpoint], bool]) -> None:
         self.rules = rules
-        self.listeners: list[Endpoint] = []  # where we listen, known once the ports are
+        self.listeners: list[Endpoint] = []  # where we listen, set once the ports are known
         self._same_endpoint = same_endpoint
 
     def check_client(self, ip: str) -> None:
@@ -74,14 +74,14 @@ class Policy:
             self.check_allowed_name(target)
 
     def check_allowed_name(self, target: Target) -> None:
-        """Raise ``Refused`` for a target that is not allowed by its name: where no address of its will be known."""
+        """Raise ``Refused`` for a target that is not allowed by its name, when its addresses will not be known."""
         if self.rules.allow and not self.rules.allow.host(target):
             raise Refused(f"{target} is not allowed")
 
     def permitted(self, target: Target, addresses: Iterable[Endpoint]) -> list[Endpoint]:
-        """Those of a target's addresses that may be dialled. Raises ``Refused`` when there is none.
+        """Those of a target's addresses that may be dialled. Raises ``Refused`` if there is none.
 
-        ``LoopDetected`` where one is our own: a tunnel to ourselves would dial itself until all descriptors are used.
+        Raises ``LoopDetected`` if one is our own: a tunnel to ourselves would dial itself until descriptors run out.
         """
         addresses = list(addresses)
         if self.is_self(addresses):
@@ -107,7 +107,7 @@ class Policy:
         return any(self._same_endpoint(a, listener) for a in addresses for listener in self.listeners)
 
     def check_name(self, name: str, target: Target, address: Endpoint | None) -> None:
-        """Raise ``Refused`` for the server name of a tunnel to ``target``, dialled at ``address``, that is refused."""
+        """Raise ``Refused`` if the server name of a tunnel to ``target``, dialled at ``address``, is not permitted."""
         self.check_denied(name, target)
         named = Target(name, target.port)
         rules = self.rules
@@ -115,15 +115,15 @@ class Policy:
             raise Refused(f"{name} is not allowed")
 
     def check_denied(self, name: str, target: Target) -> None:
-        """Raise ``Refused`` for the server name of a tunnel to ``target`` that is denied, be it bypassed or not."""
+        """Raise ``Refused`` if the server name of a tunnel to ``target``, bypassed or not, is denied."""
         if self.rules.deny and self.rules.deny.host(Target(name, target.port)):
             raise Refused(f"{name} is denied")
 
     def bypasses(self, target: Target, address: Endpoint | None, name: str | None = None) -> bool:
         """Whether a tunnel is to pass untouched, by its target, the dialled address, or its server name.
 
-        A server name counts only where the target is an address, and so has no other name: else a client could
-        have any tunnel passed untouched by naming a host that may.
+        The server name counts only if the target is an IP address, and so has no other name. Otherwise a client
+        could have any tunnel pass untouched by sending a bypassed name.
         """
         bypass = self.rules.bypass
         if not bypass:
@@ -140,34 +140,34 @@ class Policy:
         name = names.dns_name(hello.server_name) if hello.server_name is not None else None
         name = name or connect_host
         if name is None:
-            # Whose TLS would be with us: the likeliest cause.
+            # The likeliest cause: TLS to the proxy itself.
             hint = "" if hello.server_name else " (a client's proxy setting must say http://, not https://)"
             raise UnknownName(f"TLS without a usable server_name or CONNECT host{hint}")
         return name
 
     @property
     def bypasses_any(self) -> bool:
-        """Whether there is a list of what passes untouched."""
+        """Whether there is a bypass list."""
         return self.rules.bypass is not None
 
     @property
     def minds_names(self) -> bool:
-        """Whether a server name other than the target's host can make a difference."""
+        """Whether a server name that differs from the target's host can matter."""
         rules = self.rules
         return bool(rules.allow or rules.deny or rules.bypass) or self.minds_mismatch
 
     @property
     def minds_mismatch(self) -> bool:
-        """Whether names that disagree are of interest at all."""
+        """Whether names that disagree are logged or denied."""
         return self.rules.mismatch is not Mismatch.ALLOW
 
     @property
     def denies_mismatch(self) -> bool:
-        """Whether they end the tunnel."""
+        """Whether names that disagree end the tunnel."""
         return self.rules.mismatch is Mismatch.DENY
 
     def check_mismatch(self, what: str, said: str, meant: str) -> str | None:
-        """What to log of two names that should be one; None if nothing. Raises ``Misdirected`` where that is denied."""
+        """What to log of two names that should be the same; None if nothing. Raises ``Misdirected`` if denied."""
         if not self.minds_mismatch:
             return None
         text = f"{what} {said} is not {meant}"
@@ -177,7 +177,7 @@ class Policy:
 
 
 def reached(address: Endpoint) -> Endpoint:
-    """The address that answers: a connection to the unspecified one goes to loopback, by NAT64 to an IPv4 one."""
+    """The address that a connection really reaches: loopback for the unspecified one, IPv4 for a NAT64 one."""
     ip = names.ip_of(address[0])
     if isinstance(ip, IPv6Address) and ip in _NAT64:
         return str(_behind(ip)), address[1]
@@ -191,7 +191,7 @@ def _behind(address: IPv6Address) -> IPv4Address:
 
 
 def is_private(ip: str) -> bool:
-    """Whether an address is not one of the public Internet's: loopback, link-local, private, metadata, reserved."""
+    """Whether an address is not a public one: loopback, link-local, private, metadata, reserved, or no IP address."""
     address = names.ip_of(ip)
     if isinstance(address, IPv6Address):
         inner = address.sixtofour or (address.teredo[1] if address.teredo else None)

@@ -57,7 +57,7 @@ def refuse(error: UsageError) -> int:
 
 
 def die(number: int, _: object = None) -> None:
-    """Die of a signal, without a traceback. As PID 1 of a container, which the kernel does not let die so, exit."""
+    """Die of a signal, without a traceback; or exit, as PID 1 of a container, for which the kernel ignores it."""
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     os._exit(128 + number)

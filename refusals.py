@@ -1,7 +1,7 @@
-"""``Refusals``: clients that do not take our certificate: how that shows, what it means, what to change in the client.
+"""``Refusals``: clients that reject our certificate: how that shows, what it means, what to change in the client.
 
 Some send an alert, some just close, in the handshake or right after it. A client that pins certificates can't be
-intercepted; with a threshold, a pair of client and name that refused so often is tunnelled untouched for a while.
+intercepted; with a threshold, a pair of client and name with that many refusals is tunnelled untouched for a while.
 """
 
 import time
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from lru import LRU
 
 LEARNED_SECONDS = 3600.0  # how long a pair is tunnelled before interception is tried again
-SOON_SECONDS = 2.0  # a client that closes so soon after the handshake, without a byte, has probably not liked it
+SOON_SECONDS = 2.0  # a client that closes this soon after the handshake, without a byte, probably rejected our leaf
 _PAIRS = 10_000
 
 # By the alert's description as OpenSSL names it (RFC 8446 §6.2).
@@ -25,8 +25,8 @@ _MEANINGS = {
     "ACCESS_DENIED": "it pins another certificate",
 }
 
-# What to change, by words of the User-Agent that the client gave in its CONNECT. The first that is found counts: pip
-# names its Python too, and npm its Node.js.
+# What to change, by words of the User-Agent in the client's CONNECT. The first match counts: pip also names its
+# Python, and npm its Node.js.
 _SETTINGS = (
     (("curl/",), "curl: --cacert ca.crt, or CURL_CA_BUNDLE"),
     (("git/",), "git: GIT_SSL_CAINFO=ca.crt"),
@@ -74,7 +74,7 @@ class Refusals:
         return until is not None
 
     def refused(self, pair: Pair) -> bool:
-        """Count a refusal; whether the pair is bypassed from now on because of it."""
+        """Count a refusal. Return whether the pair is bypassed from now on because of it."""
         if not self._threshold:
             return False
         count = (self._counts.pop(pair) or 0) + 1
@@ -85,7 +85,7 @@ class Refusals:
         return True
 
     def accepted(self, pair: Pair) -> None:
-        """The client took the certificate: what it refused before does not count."""
+        """Forget earlier refusals: the client accepted the certificate."""
         if self._threshold:
             self._counts.pop(pair)
 
@@ -96,7 +96,7 @@ class Refusals:
 
 
 def meaning(reason: str | None) -> str | None:
-    """What a failed handshake means by OpenSSL's reason, such as ``TLSV1_ALERT_UNKNOWN_CA``; None: it is no refusal."""
+    """The meaning of OpenSSL's reason for a failed handshake, such as ``TLSV1_ALERT_UNKNOWN_CA``; None: no refusal."""
     return next((what for alert, what in _MEANINGS.items() if (reason or "").endswith(f"ALERT_{alert}")), None)
 
 

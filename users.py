@@ -1,6 +1,6 @@
-"""``Users``: who may use the proxy, by a file as ``htpasswd -B`` makes it (``name:bcrypt hash``, one a line).
+"""``Users``: who may use the proxy, from a file as ``htpasswd -B`` makes it (``name:bcrypt hash``, one per line).
 
-``check`` may block for a tenth of a second and is for a pool thread; bcrypt lets the others go on meanwhile.
+``check`` may block for a tenth of a second and is for a pool thread; bcrypt releases the GIL meanwhile.
 """
 
 import base64
@@ -20,9 +20,9 @@ import files
 from errors import UsageError
 from lru import LRU
 
-REMEMBER_SECONDS = 60.0  # how long a verified pair of name and password passes without bcrypt: it costs 0.1 s of CPU
+REMEMBER_SECONDS = 60.0  # how long a verified name and password pass without bcrypt, which costs 0.1 s of CPU
 _REMEMBERED = 10_000
-# The salt has 128 bits: of its last character four would be beyond them, and bcrypt takes none where one is set.
+# A salt of 128 bits leaves the low four bits of its last character unused: bcrypt rejects a hash that sets one of them.
 _HASH = re.compile(rb"\$2[aby]\$(0[4-9]|[12][0-9]|3[01])\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}\Z")
 
 
@@ -34,18 +34,18 @@ class Users:
         self._hashes = _read(path)
         self._salt = secrets.token_bytes(16)
         self._passed: LRU[bytes, float] = LRU(_REMEMBERED)
-        # Which one stands for a name that does not exist is chosen by what is secret in the file, not in the process: a
-        # name whose time differs from worker to worker, or after a reload, would be known to be none.
+        # Which hash stands in for an unknown name depends on a secret of the file, not of the process: timing that
+        # differs between workers, or after a reload, would reveal that the name does not exist.
         self._models = sorted(self._hashes.values())
         self._secret = hashlib.sha256(b"\n".join(self._models)).digest()
 
     def remembered(self, credentials: tuple[bytes, bytes]) -> bool:
-        """Whether this name and password were verified just now: no wait."""
+        """Whether this name and password were verified recently. Does not block."""
         until = self._passed.get(self._digest(credentials))
         return until is not None and self._clock() < until
 
     def check(self, credentials: tuple[bytes, bytes]) -> bool:
-        """Whether this name has this password. A name that does not exist takes as long as some user's, always his."""
+        """Whether this name has this password. An unknown name takes as long as some user's, always the same user's."""
         name, password = credentials
         in_utf_8 = (text(name).encode(), text(password).encode())
         # requests and aiohttp send Latin-1 whatever charset a 407 names (RFC 7617 §2.1).
@@ -53,26 +53,26 @@ class Users:
 
     def _check(self, name: bytes, password: bytes) -> bool:
         hashed = self._hashes.get(name)
-        # More than bcrypt looks at is refused, not cut: two passwords must not be one.
+        # A password beyond the 72 octets that bcrypt reads is refused, not truncated, or others would match it.
         good = bcrypt.checkpw(password[:72], hashed or self._model(name)) and len(password) <= 72
         return good and hashed is not None
 
     def remember(self, credentials: tuple[bytes, bytes]) -> None:
-        """Let a pair that ``check`` found good pass for a while."""
+        """Let credentials that ``check`` accepted pass for a while."""
         self._passed.put(self._digest(credentials), self._clock() + REMEMBER_SECONDS)
 
     def _model(self, name: bytes) -> bytes:
-        """The hash that stands for one of a name that does not exist: hashes may differ in their cost."""
+        """The user's hash that stands in for that of an unknown name: hashes may differ in their cost."""
         return self._models[int.from_bytes(hmac.digest(self._secret, name, hashlib.sha256)) % len(self._models)]
 
     def _digest(self, credentials: tuple[bytes, bytes]) -> bytes:
-        """What is remembered of a pair: no password, and nothing whose look-up time tells about one."""
+        """What is remembered of credentials: a keyed digest, so that not even the time of a look-up reveals any."""
         name, password = credentials
         return hmac.digest(self._salt, b"%d:%s%s" % (len(name), name, password), hashlib.sha256)
 
 
 def text(octets: bytes) -> str:
-    """What a client means by octets of a name or password that should be UTF-8, and else are Latin-1."""
+    """Decode the octets of a name or password, which should be UTF-8 and otherwise are Latin-1."""
     try:
         return octets.decode()
     except UnicodeDecodeError:
