@@ -13,7 +13,7 @@ from limits import Limits
 from lru import LRU
 
 QUEUE_SECONDS = 5.0  # how long a connection may wait for its turn: a browser shows that as a slow page, not as an error
-_BURST_SECONDS = 4.0  # of an unused rate may be used at once: a page asks for dozens of new names together
+_BURST_SECONDS = 4.0  # worth of an unused rate that may be used at once: a page asks for dozens of new names together
 TOLD_OF_CLIENT = 100  # refused connections per client, at a time, that are told why: half of the room for all
 _CLIENTS = 10_000  # clients whose rate is remembered
 
@@ -53,7 +53,7 @@ class Admission:
         return refusal
 
     def hears(self, client: str) -> bool:
-        """Whether the client's latest connection, which is refused, is told so: only some per client at a time."""
+        """Whether the client's latest connection, which is refused, gets a reply: only some per client at a time."""
         return self._refused[client] <= TOLD_OF_CLIENT
 
     def leave(self, client: str, refused: bool = False) -> None:

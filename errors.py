@@ -1,4 +1,4 @@
-"""Errors by whose fault they are, each with the reply that the client gets.
+"""Errors, grouped by whose fault they are, each with the reply that the client gets.
 
 A ``CertifierError`` is a failure that certifier expects: the operator, the client, the policy, the origin
 or our own machine is at fault, and the class determines the reply. ``str(error)`` is one plain sentence

@@ -43,7 +43,7 @@ class Limits:
     ``tls_timeout``         for each of the two handshakes
     ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need; a
                             twelfth of it once one side has ended
-    ``new_names``           certificates made per second: a quarter of a core; what some seconds left unused, at once
+    ``new_names``           certificates made per second: a quarter of a core; bursts may use up what some seconds left
     ``client_new_names``    the same per client address: a page asks for dozens at once, and then for few
     ``log_value``           characters of one value in the log: a DNS name has 253
     """

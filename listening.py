@@ -23,7 +23,7 @@ def bind(targets: tuple[Target, ...], copies: int) -> list[list[socket.socket]]:
         return [[_listen(target, shared=False) for target in targets]]
     bound: list[list[socket.socket]] = [[] for _ in range(copies)]
     for target in targets:
-        _listen(target, shared=False).close()  # fails if another program's workers, who would share it, are there
+        _listen(target, shared=False).close()  # or another program's workers could share the address with ours
         # For port 0, a socket of its own chooses the port: ``rest`` would lose a port that was not bound explicitly.
         with _listen(target, shared=True) as first:
             where = Target(target.host, first.getsockname()[1])

@@ -22,7 +22,7 @@ SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
 
 @dataclass(frozen=True, slots=True)
 class CaOptions:
-    """The three files of the CA that signs, in a folder of certifier's own or an operator's; or no CA."""
+    """The CA that signs, by its three files: in a folder of certifier's own, or an operator's. Or no CA."""
 
     folder: Path | None  # made on first use
     files: tuple[Path, Path, Path] | None  # certificate, key, serial file

@@ -31,8 +31,8 @@ class Patterns:
         self._option = option
         self._hosts: set[tuple[str, int | None]] = set()
         self._below: set[tuple[str, int | None]] = set()  # the host of each *.host; "" for all names
-        # Address length in bits, prefix length, prefix, port: a set for look-ups, not a list to go through, as a
-        # blocklist may have 100,000.
+        # Address length in bits, prefix length, prefix, port: a set to look up, not a list to scan, as a blocklist
+        # may have 100,000.
         self._networks: set[tuple[int, int, int, int | None]] = set()
         self._lengths: set[tuple[int, int]] = set()  # the first two of each
         for text in texts:
@@ -45,7 +45,7 @@ class Patterns:
         return bool(self._networks)
 
     def host(self, target: Target) -> bool:
-        """Whether the target's host is in the list, as a name or, if it is one, as an IP address."""
+        """Whether the target is in the list by its host's name or, if the host is an IP address, by that."""
         host, port = target
         return (
             (host, None) in self._hosts

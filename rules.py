@@ -61,7 +61,7 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
-    """Faults of a CA certificate's extensions (RFC 5280 §4.2.1), most for OpenSSL's strict mode and Python 3.13."""
+    """Faults of a CA's extensions, RFC 5280 §4.2.1. Most matter only to OpenSSL's strict mode and Python 3.13."""
     strict = "Python 3.13 and newer and other strict clients refuse what it signs"
     if not certificate.extensions.get_extension_for_class(x509.BasicConstraints).critical:
         yield Fault("basicConstraints that are not critical", strict)
@@ -95,7 +95,7 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def of_chain(pem: bytes, name: str, anchor: x509.Certificate) -> Iterator[Fault]:
-    """Faults by OpenSSL's strict verification of a certificate with its chain and key, served for a name."""
+    """Faults that OpenSSL's strict verification finds in a certificate with its chain and key, served for a name."""
     try:
         server = server_context(pem)
     except RetrievalError as error:
