@@ -25,7 +25,7 @@ SUITES_1_3 = {
     0x1302: "TLS_AES_256_GCM_SHA384",
     0x1303: "TLS_CHACHA20_POLY1305_SHA256",
 }
-# TLS 1.2: ECDHE and AEAD, nothing else.
+# TLS 1.2: ECDHE with AEAD only.
 SUITES = {
     "p256": {
         0xC02B: "ECDHE-ECDSA-AES128-GCM-SHA256",
@@ -54,16 +54,16 @@ def proxy(key_type: str, roots: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def answer(proxy: Program, origin: Origin, hello: bytes) -> Hello | int:
-    """What a ClientHello is answered with: a ServerHello, or the description of an alert."""
+    """The answer to a ClientHello: a ServerHello, or the description of an alert."""
     with tunnel(proxy.address, f"localhost:{origin.port}") as sock:
         sock.sendall(hello)
         return rawtls.read_hello(sock)
 
 
 def accepted(proxy: Program, origin: Origin, extensions: Mapping[int, bytes]) -> set[int]:
-    """The suites that certifier takes, of all that there can be."""
+    """The cipher suites that certifier accepts, out of all possible ones."""
     found = set()
-    for start in range(0, 0x10000, 0x4000):  # no hello holds them all
+    for start in range(0, 0x10000, 0x4000):  # one hello can't hold them all
         left = set(range(start, start + 0x4000)) - {rawtls.FALLBACK_SCSV}
         while isinstance(hello := answer(proxy, origin, client_hello(left, extensions)), Hello):
             found.add(hello.suites[0])
@@ -77,7 +77,7 @@ ALL = [*SUITES_1_3, *SUITES["p256"], *SUITES["rsa2048"]]
 
 
 def test_suites(proxy: Program, origin: Origin, key_type: str) -> None:
-    """No static RSA, no CBC, no RC4, no 3DES, no NULL, no EXPORT, no anonymous, no PSK, no CCM, nothing unheard of."""
+    """No static RSA, no CBC, no RC4, no 3DES, no NULL, no EXPORT, no anonymous, no PSK, no CCM, nothing unassigned."""
     assert accepted(proxy, origin, usual("localhost")) == set(SUITES[key_type])
     assert accepted(proxy, origin, usual("localhost") | NEW) == set(SUITES_1_3)
 
@@ -107,7 +107,7 @@ def s_client(proxy: Program, origin: Origin) -> list[str | Path]:
 @pytest.mark.parametrize("version", [rawtls.SSL_3, TLS_1_0, TLS_1_1])
 def test_old_versions(proxy: Program, origin: Origin, version: int) -> None:
     every = [*ALL, 0x002F, 0xC009, 0xC013, 0x0005, 0x000A]
-    alerts = {PROTOCOL_VERSION, HANDSHAKE_FAILURE}  # OpenSSL says the latter for SSL 3.0
+    alerts = {PROTOCOL_VERSION, HANDSHAKE_FAILURE}  # OpenSSL sends the latter for SSL 3.0
     assert answer(proxy, origin, client_hello(every, usual("localhost"), version)) in alerts
     extensions = usual("localhost") | {rawtls.VERSIONS: rawtls.vector(1, version.to_bytes(2))}
     assert answer(proxy, origin, client_hello(every, extensions)) == PROTOCOL_VERSION
@@ -128,7 +128,7 @@ def test_what_a_server_hello_says(proxy: Program, origin: Origin) -> None:
     hello = answer(proxy, origin, client_hello(ALL, extensions, compressions=b"\1\x40\0"))
     assert isinstance(hello, Hello)
     assert hello.version == TLS_1_2
-    assert hello.random.endswith(b"DOWNGRD\1")  # RFC 8446 §4.1.3: it could have been 1.3
+    assert hello.random.endswith(b"DOWNGRD\1")  # RFC 8446 §4.1.3: it could have negotiated 1.3
     assert hello.compressions == (0,)
     assert hello.extensions[rawtls.RENEGOTIATION] == b"\0"  # RFC 5746 §3.6
     assert rawtls.EXTENDED_MASTER_SECRET in hello.extensions  # RFC 7627
@@ -148,7 +148,7 @@ def test_a_version_that_was_fallen_back_to(proxy: Program, origin: Origin) -> No
 
 
 def test_grease(proxy: Program, origin: Origin) -> None:
-    """RFC 8701: what nobody knows is passed over."""
+    """RFC 8701: unknown values are ignored."""
     extensions = {0x1A1A: b"", **usual("localhost"), **NEW, 0xFAFA: b"\0"}
     extensions[rawtls.VERSIONS] = rawtls.numbers(1, [0x2A2A, TLS_1_3])
     extensions[rawtls.GROUPS] = rawtls.numbers(2, [0x3A3A, rawtls.X25519])
@@ -176,7 +176,7 @@ def test_small_groups(proxy: Program, origin: Origin, group: int) -> None:
 
 @pytest.mark.parametrize("group", range(256, 261))
 def test_finite_fields(proxy: Program, origin: Origin, group: int) -> None:
-    """RFC 7919's: of 8192 bits, each handshake takes OpenSSL a tenth of a second, and the client nothing."""
+    """RFC 7919's groups: with 8192 bits, a handshake costs OpenSSL a tenth of a second and the client nothing."""
     alone = usual("localhost") | NEW | {rawtls.GROUPS: rawtls.numbers(2, [group])}
     assert answer(proxy, origin, client_hello(ALL, alone)) == HANDSHAKE_FAILURE
     both = alone | {rawtls.GROUPS: rawtls.numbers(2, [group, rawtls.X25519])}
@@ -206,7 +206,7 @@ def test_signatures_with_sha1(proxy: Program, origin: Origin) -> None:
 
 
 def test_keys_are_fresh(proxy: Program, origin: Origin) -> None:
-    """Neither the server's random nor its ephemeral key comes twice."""
+    """Neither the server's random nor its ephemeral key is reused."""
     shares, randoms = set(), set()
     for _ in range(5):
         with tunnel(proxy.address, f"localhost:{origin.port}") as sock:
@@ -218,9 +218,9 @@ def test_keys_are_fresh(proxy: Program, origin: Origin) -> None:
 
 
 def test_a_hello_retry_request(proxy: Program, origin: Origin) -> None:
-    """For another library's client, which sends no share; OpenSSL's always has one that certifier takes.
+    """With another library's client, which sends no share; OpenSSL's always sends one that certifier takes.
 
-    And no ticket says that it may send data early, which could be sent twice (RFC 8446 §8).
+    Nor does a ticket permit early data, which could be replayed (RFC 8446 §8).
     """
     settings = HandshakeSettings()
     settings.keyShares = []
@@ -236,7 +236,7 @@ def test_a_hello_retry_request(proxy: Program, origin: Origin) -> None:
 
 
 def test_renegotiation(proxy: Program, origin: Origin) -> None:
-    """``R`` makes openssl ask for it; it is told no at once, though nothing else is to be sent."""
+    """``R`` makes openssl ask for it; the refusing alert is sent at once, though nothing else is to be sent."""
     with talk(*s_client(proxy, origin), "-tls1_2") as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -251,7 +251,7 @@ def test_renegotiation(proxy: Program, origin: Origin) -> None:
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_sessions(proxy: Program, origin: Origin, version: ssl.TLSVersion) -> None:
-    """One is resumed for its own name, and is no help for another."""
+    """A session is resumed for its own name only."""
     context = strict_context(proxy.ca)
     context.maximum_version = version
 
@@ -285,11 +285,11 @@ def test_sessions_of_clients_without_tickets_do_not_pile_up(proxy: Program, orig
         visit()
     with gevent.Timeout(WAIT):
         while renewed() == before:
-            visit()  # one that comes while the files are looked at leaves it to the next
+            visit()  # a visit during the look at the files leaves the renewal to the next
 
 
 def test_a_client_that_uploads_and_leaves(proxy: Program, certificate: Path) -> None:
-    """It never reads: sent to it unasked, a session ticket would cut off the upload that is still on its way."""
+    """It never reads: with an unread session ticket, its close would be a reset that cuts off the upload under way."""
     blocked = Event()
     heard: list[int] = []
 
@@ -298,7 +298,7 @@ def test_a_client_that_uploads_and_leaves(proxy: Program, certificate: Path) -> 
         count = 0
         while data := sock.recv(65_536):
             count += len(data)
-        heard.append(count)  # not after a truncation
+        heard.append(count)  # not reached after a truncation
 
     with Origin(slow, certificate) as origin, tunnel(proxy.address, f"localhost:{origin.port}") as sock:
         came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -313,7 +313,7 @@ def test_a_client_that_uploads_and_leaves(proxy: Program, certificate: Path) -> 
                 sock.sendall(goes.read())
         count, rest = 0, b""
         sock.settimeout(0.5)
-        with suppress(TimeoutError):  # the origin takes nothing, and all that lies between is full
+        with suppress(TimeoutError):  # until all buffers in between are full, as the origin reads nothing
             while True:
                 count += client.write(bytes(16_384))
                 rest = goes.read()

@@ -53,7 +53,7 @@ def test_curl_speaks_h2_end_to_end(program: Program, certificate: Path) -> None:
 
 def test_curl_shows_the_reason_of_a_refusal(program: Program) -> None:
     result = run("curl", "-sS", "-v", "-x", program.url, "https://no-such-host.invalid/")
-    # The second where there is no network.
+    # The second if there is no network.
     assert re.search("502 Origin name (not found|lookup failed)", result.stderr)
     assert result.returncode != 0
 
@@ -112,7 +112,7 @@ def test_python_with_urllib(program: Program, origin: Origin) -> None:
 
 
 def test_an_operators_ca_by_the_usual_recipe(tmp_path: Path, roots: Path, origin: Origin) -> None:
-    """``openssl req -x509`` makes a CA that lenient clients take; the warning says what it lacks."""
+    """``openssl req -x509`` makes a CA that lenient clients accept; the warning says what it lacks."""
     run(
         "openssl", "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-x509", "-days", "365", "-out",
         "ca.cert", "-subj", "/CN=Operator", cwd=tmp_path,
@@ -150,7 +150,7 @@ def test_an_intermediate_as_the_signer(tmp_path: Path, roots: Path, origin: Orig
         urlopen(f"{running.url}/ca.crt", timeout=WAIT) as offered,
     ):  # fmt: skip
         assert get(secure).status == 200
-        assert offered.read() == root.pem  # which this client trusts; of an intermediate it would find no issuer
+        assert offered.read() == root.pem  # the root, which this client trusts; an intermediate would lack its issuer
 
 
 def websocket_origin(sock: socket.socket) -> None:
@@ -202,7 +202,7 @@ def descriptors(program: Program) -> int:
 
 
 def eventually(check: Callable[[], object], expected: object) -> None:
-    """Poll until ``check()`` gives the expected value: what the kernel does has no event to wait for."""
+    """Poll until ``check()`` returns the expected value: the kernel gives no event to wait for."""
     deadline = time.monotonic() + WAIT
     while (value := check()) != expected:
         assert time.monotonic() < deadline, (value, expected)
@@ -210,7 +210,7 @@ def eventually(check: Callable[[], object], expected: object) -> None:
 
 
 def digest_origin(sock: socket.socket) -> None:
-    """Takes a length and as many octets, tells their digest; then sends as many, and their digest."""
+    """Read a length and that many octets, send their digest; then send as many octets, and their digest."""
     with sock.makefile("rb") as file:
         length = int(file.readline())
         digest = hashlib.sha256()
@@ -283,7 +283,7 @@ def test_small_requests_beside_a_bulk_tunnel(program: Program, certificate: Path
 
     with Origin(pour, certificate) as server:
         url = f"https://localhost:{server.port}/"
-        # The bulk client is a process of its own: the test's own hub must not be what is slow.
+        # The bulk client is a process of its own, so that the test's own hub is not the bottleneck.
         bulk = ["curl", "-sS", "--http0.9", "-x", program.url, "--cacert", str(program.ca), "-o", "/dev/null", url]
         with subprocess.Popen(bulk, stderr=subprocess.DEVNULL) as process:
             took = []
@@ -298,7 +298,7 @@ def test_small_requests_beside_a_bulk_tunnel(program: Program, certificate: Path
 
 
 def test_nothing_is_left_behind(program: Program, origin: Origin) -> None:
-    """Sockets and memory of ended tunnels are given back."""
+    """Ended tunnels release their sockets and memory."""
     context = strict_context(program.ca)
 
     def visit(count: int) -> None:

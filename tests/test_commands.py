@@ -133,7 +133,7 @@ def test_list_tells_what_cannot_be_read(room: Room) -> None:
 
 @pytest.mark.parametrize("used", [3e11, -3e11, 1e300])
 def test_list_of_a_time_that_is_in_no_calendar(room: Room, used: float) -> None:
-    """As some file systems keep it; ext4 does not."""
+    """Some file systems store such times; ext4 does not."""
     (entry,) = [entry for entry in room.store.entries() if entry.name == "a.example"]
     row = listing.row_of(entry._replace(used=used)) or {}
     assert (row["name"], row["last_use"], row["error"]) == ("a.example", None, None)
@@ -141,7 +141,7 @@ def test_list_of_a_time_that_is_in_no_calendar(room: Room, used: float) -> None:
 
 @pytest.mark.parametrize("word", ["list", "check"])
 def test_what_is_no_certificate_by_far_is_not_read(room: Room, word: str) -> None:
-    """A FIFO, which nobody writes, and a file of many gigabytes."""
+    """A FIFO that nobody writes to, and a sparse file of a tebibyte."""
     os.mkfifo(room.path.with_name("fifo.example.crt"))
     with room.path.with_name("huge.example.crt").open("wb") as file:
         file.truncate(1 << 40)
@@ -157,7 +157,7 @@ def test_output_that_does_not_arrive(room: Room, words: list[str]) -> None:
         failed = subprocess.run([*PROGRAM, *words], cwd=room.folder, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (failed.returncode, failed.stderr) == (2, "certifier: standard output: No space left on device\n")
     reader, writer = os.pipe()
-    files.close(reader)  # at once: gevent's may do it later
+    files.close(reader)  # closed at once; gevent's os.close may defer it
     with open(writer, "w") as gone:
         left = subprocess.run([*PROGRAM, *words], cwd=room.folder, stdout=gone, stderr=subprocess.PIPE, text=True)
     assert (left.returncode, left.stderr) == (-signal.SIGPIPE, "")
@@ -262,7 +262,7 @@ def folder_at(path: Path) -> None:
 
 
 def misname(room: Room, stem: str) -> None:
-    """An operator's file by the layout that README tells, and called as nobody looks for it."""
+    """An operator's file in the documented layout, but under a name that is never looked up."""
     folder = room.store.root / md5(stem.encode()).hexdigest()[:3]
     folder.mkdir()
     path = room.path.rename(folder / f"{stem}.crt")
@@ -325,7 +325,7 @@ def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) 
 
 
 def test_check_of_a_ca_that_is_not_there(room: Room) -> None:
-    """In a folder of certifier's own one is made at the start; an operator's is wanted."""
+    """In certifier's own folder a CA is made at start; an operator's must exist."""
     for words, meaning in (
         (["--ca=none"], "certifier makes a CA there when it starts"),
         ([*SIGN[1:], "--sign-cert=none"], "certifier does not start with this CA"),
@@ -348,7 +348,7 @@ def test_check_of_a_store_behind_a_link(room: Room) -> None:
 
 
 def test_check_of_one_certificate_for_each_of_its_names(room: Room) -> None:
-    """No two certificates with one serial number: the very same one."""
+    """This is not two certificates with one serial number: it is the same one."""
     pem = TestCA("operator", parent=TestCA("root")).issue("www.example.com", "*.example.net", "127.0.0.2")
     for stem in ("www.example.com", "_.example.net", "127.0.0.2"):
         path = room.store.path(stem)
@@ -366,7 +366,7 @@ def test_check_where_the_output_takes_ascii_alone(room: Room) -> None:
 
 
 def test_what_is_removed_meanwhile_is_no_problem(room: Room) -> None:
-    """A proxy that runs beside may prune its store."""
+    """A proxy running at the same time may prune the store."""
     check = Check(room.store, None, now())
     for entry in list(room.store.entries()):
         entry.path.unlink()
@@ -407,7 +407,7 @@ def test_warm_makes_what_is_not_there_and_goes_on(room: Room) -> None:
 
 
 def test_warm_waits_for_an_operators_file_that_is_being_placed(room: Room) -> None:
-    """And makes its own in its place, when nothing more comes of it."""
+    """And makes its own instead if the file is never completed."""
     path = room.store.path("half.example")
     assert path is not None
     path.parent.mkdir(exist_ok=True)
@@ -420,7 +420,7 @@ def test_warm_waits_for_an_operators_file_that_is_being_placed(room: Room) -> No
 
 @pytest.mark.parametrize("present", [True, False])
 def test_warm_tells_what_was_made_and_not_stored(room: Room, present: bool) -> None:
-    """Also where another CA's certificate is there still."""
+    """Also where another CA's certificate is still in place."""
     if present:
         for path in (room.folder / "certs").glob("*/a.example.crt"):
             stored = path.read_bytes()
@@ -440,7 +440,7 @@ def test_warm_tells_what_was_made_and_not_stored(room: Room, present: bool) -> N
         *SIGN,
         "names",
         "--json",
-    )  # 512 octets
+    )  # ulimit counts blocks of 512 octets
     result = run(*words, cwd=room.folder)
     facts = json.loads(result.stdout)
     assert (result.returncode, facts["made"], facts["left"]) == (1, 0, 0)
@@ -507,7 +507,7 @@ def test_warm_shows_its_progress_on_a_terminal(room: Room) -> None:
     os.close(slave)
     assert process.communicate(timeout=WAIT)[0] == b"2 made, 0 were there, 0 failed\n"
     shown = b""
-    with suppress(OSError):  # EIO at the end of what a terminal that is gone has said
+    with suppress(OSError):  # EIO once all that a closed terminal had written is read
         while data := os.read(master, 65_536):
             shown += data
     os.close(master)
@@ -518,7 +518,7 @@ def test_warm_shows_its_progress_on_a_terminal(room: Room) -> None:
 
 
 def direct(program: Program, name: str) -> None:
-    """Have a certificate made or loaded, by a handshake."""
+    """Have a certificate made or loaded by a direct TLS handshake."""
     words = ["openssl", "s_client", "-connect", f"127.0.0.1:{program.address[1]}", "-servername", name]
     run(*words, input="")
 
@@ -534,7 +534,7 @@ def test_store_max_bounds_the_store_of_a_running_proxy(tmp_path: Path) -> None:
 
 
 def mounting(command: str) -> list[str]:
-    """What runs a program where something else is mounted, for it alone."""
+    """A prefix that runs a program in a mount namespace of its own, after a command that mounts something."""
     unshare = ["unshare", "--user", "--map-root-user", "--mount"]
     if sys.platform != "linux" or run(*unshare, "true").returncode:
         pytest.skip("no namespace to mount a file system in")
@@ -542,7 +542,7 @@ def mounting(command: str) -> list[str]:
 
 
 def test_a_store_that_is_read_only(room: Room) -> None:
-    """Without a CA it is read, what can't be used is told once and skipped; with one it is an error."""
+    """Without a CA it is read, and an unusable file is logged once and skipped; with a CA it is an error."""
     prefix = mounting("mount --bind certs certs && mount -o remount,bind,ro certs")
     bad = room.path.with_name("bad.example.crt")
     bad.write_bytes(b"rubbish")
@@ -564,7 +564,7 @@ def test_a_store_that_is_read_only(room: Room) -> None:
 
 
 def test_a_disk_that_is_full_and_then_is_not(tmp_path: Path) -> None:
-    """A real one: a tmpfs of some kilobytes. Served from memory, one warning, and stored again when there is room."""
+    """A real one, a tmpfs of 64 KB: served from memory, with one warning, and stored again when there is room."""
     (tmp_path / "certs").mkdir()
     prefix = mounting("mount -t tmpfs -o size=64k none certs")
     with Program(tmp_path, STORE, "--max=100", "--ca=ca", "--redirect=127.0.0.1:1", prefix=prefix) as running:

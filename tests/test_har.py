@@ -22,7 +22,7 @@ TYPE = [(b"Content-Type", b"text/plain")]
 
 
 def entries(path: Path) -> list[str]:
-    """The targets in a file that is valid as it is."""
+    """Check that the file is valid HAR as it stands; return the targets of its requests."""
     told = json.loads(path.read_text())
     SCHEMA.validate(told)
     return [entry["request"]["url"].removeprefix("https://a.example") for entry in told["log"]["entries"]]
@@ -49,7 +49,7 @@ def test_it_is_valid_after_each_entry(tmp_path: Path) -> None:
 def test_a_file_of_ours_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "a.har"
     for n in range(3):
-        for _ in range(2):  # once without an entry
+        for _ in range(2):  # the first time without adding an entry
             file = open_(path)
             if _:
                 file.append(exchange(target=f"/{n}"))
@@ -96,7 +96,7 @@ def test_rotation_keeps_so_many_files(tmp_path: Path) -> None:
 
 
 def written(file: HarFile, made: list[Exchange]) -> list[int]:
-    """How many were in each lot."""
+    """Write all exchanges; return how many went into each lot."""
     lots = []
     while made:
         lots.append(file.append(*made))
@@ -106,7 +106,7 @@ def written(file: HarFile, made: list[Exchange]) -> list[int]:
 
 @pytest.mark.parametrize("character", [b"\0", b'"'])
 def test_what_a_few_octets_stand_for_is_not_in_memory_at_once(tmp_path: Path, character: bytes) -> None:
-    """A thousand octets of gzip are a MiB of text, and were six of them in JSON."""
+    """A thousand octets of gzip expand to a MiB of text; escaped in JSON, that may be six MiB."""
     fields = [*TYPE, (b"Content-Encoding", b"gzip")]
     made = [exchange(received=gzip.compress(character * (1 << 20)), answer=fields, limit=2000) for _ in range(30)]
     file = HarFile(tmp_path / "a.har", "1.0", 1 << 20, max_size=10 << 20)
@@ -130,7 +130,7 @@ def test_small_entries_are_written_at_once(tmp_path: Path) -> None:
 
 
 def test_a_lot_ends_where_the_file_does(tmp_path: Path) -> None:
-    """Small entries at once make no file larger than it shall be; one that is larger by itself is alone in it."""
+    """A lot never exceeds the maximum size of a file; an entry that does so by itself gets a file of its own."""
     one = open_(tmp_path / "one.har")
     one.append(*[exchange(target=f"/{n}") for n in range(3)])
     one.close()
@@ -174,7 +174,7 @@ def test_renamed_or_removed_by_someone_else(tmp_path: Path) -> None:
 
 
 def test_another_file_in_its_place(tmp_path: Path) -> None:
-    """As logrotate puts an empty one there, whose entries must not go on in the one that was renamed."""
+    """logrotate puts an empty file there: entries must go into that, not into the renamed one."""
     path = tmp_path / "a.har"
     file = open_(path)
     for n in range(3):
@@ -201,7 +201,7 @@ def test_another_file_in_its_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize("create", [True, False], ids=["create", "nocreate"])
 @pytest.mark.parametrize("step", range(4))
 def test_renamed_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, create: bool) -> None:
-    """By logrotate, before any of the steps by which the copies take turns, or after them: no entry is in two files."""
+    """By logrotate, before any step of swapping the two copies, or after the last: no entry ends up in both files."""
     path, rotated = tmp_path / "a.har", tmp_path / "rotated.har"
     file = open_(path)
     file.append(exchange(target="/1"))
@@ -229,7 +229,7 @@ def test_renamed_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_emptied_by_someone_else(tmp_path: Path) -> None:
-    """As whoever finds that it has grown large does: either copy."""
+    """Either copy, by somebody who finds that it has grown large."""
     path = tmp_path / "a.har"
     path.touch()
     file = open_(path)
@@ -246,7 +246,7 @@ def test_emptied_by_someone_else(tmp_path: Path) -> None:
         file.append(exchange(target=f"/{n}"))
         assert entries(path)[-1] == f"/{n}"
     assert entries(path) == ["/2", "/2", "/3", "/4", "/5"]
-    os.truncate(path, 100)  # what is left of it is nobody's to judge
+    os.truncate(path, 100)  # what is left is not a whole HAR file
     with pytest.raises(FileExistsError):
         file.append(exchange(target="/6"))
     path.unlink()
@@ -256,7 +256,7 @@ def test_emptied_by_someone_else(tmp_path: Path) -> None:
 
 
 def test_a_link_stays_where_it_is(tmp_path: Path) -> None:
-    """It may be /dev/stdout, which would be replaced for the whole system."""
+    """It may be /dev/stdout, and replacing that would affect the whole system."""
     (tmp_path / "disk").mkdir()
     link = tmp_path / "link.har"
     link.symlink_to("disk/a.har")
@@ -312,7 +312,7 @@ def test_killed_while_it_writes_the_file_is_valid_as_it_is(tmp_path: Path, octet
             assert process.stdout
             assert process.stdout.readline() == b"ready\n"
             seen = {path.stat().st_ino}
-            while len(seen) < 2 or path.stat().st_size < 20 * octets:  # both copies have had their turn
+            while len(seen) < 2 or path.stat().st_size < 20 * octets:  # until both copies have been live
                 seen.add(path.stat().st_ino)
             process.send_signal(signal.SIGKILL)
         found = entries(path)

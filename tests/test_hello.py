@@ -46,7 +46,7 @@ def records(handshake: bytes, size: int = 16_384) -> bytes:
 
 
 def old_hello(version: bytes = b"\3\3") -> bytes:
-    """In the form of SSL 2.0, for AES-GCM with and without ECDHE."""
+    """A ClientHello in SSL 2.0 format (RFC 5246 §E.2) that offers AES-GCM with and without ECDHE."""
     body = b"\1" + version + b"\0\x0c\0\0\0\x20" + b"\0\xc0\x2f\0\xc0\x2b\0\0\x9c\0\0\xff" + bytes(range(32))
     return (0x8000 + len(body)).to_bytes(2) + body
 
@@ -120,7 +120,7 @@ def test_post_quantum_size_grease_and_ech() -> None:
         b"GET / HTTP/1.1\r\n",
         b"\x16\2",
         b"\x16\3\1\0\0",  # an empty record
-        b"\x16\3\1\xff\xff",  # one that is too long
+        b"\x16\3\1\xff\xff",  # a record that is too long
         records(b"\2\0\0\1x"),  # a ServerHello
         records(b"\1" + (MAX_HELLO + 1).to_bytes(3)),
         records(message(server_name(b"a"), server_name(b"b"))),
@@ -166,7 +166,7 @@ def test_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(version: bytes) -> None
 
 
 def test_the_limit_of_key_shares() -> None:
-    """OpenSSL computes for each of them as long as there are groups."""
+    """OpenSSL searches all groups for each share, so the work is their product."""
     groups = extension(10, b"\x7d\0" + b"\x77\x77" * 16_000)
     share = b"\x77\x77\0\1x"
     assert read(records(message(groups, extension(51, b"\1\xf4" + share * 100)))) == ClientHello(None, (), ())
@@ -183,7 +183,7 @@ def test_the_limit_of_a_hello() -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_in_a_record_raises_nothing_else(body: bytes) -> None:
-    """And is read alike in whatever pieces it comes."""
+    """And the result does not depend on how the octets are split."""
     for data in (body, records(body), records(b"\1" + len(body).to_bytes(3) + body)):
         assert told([data]) == told([data[at : at + 1] for at in range(len(data))])
 

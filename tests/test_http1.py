@@ -21,7 +21,7 @@ whole_and_in_pieces = partial(watched_in_pieces, Http1)
 
 
 def test_heads_of_requests_that_wait_are_bounded_in_octets() -> None:
-    """Fields of some octets take sixteen times as much memory as on the wire."""
+    """Fields of a few octets take sixteen times as much memory as on the wire."""
     ask = GET[:-2] + b"a:\r\n" * (MAX_FIELDS - 1) + b"\r\n"
     seen = watch([(CLIENT, ask * MAX_WAITING)])
     assert len(seen.begun) - 1 == MAX_HELD // (FIELD * MAX_FIELDS + len(ask))
@@ -331,7 +331,7 @@ def test_a_large_body_costs_next_to_nothing() -> None:
     assert [e.response_octets for e in seen.done] == [16_384 * 50_000]
 
 
-# Against h11's own two ends
+# Against a client and a server of h11
 
 
 TEXT = st.text("abcXYZ09-_", min_size=1, max_size=10)
@@ -365,7 +365,7 @@ def say(end: h11.Connection, *events: h11.Event) -> bytes:
 
 
 def converse(plan: list[dict]) -> tuple[Conversation, list[tuple]]:  # type: ignore[type-arg]
-    """What two real ends say for it, and what should be seen."""
+    """What a real h11 client and server send for a plan, and what should be seen of it."""
     client, server = h11.Connection(h11.CLIENT), h11.Connection(h11.SERVER)
     said, expected = [], []
     for turn in plan:
@@ -435,7 +435,7 @@ def test_garbage_never_raises_and_is_the_same_whatever_the_segments(said: Conver
 
 @pytest.mark.parametrize("target", [b"/", b"b.example:443"])
 def test_a_connect_is_malformed_where_it_counts(target: bytes) -> None:
-    """To an origin that takes it for a request, it opens no tunnel."""
+    """An origin may treat it as an ordinary request, which opens no tunnel."""
     for strict in (False, True):
         seen = Seen()
         play(Http1(seen.recorder(), strict), [(CLIENT, b"CONNECT %b HTTP/1.1\r\nHost: b.example\r\n\r\n" % target)])
@@ -453,7 +453,7 @@ def test_a_connect_is_malformed_where_it_counts(target: bytes) -> None:
     ],
 )
 def test_a_101_that_is_no_upgrade(asks: bytes, says: bytes) -> None:
-    """An application sent that status; its server reads HTTP on."""
+    """Only the application sent that status; its server goes on reading HTTP."""
     request = b"GET / HTTP/1.1\r\nHost: a.example\r\n" + asks + b"\r\n"
     for strict in (False, True):
         seen = Seen()

@@ -32,7 +32,7 @@ ANSWER: Pairs = [(":status", "200"), ("content-type", "text/plain")]
 
 
 class Pair:
-    """Two real ends, and all that they say to each other."""
+    """A client and a server of the h2 library, and all that they send to each other."""
 
     def __init__(self) -> None:
         self.said: Conversation = []
@@ -153,7 +153,7 @@ def test_a_response_before_the_request_is_complete() -> None:
         (0, "6", "reset by the origin: NO_ERROR"),
         (0, "", "reset by the origin: NO_ERROR"),
         (2, "5", "reset by the origin: INTERNAL_ERROR"),
-        (1 << 31, "5", "reset by the origin: 2147483648"),  # its bits are all of the code, as those of a stream are not
+        (1 << 31, "5", "reset by the origin: 2147483648"),  # an error code has 32 bits, a stream identifier only 31
     ],
 )
 def test_a_reset_in_place_of_the_end(code: int, length: str, error: str | None) -> None:
@@ -271,7 +271,7 @@ def test_a_larger_table_is_used_only_if_it_was_allowed_and_not_too_large(size: i
     ]
     allowed = wire(SettingsFrame(0, {1: size}))
     assert bool(watch([(CLIENT, PREFACE), (ORIGIN, allowed), (CLIENT, headers)]).notes) == (size > MAX_TABLE)
-    assert watch([(CLIENT, PREFACE + allowed + headers)]).notes  # that is for the other side
+    assert watch([(CLIENT, PREFACE + allowed + headers)]).notes  # that setting is for the origin's encoder
 
 
 def test_a_table_may_change_its_size_several_times_before_a_block() -> None:
@@ -387,7 +387,7 @@ def test_trailers_are_counted_too_and_cut() -> None:
     [*ASK[:2], (":path", "/"), ("host", "x" * 60_000)],
 ])  # fmt: skip
 def test_texts_that_stand_in_the_table_are_not_held_without_end(asks: Pairs) -> None:
-    """Each request's is a copy of its own, for an octet on the wire (RFC 7541 §6.1)."""
+    """Each request holds a copy of its own for one octet on the wire (RFC 7541 §6.1)."""
     encoder = hpack.Encoder()
     encoder.header_table_size = MAX_TABLE
     heads = [block(asks, encoder) for _ in range(200)]
@@ -415,7 +415,7 @@ def test_heads_are_counted_while_their_streams_are_open() -> None:
 
 
 def test_heads_of_all_connections_together_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who opens thousands of connections would else have the memory of thousands; a few requests are always watched."""
+    """Otherwise thousands of connections could each use the full limit. On any of them, a few requests are watched."""
     monkeypatch.setattr("exchange.MAX_ALL_HELD", MAX_HELD)
     many = MAX_HELD // (MAX_FIELDS * (FIELD + 1))
     ask = PREFACE + wire(*[HeadersFrame(2 * n + 1, b"\x90" * MAX_FIELDS, flags=["END_HEADERS"]) for n in range(many)])
@@ -537,7 +537,7 @@ def test_trailers_are_malformed_in_the_same_ways(name: bytes, value: bytes) -> N
     ],
 )
 def test_a_host_beside_another_authority_is_malformed_where_that_matters(asks: Pairs, authority: str) -> None:
-    """Else it hides nothing of a connection that origins go on with: the authority counts."""
+    """Where it doesn't, origins go on with the connection and so does certifier: the authority counts."""
     frame = HeadersFrame(1, block(asks), flags=["END_HEADERS", "END_STREAM"])
     for strict in (False, True):
         seen = Seen()
@@ -563,7 +563,7 @@ HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: b.example\r\n\r\n"
 def test_a_body_of_another_length_than_declared_is_malformed_where_that_matters(
     lengths: list[str], body: bytes
 ) -> None:
-    """Who makes HTTP/1.1 of it, and believes the length, sends on two requests: RFC 9113 §8.1.1."""
+    """A gateway to HTTP/1.1 that trusts the length would forward two requests (RFC 9113 §8.1.1)."""
     ask = HeadersFrame(1, block([*ASK, *(("content-length", length) for length in lengths)]), flags=["END_HEADERS"])
     for strict in (False, True):
         seen = Seen()

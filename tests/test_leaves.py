@@ -24,7 +24,7 @@ from stored import MARK, Entry, Stored
 from tlsconfig import server_context
 
 NAME = "www.example.com"
-LATER = timedelta(seconds=4)  # behind which nobody seems to be at a file any more
+LATER = timedelta(seconds=4)  # long enough for a file to count as settled
 
 
 class Room:
@@ -40,7 +40,7 @@ class Room:
         self.path = path
 
     def retrieve(self, name: str, when: datetime, renew: bool = False, leaves: Leaves | None = None) -> Leaf | None:
-        """By ``leaves``, else by those that generate; ``notes`` are those of the last call."""
+        """From ``leaves``, by default ``self.leaves``, which generate; ``notes`` are those of the last call."""
         self.notes: list[str] = []
         return (leaves or self.leaves).retrieve(name, when, self.notes, Wanted(renew=renew))
 
@@ -57,7 +57,7 @@ def room(tmp_path: Path) -> Room:
 
 @pytest.mark.parametrize("ahead", [-0.5, 0.5])
 def test_an_operators_file_that_was_written_just_now_is_left_alone(room: Room, ahead: float) -> None:
-    """Also where the retrieval had to wait for its thread, and the file is younger than its time."""
+    """Also if the retrieval waited for a thread and the file is newer than the time it was given."""
     room.place(b"half a file")
     when = datetime.now(UTC)
     os.utime(room.path, times=(when.timestamp() + ahead,) * 2)
@@ -71,7 +71,7 @@ def test_an_operators_file_that_was_written_just_now_is_left_alone(room: Room, a
 
 @pytest.mark.parametrize("link", [True, False])
 def test_an_old_file_that_came_just_now_is_left_alone(room: Room, link: bool) -> None:
-    """A copy that keeps its time (cp -p, rsync -a), or a link: its key may come next."""
+    """A copy that preserves its mtime (cp -p, rsync -a), or a symlink: its key may still follow."""
     key = new_key()
     room.place(room.ca.issue(NAME, key=key, with_key=False))
     if link:
@@ -141,7 +141,7 @@ def test_after_another_ca(room: Room) -> None:
 
 
 def test_after_an_intermediate_was_added_to_the_file_of_the_ca(room: Room) -> None:
-    """Clients that know the root alone could not verify what was stored before."""
+    """Clients that trust only the root could not verify the leaf stored before."""
     upper = TestCA("upper", parent=TestCA("root"))
     lower = TestCA("lower", parent=upper)
     alone = Leaves(room.store, authority_for(files(room.folder, lower)), KeyStock("p256"))
@@ -161,7 +161,7 @@ def test_after_an_intermediate_was_added_to_the_file_of_the_ca(room: Room) -> No
 
 def test_after_the_ca_was_issued_anew_with_another_key_identifier(room: Room) -> None:
     made = room.retrieve(NAME, now())
-    room.ca.pem = TestCA("one", key=room.ca.key, strict=False).pem  # none: it is the key's hash, as before
+    room.ca.pem = TestCA("one", key=room.ca.key, strict=False).pem  # without an identifier: the key's hash, as before
     alike = Leaves(room.store, authority_for(files(room.folder, room.ca)), KeyStock("p256"))
     stored = room.retrieve(NAME, now(), leaves=alike)
     assert made is not None
@@ -197,7 +197,7 @@ def test_without_a_ca_one_of_our_own_is_served_to_its_end(room: Room) -> None:
 
 
 def test_without_a_ca_a_store_that_cannot_be_read_is_an_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There may be a certificate: None would let the tunnel pass untouched."""
+    """The unreadable file may be for this name; None would let the tunnel pass untouched."""
 
     content = stored_files.content
 
@@ -244,7 +244,7 @@ def test_an_operators_wildcard(room: Room) -> None:
 
 
 def test_an_operators_wildcard_that_is_broken_is_moved_aside(room: Room) -> None:
-    """Passed over, and left where it is, is only one that is for other names."""
+    """Only a wildcard for other names is skipped and left in place."""
     path = room.store.path("_.example.com")
     assert path
     path.parent.mkdir(exist_ok=True)
@@ -342,7 +342,7 @@ def test_a_damaged_file_of_our_own_is_replaced(room: Room) -> None:
 
 def test_another_process_wins(room: Room) -> None:
     class Late(Store):
-        def load(self, *_: object) -> list[Stored]:  # sees nothing: the other process stores after our look
+        def load(self, *_: object) -> list[Stored]:  # finds nothing: the other process stores its own after our lookup
             return []
 
     winner = room.retrieve(NAME, now())
@@ -376,11 +376,11 @@ def test_a_full_disk_costs_a_warning(room: Room, monkeypatch: pytest.MonkeyPatch
     assert room.notes == []
     monkeypatch.setattr(room.store, "save", full)
     assert room.retrieve("fifth.example", now()) is not None
-    assert room.notes == failed  # the next time, it is told again
+    assert room.notes == failed  # a new failure is reported again
 
 
 def test_a_store_with_many_processes_on_it_stays_within_its_bound(room: Room) -> None:
-    """Though each of them stores a few only. After another CA, too, whose serial numbers begin anew."""
+    """Though each stores only a few; also after a change of CA, whose serial numbers start over."""
     number = count(1)
     for authority in (TestCA("one"), TestCA("two")):
         signer = authority_for(files(room.folder, authority))
@@ -407,7 +407,7 @@ def test_a_bounded_store_is_not_walked_through_for_each_new_name(room: Room) -> 
     for number in range(60):
         room.retrieve(f"{number}.example", now(), leaves=leaves)
         leaves.tidy(now())
-    assert len(walks) <= 30  # a count and a prune for each third name
+    assert len(walks) <= 30  # once full, one count and one prune for every third name
 
 
 def test_a_long_name_is_in_memory_only(room: Room) -> None:
@@ -438,11 +438,11 @@ def test_another_key_type_is_reissued(room: Room) -> None:
 
 
 def test_keys_of_another_process_are_left_as_it_wants_them(room: Room) -> None:
-    """Or two that share a store, and want other keys, would reissue each other's without end."""
+    """Otherwise two processes that share a store but want different keys would reissue each other's forever."""
     other = Leaves(room.store, authority_for(room.files), KeyStock("rsa2048"))
     made = room.retrieve(NAME, now(), leaves=other)
-    os.utime(room.path, times=(time.time() - 86_400,) * 2)  # a renewal, which is no use
-    found = room.retrieve(NAME, now())  # by one that began before
+    os.utime(room.path, times=(time.time() - 86_400,) * 2)  # as after a renewal, which does not count as use
+    found = room.retrieve(NAME, now())  # by a process that started before it was stored
     assert made
     assert found
     assert (found.source, found.serial, room.notes) == ("disk", made.serial, [])

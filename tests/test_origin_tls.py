@@ -41,7 +41,7 @@ PRIMES = {
     "b5c55df06f4c52c9de2bcbf6955817183995497cea956ae515d2261898fa051015728e5a8aacaa68ffffffffffffffff",
 }
 
-# A certificate, signed by nobody, whose key names a curve of its own: over a prime of 661 bits that is one more than a
+# A certificate, signed by nobody, whose key has explicit curve parameters: over a 661-bit prime that is one more than a
 # multiple of 2**640. Its two points are compressed, and OpenSSL needs a tenth of a second for each square root.
 SLOW = (
     "MIICnDCCAoGgAwIBAgIIBO+Ko5InZlgwCgYIKoZIzj0EAwIwDDEKMAgGA1UEAwwBeDAeFw0yNjExMDEwMDAwMDBaFw0yNzAxMDEwMDAwMDBa"
@@ -55,7 +55,7 @@ SLOW = (
     "ajAKBggqhkjOPQQDAgMJADAGAgEFAgEH"
 )
 
-# What is on offer, and what is not (RFC 8447 and RFC 9155 say why).
+# What certifier offers to origins, and what it does not (RFC 8447 and RFC 9155 say why).
 SUITES_1_3 = {0x1301, 0x1302, 0x1303}
 SUITES_1_2 = {
     0xC02B, 0xC02C, 0xC02F, 0xC030, 0xCCA8, 0xCCA9,  # ECDHE, AEAD
@@ -89,7 +89,7 @@ def rsa_leaf(origin_ca: TestCA) -> Made:
 
 
 def directly(port: int, roots: Path) -> Reply:
-    """What a careful client gets."""
+    """What a strict client gets without the proxy."""
     with socket.create_connection(("127.0.0.1", port), timeout=WAIT) as sock:
         with strict_context(roots).wrap_socket(sock, server_hostname="localhost") as secure:
             return get(secure)
@@ -119,8 +119,8 @@ def test_old(program: Program, rsa_leaf: Made, roots: Path, kind: str) -> None:
 
 
 ALERTS = {40: "handshake_failure", 70: "protocol_version", 80: "internal_error"} | {
-    112: "unrecognized_name",  # which OpenSSL calls otherwise than the rest
-    120: "no_application_protocol",  # and Python not at all
+    112: "unrecognized_name",  # which OpenSSL names unlike the others
+    120: "no_application_protocol",  # for which Python has no name
 }
 
 
@@ -149,7 +149,7 @@ def pem(label: str, content: bytes) -> str:
 
 
 def finite_field(certificate: Path, folder: Path, bits: int) -> ssl.SSLContext:
-    """A server that has nothing but DHE in a group of so many bits."""
+    """The context of a server that offers only DHE, in a group of the given size."""
     prime = der(2, b"\0" + bytes.fromhex(PRIMES[bits]))
     path = folder / "dh.pem"
     path.write_text(pem("DH PARAMETERS", der(0x30, prime + der(2, b"\2"))))
@@ -181,9 +181,9 @@ def lenient() -> ssl.SSLContext:
 def test_a_finite_field(
     program: Program, rsa_certificate: Path, roots: Path, tmp_path: Path, bits: int, asks: bool
 ) -> None:
-    """DHE alone, weak or not: an origin could choose a group that takes seconds. OpenSSL takes the better one."""
+    """DHE alone is refused, weak or not: the origin's group could take seconds. OpenSSL accepts the strong one."""
     context = finite_field(rsa_certificate, tmp_path, bits)
-    if asks:  # which must not be taken for the cause
+    if asks:  # the CertificateRequest must not be taken for the cause
         context.verify_mode = ssl.CERT_OPTIONAL
     with Origin(http_origin, context) as origin:
         with socket.create_connection(("127.0.0.1", origin.port), timeout=WAIT) as sock:
@@ -201,7 +201,7 @@ def test_a_finite_field(
 
 @pytest.mark.parametrize(("group", "costly"), [("", False), ("secp384r1", True), ("ffdhe8192", True)])
 def test_another_group(program: Program, origin_ca: TestCA, tmp_path: Path, group: str, costly: bool) -> None:
-    """One of TLS 1.3 may insist on a finite field, which Python can't refuse: it is computed on a thread."""
+    """A TLS 1.3 origin may insist on a finite-field group, which Python can't disable: it is computed on a thread."""
     (tmp_path / "leaf.pem").write_bytes(origin_ca.issue("localhost"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "leaf.pem")
@@ -214,13 +214,13 @@ def test_another_group(program: Program, origin_ca: TestCA, tmp_path: Path, grou
             end.do_handshake()
     flight = bytearray(to_client.read())
     assert is_costly(flight) == costly
-    assert is_costly(b"\x16\3\3\0\4" + flight[5:9] + flight)  # cut into records, so that it can't be seen
+    assert is_costly(b"\x16\3\3\0\4" + flight[5:9] + flight)  # split over records, which hides the group
     with Origin(http_origin, context) as origin, secure_tunnel(program, f"localhost:{origin.port}") as secure:
         assert get(secure).status == 200
 
 
 class Liar:
-    """A handler that answers a ClientHello with a flight of octets, and notes what comes then."""
+    """A handler that answers a ClientHello with a given flight, and notes what kind of record comes next."""
 
     def __init__(
         self, authority: TestCA, first: bytes, scheme: int = 0, parameters: bytes | None = None, bits: int = 0
@@ -229,7 +229,7 @@ class Liar:
         self._certificate = authority.issue("localhost", key=self._key, with_key=False)
         self._first = first
         self._what = scheme, parameters
-        self.heard: Queue[int] = Queue()  # the kinds of records
+        self.heard: Queue[int] = Queue()  # content types of records
 
     def __call__(self, sock: socket.socket) -> None:
         hello = rawtls.read_hello(sock)
@@ -275,7 +275,7 @@ def test_lies(program: Program, origin_ca: TestCA, roots: Path, first: bytes, sc
 
 @pytest.mark.parametrize("bits", [512, 2048])
 def test_an_export_group(program: Program, origin_ca: TestCA, roots: Path, bits: int) -> None:
-    """Logjam: DHE though it was not asked for, in a group of 512 bits, which OpenSSL can't serve, or in a good one."""
+    """Logjam: DHE although it was not offered, in a 512-bit group, which OpenSSL can't serve, or in a good one."""
     prime = bytes.fromhex(PRIMES[bits])
     parameters = b"".join(rawtls.vector(2, number) for number in (prime, b"\2", bytes(1) + prime[1:]))
     liar = Liar(origin_ca, server_hello(rawtls.DHE_RSA, SAFE), 0, parameters, 2048)
@@ -288,7 +288,7 @@ def test_an_export_group(program: Program, origin_ca: TestCA, roots: Path, bits:
 
 
 def test_a_handshake_without_end(program: Program) -> None:
-    """HelloRequests, which OpenSSL passes over in a handshake: all that an origin said was kept until the deadline."""
+    """OpenSSL skips HelloRequests in a handshake: without a limit, all of them would be kept until the deadline."""
     sent: Queue[int] = Queue()
 
     def flood(sock: socket.socket) -> None:
@@ -307,7 +307,7 @@ def test_a_handshake_without_end(program: Program) -> None:
 
 
 def test_a_chain_that_takes_seconds_to_read(program: Program, origin_ca: TestCA, tmp_path: Path) -> None:
-    """It holds up nobody else, though the handshake is OpenSSL's alone; the origin itself is good."""
+    """It holds up nobody else, though OpenSSL reads it in a single call; the origin itself is good."""
     wrapped = "\n".join(re.findall(".{1,64}", SLOW))
     slow = f"-----BEGIN CERTIFICATE-----\n{wrapped}\n-----END CERTIFICATE-----\n"
     (tmp_path / "chain.pem").write_bytes(origin_ca.issue("localhost") + slow.encode() * 14)
@@ -328,7 +328,7 @@ def test_a_chain_that_takes_seconds_to_read(program: Program, origin_ca: TestCA,
 
 
 def test_no_lie(program: Program, origin_ca: TestCA) -> None:
-    """The same octets where nothing is wrong with them: a ClientKeyExchange comes."""
+    """The same flight without a fault gets a ClientKeyExchange."""
     liar = Liar(origin_ca, server_hello(ALONE, SAFE))
     with Origin(liar) as origin:
         assert b"closed the connection in the TLS handshake" in refused(program, origin.port).body
@@ -349,7 +349,7 @@ Options = UnsafeLegacyServerConnect,UnsafeLegacyRenegotiation,ServerPreference
 
 
 def test_a_lenient_system(origin_ca: TestCA, roots: Path, tmp_path: Path) -> None:
-    """What openssl.cnf allows to all programs, certifier does not take up, neither towards origins nor clients."""
+    """certifier ignores what openssl.cnf permits system-wide, towards both origins and clients."""
     (tmp_path / "openssl.cnf").write_text(LENIENT)
     options = ["--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}"]
     liar = Liar(origin_ca, server_hello(ALONE, {}))
@@ -366,7 +366,7 @@ def test_a_lenient_system(origin_ca: TestCA, roots: Path, tmp_path: Path) -> Non
 
 
 class Recorder:
-    """A handler that keeps the ClientHello, and leaves."""
+    """A handler that keeps the ClientHello and closes."""
 
     def __call__(self, sock: socket.socket) -> None:
         hello = rawtls.read_hello(sock)
@@ -386,7 +386,7 @@ def test_what_is_offered(program: Program) -> None:
 
 
 def check_offer(hello: Hello) -> None:
-    assert hello.version == TLS_1_2  # RFC 8446 §4.1.2: the true ones stand in the extension
+    assert hello.version == TLS_1_2  # RFC 8446 §4.1.2: the real versions are in supported_versions
     assert set(hello.numbers(rawtls.VERSIONS, 1)) == {rawtls.TLS_1_3, TLS_1_2}
     assert set(hello.suites) - {rawtls.RENEGOTIATION_SCSV} == SUITES_1_3 | SUITES_1_2
     assert rawtls.RENEGOTIATION_SCSV in hello.suites or RENEGOTIATION in hello.extensions  # RFC 5746 §3.4
@@ -394,7 +394,7 @@ def check_offer(hello: Hello) -> None:
     assert hello.compressions == (0,)
     groups = hello.numbers(rawtls.GROUPS)
     assert {rawtls.X25519, rawtls.SECP256R1} <= set(groups)
-    assert all(group >= 23 for group in groups)  # those before are of less than 256 bits
+    assert all(group >= 23 for group in groups)  # RFC 8422 §5.1.1 deprecates those below
     shares = rawtls.key_shares(hello)
     assert rawtls.X25519 in shares
     if MODERN:
@@ -411,7 +411,7 @@ def check_offer(hello: Hello) -> None:
 
 
 def test_compressed_certificates_are_not_wanted() -> None:
-    """OpenSSL 3.2 and newer ask for them where they were built with zlib, as Debian's are; older ones know none."""
+    """OpenSSL 3.2 and later ask for them if built with zlib, as Debian's are; earlier versions don't know them."""
     assert client_context(None, verify=True, keylog=None).options & 1 << 33
 
 
@@ -433,7 +433,7 @@ def test_protocols_are_those_of_the_client(program: Program, alpn: list[str] | N
         ("ECDHE-ECDSA-CHACHA20-POLY1305", None),
         ("ECDHE-ECDSA-AES256-SHA384", None),  # CBC
         (None, None),
-        (None, "secp384r1"),  # with a HelloRetryRequest, as certifier has no share in it
+        (None, "secp384r1"),  # after a HelloRetryRequest, as certifier sends no share for it
         (None, "secp521r1"),
     ],
 )
@@ -453,7 +453,7 @@ def test_what_is_taken(program: Program, certificate: Path, ciphers: str | None,
 
 
 def test_a_hello_retry_request(program: Program) -> None:
-    """In octets: the second ClientHello has the share that was asked for, and no other."""
+    """On the wire: the second ClientHello has exactly the share that was asked for."""
     hellos = []
 
     def retry(sock: socket.socket) -> None:

@@ -42,14 +42,14 @@ def careful(trusted: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 class Site(Origin):
-    """Serves any chain, and keeps what it hears from clients after the handshake."""
+    """Serves any chain, and keeps what clients send after the handshake."""
 
     def __init__(self, chain: list[Made], folder: Path, version: ssl.TLSVersion, host: str = "127.0.0.1") -> None:
         self.heard = b""
         path = folder / "site.pem"
         path.write_bytes(file(chain))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.set_ciphers("ALL:@SECLEVEL=0")  # else OpenSSL would not load the weak ones
+        context.set_ciphers("ALL:@SECLEVEL=0")  # otherwise OpenSSL would not load the weak ones
         context.load_cert_chain(path)
         context.maximum_version = version
         super().__init__(self._listen, context, host=host)
@@ -63,7 +63,7 @@ class Site(Origin):
 
 
 def directly(site: Site, name: str, trusted: Path) -> Reply:
-    """What a careful client gets."""
+    """What a strict client gets without the proxy."""
     with socket.create_connection((site.host, site.port), timeout=WAIT) as sock:
         with strict_context(trusted).wrap_socket(sock, server_hostname=name) as secure:
             return get(secure)
@@ -85,7 +85,7 @@ def refused(program: Program, site: Site, name: str, trusted: Path, reason: str)
 
 @contextmanager
 def not_trusted(program: Program, site: Site, name: str, reason: str) -> Iterator[Reply]:
-    """The page that says so, and nothing of the client's has reached the site."""
+    """The error page that says so; nothing the client sent may have reached the site."""
     reply = through(program, site, name)
     assert (reply.status, reply.reason) == (502, "Origin certificate not trusted")
     assert reply.headers["proxy-status"].startswith("certifier; error=tls_certificate_error; details=")
@@ -117,7 +117,7 @@ def test_good(
 
 
 def gnutls(site: Site, trusted: Path) -> str:
-    """What a client says that takes RSA from 2048 bits on, where OpenSSL is content with less; nothing if it trusts."""
+    """The output of a client that requires RSA keys of 2048 bits, as OpenSSL does not; empty if it trusts the site."""
     result = run(
         "gnutls-cli", "--priority=NORMAL:%PROFILE_MEDIUM", f"--x509cafile={trusted}", f"--port={site.port}",
         "localhost", stdin=subprocess.DEVNULL,
@@ -139,7 +139,7 @@ def test_narrow(
 
 @pytest.mark.parametrize("kind", ["RSA 2048", "with an intermediate"])
 def test_not_narrow(their_roots: Roots, trusted: Path, tmp_path: Path, kind: str) -> None:
-    """What the client of ``test_narrow`` accepts; ``test_good`` has it through certifier."""
+    """The client of ``test_narrow`` accepts these; ``test_good`` checks them through certifier."""
     with Site(GOOD[kind](their_roots), tmp_path, ssl.TLSVersion.TLSv1_3) as site:
         assert gnutls(site, trusted) == ""
 
@@ -168,7 +168,7 @@ def test_good_names(
 
 
 def test_a_site_that_certifier_itself_vouches_for(careful: Program, trusted: Path, tmp_path: Path) -> None:
-    """Whoever has got hold of the CA, or of one that all installations share, is no one to certifier."""
+    """certifier does not trust its own CA for origins: its key may be stolen, or shared by many installations."""
     key = load_pem_private_key((careful.folder / "ca" / "ca.key").read_bytes(), None)
     authority = Made(x509.load_pem_x509_certificate(careful.ca.read_bytes()), key)  # type: ignore[arg-type]
     leaf = make("leaf", authority, "localhost")
@@ -180,7 +180,7 @@ def test_a_site_that_certifier_itself_vouches_for(careful: Program, trusted: Pat
 
 
 def test_each_connection_is_verified(careful: Program, their_roots: Roots, trusted: Path, tmp_path: Path) -> None:
-    """Neither a verdict nor a session is kept: what was good a moment ago does not count."""
+    """No verdict and no session is reused: what verified a moment ago does not count."""
     context = strict_context(careful.ca)
     good, bad = GOOD["as it should be"](their_roots), BAD["expired"][0](their_roots)
     with Site(good, tmp_path, ssl.TLSVersion.TLSv1_3) as site:
@@ -223,7 +223,7 @@ def test_the_page_tells_no_secret_and_escapes(careful: Program, their_roots: Roo
 
 @pytest.mark.parametrize("sni", ["<script>.example", "a\r\nSet-Cookie: b=c", "\x1b[31m", "é.example", "../../x"])
 def test_a_server_name_with_markup(careful: Program, their_roots: Roots, tmp_path: Path, sni: str) -> None:
-    """It is no name, so the CONNECT host counts."""
+    """It is not a valid host name, so the CONNECT host counts."""
     with Site(BAD["expired"][0](their_roots), tmp_path, ssl.TLSVersion.TLSv1_3) as site:
         target = f"127.0.0.1:{site.port}"
         words = ["openssl", "s_client", "-proxy", careful.url.removeprefix("http://"), "-connect", target, "-quiet"]
@@ -237,7 +237,7 @@ def test_a_server_name_with_markup(careful: Program, their_roots: Roots, tmp_pat
 
 
 def test_without_verification_they_would_have_been_heard(their_roots: Roots, trusted: Path, tmp_path: Path) -> None:
-    """What stands between these sites and the client is verification alone."""
+    """Verification is all that keeps the client's requests from these sites."""
     options = ["--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={trusted}", "--no-verify-upstream"]
     with Program(tmp_path, *options) as program:
         for chain in (*(chain for chain, _ in BAD.values()), *NARROW.values()):

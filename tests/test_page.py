@@ -24,7 +24,7 @@ FIRST = "[role=tabpanel]:not([hidden]) .more"
 
 
 def answers(sock: socket.socket) -> None:
-    """A page; and whatever a hostile origin might say of itself."""
+    """Serve a page, with whatever a hostile origin might put into the head of its reply."""
     with sock.makefile("rb") as file:
         while file.readline():
             while file.readline() not in (b"\r\n", b""):
@@ -55,7 +55,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, proxy: Program) -> Iterator[Page]:
-    """The page, live. At the end: no complaint, and nothing was asked of another host."""
+    """The page, live. At the end there are no complaints, and no request went to another host."""
     opened = browser.open(proxy.url)
     opened.look(1280, 900)
     opened.until("document.querySelector('#link').dataset.state === 'live'")
@@ -71,7 +71,7 @@ def visit(proxy: Program, origin: Origin, path: str = "/", name: str = "localhos
 
 
 def settle(page: Page, proxy: Program) -> None:
-    """Wait until the page shows every tunnel that there was, of which the last one may not have ended yet."""
+    """Wait until the page shows every tunnel so far; the last one may not have ended yet."""
     with gevent.Timeout(WAIT):
         while page.value(ROWS) != len(json.loads(ask(proxy, "/state").body)["tunnels"]):
             pass
@@ -109,7 +109,7 @@ def test_what_passes_is_shown_while_it_passes(page: Page, proxy: Program, origin
     assert re.fullmatch(r"Time to reach an origin\. \d+ in all, 50 % within .* ms, 95 % within .* ms", drawn[4])
     assert page.value("document.querySelector('.plots .series').getAttribute('d').split('L').length") == 300
     right = "(figure) => figure.querySelector('.top').offsetLeft > figure.clientWidth / 2"
-    # The highest number stands over no bar: those of histograms are on the left, mostly.
+    # The label of the maximum covers no bar: those of histograms are mostly on the left.
     assert page.value(f"[...document.querySelectorAll('.plots figure')].map({right})") == [False] * 3 + [True] * 3
 
 
@@ -118,7 +118,7 @@ def test_details_on_a_click(page: Page, proxy: Program, origin: Origin) -> None:
     page.click("#tab-requests")
     page.until("document.querySelector('#panel-requests').innerText.includes('/detail')")
     page.click("#panel-requests tbody:first-of-type td:nth-child(4)")
-    # What is heard of a row, from row to row.
+    # What a screen reader announces when moving from row to row.
     assert "/detail" in page.value("document.querySelector('#panel-requests .more').ariaLabel")
     detail = page.text("#panel-requests .detail")
     assert f"Origin\n127.0.0.1:{origin.port}" in detail
@@ -126,7 +126,7 @@ def test_details_on_a_click(page: Page, proxy: Program, origin: Origin) -> None:
     levels = page.value(
         "[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map(({tagName}) => Number(tagName[1]))"
     )
-    assert all(below <= above + 1 for above, below in pairwise(levels))  # by which screen readers find their way
+    assert all(below <= above + 1 for above, below in pairwise(levels))  # screen readers navigate by heading levels
     page.click("#panel-requests tbody:first-of-type td:nth-child(4)")
     assert page.value("document.querySelector('.detail')") is None
 
@@ -155,7 +155,7 @@ def test_text_from_peers_is_never_markup(page: Page, proxy: Program, origin: Ori
 
 
 def test_markup_and_foreign_hosts_are_out_of_reach_even_for_a_bug(browser: Browser, proxy: Program) -> None:
-    """The negative twin of every test that finds no complaint."""
+    """The counterpart of every test that finds no complaints: here there must be some."""
     page = browser.open(proxy.url)
     assert (
         page.value("(() => { try { document.body.innerHTML = '<b>x' } catch (e) { return e.name } })()") == "TypeError"
@@ -171,7 +171,7 @@ def test_markup_and_foreign_hosts_are_out_of_reach_even_for_a_bug(browser: Brows
 
 
 def test_an_empty_table_says_why_it_is_empty(page: Page) -> None:
-    """Where a filter found nothing before, and then all rows went, as those of bypasses do after an hour."""
+    """Also if a filter matched nothing before and then all rows went, as those of bypasses do after an hour."""
     said = page.value("""import('/table.js').then(({ Table }) => {
       const table = new Table("names", [{ title: "Name", text: ({ key }) => key }], () => [], "No name yet.");
       const shown = [[[], "None has these words."], [[{ key: "a" }]], [[]]];
@@ -219,7 +219,7 @@ def test_rows_and_tabs_by_keyboard(page: Page, proxy: Program, origin: Origin) -
     page.press("Enter")
     page.until(f"{focus}.getAttribute('aria-expanded') === 'true'")
     key = page.value(f"{focus}.ariaLabel")
-    refuse(proxy)  # a row comes in above: the keyboard stays where it is
+    refuse(proxy)  # a row is inserted above: the focus stays where it is
     page.until(f"{at} === 2")
     assert page.value(f"{focus}.ariaLabel") == key
     assert page.value("document.querySelectorAll('#panel-tunnels .more[tabindex=\"0\"]').length") == 1
@@ -367,7 +367,7 @@ def test_it_finds_its_proxy_again(browser: Browser, tmp_path: Path) -> None:
 
 
 def test_a_proxy_that_falls_silent_is_not_called_live(browser: Browser, tmp_path: Path) -> None:
-    """As one whose machine lost its power, or its network: nobody ends the connection."""
+    """Its machine may have lost power or network, with nobody left to close the connection."""
     with Program(tmp_path, *BASE) as running:
         page = browser.open(running.url)
         page.until("document.querySelector('#link').dataset.state === 'live'")
@@ -375,7 +375,7 @@ def test_a_proxy_that_falls_silent_is_not_called_live(browser: Browser, tmp_path
         running.process.send_signal(signal.SIGSTOP)
         try:
             page.until("document.querySelector('#link').dataset.state === 'off'")
-            assert page.value("document.documentElement.scrollWidth") == 320  # it says so, and nothing is pushed out
+            assert page.value("document.documentElement.scrollWidth") == 320  # the message fits: nothing overflows
         finally:
             running.process.send_signal(signal.SIGCONT)
         page.until("document.querySelector('#link').dataset.state === 'live'")
@@ -383,7 +383,7 @@ def test_a_proxy_that_falls_silent_is_not_called_live(browser: Browser, tmp_path
 
 
 def test_the_first_news_may_take_their_time(browser: Browser, proxy: Program) -> None:
-    """All that is kept may be a megabyte, over a line that takes some ten seconds for it: begun anew, it never came."""
+    """The first event may be a megabyte, ten seconds on a slow line: a page that reconnects too soon never gets it."""
     asked = []
 
     def back(onward: socket.socket, sock: socket.socket) -> None:
@@ -398,7 +398,7 @@ def test_the_first_news_may_take_their_time(browser: Browser, proxy: Program) ->
             while data := sock.recv(65_536):
                 if data.startswith(b"GET /events"):
                     asked.append(data)
-                    gevent.sleep(6)  # of the slow line
+                    gevent.sleep(6)  # a slow line
                 onward.sendall(data)
 
     with Origin(relay) as slow:
@@ -425,7 +425,7 @@ def test_copying(browser: Browser, page: Page) -> None:
 
 
 def commands(proxy: Program, client: str) -> str:
-    """What the page says for a client, as one script."""
+    """The commands that the page gives for a client, as one script."""
     found: str = ask(proxy, "/", "Accept: text/html").body.decode()
     section = re.search(rf"<(?:summary|h3)>{client}</(?:summary|h3)>(.*?)</(?:details|li)>", found, re.DOTALL)
     assert section, client
@@ -461,7 +461,7 @@ def test_what_the_page_says_works(proxy: Program, origin: Origin, tmp_path: Path
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_chromium_itself_through_the_proxy(roots: Path, origin: Origin, tmp_path: Path, trusted: bool) -> None:
-    """It trusts the CA by what the page says, or not; and finds itself in the page, which it gets by the proxy too."""
+    """It trusts the CA if set up as the page says, and sees its own visit in the page, loaded through the proxy too."""
     with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--allow=localhost") as proxy:
         _browse(proxy, origin, tmp_path, trusted)
 
@@ -475,7 +475,7 @@ def _browse(proxy: Program, origin: Origin, tmp_path: Path, trusted: bool) -> No
         done = run("sh", "-euc", script, cwd=home, env={"PATH": os.environ["PATH"], "HOME": str(home)})
         assert done.returncode == 0, done.stderr
     where = f"https://localhost:{origin.port}/chromium"
-    # Loopback too goes by the proxy.
+    # Loopback goes through the proxy, too.
     flags = (f"--proxy-server={proxy.url}", "--proxy-bypass-list=<-loopback>")
     with Browser(tmp_path, *flags) as browser:
         shown = browser.open(proxy.url)

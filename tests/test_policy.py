@@ -82,14 +82,14 @@ def test_networks_of_all_lengths(base: str, length: int) -> None:
 
 
 def test_a_long_list_of_networks_costs_what_a_short_one_does() -> None:
-    """Each connection asks, once or more often for each of its addresses."""
+    """Every connection is checked, at least once for each of its addresses."""
     prices = []
     for count in (10, 50_000):
         found = patterns(*(f"{ip_address(number << 8)}/24" for number in range(0xA0000, 0xA0000 + count)))
         assert found.address(("10.0.1.2", 1))
         asked = partial(found.address, ("9.1.2.3", 1))
         prices.append(min(timeit.repeat(asked, timer=time.process_time, number=100)))
-    assert prices[1] < 50 * prices[0]  # gone through, it would be 5,000 times
+    assert prices[1] < 50 * prices[0]  # a linear scan would cost 5,000 times as much
 
 
 def test_lists_in_files(tmp_path: Path) -> None:
@@ -99,13 +99,13 @@ def test_lists_in_files(tmp_path: Path) -> None:
     for target in (Target("a.example", 1), Target("x.b.example", 443), Target("c.example", 1)):
         assert found.host(target)
     assert not found.host(Target("d.example", 1))
-    path.write_text("\ufeffa.example\n", encoding="utf-8")  # by an editor that marks its byte order
+    path.write_text("\ufeffa.example\n", encoding="utf-8")  # as saved by an editor that writes a byte order mark
     assert patterns(f"@{path}").host(Target("a.example", 1))
     path.write_text("no host\n")
     with pytest.raises(UsageError, match="'no host' is not a host"):
         patterns(f"@{path}")
     path.write_text("x" * 1_000_000)
-    with pytest.raises(UsageError, match=r"'x{100}\.\.\.' is not a host"):  # not more than a line of the log may have
+    with pytest.raises(UsageError, match=r"'x{100}\.\.\.' is not a host"):  # cut to fit a log line
         patterns(f"@{path}")
     path.write_bytes(b"\xff")
     os.mkfifo(tmp_path / "fifo")
@@ -154,7 +154,7 @@ def test_deny_by_name_and_by_address() -> None:
             rules.check_target(target)
     good = Target("good.example", 1)
     rules.check_target(good)
-    assert rules.permitted(good, [("10.0.0.1", 1), ("192.0.2.1", 1)]) == [("192.0.2.1", 1)]  # the denied one goes
+    assert rules.permitted(good, [("10.0.0.1", 1), ("192.0.2.1", 1)]) == [("192.0.2.1", 1)]  # the denied one is dropped
     with pytest.raises(Refused):
         rules.permitted(good, [("10.0.0.1", 1)])
     with pytest.raises(Refused):
@@ -179,7 +179,7 @@ def test_allow_by_name_or_by_address() -> None:
 
 
 def test_what_is_not_allowed_by_name_is_refused_before_it_is_looked_up() -> None:
-    """Or whoever may do nothing could still send what he likes to a name server of his own."""
+    """Otherwise a client that may reach nothing could still leak data through DNS, to a name server of its own."""
     with pytest.raises(Refused, match="is not allowed"):
         policy(allow=patterns("good.example")).check_target(Target("secret.evil.example", 443))
     policy(allow=patterns("good.example", "192.0.2.0/24")).check_target(Target("other.example", 443))
@@ -187,7 +187,7 @@ def test_what_is_not_allowed_by_name_is_refused_before_it_is_looked_up() -> None
 
 @pytest.mark.parametrize("option", ["allow", "deny", "bypass"])
 def test_a_list_alone_makes_server_names_count(option: str) -> None:
-    """Or a tunnel to a host that may be reached would carry the name of one that may not."""
+    """Otherwise a tunnel to a permitted host could carry the server name of a forbidden one."""
     assert policy(**{option: patterns("a.example")}).minds_names
     assert not policy().minds_names
 

@@ -48,7 +48,7 @@ def test_what_others_may_read_otherwise_is_refused(decide: Callable[[Exchange], 
 
 
 def test_many_tiny_chunks_pass_as_one_piece() -> None:
-    """And what is behind the body as another."""
+    """And what follows the body as another."""
     head = b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
     body = b"1\r\na\r\n" * 1000 + b"0\r\n\r\n"
     seen = Seen()
@@ -98,7 +98,7 @@ def test_what_a_tap_changes_is_told_as_what_an_exchange_is_made_of() -> None:
 
 
 def test_an_answer_is_to_what_the_client_asked() -> None:
-    """A body behind the head of an answer to HEAD would be taken for the next response."""
+    """An answer to HEAD must have no body: it would be taken for the next response."""
 
     def answer(exchange: Exchange) -> Answer:
         exchange.method = "GET"
@@ -121,7 +121,7 @@ def test_an_answer_is_to_what_the_client_asked() -> None:
 )
 def test_an_answer_is_the_last_where_the_client_wants_no_other(request_: bytes, closing: bool) -> None:
     def answer(exchange: Exchange) -> Answer:
-        exchange.request_fields.clear()  # what the client said counts
+        exchange.request_fields.clear()  # the client's own fields count
         return Answer(403, b"no")
 
     rewriter = Rewriter(Seen().recorder(), answer)
@@ -163,7 +163,7 @@ UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: b\r\n\r
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
 
 
-# What is no head, or half of one, or an empty line, in HTTP.
+# As HTTP, these are no head, half a head, or empty lines.
 @pytest.mark.parametrize("early", [b"EARLY-", b"\r\n\nEARLY", b"EAR\n\nLY", b"EA\r\n\r\nRLY", b"x" * 70_000])
 def test_behind_an_upgrade_everything_passes_and_what_was_sent_before_it_too(early: bytes) -> None:
     rewriter = Rewriter(Seen().recorder(), allow)

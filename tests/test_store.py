@@ -57,7 +57,7 @@ def test_the_time_of_last_use_is_carried_over(certs: Store, used: bool) -> None:
     assert certs.save("a.example", PEM + b"2", replacing=first, used=used) != first
     assert (first.path.stat().st_mtime == 1000) is not used
     first.path.unlink()
-    assert certs.save("a.example", PEM + b"3", replacing=first, used=used)  # what it replaced is gone
+    assert certs.save("a.example", PEM + b"3", replacing=first, used=used)  # the file to replace is gone
 
 
 def test_what_changed_meanwhile_stays(certs: Store) -> None:
@@ -146,7 +146,7 @@ def test_a_directory_in_place_of_a_file_costs_no_descriptor(certs: Store) -> Non
     path = certs.path("a.example")
     assert path is not None
     path.mkdir(parents=True)
-    workers = Workers(1)  # as in the program; elsewhere gevent's os.close lets a directory wait for the loop
+    workers = Workers(1)  # as in the program; elsewhere gevent's os.close defers closing a directory
     workers.run(certs.stamp, "a.example")
     before = set(os.listdir("/proc/self/fd"))
     with pytest.raises(IsADirectoryError):
@@ -263,7 +263,7 @@ def test_the_stamp_of_a_name_too_long_to_be_stored(certs: Store) -> None:
 
 
 def test_a_look_at_a_name_in_use(certs: Store) -> None:
-    """Touched or pruned, our own goes on being served; replaced by another process or an operator, it is read anew."""
+    """Our own certificate stays in use when its file is touched or pruned, and is read again when it is replaced."""
     certs.save("a.example", PEM)
     path = certs.path("a.example")
     assert path
@@ -274,7 +274,7 @@ def test_a_look_at_a_name_in_use(certs: Store) -> None:
     assert touched
     assert touched != stamp
     assert certs.look("a.example", stamp, False, time.time()) is None
-    path.write_bytes(path.read_bytes()[len(MARK) :] + b"x" * len(MARK))  # edited in place: an operator's now
+    path.write_bytes(path.read_bytes()[len(MARK) :] + b"x" * len(MARK))  # edited in place: it is an operator's now
     assert certs.look("a.example", touched, True, time.time()) is None
     path.unlink()
     pruned = certs.look("a.example", touched, True, time.time())
@@ -286,7 +286,7 @@ def test_a_look_at_a_name_in_use(certs: Store) -> None:
 
 
 def test_what_another_process_stored_instead_is_read_anew(certs: Store) -> None:
-    """Theirs, made by another CA perhaps, bears the mark as well."""
+    """Its certificate bears our mark too, but may be signed by another CA."""
     first = certs.save("a.example", PEM + b"1")
     stamp = certs.stamp("a.example")
     certs.save("a.example", PEM + b"2", replacing=first)
@@ -312,7 +312,7 @@ def test_use_is_not_noted_behind_a_link(certs: Store, tmp_path: Path) -> None:
     for when in (1e6, 1e6 + 1):
         certs.look("a.example", (), True, when)
         assert outside.stat().st_mtime == 1000
-        assert path.lstat().st_mtime == 1e6  # once: not at each look
+        assert path.lstat().st_mtime == 1e6  # touched once, not at each look
 
 
 def test_the_age_of_what_is_gone(certs: Store) -> None:

@@ -54,7 +54,7 @@ def test_connections_are_spread_and_certificates_are_one(two: Program, origin: O
         while sum(held := [established(worker) for worker in workers]) < 100:
             assert time.monotonic() < deadline
             gevent.sleep(0.01)
-    assert min(held) >= 25  # of 100, by chance: less than that once in a million runs
+    assert min(held) >= 25  # of 100, spread at random: fewer only once in a million runs
     serials = set()
     for _ in range(20):
         with secure_tunnel(two, f"localhost:{origin.port}") as secure:
@@ -83,7 +83,7 @@ def test_a_worker_that_dies_takes_only_its_own_tunnels_and_is_replaced(two: Prog
             except OSError:
                 forget_failures()
         assert alive == len(tunnels) - mine
-    for _ in range(20):  # none of them is refused, nor waits for ever: the supervisor holds the queue
+    for _ in range(20):  # none is refused or waits forever: the supervisor keeps the accept queue
         with secure_tunnel(two, f"localhost:{echo_origin.port}") as secure:
             secure.sendall(b"z")
             assert secure.recv(1) == b"z"
@@ -100,7 +100,7 @@ def test_a_worker_that_dies_of_a_signal_without_a_name_is_replaced(two: Program)
 
 
 def test_a_successor_makes_no_new_ca(two: Program) -> None:
-    """Where the certificate is missing for a moment: clients would see two CAs."""
+    """Even if the CA certificate is missing for a moment: clients would see two CAs."""
     two.ca.unlink()
     os.kill(children(two)[0], signal.SIGKILL)
     two.wait_for("certifier: can't read ca/ca.crt: No such file or directory")
@@ -109,7 +109,7 @@ def test_a_successor_makes_no_new_ca(two: Program) -> None:
 
 
 def test_signals_wait_for_a_worker_that_is_starting(two: Program, echo_origin: Origin) -> None:
-    """By themselves they would kill it."""
+    """Their default action would kill it."""
     victim, survivor = children(two)
     os.kill(victim, signal.SIGKILL)
     two.wait_for(r"worker 0 \(process \d+\) died: SIGKILL; it is replaced")
@@ -168,20 +168,20 @@ def test_a_worker_that_dies_as_all_end_is_told_of(two: Program, echo_origin: Ori
 
 
 def await_refusal(program: Program) -> None:
-    """Until nobody listens any more: whoever connects must not be left in the queue of who accepts no more."""
+    """Wait until nobody listens: no client may be left in the accept queue of a process that accepts no more."""
     deadline = time.monotonic() + WAIT
     while time.monotonic() < deadline:
         try:
             socket.create_connection(program.address, timeout=WAIT).close()
         except ConnectionRefusedError:
             return
-        except ConnectionResetError:  # it came as they closed
+        except ConnectionResetError:  # it connected as the listeners closed
             continue
     raise AssertionError("still listening")
 
 
 def children_of_dead(program: Program) -> list[str]:
-    """Processes of this program that are still there."""
+    """Ids of this program's processes that still exist."""
     found = run("pgrep", "-f", f"store=certs.*{program.folder.name}").stdout.split()
     return [process for process in found if int(process) != os.getpid()]
 
@@ -204,14 +204,14 @@ def state(process: int) -> str:
         return "Z"
 
 
-# As process 1 of a container is: orphans become its children.
+# Like process 1 of a container: orphans become its children.
 SUBREAPER = "import ctypes, os, sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 LEAVING = "import os\nos.system('sleep 0.1 & echo $! >> orphans')\ndef opened(tunnel): pass\n"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(2)")
 def test_orphans_of_others_are_no_workers(tmp_path: Path) -> None:
-    """What a tap left in the background ends as a child of process 1."""
+    """A process that a tap leaves in the background ends up as a child of process 1."""
     (tmp_path / "tap.py").write_text(LEAVING)
     prefix = (sys.executable, "-c", SUBREAPER)
     with Program(tmp_path, *BASE, "--workers=2", "--tap=tap.py", prefix=prefix) as running:
@@ -279,7 +279,7 @@ def test_a_worker_that_cannot_be_forked_is_forked_later(tmp_path: Path) -> None:
 
 
 def test_a_worker_whose_successor_cannot_start_gets_no_connections(tmp_path: Path) -> None:
-    """They would wait in its queue: with one bad file on the disk, half of all."""
+    """They would wait in its accept queue: with one bad file on disk, half of all connections would."""
     listens = ("--listen=127.0.0.1:0", "--listen=127.0.0.2:0")
     with Program(tmp_path, *BASE, "--workers=2", *listens, listen=False) as running:
         other = int(running.wait_for(r"^listening on 127.0.0.2:\d+$").rpartition(":")[2])
@@ -291,7 +291,7 @@ def test_a_worker_whose_successor_cannot_start_gets_no_connections(tmp_path: Pat
 
 
 def test_a_worker_that_dies_again_and_again_gets_no_connections_until_it_is_replaced(two: Program) -> None:
-    """They would wait in its queue for as long as the pause is: half of all, for up to 30 s."""
+    """They would wait in its accept queue during the pause: half of all connections, for up to 30 s."""
     survivor, victim = children(two)
     for pause in (2, 4):
         if pause > 2:
@@ -299,12 +299,12 @@ def test_a_worker_that_dies_again_and_again_gets_no_connections_until_it_is_repl
         os.kill(victim, signal.SIGKILL)
         two.wait_for(rf"worker 1 \(process {victim}\) died: SIGKILL; it is replaced in {pause} s")
     assert {exchange(two.address, OWN_PAGE).status for _ in range(30)} == {200}
-    assert children(two) == [survivor]  # it had them all
+    assert children(two) == [survivor]  # it served them all
     assert await_successor(two, survivor)
 
 
 def await_successor(program: Program, survivor: int) -> int:
-    """The other one of two workers, as soon as it accepts connections."""
+    """Wait until the other of two workers accepts connections; return its process id."""
     deadline = time.monotonic() + WAIT
     while True:
         assert time.monotonic() < deadline
@@ -317,7 +317,7 @@ def await_successor(program: Program, survivor: int) -> int:
 
 
 def test_a_worker_that_is_told_to_end_gets_no_connections(two: Program, echo_origin: Origin) -> None:
-    """They would wait in its queue until its tunnels have finished. Whoever is short of memory may tell it so."""
+    """They would wait in its accept queue until its tunnels end. Whatever is short of memory may send it SIGTERM."""
     victim, survivor = children(two)
     with ExitStack() as stack:
         while not established(victim):
@@ -365,7 +365,7 @@ def test_where_no_worker_can_start_connections_are_refused_until_one_can(tmp_pat
         address = ("127.0.0.1", int(process.stdout.readline()))
 
         def who() -> str:
-            """Answers; nobody if those who listen end meanwhile."""
+            """Who answers: a worker's number, "refused", or nobody if the listener closes meanwhile."""
             try:
                 with socket.create_connection(address, timeout=WAIT) as sock:
                     return sock.recv(1).decode()
@@ -400,7 +400,7 @@ def test_what_is_wrong_is_one_line_and_exit_2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_another_programs_workers_are_not_joined(two: Program, workers: int) -> None:
-    """SO_REUSEPORT would let them: half of all connections would meet the other CA."""
+    """SO_REUSEPORT would allow it, and half of all connections would meet the other CA."""
     words = [f"--listen=127.0.0.1:{two.address[1]}", f"--workers={workers}"]
     other = run(*Program.command(), *BASE, *words, cwd=two.folder)
     assert other.returncode == 2
@@ -447,7 +447,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def test_descriptors_past_1023(tmp_path: Path) -> None:
-    """As many workers on several listeners have them."""
+    """Such descriptors occur with many workers on several listeners."""
     with Program(tmp_path, *BASE, "--workers=2", prefix=(sys.executable, "-c", CROWDED)) as running:
         assert len(children(running)) == 2
 

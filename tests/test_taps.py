@@ -62,7 +62,7 @@ def tap(folder: Path, text: str) -> str:
 
 
 def got(reply_head: str) -> str:
-    """What the origin says that it got."""
+    """What the origin got, from the X-Got field of its reply."""
     found = re.search(r"(?i)x-got: ([^\r\n]*)", reply_head)
     assert found
     return found[1]
@@ -70,7 +70,7 @@ def got(reply_head: str) -> str:
 
 @pytest.mark.parametrize("options", [[], ["--workers=2"]], ids=["one", "workers"])
 def test_what_is_printed_is_seen_at_once(tmp_path: Path, roots: Path, server: Origin, options: list[str]) -> None:
-    """Also where it goes to a file or a pipe, as a container's does."""
+    """Even when stdout is a file or a pipe, as in a container."""
     words = [*BASE, f"--upstream-ca={roots}", tap(tmp_path, "def request(exchange): print(exchange.url)"), *options]
     with Program(tmp_path, *words, prefix=["sh", "-c", 'unset PYTHONUNBUFFERED; exec "$@" >printed', "sh"]) as program:
         url = f"https://localhost:{server.port}/x"
@@ -141,7 +141,7 @@ def test_one_that_fails_is_taken_out_and_the_traffic_goes_on(
         program.wait_for(rf"error: {name}\(\) of .*tap.py failed; the tap is taken out")
         program.wait_for("ZeroDivisionError")
         assert len([line for line in program.lines if "taken out" in line]) == 1
-        program.lines = [line for line in program.lines if "Traceback" not in line]  # that one is meant
+        program.lines = [line for line in program.lines if "Traceback" not in line]  # this one is expected
 
 
 @pytest.mark.parametrize("raised", ["SystemExit('enough')", "gevent.Timeout(1)"])
@@ -153,7 +153,7 @@ def test_one_that_wants_to_end_all_is_taken_out_as_well(
         for _ in range(2):
             assert curl(program, f"https://localhost:{server.port}/x").encode() == JSON
         program.wait_for(r"error: request\(\) of .*tap.py failed; the tap is taken out")
-        program.lines = [line for line in program.lines if "Traceback" not in line]  # that one is meant
+        program.lines = [line for line in program.lines if "Traceback" not in line]  # this one is expected
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_one_that_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> N
 def test_what_stands_beside_one_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (tmp_path / "log.py").write_text("beside = True")  # certifier's own comes first
+    (tmp_path / "log.py").write_text("beside = True")  # certifier's own log module takes precedence
     (tmp_path / "beside_the_tap.py").write_text("def request(exchange): return 'seen'")
     (tmp_path / "tap.py").write_text("from beside_the_tap import request; from log import escape")
     assert Tap(tmp_path / "tap.py").call("request", None) == "seen"
@@ -219,7 +219,7 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
         program.wait_for("returned 'no answer', which is not an Answer")
         program.wait_for("request .*url=https://localhost/answered .*status=418")
         program.wait_for("request .*method=PUT url=https://localhost/changed .*status=200")
-        with secure_tunnel(program, f"localhost:{server.port}") as secure:  # with a body that is not wanted
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:  # with a body that is not read
             secure.sendall(b"POST /answered HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
             reply = read_reply(secure)
             assert (reply.status, reply.headers["connection"]) == (418, "close")
@@ -257,7 +257,7 @@ def request(exchange):
 
 
 def test_a_host_that_a_tap_sets_is_what_the_origin_is_told(tmp_path: Path, roots: Path, server: Origin) -> None:
-    """Of plain HTTP, too, where it is the target's otherwise."""
+    """In plain HTTP too, where certifier sets Host to the target if the tap leaves none."""
     with watched(tmp_path, roots, tap(tmp_path, ELSEWHERE)) as program, Origin(json_origin) as plain:
         with secure_tunnel(program, f"localhost:{server.port}") as secure:
             assert "Host: other" in get(secure).headers["x-got"]
@@ -268,7 +268,7 @@ def test_a_host_that_a_tap_sets_is_what_the_origin_is_told(tmp_path: Path, roots
 
 
 def test_pipelined_requests_in_the_segment_of_finished(tmp_path: Path, roots: Path, server: Origin) -> None:
-    """TLS 1.3 clients may send them with it; the second waits for the response to the first."""
+    """TLS 1.3 clients may send requests along with it; the second waits for the response to the first."""
     with watched(tmp_path, roots, tap(tmp_path, CHANGING)) as program:
         with tunnel(program.address, f"localhost:{server.port}") as sock:
             early = b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2
@@ -313,7 +313,7 @@ def test_bodies_pass_a_tap_that_acts_and_what_it_cannot_judge_does_not(
 
 
 def test_what_comes_with_the_request_for_an_upgrade(tmp_path: Path, roots: Path, certificate: Path) -> None:
-    """It goes on when that is agreed to, though in HTTP it were empty lines or no head, and though no more comes."""
+    """Passed on once the upgrade is accepted, even if it is empty lines or no HTTP head, and even if no more comes."""
     upgrade = b"Connection: upgrade\r\nUpgrade: x\r\n\r\n"
 
     def switch(sock: socket.socket) -> None:
@@ -338,7 +338,7 @@ def test_an_answer_of_one_that_only_looks_is_told_of(tmp_path: Path, roots: Path
 
 
 def test_a_tap_may_wait(tmp_path: Path, roots: Path, server: Origin) -> None:
-    """Its tunnel waits, and no other."""
+    """Only its own tunnel waits."""
     text = (
         "import os, time\ndef request(exchange):\n    open(exchange.target[1:], 'w').close()\n"
         "    while exchange.target == '/slow' and not os.path.exists('go'):\n        time.sleep(0.01)\n"
@@ -373,7 +373,7 @@ def test_an_answer_that_is_none_is_a_refusal(tmp_path: Path, roots: Path, server
         assert (reply.status, b"a tap made an invalid answer" in reply.body) == (403, True)
         reply = exchange(program.address, b"GET http://localhost:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % plain.port)
         assert (reply.status, b"a tap made an invalid answer" in reply.body) == (403, True)
-        eventually(lambda: (server.connections, plain.connections), (1, 1))  # dialled, and asked nothing
+        eventually(lambda: (server.connections, plain.connections), (1, 1))  # dialled, but no request was sent
         assert not [line for line in program.lines if "Traceback" in line]
 
 

@@ -56,7 +56,7 @@ def state(program: Program, since: str = "") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """With users."""
+    """A proxy with users (--auth)."""
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "users").write_bytes(line(*ALICE))
     with Program(folder, *BASE, "--auth=users") as running:
@@ -177,7 +177,7 @@ def test_live_data_is_for_this_machine_by_its_own_names(program: Program, path: 
         assert reply.status == 403
         assert reply.headers["cache-control"] == "no-store"
     assert ask(program, path, method="POST").status == 405
-    # In a request to the proxy for itself, what it names counts, not its Host field (RFC 9112 §3.2.2).
+    # In absolute form, the target's authority counts, not the Host field (RFC 9112 §3.2.2).
     through = ask(program, f"http://localhost:{program.address[1]}{path}", method="HEAD", host="evil.example")
     assert through.status == 200
 
@@ -270,7 +270,7 @@ def test_a_client_that_refuses_is_a_refusal(program: Program, origin: Origin) ->
 
 @contextmanager
 def events(program: Program, *fields: str) -> Iterator[Iterator[tuple[str, dict[str, Any]]]]:
-    """Server-sent events: id and data of each."""
+    """The id and the data of each server-sent event."""
     with socket.create_connection(program.address, timeout=WAIT) as sock:
         head = "\r\n".join(["GET /events HTTP/1.1", "Host: localhost", *fields, "", ""])
         sock.sendall(head.encode())
@@ -297,7 +297,7 @@ def test_events_come_once_a_second_with_what_is_news(program: Program, origin: O
         with secure_tunnel(program, f"localhost:{origin.port}") as secure:
             get(secure)
         rows = [row for _, data in (next(news) for _ in range(2)) for row in data["tunnels"]]
-        while not rows:  # both were older: the tunnel took its time
+        while not rows:  # the tunnel ended after both of them
             rows = next(news)[1]["tunnels"]
         assert [row["target"] for row in rows] == [f"localhost:{origin.port}"]
         assert 1 < time.monotonic() - began < WAIT
@@ -307,7 +307,7 @@ def test_events_come_once_a_second_with_what_is_news(program: Program, origin: O
 
 
 def test_a_slow_reader_gets_all_of_a_large_page(tmp_path: Path, roots: Path, origin: Origin) -> None:
-    """What all is known may be megabytes: more than the kernel takes at once, and a second of a slow line."""
+    """The whole state may be megabytes: more than the kernel buffers, and a second's worth of a slow line."""
     request = b"GET / HTTP/1.1\r\nHost: test\r\n" + b"X-Field: %s\r\n" % (b"x" * 290) * 38 + b"\r\n"
     with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--log-requests") as running:
         with secure_tunnel(running, f"localhost:{origin.port}") as sock:
@@ -337,7 +337,7 @@ def test_only_so_many_may_look(tmp_path: Path) -> None:
         assert state(running)["gauges"]["onlookers"] == MAX_ONLOOKERS
         open_ones.pop().__exit__(None, None, None)
         deadline = time.monotonic() + WAIT
-        while state(running)["gauges"]["onlookers"] == MAX_ONLOOKERS:  # it is found to be gone when it is written to
+        while state(running)["gauges"]["onlookers"] == MAX_ONLOOKERS:  # a departed client is noticed at the next write
             assert time.monotonic() < deadline
         with events(running) as news:
             next(news)
@@ -357,10 +357,10 @@ def test_who_looks_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 
 def test_who_begins_to_look_at_the_end_sees_an_end(tmp_path: Path) -> None:
-    """On a connection that was there before, as browsers open one ahead."""
+    """On a connection opened before, as browsers do ahead of need."""
     with Program(tmp_path, *BASE) as running:
         with socket.create_connection(running.address, timeout=WAIT) as sock:
-            exchange(running.address, b"GET /healthz HTTP/1.0\r\n\r\n")  # accepted behind the other one
+            exchange(running.address, b"GET /healthz HTTP/1.0\r\n\r\n")  # accepted after the other one
             running.process.send_signal(signal.SIGTERM)
             running.wait_for("stopping: 1 connection")
             sock.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -388,7 +388,7 @@ def test_health(tmp_path: Path) -> None:
         assert run("curl", "-sSf", f"{running.url}/healthz").stdout == "ok\n"
         (tmp_path / "certs").rename(tmp_path / "gone")
         deadline = time.monotonic() + WAIT
-        while (reply := ask(running, "/healthz")).status == 200:  # it is looked at every few seconds
+        while (reply := ask(running, "/healthz")).status == 200:  # health is checked every few seconds
             assert time.monotonic() < deadline
         assert (reply.status, reply.reason) == (503, "Not Ready")
         assert reply.body == b"the store can't be written: No such file or directory\n"
