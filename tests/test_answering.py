@@ -41,8 +41,8 @@ def test_the_first_request(method: str, first: int) -> None:
     [
         b"GET / HTTP/1.1\r\n\r\n",
         client().data_to_send() + bytes.fromhex("000001010400000001ff"),  # a block that can't be decoded
-        client().data_to_send() + bytes.fromhex("000001090400000001") + b"x",  # a continuation of nothing
-        client().data_to_send() + bytes.fromhex("ffffff010400000001"),  # 16 MiB
+        client().data_to_send() + bytes.fromhex("000001090400000001") + b"x",  # a CONTINUATION without HEADERS
+        client().data_to_send() + bytes.fromhex("ffffff010400000001"),  # a frame of 16 MiB
         client().data_to_send() + bytes.fromhex("000065010400000001") + b"\x20" * 100 + b"\x82",  # 101 octets
     ],
 )
@@ -74,7 +74,7 @@ def test_the_answer(method: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 100])
 def test_the_answer_to_a_client_that_keeps_no_table(size: int) -> None:
-    """Of HPACK, or a small one: some libraries save memory so, and nghttp with ``--header-table-size=0``."""
+    """No HPACK table, or a small one, as with libraries that save memory, or nghttp and ``--header-table-size=0``."""
     connection = client("GET")
     connection.update_settings({h2.settings.SettingCodes.HEADER_TABLE_SIZE: size})
     events = connection.receive_data(pages.for_error_2(ERROR, 1, False))

@@ -22,13 +22,13 @@ from tlsconfig import server_context
 from tunnel import Tunnel
 
 TLS_1_2, TLS_1_3 = (3, 3), (3, 4)
-MOST = 8192  # octets of answers that wait; TIMES are too many for that and for the kernel's buffers
+MOST = 8192  # octets of unsent answers; TIMES of them exceed this and the kernel's buffers
 TIMES = 1500
-CHANGES = 3000  # of keys: 27 octets each
+CHANGES = 3000  # key updates, 27 octets each
 
 
 def test_an_origin_that_closes_in_order_when_it_may_not_renegotiate(program: Program, certificate: Path) -> None:
-    """It says nothing else, so the client is told why, as it is where the origin breaks off."""
+    """The origin says nothing else, so the client is told why, as it is when the origin breaks off."""
     pem = certificate.read_text()
     chain = X509CertChain([X509().parse(pem)])
 
@@ -48,13 +48,13 @@ def test_an_origin_that_closes_in_order_when_it_may_not_renegotiate(program: Pro
 
 
 class Asking:
-    """A client of TLS, and a tunnel from it to whoever takes all and says nothing."""
+    """A TLS client, and a tunnel from it to a sink that reads everything and sends nothing."""
 
     def __init__(self, certificate: Path, version: tuple[int, int]) -> None:
         self.sock, sock = socket.socketpair()
         above, self._sink = socket.socketpair()
         self._all = self.sock, sock, above, self._sink
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the least there is
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's minimum
         self.stream = tls.TlsStream(sock, server_context(certificate.read_bytes()), [])
         self.tunnel = Tunnel(self.stream, PlainStream(above))
         self._running = gevent.spawn(self._run)
@@ -65,11 +65,11 @@ class Asking:
         self.connection.handshakeClientCert(settings=settings)
 
     def ask(self) -> None:
-        """For new keys, or to renegotiate."""
+        """Ask for a key update or, in TLS 1.2, to renegotiate."""
         connection = self.connection
         if connection.version == TLS_1_3:
             list(connection.send_keyupdate_request(1))
-            connection.write(b"x")  # of many in a row OpenSSL itself has enough
+            connection.write(b"x")  # OpenSSL itself refuses many key updates in a row
         else:
             list(connection._sendMsg(ClientHello().create(TLS_1_2, bytearray(32), bytearray(), [0xC02B])))
         gevent.sleep(0)
@@ -100,7 +100,7 @@ def asking(request: pytest.FixtureRequest, certificate: Path, monkeypatch: pytes
 
 
 def test_who_asks_on_and_on_and_does_not_read(asking: Asking) -> None:
-    """What it is told would wait for it in memory, more with each question."""
+    """The answers would pile up in memory, more with each request."""
     for _ in range(TIMES):
         asking.ask()
         if asking.stream.ended is not None:
@@ -124,7 +124,7 @@ def test_who_asks_on_and_on_and_reads(asking: Asking) -> None:
 
 
 def unread(sock: socket.socket) -> int:
-    """Octets that a socket has received, and nobody has taken."""
+    """The octets in a socket's receive buffer."""
     (count,) = struct.unpack("i", fcntl.ioctl(sock, termios.FIONREAD, bytes(4)))
     return int(count)
 
@@ -132,7 +132,7 @@ def unread(sock: socket.socket) -> int:
 @pytest.mark.parametrize("asking", [TLS_1_3], indirect=True)
 @pytest.mark.parametrize("when", ["with the handshake", "later", "when the origin has ended"])
 def test_others_run_while_keys_change_on_and_on(asking: Asking, when: str) -> None:
-    """What has no content costs more than what has."""
+    """Records without content cost more than those with content."""
     connection = asking.connection
     with gevent.Timeout(WAIT):
         if when != "with the handshake":
@@ -142,14 +142,14 @@ def test_others_run_while_keys_change_on_and_on(asking: Asking, when: str) -> No
         if when == "when the origin has ended":
             before = unread(asking.sock)
             asking.end_origin()
-            while unread(asking.sock) == before:  # a close_notify, which is not for tlslite: it would write no more
+            while unread(asking.sock) == before:  # a close_notify, which tlslite must not read: it would stop writing
                 gevent.sleep(0)
     assert len(left_when_others_ran(connection, asking.stream.sock)) > 3
     assert asking.stream.ended is None
 
 
 def test_others_run_while_keys_change_where_a_request_is_awaited(certificate: Path) -> None:
-    """To be told that its origin can't answer it."""
+    """The request is awaited in order to answer that its origin can't be reached in time."""
     sock, ours = socket.socketpair()
     with sock, ours, gevent.Timeout(WAIT):
         stream = tls.TlsStream(ours, server_context(certificate.read_bytes()), [])
@@ -172,7 +172,7 @@ def test_others_run_while_keys_change_where_a_request_is_awaited(certificate: Pa
 
 
 def left_when_others_ran(connection: TLSConnection, sock: socket.socket) -> set[int]:
-    """How much of a flood of new keys for a socket was left whenever somebody else ran."""
+    """Flood a socket with key updates; return how much was left each time somebody else ran."""
     connection.sock.buffer_writes = True
     for _ in range(CHANGES):
         list(connection.send_keyupdate_request(0))

@@ -14,7 +14,7 @@ SAID = {
 
 
 class Elements(html.parser.HTMLParser):
-    """Elements with their attributes, and whether each that was opened was closed."""
+    """The elements of a page with their attributes, and those that are still open."""
 
     EMPTY = frozenset(("meta", "link", "img", "input", "br"))
 
@@ -45,7 +45,7 @@ def test_the_page_is_whole(trust: bool) -> None:
     assert "{{" not in text
     identities = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
     assert len(identities) == len(set(identities))
-    for tag, attributes in elements.found:  # what the policy of its contents would block anyway
+    for tag, attributes in elements.found:  # the Content-Security-Policy would block these anyway
         assert "style" not in attributes, tag
         assert not [name for name in attributes if name.startswith("on")], tag
         for name in ("src", "href"):
@@ -64,7 +64,7 @@ def test_what_is_said_is_no_markup() -> None:
 
 
 def test_a_container_gets_all_that_node_needs() -> None:
-    """Without the second it knows the CA, and goes past the proxy."""
+    """Without the second variable, Node.js knows the CA but bypasses the proxy."""
     (command,) = re.findall(r"<code>(docker run .*)</code>", page())
     assert {"NODE_EXTRA_CA_CERTS", "NODE_USE_ENV_PROXY"} <= set(re.findall(r"-e (\w+)=", command))
 

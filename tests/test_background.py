@@ -11,13 +11,13 @@ from test_faults import errors
 from store import Store
 
 OPTIONS = "--ca=ca"
-BUGS = ("memory", "internal")  # what is told with a traceback
-CAN_DO_WITHOUT = ("stat serials.__init__", " ledger.kept")  # links are not followed; the store is read
-KEY = ("load_pem_private_key ca._load_key", "internal")  # but this, which a key of an odd length is told by
+BUGS = ("memory", "internal")  # logged with a traceback
+CAN_DO_WITHOUT = ("stat serials.__init__", " ledger.kept")  # links are then not followed; the store is read instead
+KEY = ("load_pem_private_key ca._load_key", "internal")  # except this one: a key of an odd length raises it
 
 
 def a_day(program: Faulty, _: str) -> str:
-    """What is done at a day's start, with the hours before it."""
+    """The tasks of a day, hour by hour."""
     assert all(program.order("an_hour_passes") for _ in range(24))
     return ""
 
@@ -59,7 +59,7 @@ def test_a_renewal_that_fails_holds_no_other_up(faulty: Callable[[str], Faulty])
     assert (had.fired, len(failed)) == (True, 1)
     assert [line for line in had.lines if f"the present certificate for {failed[0]} stays in use" in line]
     assert {run(program, scenarios.tunnel, name).sees for name in two} == {"200"}
-    program.pass_time(61)  # before it is tried again
+    program.pass_time(61)  # until it is tried again
     assert run(program, an_hour, "").left == {}
     assert serial(program, failed[0]) != before[failed[0]]
     assert {run(program, scenarios.tunnel, name).sees for name in two} == {"200"}
@@ -75,7 +75,7 @@ def test_a_reload_that_fails_leaves_what_was_in_force(faulty: Callable[[str], Fa
     assert run(program, scenarios.tunnel, "a.example.com").sees == "200"
     assert run(program, reload, "").sees == "reloaded"
     steps = run(program, reload, "").steps
-    del steps["write linefile._put"]  # nobody could tell what became of it
+    del steps["write linefile._put"]  # a failure of the log can't be seen in the log
     for step, number in steps.items():
         for nth in range(1, number + 1):
             for error in errors(step):

@@ -10,7 +10,7 @@ Outcome = tuple[int | Exception, list[str]]
 
 
 class Source:
-    """Gives numbers; the first supply waits at a gate, so that others come meanwhile, and the second may fail."""
+    """Supplies numbers; the first supply waits at a gate, so that others arrive meanwhile, and the second may fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.counts: list[int] = []
@@ -30,7 +30,7 @@ class Source:
 
 
 def outcomes(batch: Batch[int], source: Source) -> list[Outcome]:
-    """Of one who comes first, and of three who come while that one is being supplied."""
+    """The outcomes for one caller, and for three more that arrive while the first is being supplied."""
     workers = Workers(4)
 
     def take() -> Outcome:

@@ -18,7 +18,7 @@ def bench(folder: Path, *words: str) -> dict[str, Any]:
     assert done.returncode == 0, done.stderr
     parts: dict[str, Any] = json.loads((folder / "results.json").read_text())
     assert (folder / "RESULTS.md").read_text().startswith("# Benchmark\n")
-    assert [path.name for path in folder.iterdir() if path.is_dir()] == []  # nothing is left of the run
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == []  # the run leaves no folders behind
     return parts
 
 
@@ -26,16 +26,16 @@ def test_the_table(tmp_path: Path) -> None:
     part = bench(tmp_path, "--only=certifier", "--only=bare relay")["table"]
     certifier, bare = part["peers"]
     assert set(bare["figures"]) == set(certifier["figures"])
-    assert "**" not in (tmp_path / "RESULTS.md").read_text().partition("\n* ")[0]  # there is nothing to be better than
+    assert "**" not in (tmp_path / "RESULTS.md").read_text().partition("\n* ")[0]  # nothing is best without rivals
     figures = {key: cell["median"] for key, cell in certifier["figures"].items()}
     assert certifier["problem"] is None
-    assert set(figures) == {row["key"] for row in part["rows"]} - {"warm_busiest"}  # which one process alone has not
+    assert set(figures) == {row["key"] for row in part["rows"]} - {"warm_busiest"}  # which a single process lacks
     assert all(value > 0 for key, value in figures.items() if key != "idle_cpu")
     assert 0 <= figures["idle_cpu"] < 1000
     assert figures["warm_p50"] <= figures["warm_p90"] <= figures["warm_p99"]
     assert figures["crowd_certificates"] == 1
     assert set(part["floor"]) == {"warm", "new", "bulk", "small", "idle"}
-    # The proxy does what the floor does, and more; memory aside, which is rough in a run as short as this.
+    # The proxy does all that the floor does, and more. Memory is left out: it is imprecise in so short a run.
     assert all(certifier["figures"][key]["times_floor"] > 1 for key in ("warm", "new", "small"))
     plot = ElementTree.parse(tmp_path / "results.svg")
     assert "certifier" in {text.text for text in plot.iter("{http://www.w3.org/2000/svg}text")}

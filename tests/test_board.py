@@ -212,7 +212,7 @@ def test_one_counts_on_from_another() -> None:
     assert sum(second.kept()["histograms"]["retrieval"]["counts"]) == 2
     assert len(second.latest(Cursor())["tunnels"]) == 1
     clock.advance(seconds=1)
-    assert [sample["connections"] for sample in second.history(Cursor())] == [1]  # what it inherited is no news
+    assert [sample["connections"] for sample in second.history(Cursor())] == [1]  # inherited counts are no news
     assert first.kept()["counts"] == kept["counts"]
 
 
@@ -371,7 +371,7 @@ def test_snapshots_are_merged() -> None:
     assert [row["outcome"] for row in both["tunnels"]] == ["closed", "idle", "closed"]
     assert len(both["open"]) == 2
     before, sample = both["history"]
-    assert (before["at"], before["sent"]) == (int(clock.time) - 1, 1)  # two saw nothing of it: 4 in two seconds
+    assert (before["at"], before["sent"]) == (int(clock.time) - 1, 1)  # of one's 3, spread over two seconds
     assert (sample["at"], sample["sent"]) == (int(clock.time), 6)
     assert sum(both["histograms"]["dial"]["counts"]) == 1
     assert both["seen"] == {"one": 2, "two": 1}

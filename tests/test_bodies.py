@@ -77,7 +77,7 @@ def test_a_bomb_costs_no_more_than_the_limit() -> None:
     assert decode(zstd.compress(bytes(100 << 20)), "zstd", 1000) == Content(bytes(1000), cut=True)
     noise = random.Random(1).randbytes(16 << 20)
     large = zstd.compress(noise, options={zstd.CompressionParameter.window_log: 27})
-    assert decode(large, "zstd", 1000).coding == "zstd"  # it would have to be kept in memory
+    assert decode(large, "zstd", 1000).coding == "zstd"  # its window is too large to keep in memory
     began = time.process_time()
     for compress, coding in ((gzip.compress, "gzip"), (zstd.compress, "zstd")):
         assert decode(compress(b"") * 50_000, coding, 1000).octets == b""
@@ -86,8 +86,8 @@ def test_a_bomb_costs_no_more_than_the_limit() -> None:
 
 
 def test_without_zstd_its_bodies_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Python that was built where there was no libzstd has no such module."""
-    monkeypatch.setitem(sys.modules, zstd.__name__.partition(".")[0], None)  # which an import takes for missing
+    """A Python built without libzstd lacks the module."""
+    monkeypatch.setitem(sys.modules, zstd.__name__.partition(".")[0], None)  # imports fail as if it were missing
     body = zstd.compress(PLAIN)
     assert decode(body, "zstd", 2000) == Content(body, coding="zstd")
 

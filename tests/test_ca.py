@@ -81,7 +81,7 @@ def test_an_intermediate_is_sent_and_its_root_is_not(tmp_path: Path) -> None:
 
 
 def test_clients_are_to_trust_the_root_where_it_is_known(tmp_path: Path) -> None:
-    """OpenSSL's clients but curl, GnuTLS's and others take no intermediate for one."""
+    """OpenSSL's clients except curl, GnuTLS's and others accept no intermediate as a trust anchor."""
     root, stray, former = TestCA("root"), TestCA("stray"), TestCA("root")
     upper = TestCA("upper", parent=root)
     lower = TestCA("lower", parent=upper)
@@ -100,7 +100,7 @@ def test_clients_are_to_trust_the_root_where_it_is_known(tmp_path: Path) -> None
 
 
 def test_a_new_key_that_the_former_one_certified_is_sent(tmp_path: Path) -> None:
-    """In the same name, as RFC 4210 §4.4 has it for a root that gets a new key: clients know the former one."""
+    """Under the same name, as in a root key update (RFC 4210 §4.4): clients still trust the former key."""
     former = TestCA("root")
     new = TestCA("root", parent=former)
     found = ca.load(*write(tmp_path, new, chain=former.pem), now())
@@ -163,7 +163,7 @@ def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_pa
     paths = write(tmp_path, TestCA("op"))
     root = chains.make("root", bits=2048, digest="sha1")
     for made, told in (
-        (root, []),  # nobody verifies what a root says of itself
+        (root, []),  # nobody verifies a root's own signature
         (chains.make("middle", root, bits=2048), []),
         (chains.make("middle", root, bits=2048, digest="sha1"), ["with SHA1;"]),
         (chains.make("short", bits=1024), ["an RSA key of 1024 bits;"]),
@@ -177,7 +177,7 @@ def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_pa
 
 @pytest.mark.parametrize("encoding", ["named_curve", "explicit"])
 def test_a_curve_that_is_described_and_not_named_is_warned_about(tmp_path: Path, encoding: str) -> None:
-    """OpenSSL takes nothing that such a CA signs, strict or not; Go can't even read it."""
+    """OpenSSL rejects all that such a CA signs, strict or not; Go can't even parse it."""
     paths = write(tmp_path, TestCA("op"))
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-noenc", "-subj", "/CN=op"]
     for option in ("ec_paramgen_curve:P-256", f"ec_param_enc:{encoding}"):
@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_certificate_that_cannot_be_seen_is_not_taken_for_missing(tmp_path: Path) -> None:
-    """A symbolic link into a folder that is closed, perhaps: nothing is made."""
+    """It may be a symbolic link into an inaccessible folder: nothing is created."""
     (tmp_path / "ca.crt").symlink_to("ca.crt")
     with pytest.raises(UsageError, match=r"can't make a CA in .*: Too many levels of symbolic links"):
         ca.open_folder(tmp_path, now())

@@ -22,7 +22,7 @@ CA = TestCA("op")
 GOOD = CA.issue("a.example", with_key=False)
 DER = x509.load_pem_x509_certificate(GOOD).public_bytes(Encoding.DER)
 
-SPOILERS = {  # what is replaced in its DER, and by what
+SPOILERS = {  # octets of its DER, and their replacement
     "a version that there is not": (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x08"),
     "a point that is none": (b"\x03\x42\x00\x04", b"\x03\x42\x00\x05"),
     "a curve that nobody knows": (bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d03017f")),
@@ -40,7 +40,7 @@ def spoiled(spoiler: str) -> bytes:
 
 
 def pem(der: bytes) -> bytes:
-    """By hand: cryptography writes only what it can read."""
+    """Encode by hand: cryptography writes only what it can parse."""
     return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
 
 
@@ -57,7 +57,7 @@ def test_bad_ones(text: bytes, tmp_path: Path) -> None:
     if b"CERTIFICATE" in text:
         with pytest.raises(Unreadable):
             certificates.read(GOOD + text)
-    # Wherever they may lie, they cost no more than themselves.
+    # Wherever such a certificate is found, nothing else suffers.
     paths = write(tmp_path, CA)
     paths[0].write_bytes(text)
     with pytest.raises(UsageError, match="holds no PEM certificate"):

@@ -74,7 +74,7 @@ def test_the_successor_finds_what_still_waits_for_an_answer(channels: Channels) 
 
     with serving(channels, 0, answer):
         assert waiting.get(timeout=WAIT) == b"5"
-    assert asked == [b"5"]  # the others wait no more
+    assert asked == [b"5"]  # the others no longer wait for an answer
 
 
 def test_questions_do_not_pile_up(channels: Channels) -> None:

@@ -49,7 +49,7 @@ Start = Callable[[Path, bool, str], AbstractContextManager[int]]
 
 @contextmanager
 def openssl(certificate: Path, required: bool, version: str) -> Iterator[int]:
-    """``openssl s_server``, which serves a page; its port."""
+    """Run ``openssl s_server``, which serves a page; yield its port."""
     with talk(
         "openssl", "s_server", "-accept", "127.0.0.1:0", "-cert", certificate, "-key", certificate, "-www",
         "-Verify" if required else "-verify", "1", "-tls1_2" if version == "1.2" else "-tls1_3",
@@ -114,7 +114,7 @@ def test_required(program: Program, certificate: Path, roots: Path, start: Start
             assert (reply.status, secure.recv(1)) == (502, b"")
         with tunnel(program.address, f"localhost:{port}") as sock:
             client = BioClient(sock, strict_context(program.ca), "localhost")
-            client.close_notify()  # it asks nothing, and is told
+            client.close_notify()  # it sends no request, and is told all the same
             assert client.read().startswith(b"HTTP/1.1 502 ")
     program.wait_for(r"status=502 outcome=tls_alert_received detail=.localhost wants a client certificate")
 
@@ -150,7 +150,7 @@ def wanting(certificate: Path, version: ssl.TLSVersion) -> ssl.SSLContext:
 
 
 def test_many_requests_at_once(program: Program, certificate: Path) -> None:
-    """The first is answered, the others are told that they were not seen."""
+    """The first is answered; the others are reported as not processed."""
     context = wanting(certificate, ssl.TLSVersion.TLSv1_3)
     context.set_alpn_protocols(["h2"])
     with Origin(http_origin, context) as server:
@@ -171,7 +171,7 @@ def test_many_requests_at_once(program: Program, certificate: Path) -> None:
 
 
 class BioServer:
-    """A TLS server over a socket whose alerts its owner sends."""
+    """A TLS server over a socket; its owner sends the server's alerts."""
 
     def __init__(self, sock: socket.socket, certificate: Path) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -190,7 +190,7 @@ class BioServer:
                 return
 
     def alert(self) -> bytes:
-        """What it says to a record that is not the client's."""
+        """The alert that a forged record provokes."""
         self._in.write(b"\x17\x03\x03\x00\x20" + bytes(32))
         with pytest.raises(ssl.SSLError):
             self._tls.read(1)
@@ -199,7 +199,7 @@ class BioServer:
 
 @pytest.mark.parametrize("first", ["origin", "client"])
 def test_an_alert_and_a_reset_that_meet_a_request(program: Program, certificate: Path, first: str) -> None:
-    """What the client said can't be passed on, and why that is so comes after: it is told all the same."""
+    """The request can't be passed on, and the reason is read only after that: the client is told all the same."""
     ready, go, gone = Event(), Event(), Event()
 
     def handler(sock: socket.socket) -> None:
@@ -208,7 +208,7 @@ def test_an_alert_and_a_reset_that_meet_a_request(program: Program, certificate:
         assert go.wait(WAIT)
         sock.sendall(tls.alert())
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        socket.close(sock.detach())  # at once: gevent's own waits for its loop
+        socket.close(sock.detach())  # at once: gevent's socket would close later, in its loop
         gone.set()
 
     with Origin(handler) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
@@ -239,7 +239,7 @@ def test_an_origin_that_lets_in_again_is_let_in(program: Program, certificate: P
             assert get(secure).status == 200
 
 
-# An origin that says nothing, in TLS 1.2: CertificateRequest is what shows.
+# A TLS 1.2 origin that gives no reason: only its CertificateRequest shows it.
 
 REQUEST = rawtls.message(13, bytes((1, 64)) + rawtls.numbers(2, [0x0403]) + rawtls.vector(2, b""))
 
@@ -259,7 +259,7 @@ def test_an_origin_that_ends_it(program: Program, origin_ca: TestCA, asks: bool,
         hello = rawtls.read_hello(sock)
         assert isinstance(hello, rawtls.Hello)
         sock.sendall(raw_flight(origin_ca, hello, asks=asks))
-        kind, _ = rawtls.read_record(sock)  # the Certificate, which is empty, and the ClientKeyExchange
+        kind, _ = rawtls.read_record(sock)  # the empty Certificate, and the ClientKeyExchange
         assert kind == rawtls.HANDSHAKE
         if how == "reset":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -277,7 +277,7 @@ def test_an_origin_that_ends_it(program: Program, origin_ca: TestCA, asks: bool,
 
 
 def test_what_else_is_wrong_is_not_taken_for_it(program: Program, roots: Path, tmp_path: Path) -> None:
-    """It asks for one, and its own is not to be trusted."""
+    """The origin asks for a certificate, and its own is not trusted."""
     path = tmp_path / "stranger.pem"
     path.write_bytes(TestCA("a stranger").issue("localhost"))
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
@@ -307,7 +307,7 @@ def test_flights(origin_ca: TestCA) -> None:
     asking, other = raw_flight(origin_ca, hello, asks=True), raw_flight(origin_ca, hello, asks=False)
     assert wants_certificate(asking + alert)
     assert wants_certificate(asking, closed=True)
-    assert not wants_certificate(asking)  # it was we who did not go on
+    assert not wants_certificate(asking)  # it was certifier that stopped
     assert not wants_certificate(other + alert)
     assert not wants_certificate(b"", closed=True)
     whole = len(asking) - 4 - len(REQUEST)
@@ -317,7 +317,7 @@ def test_flights(origin_ca: TestCA) -> None:
 
 @contextmanager
 def renegotiating(certificate: Path, roots: Path) -> Iterator["tuple[int, subprocess.Popen[str]]"]:
-    """``openssl s_server`` on TLS 1.2, which asks for a certificate when its standard input says ``R``."""
+    """``openssl s_server`` on TLS 1.2, which asks for a certificate when ``R`` is written to its standard input."""
     words: list[str | Path] = ["openssl", "s_server", "-accept", "127.0.0.1:0", "-tls1_2", "-CAfile", roots]
     with talk(*words, "-cert", certificate, "-key", certificate) as process:
         assert process.stdout is not None
@@ -334,7 +334,7 @@ def say_when(process: "subprocess.Popen[str]", seen: str, word: str) -> None:
 
 
 def test_renegotiation(program: Program, certificate: Path, roots: Path) -> None:
-    """As Apache and IIS do for some of their pages: it is refused at once, though nothing else is to be sent."""
+    """As Apache and IIS do for some pages: it is refused at once, though nothing else is to be sent."""
     with renegotiating(certificate, roots) as (port, process):
         with secure_tunnel(program, f"localhost:{port}") as secure:
             secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -346,7 +346,7 @@ def test_renegotiation(program: Program, certificate: Path, roots: Path) -> None
 
 
 def test_renegotiation_behind_a_response(program: Program, certificate: Path, roots: Path) -> None:
-    """What was said before arrives, and then the end, which is no orderly one."""
+    """What was sent before arrives, followed by an abrupt end."""
     with renegotiating(certificate, roots) as (port, process):
         with secure_tunnel(program, f"localhost:{port}") as secure:
             secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -362,10 +362,10 @@ PING = bytes((0, 0, 8, 6, 0, 0, 0, 0, 0)) + b"8 octets"  # RFC 9113 §6.7
 
 
 class Gate:
-    """A relay to an origin that holds back all that this says after its first flight."""
+    """A relay to an origin that holds back what the origin sends after its first flight."""
 
     def __init__(self, port: int, much: int = MUCH) -> None:
-        self.heard = Event()  # that the client has said more than handshakes have
+        self.heard = Event()  # the client has sent more than a handshake takes
         self.open = Event()
         self._port = port
         self._much = much
@@ -391,7 +391,7 @@ class Gate:
 
 @pytest.fixture(scope="module")
 def watching(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """One that decodes what passes."""
+    """A proxy that decodes what passes."""
     folder = tmp_path_factory.mktemp("watching")
     options = ["--store=certs", "--max=9", "--ca=ca", "--log-requests", f"--upstream-ca={roots}"]
     with Program(folder, *options) as running:
@@ -401,7 +401,7 @@ def watching(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.mark.parametrize("which", ["program", "watching"])
 @pytest.mark.parametrize("alpn", ["http/1.1", "h2"])
 def test_an_origin_that_is_far_away(request: pytest.FixtureRequest, certificate: Path, alpn: str, which: str) -> None:
-    """Its alert comes when the tunnel has been relaying, and waits for the client again."""
+    """Its alert arrives when the tunnel is already relaying and waits for the client again."""
     program: Program = request.getfixturevalue(which)
     context = wanting(certificate, ssl.TLSVersion.TLSv1_3)
     context.set_alpn_protocols([alpn])
@@ -428,13 +428,13 @@ def test_an_origin_that_is_far_away(request: pytest.FixtureRequest, certificate:
 
 
 def test_a_client_that_says_too_much_for_one_who_listens_late(program: Program, certificate: Path) -> None:
-    """Where its request begins is not known any more: it is told that none was seen, and not left waiting."""
+    """The start of its request is lost by then: it is told that none was seen, and not left waiting."""
     context = wanting(certificate, ssl.TLSVersion.TLSv1_3)
     context.set_alpn_protocols(["h2"])
     connection = h2.connection.H2Connection(h2.config.H2Configuration())
     connection.initiate_connection()
     with Origin(http_origin, context) as server:
-        most = 50 * MUCH  # more than is ever read at once, as what comes with the end of a handshake may be
+        most = 50 * MUCH  # more than is ever read at once, as may arrive with the end of a handshake
         gate = Gate(server.port, most)
         with Origin(gate) as relay, secure_tunnel(program, f"localhost:{relay.port}", alpn=["h2"]) as secure:
             secure.sendall(connection.data_to_send() + (most // len(PING) + 1) * PING)

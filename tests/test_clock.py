@@ -29,7 +29,7 @@ def clock() -> Clock:
 
 @pytest.mark.parametrize("days", [1, 30])
 def test_a_clock_that_was_ahead_and_is_set_back(room: Room, clock: Clock, days: int) -> None:
-    """What is not valid yet is not served; and files are looked at as before."""
+    """A leaf that is not valid yet is not served, and files are checked as before."""
     contexts = ContextCache(2, room.leaves, Workers(), clock)
     clock.advance(days=days)
     made = contexts.get(NAME)

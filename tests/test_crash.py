@@ -23,7 +23,7 @@ from leaves import Leaves
 from store import Store
 from stored import MARK
 
-# A process that dies by kill -9 right before or right after its n-th system call that matters.
+# A process that kills itself with SIGKILL right before or after its n-th system call that matters.
 SUICIDE = f"""
 import os, signal, sys
 sys.path.insert(0, {str(HERE)!r})
@@ -113,7 +113,7 @@ def test_kill_at_every_step_of_a_write(tmp_path: Path, job: str, when: str) -> N
             leaf = leaves._check(stored, "a.example", now() + timedelta(days=32 if job == "renew" else 1))
             assert leaf.serial not in used
             used.add(leaf.serial)
-            if result.returncode == -signal.SIGKILL:  # start again from where this began
+            if result.returncode == -signal.SIGKILL:  # restore the initial state
                 path.unlink() if old is None else path.write_bytes(old)
         if result.returncode == 0:
             break
@@ -128,7 +128,7 @@ def test_kill_at_every_step_of_a_write(tmp_path: Path, job: str, when: str) -> N
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.timeout(120)
 def test_kill_at_every_step_of_making_a_ca(tmp_path: Path, when: str) -> None:
-    """A CA half made is made whole by the next start."""
+    """The next start completes a half-made CA."""
     for step in range(60):
         folder = tmp_path / str(step)
         result = suicide(folder, step, when, "ca")

@@ -11,7 +11,7 @@ from exchange import LITTLE_CONTENT, MAX_FIELDS, RATIO, Capture, Recorder, heade
 @pytest.mark.parametrize("octets", [LITTLE_CONTENT, LITTLE_CONTENT + 1, 8 * LITTLE_CONTENT])
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_small_body_does_not_stand_for_a_large_content(octets: int, dense: bool) -> None:
-    """Unless that is as small, or the body has a hundredth of it, as those that mean something have."""
+    """Unless the content is small too, or at most a hundred times the body, as meaningful content is."""
     content = (random.Random(1).randbytes(octets // 20) if dense else b"").ljust(octets, b"\0")
     body = gzip.compress(content)
     assert (len(body) * RATIO < octets) != dense

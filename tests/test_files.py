@@ -38,7 +38,7 @@ files.write_new(Path("x"), b"1")
 
 @pytest.fixture(params=["unnamed", "named"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How a file is before it is whole: not every system has those without a name."""
+    """How a file is kept until it is whole: not every system has unnamed files (O_TMPFILE)."""
     if request.param == "named":
         monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     elif sys.platform != "linux":
@@ -53,7 +53,7 @@ def test_a_file_is_made_once_and_replaced(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         files.write_new(path, b"2")
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"1", 0o600)
-    path.chmod(0o666)  # which no umask lets be
+    path.chmod(0o666)  # which a umask would reduce
     files.overwrite(path, b"33")
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"33", 0o666)
     assert os.listdir(tmp_path) == ["x"]
@@ -61,7 +61,7 @@ def test_a_file_is_made_once_and_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("way")
 def test_its_mode_is_what_was_asked_for(tmp_path: Path) -> None:
-    for mode in (0o600, 0o666):  # the latter is what no umask lets be
+    for mode in (0o600, 0o666):  # a umask would reduce the latter
         files.write_new(tmp_path / f"{mode}", b"1", mode)
         assert stat.S_IMODE((tmp_path / f"{mode}").stat().st_mode) == mode
 
@@ -113,7 +113,7 @@ def test_what_may_lie_in_two_sectors_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_mount_point_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A serial file that was mounted into a container by itself, and whose number gets a digit."""
+    """As for a serial file mounted into a container by itself, whose number gains a digit."""
 
     def busy(*_: object) -> None:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
@@ -142,14 +142,14 @@ def _fail(*_: object, **__: object) -> None:
 def test_a_call_that_fails_leaves_no_descriptor_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, way: str
 ) -> None:
-    workers = Workers(1)  # as in the program; elsewhere gevent's os.close lets a directory wait for the loop
+    workers = Workers(1)  # as in the program; elsewhere gevent's os.close defers closing a directory
     workers.run(os.getpid)
     before = set(os.listdir("/proc/self/fd"))
     made = call == "os.unlink" or (call == "fcntl.flock" and way == "unnamed")
     with monkeypatch.context() as broken:
         broken.setattr(call, _fail)
         with nullcontext() if made else pytest.raises(OSError, match="Input/output"):
-            workers.run(files.write_new, tmp_path / "x", b"1", 0o666)  # which no umask lets be
+            workers.run(files.write_new, tmp_path / "x", b"1", 0o666)  # which a umask would reduce
     assert set(os.listdir("/proc/self/fd")) <= before
     assert len(os.listdir(tmp_path)) == made + (call == "os.unlink" and way == "named")
     files.clear_stale(tmp_path)
@@ -190,7 +190,7 @@ def test_what_a_crash_left_is_cleared_and_what_is_being_written_is_not(tmp_path:
 
 
 def test_a_temporary_file_taken_for_stale_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between its creation and its lock another process may clear it."""
+    """Another process may clear it between its creation and its lock."""
     lock = fcntl.flock
     cleared: list[bool] = []
 

@@ -77,7 +77,7 @@ def test_what_the_client_gets(program: Program) -> None:
 
 
 def test_a_response_without_a_date_gets_one(program: Program) -> None:
-    """RFC 9110 §6.6.1: whoever forwards it and has a clock adds it; caches reckon its age from there."""
+    """RFC 9110 §6.6.1: a recipient with a clock adds it when forwarding; caches compute the age from it."""
     said = "Sun, 06 Nov 1994 08:49:37 GMT"
     for field, date in (("", None), (f"date: {said}\r\n", said)):
         with recorder([], f"HTTP/1.1 200 OK\r\n{field}Content-Length: 2\r\n\r\nok".encode()) as server:
@@ -106,7 +106,7 @@ def test_http_1_0_client(program: Program) -> None:
 
 
 def body_origin(sock: socket.socket) -> None:
-    """Reads a body, by whatever framing, and tells its digest; honours Expect."""
+    """Read a body in any framing, and answer with its digest; honour Expect."""
     import h11
 
     connection = h11.Connection(h11.SERVER)
@@ -161,7 +161,7 @@ def test_a_final_answer_instead_of_100(program: Program) -> None:
 
 @pytest.mark.parametrize("closing", [False, True])
 def test_an_upload_that_is_answered_early_goes_on(program: Program, closing: bool) -> None:
-    """Clients that send all before they read get the answer, and origins that answer before they read get all."""
+    """Clients that send everything before they read get the answer; origins that answer first get the whole upload."""
     content = os.urandom(8_000_000)
     seen: list[bytes] = []
     taken = Event()
@@ -186,7 +186,7 @@ def test_an_upload_that_is_answered_early_goes_on(program: Program, closing: boo
             assert read_reply(sock).body == b"no"
         assert taken.wait(WAIT)
     assert seen[1] == content
-    assert b"close" not in seen[0]  # with which Node.js would cut the upload off
+    assert b"close" not in seen[0]  # on which Node.js would cut off the upload
 
 
 def test_head_with_curl(program: Program) -> None:
@@ -219,7 +219,7 @@ def test_an_origin_that_does_not_answer(program: Program, answer: bytes, status:
 
 
 def test_a_target_outside_of_ascii_is_escaped(program: Program) -> None:
-    """As curl sends what somebody typed."""
+    """curl sends it as it was typed."""
     seen: list[bytes] = []
     with recorder(seen, OK) as server:
         request = f"GET http://localhost:{server.port}/café?ü HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -291,7 +291,7 @@ def test_max_forwards(program: Program) -> None:
 
 @contextmanager
 def flood(piece: bytes, head: bytes = b"") -> Iterator[Origin]:
-    """An origin that answers with pieces without an end, many in each packet."""
+    """An origin whose response is an endless series of pieces, many in each packet."""
 
     def pour(sock: socket.socket) -> None:
         sock.recv(65_536)
@@ -320,7 +320,7 @@ def test_an_endless_response_holds_nobody_else_up(program: Program, piece: bytes
                     took.append(time.monotonic() - start)
             finally:
                 reader.kill()
-    assert sorted(took)[17] < 1  # where nothing gives way, each of them waits for the end of the flood
+    assert sorted(took)[17] < 1  # if the relay never yielded, each would wait for the end of the flood
 
 
 def test_endless_interim_responses_are_the_origins_fault(program: Program) -> None:
@@ -382,7 +382,7 @@ def test_trailers_that_only_a_head_may_have_stay_behind(program: Program) -> Non
 
 @contextmanager
 def uploading() -> Iterator[tuple[gevent.socket.socket, gevent.socket.socket, "gevent.Greenlet[..., bytes | None]"]]:
-    """A request of ten octets on its way: its client, its origin, and what forwards it."""
+    """An upload of ten octets in progress: its client, its origin, and the greenlet that forwards it."""
     (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
     with client, client_end, origin, origin_end:
         head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
@@ -411,7 +411,7 @@ def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pyt
 def test_a_client_that_stops_in_an_upload_did_not_complete_it_in_time(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    """The origin, which waits for it, is not to blame for its silence, and does not take what came for all of it."""
+    """The waiting origin is not blamed for its silence, and must not take a part of the body for all of it."""
     monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
     with uploading() as (client, origin, doing):
         client.sendall(sent)
@@ -422,7 +422,7 @@ def test_a_client_that_stops_in_an_upload_did_not_complete_it_in_time(
 
 
 def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that answers before the request is complete, and at length."""
+    """A response that begins before the request is complete, and takes long."""
     monkeypatch.setattr(forward, "QUIET_SECONDS", 1.5)
     monkeypatch.setattr(forward, "LINGER_SECONDS", 0.1)
     with uploading() as (client, origin, doing):
@@ -439,11 +439,11 @@ def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeyp
 
 
 def test_a_response_does_not_look_complete_that_ends_with_a_broken_upload() -> None:
-    """Where the client reads slowly, its error is not met by a wait for the origin, which then seems to have ended."""
+    """With a slow client, no wait for the origin notices the error, and the origin's close looks like a regular end."""
     with uploading() as (client, origin, doing):
         origin.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
         origin.settimeout(0.5)
-        with pytest.raises(TimeoutError):  # nobody takes more
+        with pytest.raises(TimeoutError):  # until all buffers are full
             origin.sendall(b"y" * 100_000_000)
         client.shutdown(socket.SHUT_WR)
         origin.settimeout(WAIT)

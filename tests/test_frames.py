@@ -8,7 +8,7 @@ Found = list[tuple[int, int, bytes | None]]  # kind, stream, content or payload
 
 
 def read(data: bytes, size: int = 1 << 20) -> Found:
-    """The frames that are complete; None for the content of those that are of no interest."""
+    """The complete frames; the content is None for frames of no interest."""
     frames, found, content = Frames(), [], b""
     for start in range(0, len(data), size):
         piece, at = memoryview(data)[start : start + size], 0
@@ -82,11 +82,11 @@ def test_continuations_belong_to_what_they_continue(size: int) -> None:
         wire(HeadersFrame(1, b"a"), ContinuationFrame(3, b"")),
         wire(HeadersFrame(1, b"a"), DataFrame(1, b"")),
         wire(HeadersFrame(1, b"a"), HeadersFrame(1, b"a")),
-        b"\0\0\1\0\x08\0\0\0\1\1",  # DATA of one octet of padding, and no octet
+        b"\0\0\1\0\x08\0\0\0\1\1",  # DATA with a pad length of one, but no padding
         b"\0\0\4\0\x08\0\0\0\1\4abc",
-        b"\0\0\0\1\x0c\0\0\0\1",  # HEADERS without the padding's length
+        b"\0\0\0\1\x0c\0\0\0\1",  # HEADERS without a pad length
         b"\0\0\2\1\x0c\0\0\0\1\2a",
-        b"\0\0\4\1\x24\0\0\0\1\0\0\0\0",  # without all of its priority
+        b"\0\0\4\1\x24\0\0\0\1\0\0\0\0",  # with an incomplete priority
         wire(HeadersFrame(1, bytes(MAX_PAYLOAD + 1))),
         wire(HeadersFrame(1, bytes(MAX_PAYLOAD)), ContinuationFrame(1, bytes(MAX_BLOCK - MAX_PAYLOAD + 1))),
     ],

@@ -41,7 +41,7 @@ def test_the_limit_of_a_head(size: int) -> None:
 
 
 def content(body: Body, data: bytes, size: int) -> tuple[bytes, bytes, bool]:
-    """The content, what is left behind the body, and whether it ended."""
+    """The content, what follows the body, and whether the body ended."""
     found, done = b"", False
     for start in range(0, len(data), size):
         piece, at = data[start : start + size], 0

@@ -19,7 +19,7 @@ def test_inputs_that_are_kept(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_inputs_like_them(name: str) -> None:
-    # The same in every run: a finding is for make fuzz, and not for whoever happens to test something else.
+    # The same in every run: findings belong to make fuzz, not to whoever happens to test something else.
     @settings(max_examples=EXAMPLES, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(inputs([path.read_bytes() for path in corpus(name)]))
     def changed(data: bytes) -> None:
@@ -29,6 +29,6 @@ def test_inputs_like_them(name: str) -> None:
 
 
 def test_a_target_that_fails_is_seen() -> None:
-    """The negative twin: what a harness asserts is asserted."""
+    """The counterpart: a harness does fail on what it asserts."""
     with pytest.raises(AssertionError):
         check_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")

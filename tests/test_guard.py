@@ -22,16 +22,16 @@ def asks(authority: str) -> Exchange:
 @pytest.mark.parametrize("what", Mismatch)
 @pytest.mark.parametrize("authority", ["b.example", "b.example:443", "no name", "", "a.example@b.example"])
 def test_another_host(what: Mismatch, authority: str) -> None:
-    """One that is malformed is no less another: an origin may read a name in it."""
+    """A malformed one counts as another host, too: an origin may read a name in it."""
     found, record = guard(what)
     for _ in range(3):
         found.request(asks(authority))
     assert (found.refusal is not None) == (what is Mismatch.DENY)
-    assert (record.remark or "").count("Host") == (what is Mismatch.LOG)  # once a tunnel
+    assert (record.remark or "").count("Host") == (what is Mismatch.LOG)  # once per tunnel
 
 
 def test_when_a_client_that_is_refused_can_be_told() -> None:
-    """In the place of the one response that it awaits, while that has not begun."""
+    """In place of the one response that it awaits, as long as that has not begun."""
     found, _ = guard(Mismatch.DENY)
     assert found.quiet
     one, other = asks("a.example"), asks("b.example")

@@ -18,7 +18,7 @@ TEXT = (b"Content-Type", b"text/plain")
 
 
 def valid(told: object) -> dict:  # type: ignore[type-arg]
-    """An entry as its reader has it, checked against the schema of HAR 1.2."""
+    """An entry as a reader parses it, checked against the schema of HAR 1.2."""
     read = json.loads(json.dumps(told))
     program = {"name": "x", "version": "1"}
     SCHEMA.validate({"log": {"version": "1.2", "creator": program, "entries": [read]}})
@@ -233,7 +233,7 @@ def test_a_query_of_too_many_parameters_is_not_told_one_by_one() -> None:
 @pytest.mark.parametrize(("count", "told"), [(MAX_PARAMETERS, MAX_PARAMETERS), (MAX_PARAMETERS + 1, 0)])
 @pytest.mark.parametrize("lines", [1, 2])
 def test_too_many_cookies_are_not_told_one_by_one(count: int, told: int, lines: int) -> None:
-    """However many lines they are in: HTTP/2 has one for each (RFC 9113 §8.2.3). The field itself is told."""
+    """However many field lines hold them: HTTP/2 may use one for each (RFC 9113 §8.2.3). The field is recorded."""
     first = count // lines
     fields = [(b"Cookie", b";".join([b"="] * n)) for n in (first, count - first)][:lines]
     ask = valid(entry(exchange(ask=fields), 0))["request"]

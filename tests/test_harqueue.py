@@ -34,7 +34,7 @@ def large(name: object) -> Exchange:
 
 
 def lost(caplog: pytest.LogCaptureFixture) -> list[int]:
-    """How many are said to be, in each warning."""
+    """How many exchanges each warning reports as lost."""
     return [int(n) for n in re.findall(r"(\d+) exchanges are not in the HAR file", caplog.text)]
 
 
@@ -51,7 +51,7 @@ def test_what_has_ended_is_written_in_its_order(tmp_path: Path, caplog: pytest.L
 
 
 def test_what_a_disk_does_not_take_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And what is whole before stays."""
+    """And what was written before stays."""
     path = tmp_path / "a.har"
     waiting = queue(path)
     with largest_file(5 << 20):
@@ -63,7 +63,7 @@ def test_what_a_disk_does_not_take_is_counted(tmp_path: Path, caplog: pytest.Log
 
 
 def test_a_disk_that_is_full_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Not with each exchange: the log may be on the same disk. And how many were lost, when it takes some again."""
+    """Not for each exchange: the log may be on the same disk. Once writes succeed again, the number lost is logged."""
     path = tmp_path / "a.har"
     waiting = queue(path)
     caplog.set_level("WARNING")
@@ -85,12 +85,12 @@ def test_a_disk_that_is_full_is_told_of_once(tmp_path: Path, caplog: pytest.LogC
     waiting.close()
     assert lost(caplog) == [3, 1]
     assert len(caplog.records) == 4
-    assert "certifier ended before they were written" not in caplog.text  # it was the disk
+    assert "certifier ended before they were written" not in caplog.text  # the disk was the reason
     assert targets(path) == ["first", "last"]
 
 
 def with_head(size: int, place: str) -> Exchange:
-    """So many octets in one place of an exchange."""
+    """An exchange with so many octets in one place."""
     made = exchange()
     text = "y" * size
     fields = [(b"a", b"b")] * (size // 160) if place == "small fields" else [(b"X", text.encode())]
@@ -113,7 +113,7 @@ def test_heads_count_as_bodies_do(
     monkeypatch.setattr(harqueue, "MAX_OCTETS", 1_000_000)
     path = tmp_path / "a.har"
     waiting = queue(path)
-    for _ in range(100):  # without a switch: none is written meanwhile
+    for _ in range(100):  # without a greenlet switch: none is written meanwhile
         waiting.ended(with_head(size, place))
     waiting.close()
     assert expected - 1 <= len(targets(path)) <= expected
@@ -128,7 +128,7 @@ def test_what_is_written_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for _ in range(20):
         waiting.ended(with_head(60_000, "request_fields"))
         gevent.sleep(0)  # the writer begins
-        workers.run(int)  # behind it on the one thread
+        workers.run(int)  # queued behind it on the single thread
     waiting.close()
     assert len(targets(path)) == 20
 
@@ -136,7 +136,7 @@ def test_what_is_written_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_what_is_not_written_in_time_is_told_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Once, with what there was no room for before; and the file is whole."""
+    """In one warning, with those there was no room for before; and the file is valid."""
     monkeypatch.setattr(harqueue, "CLOSE_SECONDS", 0.2)
     monkeypatch.setattr(harqueue, "MAX_EXCHANGES", 1500)
     path = tmp_path / "a.har"
@@ -157,7 +157,7 @@ def test_what_is_not_written_in_time_is_told_at_the_end(
 def test_a_disk_that_does_not_answer_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nor is the file taken from its thread: one uses it at a time."""
+    """And the file is not touched while its thread uses it."""
     monkeypatch.setattr(harqueue, "CLOSE_SECONDS", 0.1)
     path = tmp_path / "a.har"
     workers = Workers(1)
@@ -176,5 +176,5 @@ def test_a_disk_that_does_not_answer_is_not_waited_for(
 
 
 def test_a_worker_has_ended_before_its_supervisor_kills_it() -> None:
-    connections = 1.0  # those that are cut off, ``serving``
+    connections = 1.0  # cutting them off takes this long, see ``serving``
     assert connections + harqueue.CLOSE_SECONDS + harqueue._LAST_SECONDS < GRACE_SECONDS

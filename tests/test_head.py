@@ -133,13 +133,13 @@ def test_other_targets(uri: str) -> None:
 
 @given(st.binary(max_size=100))
 def test_garbage_raises_nothing_else(data: bytes) -> None:
-    """And is read alike in whatever pieces it comes."""
+    """And the result does not depend on how the octets are split."""
     for text in (data, data + b"\r\n\r\n", b"GET " + data + b" HTTP/1.1\r\n\r\n"):
         assert told(text) == told(text, 1)
 
 
 def told(data: bytes, size: int = 1 << 20) -> object:
-    """What comes of a head; which error it is may depend on the cut."""
+    """The result of reading a head; which error it is may depend on how it is split."""
     try:
         found, _ = read(data, size)
     except CertifierError:
@@ -149,7 +149,7 @@ def told(data: bytes, size: int = 1 << 20) -> object:
 
 def test_a_plain_connect_is_read_as_h11_reads_it() -> None:
     head = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\nUser-Agent: curl/8 (x) \r\n\r\n"
-    plain, other = read(head)[0], read(head.replace(b"(x)", b"(\xe9)"))[0]  # not ASCII: h11's
+    plain, other = read(head)[0], read(head.replace(b"(x)", b"(\xe9)"))[0]  # not ASCII: left to h11
     assert plain is not None
     assert other is not None
     assert (plain.connection is None, other.connection is None) == (True, False)

@@ -41,7 +41,7 @@ def test_a_store_that_goes_and_comes_back(tmp_path: Path) -> None:
     assert room.health.fault() is None
     assert [path.name for path in room.store.iterdir() if path.name not in (".lock", ".serials")] == []
     shutil.rmtree(room.store)
-    assert room.health.fault() is None  # not looked at again so soon
+    assert room.health.fault() is None  # not checked again so soon
     assert room.later() == "the store can't be written: No such file or directory"
     room.store.mkdir()
     assert room.later() is None
@@ -79,7 +79,7 @@ def test_without_a_ca_the_store_need_only_be_read(tmp_path: Path) -> None:
 
 
 class Stuck(Issuance):
-    """Its disk does not answer until it is told to."""
+    """Its disk does not answer until it is released."""
 
     looks = 0
     stuck = True

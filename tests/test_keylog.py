@@ -18,17 +18,17 @@ import log
 from keylog import KeyLog
 
 LINE = re.compile(r"([A-Z_0-9]+) ([0-9a-f]{64}) ([0-9a-f]{64,96})")  # label, client's random, secret: RFC 9850 §2
-OF_1_3 = {  # what there is of each connection
+OF_1_3 = {  # the labels of each connection
     "CLIENT_HANDSHAKE_TRAFFIC_SECRET", "SERVER_HANDSHAKE_TRAFFIC_SECRET", "CLIENT_TRAFFIC_SECRET_0",
     "SERVER_TRAFFIC_SECRET_0", "EXPORTER_SECRET",
 }  # fmt: skip
 MORE_THAN_A_PIPE_HOLDS = 200  # connections, 1.8 KB each
-CHANGES = 500  # of keys, for each of which OpenSSL has a line: together more than a pipe holds as well
+CHANGES = 500  # key updates, each a line from OpenSSL: together also more than a pipe holds
 MEMORY = "/memfd:keys (deleted)"
 
 
 def labels(text: str) -> dict[str, set[str]]:
-    """Those of each connection, by its client's random. All is whole lines."""
+    """The labels of each connection, by client random. All lines must be whole."""
     assert text.endswith("\n")
     found: dict[str, set[str]] = {}
     for line in text.splitlines():
@@ -39,17 +39,17 @@ def labels(text: str) -> dict[str, set[str]]:
 
 
 def opened(process: int, name: str) -> list[Path]:
-    """The descriptors that a process has of a file."""
+    """A process's descriptors of a file."""
     found = []
     for fd in Path(f"/proc/{process}/fd").iterdir():
-        with suppress(FileNotFoundError):  # it is closed meanwhile
+        with suppress(FileNotFoundError):  # closed meanwhile
             if os.readlink(fd) == name:
                 found.append(fd)
     return found
 
 
 def read_all(fd: int) -> bytes:
-    """What is in a pipe now."""
+    """All that is in a pipe now."""
     data = b""
     with suppress(BlockingIOError):
         while more := os.read(fd, 65_536):
@@ -61,7 +61,7 @@ def read_all(fd: int) -> bytes:
 
 
 class Ends:
-    """A client's context and a server's, without a socket between; their handshakes."""
+    """A client's and a server's context, which shake hands without a socket."""
 
     def __init__(self, folder: Path) -> None:
         authority = TestCA("keys")
@@ -111,7 +111,7 @@ def test_no_keys_of_others(tmp_path: Path, ends: Ends) -> None:
 
 
 def test_the_keys_of_a_handshake_that_fails(tmp_path: Path, ends: Ends) -> None:
-    """They are not left to the next one: so many failures would fill the pipe."""
+    """They are not left to the next handshake: many failures would fill the pipe."""
     KeyLog(tmp_path / "keys").follow(ends.client)
     with pytest.raises(ssl.SSLCertVerificationError):
         ends.meet("b.example")
@@ -145,7 +145,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 
 
 def connect(program: Program, origin: Origin, count: int) -> None:
-    """So many connections, ten at a time."""
+    """Make so many connections, ten at a time."""
     context = strict_context(program.ca)
 
     def one(_: int) -> int:
@@ -156,7 +156,7 @@ def connect(program: Program, origin: Origin, count: int) -> None:
 
 
 def warnings(program: Program) -> list[str]:
-    """Those about lines that were lost."""
+    """The warnings about lines that were lost."""
     return [line for line in program.lines if "warning: can't write" in line or "were lost" in line]
 
 
@@ -183,7 +183,7 @@ def test_a_fifo_whose_reader_pauses_holds_nobody_up(tmp_path: Path, roots: Path,
                 assert labels(before[: before.rindex(b"\n") + 1].decode())
                 connect(program, origin, 1)
                 program.wait_for(r"keys can be written again; \d+ lines were lost")
-                again = read_all(reader).lstrip(b"\n").decode()  # of a line that was torn
+                again = read_all(reader).lstrip(b"\n").decode()  # the end of a torn line
                 assert OF_1_3 in labels(again).values()
             assert program.stop() == 0
     finally:
@@ -192,7 +192,7 @@ def test_a_fifo_whose_reader_pauses_holds_nobody_up(tmp_path: Path, roots: Path,
 
 @pytest.mark.parametrize("changes", [0, CHANGES])
 def test_who_changes_keys_on_and_on(tmp_path: Path, roots: Path, echo_origin: Origin, changes: int) -> None:
-    """Nobody waits for lines that no handshake takes along, and they do not fill the disk."""
+    """Lines that no handshake collects block nobody, and do not fill the disk."""
     path = tmp_path / "keys"
     target = f"localhost:{echo_origin.port}"
     with Program(tmp_path, *BASE, f"--upstream-ca={roots}", f"--keylog={path}") as program:
@@ -223,7 +223,7 @@ def test_a_fifo_without_a_reader_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_reload_leaves_no_descriptors_behind(tmp_path: Path, roots: Path, origin: Origin) -> None:
-    """Of the names that were in memory: with thousands of them, a few reloads would leave none to go on with."""
+    """For the names in memory: with thousands of them, a few reloads would use up all descriptors."""
     names = ("localhost", "www.example.com", "example.com")
     with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--keylog=keys") as program:
         for _ in range(4):
@@ -237,10 +237,10 @@ def test_a_reload_leaves_no_descriptors_behind(tmp_path: Path, roots: Path, orig
 def test_what_the_environment_names_is_not_opened_beside_keylog(
     tmp_path: Path, roots: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor in another way than that: Python would do so by itself, at start and at SIGHUP."""
+    """And not opened otherwise: Python itself would do so, at start and at SIGHUP."""
     monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "none" / "keys"))
     with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--keylog=keys") as program:
-        monkeypatch.delenv("SSLKEYLOGFILE")  # which Python makes use of here, too
+        monkeypatch.delenv("SSLKEYLOGFILE")  # Python would use it in this process, too
         connect(program, origin, 1)
         program.reload()
     assert list(labels((tmp_path / "keys").read_text()).values()) == [OF_1_3] * 2
@@ -283,7 +283,7 @@ def test_several_workers_write_one_file_and_go_on_in_a_new_one(
         assert list(labels(path.read_text()).values()) == [OF_1_3] * (2 * count)
         assert path.stat().st_mode & 0o777 == 0o600
         path.rename(old)
-        connect(program, origin, 1)  # nobody was told: it goes on where it was
+        connect(program, origin, 1)  # without a signal, it goes on in the same file
         assert (len(labels(old.read_text())), path.exists()) == (2 * count + 2, False)
         program.process.send_signal(number)
         until(lambda: all(opened(worker, str(path)) for worker in children(program)))

@@ -20,15 +20,15 @@ def room(tmp_path: Path) -> Room:
 
 
 def ledger_of(room: Room) -> Ledger:
-    """What a new process knows."""
+    """The ledger of a process that has just started."""
     return Ledger(room.store.root, room.ca.certificate)
 
 
 def prepared(room: Room) -> Ledger:
-    """What a new process knows once it has begun."""
+    """The same, once it is prepared."""
     ledger, told = ledger_of(room), list[str]()
     room.files.serials.prepare(ledger, told.append)
-    assert told == []  # of a store as small as these
+    assert told == []  # a store this small is read without a message
     return ledger
 
 
@@ -69,7 +69,7 @@ def test_a_store_of_another_program_counts_and_a_random_serial_does_not(room: Ro
 
 
 def test_our_own_count_however_long_their_serial_is(room: Room) -> None:
-    """An operator's serial file may begin anywhere."""
+    """An operator's serial file may start at any number."""
     (room.folder / "serial.txt").write_text(f"{1 << 100}\n")
     made = room.retrieve("a.example", now())
     (kept,) = (room.store.root / ".serials").iterdir()
@@ -122,7 +122,7 @@ def test_the_store_is_not_read_for_a_ca_made_just_now(tmp_path: Path, monkeypatc
 
 
 def test_a_folder_that_fails_is_not_taken_for_empty(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may hold the highest serial of all. One that may not be read is passed over."""
+    """It may hold the highest serial of all. A folder that may not be read is skipped."""
     room.place(room.ca.issue("www.example.com", serial=500))
     code, scandir = errno.EIO, os.scandir
 

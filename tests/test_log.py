@@ -35,7 +35,7 @@ def a_pipe(full: bool, read: bool) -> tuple[int, int]:
 
 
 def listener_of(pid: int) -> tuple[str, int]:
-    """Where a process listens, which can't say so."""
+    """Where a process listens that can't print its address."""
     deadline = time.monotonic() + WAIT
     while time.monotonic() < deadline:
         held = set()
@@ -46,7 +46,7 @@ def listener_of(pid: int) -> tuple[str, int]:
             _, local, _, state, *_, inode = line.split()[:10]
             if state == "0A" and f"socket:[{inode}]" in held:
                 return "127.0.0.1", int(local.partition(":")[2], 16)
-        time.sleep(0.01)  # it starts
+        time.sleep(0.01)  # it is still starting
     raise AssertionError("it does not listen")
 
 
@@ -78,7 +78,7 @@ def test_connections_go_on(tmp_path: Path, stderr: str) -> None:
 
 
 def test_what_nobody_reads_is_lost_and_counted() -> None:
-    """A line longer than what a pipe takes, too, whose writer would have to wait in its middle."""
+    """Also a line longer than a pipe's capacity, whose writer would have to wait half-way."""
     reader, writer = a_pipe(full=False, read=True)
     kept = os.dup(2)
     with os.fdopen(reader, "rb", buffering=0) as read:
@@ -104,7 +104,7 @@ def test_what_nobody_reads_is_lost_and_counted() -> None:
 
 @pytest.mark.timeout(10)
 def test_another_process_fills_the_pipe_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between our look whether there is room and our write: workers share stderr. Its other writers may wait on."""
+    """Between our check for room and our write, as workers share stderr. Other writers of it may still block."""
     reader, writer = a_pipe(full=True, read=True)
     kept = os.dup(2)
     os.dup2(writer, 2)
@@ -114,7 +114,7 @@ def test_another_process_fills_the_pipe_meanwhile(monkeypatch: pytest.MonkeyPatc
         room = get_original("select", "poll")()
         with open(os.devnull, "wb") as free:
             room.register(free, select.POLLOUT)
-            monkeypatch.setattr(file, "_poll", room)  # as it was before the other one wrote
+            monkeypatch.setattr(file, "_poll", room)  # as if polled before the other process wrote
             file.write("lost")
         file.close()
     finally:

@@ -109,7 +109,7 @@ def test_what_the_store_holds(tmp_path) -> None:  # type: ignore[no-untyped-def]
     wildcard = store.path("_.example.com")
     assert wildcard is not None
     wildcard.parent.mkdir()
-    wildcard.symlink_to("nowhere")  # to be looked at, and told of
+    wildcard.symlink_to("nowhere")  # to be read, and reported
     assert store.holds("b.example.com")
     assert not store.holds("b.example.org")
     assert not store.holds("a" * 250)

@@ -66,7 +66,7 @@ def test_it_behaves_as_an_ordered_dict(capacity: int, steps: list[tuple[str, int
 
 
 def test_what_is_dropped_is_free_at_once() -> None:
-    """Without the collector, which may not come for days: contexts hold memory and descriptors."""
+    """Without the garbage collector, which may not run for days: contexts hold memory and descriptors."""
     with no_garbage(_Node):
         lru: LRU[int, int] = LRU(3)
         for key in range(5):

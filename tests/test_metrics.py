@@ -41,7 +41,7 @@ def scrape(program: Program) -> list[Metric]:
 
 @pytest.fixture(scope="module")
 def used(roots: Path, certificate: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A proxy through which something has passed."""
+    """A proxy that has relayed some traffic."""
     folder = tmp_path_factory.mktemp("used")
     options = (*BASE, f"--upstream-ca={roots}", "--deny=denied.example")
     with Origin(http_origin, certificate) as origin, Program(folder, *options) as running:
@@ -85,7 +85,7 @@ def test_what_is_counted(used: Program) -> None:
 
 
 def test_what_alerts_count_begins_with_zero() -> None:
-    """Else Prometheus sees no increase in the first of its kind, be it a hundred at once."""
+    """Otherwise Prometheus sees no increase when the first of a kind appears, even if it is a hundred at once."""
     snapshot = snapshot_of(Board())
     snapshot["facts"] |= {"ca_ends": None}
     families = list(prometheus(expose(snapshot, True, "")[1].decode()))
@@ -195,7 +195,7 @@ def test_every_metric_that_is_shown_or_alerted_on_exists(used: Program) -> None:
         for name, matchers in re.findall(r"(certifier_[a-z_]+)\{([^}]*)\}", expression):
             labels = set(re.findall(r"([a-z_]+)\s*(?:=~|!~|!=|=)", matchers)) - {"instance"}
             assert labels <= there[name] or not there[name], (name, labels)
-    # And nothing is exposed that nobody looks at, but what tells of those who look.
+    # And every metric that is exposed is used, except those about the onlookers themselves.
     unseen = {name for name in there if name.startswith("certifier_")} - seen
     assert {name for name in unseen if not name.endswith(("_sum", "_count", "_bucket"))} <= {
         "certifier_onlookers", "certifier_retrieval_seconds", "certifier_dial_seconds", "certifier_first_byte_seconds",
@@ -224,7 +224,7 @@ def test_the_dashboard_is_one_that_grafana_takes() -> None:
 
 
 def test_its_expressions_are_ones_that_prometheus_parses(tmp_path: Path) -> None:
-    """As recording rules, Grafana's own variables filled in."""
+    """As recording rules, with Grafana's own variables filled in."""
     rules = []
     for number, expression in enumerate(expressions()):
         if not expression.startswith("label_values"):

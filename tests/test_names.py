@@ -35,7 +35,7 @@ def test_dns_names(text: str, name: str) -> None:
         "", ".", "..", "a..b", ".a", "a..", "../x", "a/b", "a\\b", "a\0b", "a\n", "a b", "-a.example", "b.-a.example",
         "_", "_.example.com", "a._.b", "*.example.com", "127.0.0.1", "127.1", "0x7f", "a.0x", "a.0xff", "2130706433",
         "::1", "[::1]", "a:1", "é.example", "ａ.example", "a" * 64, NAME_253 + "c", "a.b%00", "x" * 5000,  # noqa: RUF001
-        "\u212aelvin.example",  # whose lower case is k
+        "\u212aelvin.example",  # the Kelvin sign, whose lower case is k
     ],
 )  # fmt: skip
 def test_what_is_no_dns_name(text: str) -> None:
@@ -49,7 +49,7 @@ def test_what_is_no_dns_name(text: str) -> None:
         ("::1", "::1"),
         ("0:0:0:0:0:0:0:1", "::1"),
         ("2001:DB8::A", "2001:db8::a"),
-        ("::ffff:10.0.0.1", "10.0.0.1"),  # or lists of IPv4 networks could be walked around
+        ("::ffff:10.0.0.1", "10.0.0.1"),  # otherwise lists of IPv4 networks could be bypassed
         ("::ffff:a00:1", "10.0.0.1"),
     ],
 )

@@ -33,7 +33,7 @@ REFUSAL = Answer(403, b"no").written("GET", closing=False)
 
 
 class Slow(Seen):
-    """Takes a moment of CPU for each request."""
+    """Burns some CPU time for each request."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Slow(Seen):
     [(0, 0.002, 60, 100), (1 << 20, 0.002, 20, 100), (0, 0.0004, 8, 100), (0, 0.0, 0, 10)],
 )
 def test_others_run_while_many_small_requests_are_looked_at(upload: int, seconds: float, least: int, most: int) -> None:
-    """Behind a large one, too, which took no time. And where none of them does, nobody gives way for it."""
+    """Also behind a large upload, which takes no time. If none of them takes time, nobody yields for it."""
     seen = Slow(seconds)
     sight = Sight(policy(), [seen], Taps([]), None, None, Board())
     record = Record("127.0.0.1:1", target="a.example:443")
@@ -90,12 +90,12 @@ def test_others_run_while_many_small_requests_are_looked_at(upload: int, seconds
 
 
 def test_what_came_in_several_records_goes_on_so(roots: Path, certificate: Path, tmp_path: Path) -> None:
-    """A client may take what is in one at once, and not see what is behind a reset as it does otherwise."""
+    """Clients may take a record at once: curl 7.88 forgets a response that is in one record with a reset behind it."""
     records = [b"a" * 100, b"b", b"c" * 3_000, b"d"]
 
     def answer(sock: socket.socket) -> None:
         sock.recv(100)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # in as few segments as can be
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)  # in as few segments as possible
         for record in records:
             sock.sendall(record)
 
@@ -109,14 +109,14 @@ def test_what_came_in_several_records_goes_on_so(roots: Path, certificate: Path,
 def before(
     taps: Taps, observers: list[Observer], client: Stream, origin: Stream, mismatch: Mismatch = Mismatch.ALLOW
 ) -> Tunnel:
-    """A tunnel before those that look."""
+    """A tunnel with observers and taps."""
     sight = Sight(policy(mismatch=mismatch), observers, taps, None, None, Board())
     witness = sight.witness(Record("127.0.0.1:1"), "a.example", "127.0.0.1:2", None)
     return ObservedTunnel(client, origin, witness, 3600.0, Meter())
 
 
 def heard_by(end: socket.socket, octets: int) -> bytes:
-    """What comes there, at least so much."""
+    """Read from a socket until so many octets have arrived."""
     heard = b""
     while len(heard) < octets:
         data = end.recv(65_536)
@@ -133,7 +133,7 @@ def ends() -> Iterator[Ends]:
 
 @pytest.fixture
 def signals(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """What a tap imports by this name: to tell that it has begun, and to wait until it may go on."""
+    """A module that taps import: to say that they have begun, and to wait until they may go on."""
     found = SimpleNamespace(begun=Event(), go=Event())
     monkeypatch.setitem(sys.modules, "signals", found)
     return found
@@ -151,7 +151,7 @@ def go(signals: SimpleNamespace) -> Event:
 
 @pytest.fixture
 def acting(tmp_path: Path) -> Taps:
-    """Each direction has a greenlet of its own where somebody acts."""
+    """With a tap that acts, each direction has a greenlet of its own."""
     (tmp_path / "tap.py").write_text("REWRITE = True\ndef request(exchange): pass")
     return Taps([Tap(tmp_path / "tap.py")])
 
@@ -171,7 +171,7 @@ def test_a_bug_in_one_direction_does_not_leave_the_other_waiting(ends: Ends, act
 
 
 def test_nobody_reads_from_the_client_behind_an_alert_of_the_origin(ends: Ends, acting: Taps) -> None:
-    """Who tells the client why has its socket for himself."""
+    """Whoever tells the client why has the socket to itself."""
     origin = PlainStream(ends.origin)
     origin.reason = "TLSV13_ALERT_CERTIFICATE_REQUIRED"
     ends.origin_end.shutdown(socket.SHUT_WR)
@@ -186,7 +186,7 @@ def test_nobody_reads_from_the_client_behind_an_alert_of_the_origin(ends: Ends, 
 
 
 def test_both_directions_at_once_are_whole_though_a_tap_waits(ends: Ends, tmp_path: Path) -> None:
-    """Each looks at as much at once as the other one found right, from the next piece on."""
+    """From its next piece on, each takes as much at once as the other one found right."""
     (tmp_path / "tap.py").write_text(
         "REWRITE = True\nimport gevent\ndef request(_): pass\ndef data(*_): gevent.sleep(0.003)\n"
     )
@@ -213,7 +213,7 @@ def test_both_directions_at_once_are_whole_though_a_tap_waits(ends: Ends, tmp_pa
 
 @pytest.mark.parametrize("direction", ["received", "sent"])
 def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Path, direction: str) -> None:
-    """Though a tap waits with the last of that in its hands."""
+    """Even while a tap holds the last piece of that response."""
     (tmp_path / "tap.py").write_text(
         "REWRITE = True\nimport gevent\nfrom taps import Answer\n"
         "def request(exchange):\n    return Answer(403, b'no') if exchange.target == '/0002' else None\n"
@@ -235,7 +235,7 @@ def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Pa
 def test_what_came_with_the_request_for_an_upgrade_passes_at_the_clients_end_at_the_latest(
     ends: Ends, acting: Taps, acts: bool
 ) -> None:
-    """It might have been a request, and was held back until the origin agreed."""
+    """It might have been a request, and was held back until the origin accepted the upgrade."""
     taps, mismatch = (acting, Mismatch.ALLOW) if acts else (Taps([]), Mismatch.DENY)
     tunnel = before(taps, [], PlainStream(ends.client), PlainStream(ends.origin), mismatch)
     running = gevent.spawn(tunnel.run)
@@ -253,7 +253,7 @@ def test_what_came_with_the_request_for_an_upgrade_passes_at_the_clients_end_at_
 
 
 def test_a_request_held_back_does_not_outlive_its_client(ends: Ends, acting: Taps) -> None:
-    """It waits for a response that nobody takes any more."""
+    """It waits for a response that nobody reads any more."""
     tunnel = before(acting, [], PlainStream(ends.client), PlainStream(ends.origin))
     running = gevent.spawn(tunnel.run)
     ends.client_end.sendall(GET % 1 + GET % 2)
@@ -284,7 +284,7 @@ def test_an_answer_that_is_on_its_way_arrives_though_the_origin_ends(ends: Ends,
         gevent.sleep(0)
     ends.origin_end.close()
     for _ in range(10):
-        give_way()  # to what must wait for that
+        give_way()  # to those that must notice the close
     heard = b""
     while data := ends.client_end.recv(1 << 20):
         heard += data
@@ -306,7 +306,7 @@ def test_an_answer_that_is_on_its_way_arrives_though_the_origin_ends(ends: Ends,
 def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
     ends: Ends, tmp_path: Path, begun: Event, go: Event, verdict: str, said: bytes
 ) -> None:
-    """It says that it waited too long for a request, or just ends, as servers do with connections that are kept."""
+    """It says that it timed out waiting for a request, or just closes, as servers do with idle connections."""
     (tmp_path / "tap.py").write_text(
         "REWRITE = True\nfrom signals import begun, go\nfrom taps import Answer\n"
         "def request(exchange):\n    if exchange.target == '/0002':\n        begun.set()\n        go.wait()\n"
@@ -321,7 +321,7 @@ def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
     ends.origin_end.sendall(said)
     ends.origin_end.shutdown(socket.SHUT_WR)
     for _ in range(10):
-        give_way()  # to what must wait
+        give_way()  # to whatever must still wait
     go.set()
     answered = verdict != "None"
     answer = REFUSAL if answered else b""
@@ -332,7 +332,7 @@ def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
     while data := ends.origin_end.recv(65_536):
         asked += data
     running.get()
-    assert heard == OK + answer + (b"" if answered else said)  # what nobody asked for answers nothing
+    assert heard == OK + answer + (b"" if answered else said)  # an unsolicited response answers no request
     assert (tunnel.refusal is not None, tunnel.quiet) == ((True, False) if answered and said else (False, True))
     assert (asked, tunnel.outcome) == (GET % 1 if answered else GET % 1 + GET % 2, "closed")
 
@@ -367,7 +367,7 @@ def test_an_answer_goes_out_before_what_stands_behind_it_is_judged(
 
 @pytest.mark.parametrize(("begun", "quiet"), [(b"", True), (b"HTTP/1.1 200 OK\r\n\r\nhalf", False)])
 def test_nobody_is_told_in_the_middle_of_a_response(ends: Ends, acting: Taps, begun: bytes, quiet: bool) -> None:
-    """A body that can't be read: the response to its request may be under way."""
+    """The request's body can't be read, and the response may be under way."""
     tunnel = before(acting, [], PlainStream(ends.client), PlainStream(ends.origin))
     running = gevent.spawn(tunnel.run)
     head = b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -384,7 +384,7 @@ def test_nobody_is_told_in_the_middle_of_a_response(ends: Ends, acting: Taps, be
 def test_an_exchange_ends_once_though_a_hook_waits_with_its_end(
     ends: Ends, tmp_path: Path, begun: Event, go: Event
 ) -> None:
-    """An early response to an upload, whose rest comes while a hook is told that the origin has ended."""
+    """An early response to an upload, the rest of which arrives while a hook handles the origin's end."""
     (tmp_path / "tap.py").write_text(
         "REWRITE = True\nfrom signals import begun, go\ndef request(_): pass\n"
         "def response(_):\n    begun.set()\n    go.wait()\n"
@@ -413,7 +413,7 @@ def test_an_exchange_ends_once_though_a_hook_waits_with_its_end(
 def test_the_response_does_not_wait_for_an_origin_to_take_the_end_of_the_request(
     ends: Ends, acting: Taps, go: Event
 ) -> None:
-    """An origin that reads on only when its response is taken."""
+    """An origin that reads on only once its response is read."""
 
     class Stuck(PlainStream):
         def end(self, how: str) -> None:

@@ -39,7 +39,7 @@ def test_a_link_to_nowhere_is_something_that_cannot_be_read(room: Room) -> None:
 
 
 class Coming(PosixPath):
-    """A file that comes, by another process's hand, once it was looked for in vain."""
+    """A file that another process creates right after it was looked for in vain."""
 
     def lstat(self) -> os.stat_result:
         self.write_bytes(MARK + PEM)
@@ -90,7 +90,7 @@ def directory(room: Room, name: str) -> Path:
 
 
 def test_a_wildcard_that_cannot_be_read_hides_no_other_file(room: Room) -> None:
-    """Our own is served and renewed; and it is told once."""
+    """Our own certificate is served and renewed; the problem is logged once."""
     path = directory(room, "_.example.com")
     made = room.retrieve(NAME, now())
     assert made
@@ -163,7 +163,7 @@ def test_a_key_that_cannot_be_read_is_told_by_its_name(room: Room, link: bool, w
 
 
 def test_one_odd_file_is_no_store_that_fails(room: Room) -> None:
-    """It is told once for its name, and costs the other names nothing."""
+    """It is logged once for its name, and does not affect other names."""
     path = directory(room, "odd.example")
     told = []
     for name in ("odd.example", "a.example", "odd.example", "b.example"):

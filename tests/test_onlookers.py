@@ -81,9 +81,9 @@ def test_with_users_it_is_for_them_wherever_they_are(tmp_path: Path, ip: str) ->
     assert verdict(onlookers, visit(ip, authorization="Bearer x")) is AuthenticationRequired
     assert verdict(onlookers, visit(ip, authorization=PASSWORD)) is None
     assert verdict(onlookers, visit(ip, proxy_authorization=PASSWORD)) is None
-    # Whatever it calls us: no browser sends a password of ours to a site of another name.
+    # Whatever the Host: no browser sends our password to a site of another name.
     assert verdict(onlookers, visit(ip, authorization=PASSWORD, called="proxy.example")) is None
-    # But the password for the proxy goes with whatever a page asks for, by a name that was made to resolve to us too.
+    # But it sends the proxy's password with every request of a page, even for a name that was made to resolve to us.
     assert verdict(onlookers, visit(ip, proxy_authorization=PASSWORD, called="evil.example")) is AuthenticationRequired
     assert verdict(onlookers, visit(ip, authorization=PASSWORD, sec_fetch_site="cross-site")) is Refused
 

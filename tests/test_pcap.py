@@ -36,7 +36,7 @@ def test_http1_is_dissected_without_any_option(tmp_path: Path, ends: tuple[str, 
     write(path, flow.opened("a.example"), flow.sent(GET), flow.received(OK), flow.closed())
     found = fields(path, "http.request.full_uri", "http.response.code", "http.file_data", options=(), only="http")
     assert [row[1] for row in found] == ["", "200"]
-    assert found[0][0] == "http://a.example/x"  # newer versions of tshark give it the response, too
+    assert found[0][0] == "http://a.example/x"  # newer versions of tshark add it to the response, too
     assert found[1][2] in ("hi", "6869")  # text or hex, as tshark's version has it
     assert fields(path, "frame.comment", only="frame.comment") == [("a.example",)]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -132,7 +132,7 @@ def test_an_earlier_file_is_kept(tmp_path: Path) -> None:
 
 
 def test_a_file_without_packets_pushes_none_out(tmp_path: Path) -> None:
-    """A start that failed leaves such, and so does a run that nobody used."""
+    """A failed start leaves such a file, and so does a run without traffic."""
     path = tmp_path / "a.pcapng"
     write(path, Flow(*V4).opened())
     for version in ("1.0", "1.0.1", "2"):
@@ -176,7 +176,7 @@ def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capfd: pytest
 
 @pytest.mark.parametrize("left", [0, 20])
 def test_emptied_by_someone_else(tmp_path: Path, left: int) -> None:
-    """As whoever finds that it has grown large does: what comes later is no less readable for it."""
+    """By somebody who finds that it has grown large: later packets can still be read."""
     path = tmp_path / "a.pcapng"
     file = PcapFile(path, "1.0")
     flow = Flow(*V4)
@@ -191,7 +191,7 @@ def test_emptied_by_someone_else(tmp_path: Path, left: int) -> None:
 
 
 def test_renamed_by_someone_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """As logrotate does: once told so, later packets are in a file that has the name, and can be read."""
+    """As logrotate does: after a signal, later packets go to a new file of that name, and can be read."""
     log.set_up()
     path, rotated = tmp_path / "a.pcapng", tmp_path / "a.pcapng-1"
     file = PcapFile(path, "1.0")
@@ -199,7 +199,7 @@ def test_renamed_by_someone_else(tmp_path: Path, capfd: pytest.CaptureFixture[st
     file.write(flow.opened())
     file.reopen()
     file.write(flow.sent(GET))
-    assert len(fields(path, "frame.number")) == 4  # nothing had happened to it
+    assert len(fields(path, "frame.number")) == 4  # it was not renamed yet, so it is continued
     path.rename(rotated)
     path.mkdir()
     file.reopen()
@@ -216,7 +216,7 @@ def test_renamed_by_someone_else(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 
 def test_a_link_stays_where_it_is(tmp_path: Path) -> None:
-    """It may be /dev/stdout, which would be renamed for the whole system."""
+    """It may be /dev/stdout, and renaming that would affect the whole system."""
     (tmp_path / "disk").mkdir()
     link = tmp_path / "link.pcapng"
     link.symlink_to("disk/a.pcapng")

@@ -35,13 +35,13 @@ def three(tmp_path: Path, roots: Path) -> Iterator[Program]:
 
 
 def accepted_by(process: int, sock: socket.socket) -> bool:
-    """Whether a process has the other end of a connection to it, at the latest after a while."""
+    """Whether a process accepts the other end of a connection, within a short time."""
     port = f":{sock.getsockname()[1]:04X}"
     deadline = time.monotonic() + 0.3
     while time.monotonic() < deadline:
         rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
         inodes = {row[9] for row in rows if row[2].endswith(port) and row[9] != "0"}
-        if inodes:  # it was accepted by somebody
+        if inodes:  # somebody has accepted it
             held = set()
             for fd in os.listdir(f"/proc/{process}/fd"):
                 with suppress(FileNotFoundError):  # it closes others meanwhile
@@ -60,7 +60,7 @@ def connect(stack: ExitStack, program: Program, worker: int) -> socket.socket:
 
 
 def ask(program: Program, worker: int, path: str) -> Reply:
-    """A page that this worker shows."""
+    """A page as served by this worker."""
     with ExitStack() as stack:
         sock = connect(stack, program, worker)
         sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
@@ -114,7 +114,7 @@ def test_whichever_is_asked_answers_for_all(three: Program, origin: Origin) -> N
         assert [entry["name"] for entry in shown["held"]] == ["localhost"]
         assert shown["gauges"]["contexts"] == 3
         assert shown["gauges"]["contexts_max"] == 300
-        while sum(sample["connections"] for sample in shown["history"]) < 40:  # the present second is no sample yet
+        while sum(sample["connections"] for sample in shown["history"]) < 40:  # the current second is no sample yet
             shown = state(three, worker)
     accepted = [value(scrape(three, worker), "certifier_connections_accepted_total") or 0 for worker in workers]
     assert 40 < accepted[0] < accepted[1] < accepted[2]
@@ -125,7 +125,7 @@ def test_whichever_is_asked_answers_for_all(three: Program, origin: Origin) -> N
 def test_open_tunnels_of_all_and_what_is_asked_in_them(three: Program, origin: Origin) -> None:
     target = f"localhost:{origin.port}"
     workers = children(three)
-    state(three, workers[0])  # from now on somebody looks, at all of them
+    state(three, workers[0])  # from now on all workers have an onlooker
     with ExitStack() as stack:
         tunnels = [stack.enter_context(secure_tunnel(three, target)) for _ in range(20)]
         for number, secure in enumerate(tunnels):
@@ -135,7 +135,7 @@ def test_open_tunnels_of_all_and_what_is_asked_in_them(three: Program, origin: O
             assert shown["gauges"]["tunnels"] == len(shown["open"]) == 20
             asked = {f"https://test/{number}" for number in range(20)}
             assert {row["url"] for row in shown["requests"]} == asked
-        three.process.send_signal(signal.SIGHUP)  # and nobody minds
+        three.process.send_signal(signal.SIGHUP)  # which disturbs nobody
         assert get(tunnels[0]).status == 200
 
 
@@ -195,7 +195,7 @@ def test_a_worker_that_hangs_holds_up_nobody(tmp_path: Path, roots: Path, origin
                 families = list(prometheus(read_reply(sock).body.decode()))
                 assert peers.ANSWER_SECONDS <= time.monotonic() - began < 2
             assert counted(families) == of(20)
-            assert value(families, "certifier_contexts_max") == 100  # its gauges are left out
+            assert value(families, "certifier_contexts_max") == 100  # the stopped worker's gauges are left out
         finally:
             os.kill(other, signal.SIGCONT)
         for worker in (one, other):
@@ -217,7 +217,7 @@ def test_all_let_their_tunnels_finish(three: Program, echo_origin: Origin) -> No
         assert took == set(workers)
         three.process.send_signal(signal.SIGTERM)
         until(lambda: len([line for line in three.lines if "stopping: " in line]) == 3)
-        with pytest.raises(ConnectionRefusedError):  # not left in the queue of who accepts no more
+        with pytest.raises(ConnectionRefusedError):  # not left in the accept queue of a worker that accepts no more
             socket.create_connection(three.address, timeout=WAIT)
         for secure in tunnels:
             secure.sendall(b"last")
@@ -236,7 +236,7 @@ def test_with_nobody_looking_nothing_runs(three: Program, echo_origin: Origin) -
         for _ in range(20):
             stack.enter_context(secure_tunnel(three, f"localhost:{echo_origin.port}"))
         deadline = time.monotonic() + WAIT
-        while True:  # what was counted last is kept once more
+        while True:  # until the last counts have been kept, too
             before = switches()
             gevent.sleep(2.5)
             if switches() == before:
@@ -283,7 +283,7 @@ def test_what_was_counted_is_kept_within_a_second_though_nobody_asks(
         return counts["tunnels"].get("closed", 0), counts["octets"]["sent"]
 
     until(lambda: kept() == (1, 5))
-    board.meter.sent = 9  # stirs nothing, but is looked at once more
+    board.meter.sent = 9  # wakes nobody, but is seen at the next look
     until(lambda: kept() == (1, 9))
     until(lambda: not stirred.is_set())
     successor, _, _ = worker(post)

@@ -45,7 +45,7 @@ frontend in
 
 @pytest.fixture
 def haproxy(tmp_path: Path) -> Iterator[int]:
-    """A real reader of the protocol, which refuses connections without it."""
+    """HAProxy as a real reader of the protocol, which refuses connections without it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     (tmp_path / "haproxy.cfg").write_text(HAPROXY.format(port=port, ends="%[src] %[src_port] %[dst] %[dst_port]"))

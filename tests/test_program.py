@@ -200,7 +200,7 @@ print(certifier.main(["list", "--store=."]), *(os.readlink(f"/proc/self/fd/{numb
 
 
 def test_what_is_opened_is_no_standard_descriptor(tmp_path: Path) -> None:
-    """Where who started us closed those."""
+    """Even if the parent process closed those."""
     command = ["sh", "-c", 'exec "$@" 0<&- 2>&-', "sh", sys.executable, "-c", OPENED, str(HERE)]
     assert run(*command, cwd=tmp_path).stdout.splitlines()[-1] == "0 /dev/null /dev/null"
 
@@ -262,7 +262,7 @@ def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, ec
 
 
 def test_the_end_waits_for_a_reload(tmp_path: Path, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its thread is in OpenSSL, and would crash where that is taken down."""
+    """Its thread is in OpenSSL, and would crash while OpenSSL is torn down."""
     fifo = tmp_path / "roots"
     os.mkfifo(fifo)
     monkeypatch.setenv("SSL_CERT_FILE", str(fifo))
@@ -280,7 +280,7 @@ def test_the_end_waits_for_a_reload(tmp_path: Path, roots: Path, monkeypatch: py
 
 @pytest.mark.parametrize("name", ["ca.crt", "ca.key", "users", "roots"])
 def test_a_fifo_that_nobody_writes_to_holds_no_reload_up(tmp_path: Path, name: str) -> None:
-    """Nor the next one, when the file is there again."""
+    """Nor does it hold up the next one, once the file is back."""
     write_ca(tmp_path)
     (tmp_path / "users").write_text("alice:$2y$05$" + "." * 53 + "\n")
     shutil.copy(tmp_path / "ca.crt", tmp_path / "roots")
@@ -297,7 +297,7 @@ def test_a_key_from_a_pipe(tmp_path: Path) -> None:
     write_ca(tmp_path)
     reader, writer = os.pipe()
     os.write(writer, (tmp_path / "ca.key").read_bytes())
-    files.close(writer)  # at once: gevent's waits for the loop, that for the program, and that for the end
+    files.close(writer)  # at once: gevent's waits for its loop, that for the program, and that for the pipe's end
     words = (*GOOD, *SIGN, f"--sign-key=/proc/{os.getpid()}/fd/{reader}")
     with Program(tmp_path, *(word for word in words if word != "--sign-key=ca.key")):
         pass
@@ -366,7 +366,7 @@ import docopt
 
 
 def hold(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A FIFO: what starts in the folder reads it to its end amid its imports."""
+    """A FIFO that a program started in the folder reads to its end during its imports."""
     (folder / "docopt.py").write_text(HELD)
     monkeypatch.setenv("PYTHONPATH", str(folder))
     os.mkfifo(folder / "held")
@@ -438,7 +438,7 @@ def test_who_started_us_with_signals_blocked_can_end_us(tmp_path: Path, workers:
 # The shape of the repository
 
 ROOMS = sorted(path.stem for path in HERE.glob("*.py"))
-FORBIDDEN = {  # what a room knows nothing of (ARCHITECTURE.md)
+FORBIDDEN = {  # what a module must not import (ARCHITECTURE.md)
     "errors": set(ROOMS) - {"errors"},
     "lru": set(ROOMS) - {"lru"} | {"logging", "ssl", "threading", "gevent"},
     "hello": {"socket", "ssl", "gevent"},
@@ -577,7 +577,7 @@ def test_the_readme_names_every_option() -> None:
 
 
 def test_the_script_of_the_readme(tmp_path: Path) -> None:
-    """As a CI job has it: it waits for the proxy, or ends with it."""
+    """As a CI job uses it: it waits for the proxy, or ends with it."""
     (script,) = re.findall(r"```sh\n(: >certifier\.log\n.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
     script = script.replace("python certifier.py", f"'{sys.executable}' '{HERE / 'certifier.py'}'")
     done = run("sh", "-c", script, cwd=tmp_path)
@@ -618,10 +618,10 @@ test "$2" != venv || { mkdir -p "$3/bin" && cp "$0" "$3/bin/python" && exit 1; }
 
 
 def test_a_virtual_environment_that_could_not_be_made_whole_is_made_again(tmp_path: Path) -> None:
-    """As on a Debian without python3-venv: what that leaves has a Python, and no pip."""
+    """As on a Debian without python3-venv, which leaves an environment with Python but no pip."""
     for name in ("Makefile", "requirements.txt"):
         shutil.copy(HERE / name, tmp_path)
-    (tmp_path / "mine" / "bin").mkdir(parents=True)  # where something else stands as well, it stays
+    (tmp_path / "mine" / "bin").mkdir(parents=True)  # other files beside it stay
     (tmp_path / "mine" / "notes").touch()
     (tmp_path / "python").write_text(WITHOUT_PIP)
     (tmp_path / "python").chmod(0o755)

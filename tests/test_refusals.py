@@ -29,7 +29,7 @@ def test_a_pair_is_bypassed_for_an_hour_after_so_many_refusals() -> None:
     clock.time = LEARNED_SECONDS
     assert refusals.learned() == []
     assert not refusals.bypasses(ALICE)
-    assert not refusals.refused(ALICE)  # counted anew
+    assert not refusals.refused(ALICE)  # counting starts over
 
 
 def test_a_client_that_went_on_has_not_refused() -> None:

@@ -24,7 +24,7 @@ from log import MAX_URL, MAX_VALUE
 from record import Record
 from requestlog import FORMATS, as_json, combined, text
 
-COMBINED = re.compile(  # as log analysers have it
+COMBINED = re.compile(  # as log analysers parse it
     r'(\S+) - - \[(\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000)\] "(\S+) (\S+) HTTP/(\d\.\d)" (\d{3}) (\d+|-)'
     r' "((?:[^"\\]|\\.)*)" "((?:[^"\\]|\\.)*)"'
 )
@@ -34,7 +34,7 @@ def exchange(
     method: str = "GET", authority: str = "a.example", target: str = "/x", fields: Fields | None = None,
     status: int = 200, kind: bytes = b"text/html; charset=utf-8",
 ) -> Exchange:  # fmt: skip
-    """One that has ended, with times that are known."""
+    """A finished exchange with known times."""
     recorder = Seen().recorder()
     made = recorder.request(method, authority, target, "1.1", fields or [])
     recorder.response(made, status, "OK", [(b"Content-Type", kind), (b"Set-Cookie", b"secret")], made.began + 0.0123)
@@ -153,7 +153,7 @@ def test_long_values_are_cut() -> None:
     for form, word in ((text, r" url=(\S+)"), (as_json, r'"url": "([^"]+)"'), (combined, r'"GET (\S+)')):
         found = re.search(word, form(long))
         assert found is not None
-        assert found[1].endswith("x...")  # all say that it was cut
+        assert found[1].endswith("x...")  # all mark it as cut
 
 
 # The file
@@ -161,7 +161,7 @@ def test_long_values_are_cut() -> None:
 
 @contextmanager
 def largest_file(octets: int) -> Iterator[None]:
-    """As if the disk were full behind that."""
+    """As if the disk were full beyond that."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (octets, hard))
     try:
@@ -207,7 +207,7 @@ def test_reopened_after_a_rename(tmp_path: Path, capfd: pytest.CaptureFixture[st
 
 @pytest.mark.timeout(10)
 def test_a_fifo_that_nobody_reads(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Nobody waits for a reader, not when it is opened anew either; who comes later reads on."""
+    """Nobody waits for a reader, not even when it is reopened; a later reader reads on."""
     log.set_up()
     path = tmp_path / "log"
     os.mkfifo(path)

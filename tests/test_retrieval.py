@@ -21,7 +21,7 @@ def room(tmp_path: Path) -> Room:
 
 
 def left(stile: Turnstile) -> int:
-    """How many turns there are at once; they are taken."""
+    """Take all turns that are available at once; return how many there were."""
     return next(number for number in range(100) if not stile.at_once("client"))
 
 
@@ -40,7 +40,7 @@ def test_what_is_stored_waits_for_no_turn_and_what_is_not_is_refused_at_once(roo
     assert found is not None
     assert found.source == "disk"
     with pytest.raises(TooManyNames):
-        contexts.start("other.example", "client")  # is not even begun
+        contexts.start("other.example", "client")  # does not even begin
 
 
 def test_without_a_ca_nobody_waits_for_a_turn(room: Room) -> None:
@@ -49,7 +49,7 @@ def test_without_a_ca_nobody_waits_for_a_turn(room: Room) -> None:
 
 @pytest.mark.parametrize(("source", "renewed", "taken"), [("made", False, 1), ("disk", False, 0), ("made", True, 1)])
 def test_a_turn_is_given_back_that_was_taken_and_not_needed(room: Room, source: str, renewed: bool, taken: int) -> None:
-    """A renewal takes none."""
+    """A renewal takes no turn."""
     stile, clock = Turnstile(LIMITS, Clock()), Clock()
     contexts = ContextCache(2, room.leaves, Workers(), clock, stile)
     if source == "disk":

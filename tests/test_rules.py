@@ -83,7 +83,7 @@ def test_clients_of_other_networks_are_refused(tmp_path: Path, roots: Path, orig
         reply = connect(program, f"localhost:{origin.port}")
         assert (reply.status, reply.reason) == (403, "Refused by policy")
         assert exchange(program.address, b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: a\r\n\r\n").status == 403
-        assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200  # to all
+        assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200  # open to all
         url = f"https://localhost:{origin.port}/"
         words = ["curl", "-sS", "-x", program.url, "--cacert", str(program.ca)]
         assert run(*words, "--interface", "127.0.0.2", url).stdout.startswith("GET / ")
@@ -102,7 +102,7 @@ def test_users(tmp_path: Path, roots: Path, origin: Origin) -> None:
             assert reply.headers["proxy-authenticate"] == 'Basic realm="certifier", charset="UTF-8"'
         words = ["curl", "-sS", "-x", program.url, "--cacert", str(program.ca), f"https://{target}/"]
         refused = run(*words)
-        assert refused.returncode in (7, 56)  # as curl's version has it
+        assert refused.returncode in (7, 56)  # depending on curl's version
         assert "407" in refused.stderr
         assert run(*words, "-U", "alice:s:cret").stdout.startswith("GET / ")
         assert run(*words, "-U", "alice:s:cret", "--proxy-anyauth").stdout.startswith("GET / ")
@@ -150,7 +150,7 @@ def test_allow_and_deny(tmp_path: Path, roots: Path, origin: Origin) -> None:
 
 
 def test_a_reload_holds_nobody_up(tmp_path: Path, roots: Path) -> None:
-    """Be the files as long, or their disk as slow, as may be: a FIFO that nobody has written to yet."""
+    """However long the files are, or slow their disk: here, a FIFO that nobody has written to yet."""
     users = tmp_path / "users"
     hashed = b"alice:" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)) + b"\n"
     users.write_bytes(hashed)
@@ -158,7 +158,7 @@ def test_a_reload_holds_nobody_up(tmp_path: Path, roots: Path) -> None:
         users.unlink()
         os.mkfifo(users)
         program.process.send_signal(signal.SIGHUP)
-        with open(users, "wb") as file:  # as soon as it is read
+        with open(users, "wb") as file:  # returns once it is being read
             for _ in range(20):
                 assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
             file.write(hashed)
@@ -174,7 +174,7 @@ def test_a_list_from_a_pipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_allow_list_that_is_emptied_allows_nothing(tmp_path: Path, roots: Path, origin: Origin) -> None:
-    """As a file is for a moment that is written anew: a reload then must not open the proxy to all."""
+    """As a file that is being rewritten is for a moment: a reload then must not open the proxy to all."""
     allowed = tmp_path / "allowed"
     allowed.write_text("localhost\n")
     target = f"localhost:{origin.port}"
@@ -198,7 +198,7 @@ def test_an_allow_list_that_is_emptied_allows_nothing(tmp_path: Path, roots: Pat
     ],
 )
 def test_what_is_refused_is_not_looked_up(tmp_path: Path, roots: Path, option: str, refused: str, allowed: str) -> None:
-    """Questions to DNS could carry secrets out. There is no such name: whoever looks it up gets a 502."""
+    """DNS queries could leak secrets. There is no such name, so whoever looks it up gets a 502."""
     with running(tmp_path, roots, option) as program:
         for url, status in ((refused, 403), (allowed, 502)):
             request = f"GET {url} HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -278,7 +278,7 @@ def test_a_denied_server_name_does_not_pass_by_waiting_either(tmp_path: Path, ro
 def test_a_server_name_does_not_pass_behind_another_record(
     tmp_path: Path, roots: Path, option: str, first: tuple[int, ...]
 ) -> None:
-    """Go's servers drop warnings that come before a ClientHello, GnuTLS' a change of ciphers, and go on with that."""
+    """Before a ClientHello, Go's servers ignore warning alerts, and GnuTLS's a ChangeCipherSpec."""
     with Origin(echo) as plain, running(tmp_path, roots, option, "--deny=www.example.com") as program:
         with tunnel(program.address, f"localhost:{plain.port}") as sock:
             sock.sendall(bytes(first))
@@ -346,7 +346,7 @@ def test_the_address_of_a_redirect_is_not_taken_for_the_origins(
         Program(tmp_path, *BASE, f"--redirect=127.0.0.1:{plain.port}", *options) as program,
     ):
         assert not untouched(program, f"localhost:{origin.port}", "localhost", origin_ca, tmp_path)
-        assert untouched(program, f"127.0.0.1:{origin.port}", "localhost", origin_ca, tmp_path)  # that is the origin's
+        assert untouched(program, f"127.0.0.1:{origin.port}", "localhost", origin_ca, tmp_path)  # this is the origin's
         with pytest.raises(ssl.SSLError, match="access denied"):
             with secure_tunnel(program, f"localhost:{origin.port}", "evil.example"):
                 pass
@@ -357,7 +357,7 @@ def test_the_address_of_a_redirect_is_not_taken_for_the_origins(
 def test_a_bypass_counts_for_tls_without_a_connect(
     tmp_path: Path, roots: Path, redirected: bool, bypassed: bool
 ) -> None:
-    """Nobody listens at port 443 of 127.0.0.1: who is bypassed gets an alert, who is not is told inside TLS."""
+    """Nobody listens on 127.0.0.1:443: a bypassed client gets an alert, any other is told inside TLS."""
     with Origin(http_origin) as plain, ExitStack() as stack:
         options = [f"--redirect=127.0.0.1:{plain.port}"] * redirected + ["--bypass=localhost"] * bypassed
         program = stack.enter_context(running(tmp_path, roots, *options))
@@ -409,7 +409,7 @@ def test_a_server_name_other_than_the_connect_host(tmp_path: Path, roots: Path, 
         with secure_tunnel(program, f"localhost:{origin.port}") as secure:
             assert get(secure, host="localhost").status == 200
         assert "note=" not in program.tunnels(1)[0]
-        # localhost is where 127.0.0.1 is: the same, though the CONNECT says the address.
+        # localhost resolves to 127.0.0.1: no mismatch, though the CONNECT has the address.
         with secure_tunnel(program, f"127.0.0.1:{origin.port}", "localhost") as secure:
             assert get(secure, host=f"localhost:{origin.port}").status == 200
         assert "note=" not in program.tunnels(2)[1]
@@ -424,7 +424,7 @@ def test_a_server_name_other_than_the_connect_host(tmp_path: Path, roots: Path, 
 
 @pytest.mark.parametrize("what", ["allow", "log", "deny"])
 def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_ca: TestCA, what: str) -> None:
-    """What the origin must not get is held back before it has a whole request; and the client is told."""
+    """A request that the origin must not get is held back before it is complete; and the client is told."""
     got: list[bytes] = []
 
     def keep(sock: gevent.socket.socket) -> None:
@@ -440,7 +440,7 @@ def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_c
             assert get(secure, host="other.example").status == (421 if what == "deny" else 200)
         own = f"localhost:{server.port}"
         for target, host, status in ((own, own, 200), ("other.example", own, 403), (own, "other.example", 403)):
-            with secure_tunnel(program, own) as secure:  # RFC 9112 §3.2.2: Host does not count; it does for some
+            with secure_tunnel(program, own) as secure:  # RFC 9112 §3.2.2: Host does not count; for some it does
                 assert get(secure, f"https://{target}/", host=host).status == (status if what == "deny" else 200)
         line = program.tunnels(4)[0]
     assert ("Host other.example is not localhost" in line) == (what != "allow")
@@ -473,7 +473,7 @@ def test_a_host_that_cannot_be_told_is_refused_as_well(
 
 
 def test_who_speaks_something_else_is_heard_to_the_last_word(tmp_path: Path, roots: Path, certificate: Path) -> None:
-    """With the end in the same segment; and who says nothing is not refused."""
+    """Even with the end in the same segment; and a client that says nothing is not refused."""
 
     def listen(sock: socket.socket) -> None:
         heard = b""
@@ -505,9 +505,9 @@ def test_who_speaks_something_else_is_heard_to_the_last_word(tmp_path: Path, roo
 def test_requests_do_not_go_to_an_outer_server_name(
     tmp_path: Path, roots: Path, certificate: Path, mismatch: str, encrypted: bool, told: str
 ) -> None:
-    """Of an encrypted ClientHello: any client can say that it has one. Who has, says nothing under the outer name.
+    """Of an encrypted ClientHello: any client can claim to send one. One that does sends nothing under the outer name.
 
-    But it must see our certificate for that, to come back without; others get an alert.
+    But it must see our certificate to retry without encryption (ECH); others get an alert.
     """
 
     def answer(sock: socket.socket) -> None:
@@ -530,7 +530,7 @@ def test_requests_do_not_go_to_an_outer_server_name(
 def test_a_server_name_beside_an_encrypted_one_passes_for_no_other(
     tmp_path: Path, roots: Path, origin: Origin, mismatch: str, name: str, passes: bool
 ) -> None:
-    """Any client can say that it has one."""
+    """Any client can claim to send an encrypted one."""
     ech = (0xFE0D).to_bytes(2, "big") + (4).to_bytes(2, "big") + bytes(4)
     options = (f"--mismatch={mismatch}", "--bypass=bank.example", "--bypass=localhost")
     with running(tmp_path, roots, *options) as program:
@@ -570,7 +570,7 @@ def test_a_client_that_refuses_is_told_of_with_what_to_change(program: Program, 
     seen = len(program.lines)
     refused = run("curl", "-sS", "-x", program.url, "--cacert", roots, f"https://localhost:{origin.port}/")
     assert refused.returncode == 60
-    # Newer ones leave without an alert.
+    # Newer versions leave without an alert.
     line = program.wait_for("outcome=(client-tls-failed|client-truncated)", seen)
     assert re.search(
         "the client (refused our certificate|left right after the handshake): (probably )?it does not trust the CA",
@@ -582,7 +582,7 @@ def test_a_client_that_refuses_is_told_of_with_what_to_change(program: Program, 
 def test_a_client_that_says_nothing_after_the_handshake_is_not_said_to_have_refused(
     program: Program, origin: Origin
 ) -> None:
-    """It may have: some just close. A check that only shakes hands, as s_client does of an empty input, has not."""
+    """It may have, as some just close; a mere check of the handshake, as s_client makes on empty input, has not."""
     seen = len(program.lines)
     with secure_tunnel(program, f"localhost:{origin.port}"):
         pass
@@ -593,7 +593,7 @@ def test_learned_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: 
     with running(tmp_path, roots, "--learn-bypass=2") as program:
         target = f"localhost:{origin.port}"
         assert not untouched(program, target, "localhost", origin_ca, tmp_path)
-        with secure_tunnel(program, target) as secure:  # went on: what was refused before does not count
+        with secure_tunnel(program, target) as secure:  # it went on: earlier refusals do not count
             assert get(secure).status == 200
         program.tunnels(2)
         for number in (3, 4):
@@ -649,7 +649,7 @@ def test_heads_and_hellos_past_their_size(tmp_path: Path, roots: Path, origin: O
 
 
 def test_too_many_new_names(tmp_path: Path, roots: Path) -> None:
-    """Who asks for more than his share waits, and past some seconds gets an alert; names in memory are not held up."""
+    """A client beyond its share waits, and after some seconds gets an alert; names in memory are not held up."""
     options = ("--client-new-names=1", "--redirect=127.0.0.1:1")
     with running(tmp_path, roots, *options) as program, ExitStack() as stack:
         context = strict_context(program.ca)
@@ -674,7 +674,7 @@ def test_too_many_new_names(tmp_path: Path, roots: Path) -> None:
 
 
 def test_an_origin_hears_nothing_of_names_that_are_refused(tmp_path: Path, roots: Path) -> None:
-    """No TLS is begun with the origin of a name that waits for its turn; with that of one whose turn it is, at once."""
+    """No TLS begins with an origin while its name waits for its turn; once it has its turn, it begins at once."""
     heard: list[bytes] = []
     with (
         Origin(lambda sock: heard.append(sock.recv(1))) as origin,

@@ -23,7 +23,7 @@ JSON = b'{"a": [1, 2]}'
 
 
 def json_origin(sock: gevent.socket.socket) -> None:
-    """Answers each request with JSON, and says what it got in a field."""
+    """Answer each request with JSON, and repeat the request's head in a field."""
     data = b""
     while True:
         while b"\r\n\r\n" not in data:
@@ -92,7 +92,7 @@ def test_a_line_for_each_request(tmp_path: Path, roots: Path, server: Origin, ce
         assert not any("s3cret" in told for told in program.lines)
         assert len([told for told in program.lines if " request " in told]) == 3  # one for each
         state = json.loads(exchange(program.address, b"GET /state HTTP/1.0\r\n\r\n").body)
-        assert sum(state["counts"]["requests"].values()) == 3  # though nobody had looked at the page
+        assert sum(state["counts"]["requests"].values()) == 3  # even though nobody has looked at the page
 
 
 def test_what_is_no_http_is_noted_and_goes_on(tmp_path: Path, roots: Path, certificate: Path) -> None:
@@ -122,7 +122,7 @@ def test_what_is_no_http_is_noted_and_goes_on(tmp_path: Path, roots: Path, certi
 def test_a_response_that_ends_with_the_connection(
     tmp_path: Path, roots: Path, certificate: Path, acts: bool, orderly: bool, told: bool
 ) -> None:
-    """Whole, though the client just leaves then, as many do; not whole where the origin's TLS was cut off."""
+    """Complete, though the client then just leaves, as many do; incomplete if the origin's TLS was truncated."""
     (tmp_path / "tap.py").write_text(f"REWRITE = {acts}\ndef request(exchange): pass\n")
 
     def handle(sock: gevent.socket.socket) -> None:
@@ -146,7 +146,7 @@ def test_a_response_that_ends_with_the_connection(
 
 
 def test_plain_http_in_a_har(tmp_path: Path, roots: Path) -> None:
-    """As in a tunnel: the time until the answer is the origin's, trailers are there, the proxy's own fields are not."""
+    """As in a tunnel: the wait is the origin's, trailers are included, the proxy's own fields are not."""
     path = tmp_path / "all.har"
 
     def handle(sock: gevent.socket.socket) -> None:
@@ -167,7 +167,7 @@ def test_plain_http_in_a_har(tmp_path: Path, roots: Path) -> None:
 
 
 def test_who_asked_for_what_and_what_he_got(tmp_path: Path, roots: Path, server: Origin) -> None:
-    """Whoever it came from: a tunnel, the plain-HTTP path, or certifier itself, which refuses or reaches nobody."""
+    """Whoever answered: an origin in a tunnel or over plain HTTP, or certifier, which refuses or reaches nobody."""
     users, path = tmp_path / "users", tmp_path / "access.log"
     users.write_bytes(b"alice:" + bcrypt.hashpw(b"pw", bcrypt.gensalt(4)) + b"\n")
     options = (f"--auth={users}", "--log-requests", "--log-format=combined", f"--log-file={path}")
@@ -276,7 +276,7 @@ def test_a_har_that_cannot_be_closed_ends_nothing_else(tmp_path: Path) -> None:
     "bad", ["--auth=bad", "--upstream-ca=bad", "--deny=@none", "--tap=bad", "--har=bad", "--keylog=none/x"]
 )
 def test_a_start_that_fails_leaves_earlier_packets_where_they_are(tmp_path: Path, bad: str) -> None:
-    """Ten of them, as supervisors try, would push out all that was kept."""
+    """Ten failed starts, as supervisors make them, would push out all earlier files."""
     (tmp_path / "bad").write_text("bad\n")
     path = tmp_path / "all.pcapng"
     path.write_bytes(b"earlier")
@@ -320,7 +320,7 @@ def test_har(tmp_path: Path, roots: Path, server: Origin) -> None:
         curl(program, f"https://localhost:{server.port}/a", "-d", "x=1")
         curl(program, f"https://localhost:{server.port}/b")
         eventually(path, "/b")
-        json.loads(path.read_text())  # whole, while it is written
+        json.loads(path.read_text())  # valid while it is being written
         curl(program, f"https://localhost:{server.port}/c")
     entries = json.loads(path.read_text())["log"]["entries"]
     assert [entry["request"]["url"].rpartition("/")[2] for entry in entries] == ["a", "b", "c"]
@@ -371,7 +371,7 @@ def test_keys_decrypt_a_capture_of_both_sides(tmp_path: Path, roots: Path, serve
         for port in ports:
             shown = run(
                 "tshark", "-r", wire, "-o", f"tls.keylog_file:{keys}", "-Y", f"http.request and tcp.port=={port}",
-                # Both said: either port may be one that tshark has for something else.
+                # Both are set: tshark may take either port for another protocol.
                 "-d", f"tcp.port=={server.port},tls", "-d", f"tcp.port=={program.address[1]},http",
                 "-T", "fields", "-e", "http.request.method", "-e", "http.request.uri", timeout=60,
             )  # fmt: skip

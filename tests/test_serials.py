@@ -21,7 +21,7 @@ def ledger_in(folder: Path) -> Ledger:
 
 
 def take(serials: SerialFile, notes: list[str] | None = None) -> int:
-    """As a process does that has just started: what it knows is on disk."""
+    """Take one as a process does that has just started: all it knows is on disk."""
     return serials.take(ledger_in(serials.path.parent), [] if notes is None else notes)[0]
 
 
@@ -105,7 +105,7 @@ print(*[serials.take(ledger, [])[0] for _ in range(50)])
     assert serials.peek() == 341
 
 
-@example([None, 41, None])  # says the very last one
+@example([None, 41, None])  # the file repeats the last one
 @given(st.lists(st.one_of(st.none(), st.integers(-5, 60), st.sampled_from(["", "x", "7"]))))
 def test_no_serial_twice_whatever_the_file_is_made_to_say(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int | str | None]

@@ -156,7 +156,7 @@ def test_key_types_and_days(tmp_path: Path, kind: str) -> None:
     leaf = x509.load_pem_x509_certificate(pem)
     assert timedelta(days=396) < leaf.not_valid_after_utc - now() <= timedelta(days=397)
     life = leaf.not_valid_after_utc - leaf.not_valid_before_utc
-    assert life == timedelta(days=398) - timedelta(seconds=1)  # what Apple's clients take, both ends counted
+    assert life == timedelta(days=398) - timedelta(seconds=1)  # the most that Apple's clients accept, ends included
     (tmp_path / "leaf.pem").write_bytes(pem + key)
     words = "openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-CAfile", tmp_path / "ca.crt"
     assert run(*words, tmp_path / "leaf.pem").stdout.endswith(": OK\n")
@@ -170,7 +170,7 @@ def test_a_weak_key_is_not_signed(tmp_path: Path) -> None:
 
 
 def test_a_crl_that_revokes_nothing(tmp_path: Path) -> None:
-    """OpenSSL takes it for the CRL that the leaf's distribution point promises."""
+    """OpenSSL accepts it as the CRL that the leaf's distribution point promises."""
     url = "http://127.0.0.1:8080/ca.crl"
     authority = authority_for(files(tmp_path, TestCA("op")), crl_url=url)
     pem = authority.sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
@@ -204,7 +204,7 @@ def test_no_crl_of_a_ca_that_has_ended(tmp_path: Path) -> None:
 
 
 def test_no_leaf_is_signed_that_would_not_be_served(tmp_path: Path) -> None:
-    """In the last minutes of a CA: each connection would take a serial number."""
+    """In the last minutes of a CA, when each connection would take a serial number."""
     found = files(tmp_path, TestCA("op", ends=timedelta(days=1)))
     authority, end = authority_for(found), found.certificate.not_valid_after_utc
     csr = signer.request("a.example", generate("p256"))[1]

@@ -183,14 +183,14 @@ def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_name_of_thousands_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a stranger's DNS may give it, to have the rules look at each, with each connection."""
+    """As a hostile name server may return, to make the rules check each of them for each connection."""
     ips = [f"192.0.{n // 250}.{n % 250}" for n in range(4000)] + ["2001:db8::1"]
     monkeypatch.setattr(resolver, "_getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
     assert resolver.Resolver().look_up("a.example", time.monotonic() + 2) == [ips[0], ips[-1], *ips[1:99]]
 
 
 def test_slow_look_ups_end_and_hold_nobody_else_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread a name, whoever asks; another name is looked up meanwhile, and a failure is not asked for at once."""
+    """One thread per name, whoever asks; other names are looked up meanwhile, and a failure is not retried at once."""
     asked: list[str] = []
     go_on: list[bool] = []
     sleep = get_original("time", "sleep")
@@ -244,7 +244,7 @@ def test_no_client_takes_all_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.OriginLookupTimeout, match="too many look-ups"):
         names.look_up("good2.example", time.monotonic() + 0.1, "a")
     assert not any(greenlet.ready() for greenlet in asking)
-    go_on.append(True)  # who has waited gets his turn
+    go_on.append(True)  # those that waited get their turn
     assert all(greenlet.get(timeout=WAIT) == ["10.0.0.1"] for greenlet in asking)
     assert not names._turns._shares
     assert not names._turns._users
@@ -259,7 +259,7 @@ def test_a_look_up_that_fails_leaves_no_work_for_the_collector(monkeypatch: pyte
     with no_garbage(errors.OriginNotFound):
         with pytest.raises(errors.OriginNotFound):
             names.look_up("dead.example", soon())
-        assert names._answers.pop("dead.example")  # as when it falls out
+        assert names._answers.pop("dead.example")  # as when it is evicted
 
 
 # Between two requests

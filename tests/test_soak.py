@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(600 if LONG else 40)
 
 Load = Callable[[Site, int], None]
 
-# How often in the short form, and in the long one.
+# Repetitions in the short form, and in the long one.
 LOADS: dict[Load, tuple[int, int]] = {
     slow.slow_clients: (160, 4000),
     slow.half_open: (63, 2100),
@@ -50,7 +50,7 @@ def test_load(site: Site, load: Load) -> None:
 
 
 def test_what_is_left_is_seen(site: Site) -> None:
-    """The negative twin: a tunnel that stays, a line that is not ours."""
+    """The counterpart: a tunnel that stays open, a log line that is not ours."""
     before = site.program.vitals()
     with site.tunnel():
         held = site.program.vitals()
@@ -67,7 +67,7 @@ def test_what_is_left_is_seen(site: Site) -> None:
 def test_unique_names(tmp_path: Path, roots: Path, certificate: Path) -> None:
     options = ("--store-max=500", "--new-names=100000", "--client-new-names=100000")
     with running(tmp_path, roots, certificate, *options, redirected=True) as site:
-        # Now memory is full; before the long form, all that is remembered by name, too.
+        # This fills the memory; before the long form, all else that is remembered by name, too.
         hellos.unique_names(site, (100, 1500)[LONG])
         held(site, hellos.unique_names, (300, 20_000))
         assert len(list(tmp_path.glob("certs/???/*.crt"))) <= 500
@@ -125,12 +125,12 @@ def test_every_octet_arrives(
     (tmp_path / "tap.py").write_text(tap)
     options = LOOKS if tap else ("--mismatch=deny",) if load is duplex.of_http else ()
     with running(tmp_path, roots, certificate, *options, untouched=untouched) as site:
-        load(site, (72, 1200)[LONG])  # now there is what all need once, and most of what is remembered of targets
+        load(site, (72, 1200)[LONG])  # allocates what is needed once, and fills most of what is remembered of targets
         held(site, load, (96, 4800))
 
 
 def held(site: Site, load: Load, sizes: tuple[int, int]) -> None:
-    """Do it; nothing may be left of it."""
+    """Apply a load, of which nothing may be left."""
     before, began = site.program.vitals(), time.monotonic()
     load(site, sizes[LONG])
     site.good()

@@ -21,7 +21,7 @@ def test_two_sockets_are_watched_together() -> None:
             sockets.either(one, two, time.monotonic() + 0.01)
         two_end.sendall(b"x")
         assert sockets.either(one, two, soon) == 1
-        assert sockets.either(one, two) == 1  # it was not read
+        assert sockets.either(one, two) == 1  # the octet is still unread
         two.recv(1)
         one_end.close()
         assert sockets.either(one, two, soon) == 0
@@ -63,7 +63,7 @@ def test_connecting() -> None:
         accepted, _ = listener.accept()
         with accepted:
             accepted.sendall(b"x")
-            assert sock.recv(1) == b"x"  # it blocks again
+            assert sock.recv(1) == b"x"  # it is blocking again
         address = listener.getsockname()
     with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
         sockets.connect(sock, address, soon)
@@ -73,7 +73,7 @@ def test_connecting() -> None:
 
 @contextmanager
 def full_listener() -> Iterator[tuple[str, int]]:
-    """A listener that takes no more connections: its queue is full, and who comes waits for an answer."""
+    """A listener that takes no more connections: its accept queue is full, and clients wait for an answer."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as listener, ExitStack() as waiting:
         for _ in range(2):
             sock = waiting.enter_context(socket.socket())
@@ -90,7 +90,7 @@ def test_a_deadline_that_has_passed() -> None:
 
 
 def test_the_last_word_arrives_though_the_peer_still_sends() -> None:
-    """Closed with input unread, the kernel's reset would take the reply with it."""
+    """Closing with input unread makes the kernel send a reset, which would destroy the reply."""
 
     def answer(sock: socket.socket) -> None:
         sock.recv(1)
@@ -144,11 +144,11 @@ def test_the_last_word_waits_so_long_and_reads_so_much_only(
 
 
 def test_who_gives_way_lets_sockets_be_looked_at() -> None:
-    """Not after fifty turns only, as gevent does with ``sleep(0)``."""
+    """At once, not only after fifty turns as with gevent's ``sleep(0)``."""
     one, other = socket.socketpair()
     with one, other:
         reader = gevent.spawn(other.recv, 1)
-        sockets.give_way()  # it waits now
+        sockets.give_way()  # the reader waits now
         one.send(b"x")
         turns = 0
         while not reader.ready():

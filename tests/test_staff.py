@@ -26,7 +26,7 @@ def staff() -> Iterator[Staff]:
 
 
 def served_by(staff: Staff) -> object:
-    """The greenlet that does the next work."""
+    """The greenlet that does the next piece of work."""
     found: list[object] = []
     staff.spawn(lambda: found.append(gevent.getcurrent()))
     gevent.idle()
@@ -47,7 +47,7 @@ def test_what_comes_at_the_same_time_is_served_by_others(staff: Staff) -> None:
         seen.append((number, gevent.getcurrent()))
         go.wait()
 
-    served_by(staff)  # one who waits
+    served_by(staff)  # this leaves an idle greenlet
     for number in range(3):
         staff.spawn(work, number)
     assert len(staff) == 3  # before any of them has begun
@@ -112,7 +112,7 @@ def test_join_waits_for_those_at_work_and_ends_those_who_wait(staff: Staff) -> N
         go.wait()
         done.append(True)
 
-    staff.spawn(lambda: None)  # by the one who waits
+    staff.spawn(lambda: None)  # done by the idle greenlet
     staff.spawn(work)
     gevent.idle()
     gevent.spawn_later(0.01, go.set)

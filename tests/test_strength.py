@@ -29,7 +29,7 @@ def is_rsa(certificate: x509.Certificate) -> bool:
 def test_says_which(their_roots: Roots, kind: str) -> None:
     chain = [made.certificate for made in NARROW[kind](their_roots)]
     if not any(map(is_rsa, chain)):
-        chain.append(their_roots.narrow.certificate)  # as OpenSSL has it, though it was not sent
+        chain.append(their_roots.narrow.certificate)  # as in OpenSSL's chain, though it was not sent
     said = weakness(ders(chain))
     assert said is not None
     number = [is_rsa(certificate) for certificate in chain].index(True) + 1

@@ -82,7 +82,7 @@ def test_of_two_that_answer_at_the_same_time_one_is_closed(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("at_once")
 def test_who_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its socket with it: hundreds of dials a second would leave one each until its own deadline."""
+    """Its socket is closed: otherwise, hundreds of dials a second would each leave one until its own deadline."""
     late = list[socket.socket]()
 
     def connect(sock: socket.socket, address: Address, _: float) -> None:
@@ -96,7 +96,7 @@ def test_who_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_of_many_addresses_some_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is a descriptor, and a name server decides how many there are."""
+    """Each attempt takes a descriptor, and a name server decides how many addresses there are."""
     tried = list[Address]()
 
     def connect(_: socket.socket, address: Address, __: float) -> None:
@@ -124,7 +124,7 @@ def test_a_bug_in_a_dial_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None
         (
             [errno.ECONNREFUSED, errno.EADDRNOTAVAIL],
             OriginRefused,
-        ),  # the second address is an IPv6 one, and there is none
+        ),  # the second address is an IPv6 one, and the machine has none
         ([errno.EADDRNOTAVAIL], errors.OutOfResources),
         ([errno.ECONNREFUSED, errno.EMFILE], errors.OutOfResources),
         ([errno.EHOSTUNREACH, errno.EADDRNOTAVAIL], errors.OriginError),
@@ -138,9 +138,9 @@ def test_what_tells_most_about_a_dial_that_failed(numbers: list[int], kind: type
 @pytest.mark.parametrize(
     ("ips", "kind"),
     [
-        (["fe80::1"], errors.OriginError),  # on a link that is not said: there is no way to it anywhere
+        (["fe80::1"], errors.OriginError),  # link-local without a zone: no route from anywhere
         (["fe80::1", "fe80::2"], errors.OriginError),
-        pytest.param(  # there is one, so it is of ports
+        pytest.param(  # there is a route, so the ports have run out
             ["::1"],
             errors.OutOfResources,
             marks=pytest.mark.skipif(not upstream._has_way(("::1", 9)), reason="no IPv6"),

@@ -42,7 +42,7 @@ def test_names_and_passwords_in_latin_1_are_those_in_utf_8(tmp_path: Path) -> No
     users = Users(path)
     assert users.check(("Jörg".encode(), "Straße".encode()))
     assert users.check(("Jörg".encode("latin-1"), "Straße".encode("latin-1")))
-    assert users.check((b"J\xf6rg", b"x"))  # as the file has it comes first
+    assert users.check((b"J\xf6rg", b"x"))  # an exact match in the file comes first
     assert not users.check(("Jörg".encode("latin-1"), "Strasse".encode("latin-1")))
 
 
@@ -52,7 +52,7 @@ def test_a_file_by_an_editor_that_marks_its_byte_order(path: Path) -> None:
 
 
 def test_a_name_that_does_not_exist_costs_what_some_users_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Always the same, in whatever worker: else its time would tell."""
+    """Always the same cost, in every worker: otherwise the time would tell."""
     path = tmp_path / "users"
     path.write_bytes(line(*ALICE) + line(b"bob", b"x", 5))
     costs: list[int] = []
@@ -65,7 +65,7 @@ def test_a_name_that_does_not_exist_costs_what_some_users_does(tmp_path: Path, m
     monkeypatch.setattr(bcrypt, "checkpw", checkpw)
     names = [b"name%d" % number for number in range(64)]
     for users in (Users(path), Users(path)):
-        # The password of the user whose hash is taken lets nobody in.
+        # The password of the user whose hash is borrowed lets nobody in.
         assert not any(users.check((name, password)) for name in names for password in (ALICE[1], b"x"))
     one, other = costs[:128], costs[128:]
     assert one == other
@@ -99,7 +99,7 @@ def test_verified_pairs_are_remembered_for_a_while(path: Path) -> None:
         (b"alice:secret\n", "line 1 is not of the form name:bcrypt hash"),
         (b"# x\nalice:$apr1$x$y\n", "line 2 is not"),
         (b":" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)), "line 1 is not"),
-        # bcrypt finds its salt invalid; passlib calls it one with padding bits set, as old versions of it wrote.
+        # bcrypt rejects its salt, in which padding bits are set, as old versions of passlib wrote it.
         (b"alice:$2y$05$uf89VBYagpNiX.hHCCCA0/gUPAzBMD9mGFtXdWDtAsJa7TuzZ7xRe\n", "line 1 is not"),
         (None, "can't read it"),
     ],
@@ -113,7 +113,7 @@ def test_bad_files(tmp_path: Path, content: bytes | None, message: str) -> None:
 
 
 def test_what_htpasswd_makes(tmp_path: Path) -> None:
-    """Its own output, kept: `htpasswd -nbBC 5 carol secret`."""
+    """Recorded output of `htpasswd -nbBC 5 carol secret`."""
     path = tmp_path / "users"
     path.write_text("carol:$2y$05$uf89VBYagpNiX.hHCCCA0ugUPAzBMD9mGFtXdWDtAsJa7TuzZ7xRe\n")
     users = Users(path)

@@ -205,7 +205,7 @@ def test_a_line_may_be_as_long_as_a_head(size: int) -> None:
 @pytest.mark.parametrize("size", [1, 1000, 1 << 20])
 @pytest.mark.parametrize("begin", [b"FOO /", b"\tFOO\t/", b"F"])
 def test_a_line_that_is_longer_may_be_http_to_somebody_too(begin: bytes, size: int) -> None:
-    """Go takes any method, and a megabyte; what makes it HTTP for sure stands at the end."""
+    """Go accepts any method, and up to a megabyte; what proves it to be HTTP comes last."""
     line = begin + b"a" * (MAX_HEAD - len(begin))
     more = b"a HTTP/1.1\r\nHost: b.example\r\n\r\n"
     for strict in (False, True):
@@ -229,11 +229,11 @@ def test_white_space_costs_what_it_does_however_much_came_before() -> None:
     "first",
     [
         b"AMQP\0\0\x09\1", b"\x10\x10\0\4MQTT", b"SSH-2.0-x\r\n", b"NICK a\r\n",
-        b"\x0b\x0a\x09Protobuf!",  # a message whose length is white space, and the tag of its first field a line's end
+        b"\x0b\x0a\x09Protobuf!",  # its length octet is white space, and the tag of its first field ends a line
     ],
 )  # fmt: skip
 def test_what_is_no_http_to_anybody(first: bytes, alpn: str | None) -> None:
-    """Unless both sides have said that it is; and where the first octets tell it, nothing is held back for more."""
+    """Unless both sides have agreed on it; and if the first octets decide, nothing is held back for more."""
     seen = Seen()
     watcher = Watcher(connection(), seen, alpn, strict=True)
     watcher.sent(first)
