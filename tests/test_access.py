@@ -1,4 +1,4 @@
-"""Names and passwords: who guesses waits, takes nobody's place, and costs what a user costs."""
+"""Names and passwords: guessing is slowed down, crowds nobody out, and costs what checking a user costs."""
 
 import time
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_a_verified_password_is_not_verified_again(door: Access, monkeypatch: py
 
 @pytest.mark.parametrize("share", [1, 3])
 def test_only_so_many_passwords_wait_to_be_verified(door: Access, monkeypatch: pytest.MonkeyPatch, share: int) -> None:
-    """And one client takes no more than its share of the places."""
+    """One client takes no more than its share of the places."""
     door._turns = Turns(2, share)
     least = min(share, 2)
     asked, go_on = list[bytes](), list[bool]()

@@ -1,4 +1,4 @@
-"""Answers in HTTP/2 to a client's first request, told by a real HTTP/2 client (h2)."""
+"""HTTP/2 answers to a client's first request, as read by a real HTTP/2 client (h2)."""
 
 import h2.config
 import h2.connection

@@ -1,4 +1,4 @@
-"""Peers that ask something of TLS itself in the middle of a tunnel, and what they do with the answer."""
+"""Peers that ask for key updates or renegotiation in the middle of a tunnel, and may not read the answers."""
 
 import fcntl
 import socket

@@ -1,4 +1,4 @@
-"""Work in the background that fails, and clocks that jump: clients know nothing of it, and it is done again."""
+"""Background work that fails, and clocks that jump: clients notice nothing, and the work is done again."""
 
 import signal
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The benchmark's quick form against the real program: every row, curve and mixed load has values that can be."""
+"""The benchmark's quick form against the real program: every row, curve and mixed load has plausible values."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Certificates that others wrote: each way in which one can be wrong is the same error."""
+"""Certificates that others wrote: whatever is wrong with one, the error is the same."""
 
 import base64
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Origins that want a client certificate, which certifier has not: a page that says so, with TLS 1.2 and 1.3.
+"""Origins that require a client certificate, which certifier lacks: a page says so, with TLS 1.2 and 1.3.
 
-Those that only ask must work. OpenSSL and Go say different alerts; some servers say none, and close.
+Those that only ask for one must work. OpenSSL and Go send different alerts; some servers send none, and close.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The TLS that clients get: each cipher suite there could be is asked for, and what must not be is tried."""
+"""The TLS that clients get: every possible cipher suite is offered, and what must be refused is tried."""
 
 import socket
 import ssl

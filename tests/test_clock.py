@@ -1,4 +1,4 @@
-"""A clock that was ahead and is set back: what was done meanwhile lies in the future, and is done anew."""
+"""A clock that was ahead and is set back: what was done meanwhile is dated in the future, and is done anew."""
 
 import os
 from datetime import UTC, datetime

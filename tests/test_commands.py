@@ -1,4 +1,4 @@
-"""The commands beside the proxy, as their users call them: check, list, prune, warm."""
+"""The commands other than the proxy, as their users call them: check, list, prune, warm."""
 
 import fcntl
 import json
@@ -348,7 +348,7 @@ def test_check_of_a_store_behind_a_link(room: Room) -> None:
 
 
 def test_check_of_one_certificate_for_each_of_its_names(room: Room) -> None:
-    """This is not two certificates with one serial number: it is the same one."""
+    """These are not two certificates with one serial number, but the same one."""
     pem = TestCA("operator", parent=TestCA("root")).issue("www.example.com", "*.example.net", "127.0.0.2")
     for stem in ("www.example.com", "_.example.net", "127.0.0.2"):
         path = room.store.path(stem)

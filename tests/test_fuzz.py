@@ -1,4 +1,4 @@
-"""The corpus replayed, and some changes to it; ``make fuzz`` looks further."""
+"""The corpus replayed, and some mutations of it; ``make fuzz`` searches further."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings

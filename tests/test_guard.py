@@ -1,4 +1,4 @@
-"""Requests whose Host is another than the name that was connected to, by what ``--mismatch`` makes of them."""
+"""Requests whose Host differs from the name that was connected to, for each value of ``--mismatch``."""
 
 import pytest
 from test_policy import policy

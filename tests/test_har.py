@@ -106,7 +106,7 @@ def written(file: HarFile, made: list[Exchange]) -> list[int]:
 
 @pytest.mark.parametrize("character", [b"\0", b'"'])
 def test_what_a_few_octets_stand_for_is_not_in_memory_at_once(tmp_path: Path, character: bytes) -> None:
-    """A thousand octets of gzip expand to a MiB of text; escaped in JSON, that may be six MiB."""
+    """A thousand octets of gzip expand to a MiB of text; escaped in JSON, that would be up to six MiB."""
     fields = [*TYPE, (b"Content-Encoding", b"gzip")]
     made = [exchange(received=gzip.compress(character * (1 << 20)), answer=fields, limit=2000) for _ in range(30)]
     file = HarFile(tmp_path / "a.har", "1.0", 1 << 20, max_size=10 << 20)

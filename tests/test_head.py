@@ -133,7 +133,7 @@ def test_other_targets(uri: str) -> None:
 
 @given(st.binary(max_size=100))
 def test_garbage_raises_nothing_else(data: bytes) -> None:
-    """And the result does not depend on how the octets are split."""
+    """Nor does the result depend on how the octets are split."""
     for text in (data, data + b"\r\n\r\n", b"GET " + data + b" HTTP/1.1\r\n\r\n"):
         assert told(text) == told(text, 1)
 

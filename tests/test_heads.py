@@ -1,4 +1,4 @@
-"""Plain heads: what is read of them is what h11 reads, whatever they hold."""
+"""Plain heads: whatever they hold, they are read as h11 reads them."""
 
 import h11
 import pytest

@@ -183,7 +183,7 @@ def test_the_limit_of_a_hello() -> None:
 
 @given(st.binary(max_size=200))
 def test_garbage_in_a_record_raises_nothing_else(body: bytes) -> None:
-    """And the result does not depend on how the octets are split."""
+    """Nor does the result depend on how the octets are split."""
     for data in (body, records(body), records(b"\1" + len(body).to_bytes(3) + body)):
         assert told([data]) == told([data[at : at + 1] for at in range(len(data))])
 

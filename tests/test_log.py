@@ -1,4 +1,4 @@
-"""A log that can't be written: connections know nothing of it. What it looks like is in test_small_rooms.py."""
+"""A log that can't be written does not affect connections. What it looks like is in test_small_rooms.py."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""``Lookout``: many names that are looked up at once."""
+"""``Lookout``: many names looked up at once."""
 
 import gevent
 import pytest

@@ -1,4 +1,4 @@
-"""``/metrics`` as Prometheus reads it; and that the dashboard and the alerts ask for what there is."""
+"""``/metrics`` as Prometheus reads it; and that the dashboard and the alerts query metrics that exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""A tunnel before a witness: others run while it looks, and nothing of what passes is lost or changed."""
+"""A tunnel with a witness: others run while it looks, and nothing that passes is lost or changed."""
 
 import socket
 import sys
@@ -186,7 +186,7 @@ def test_nobody_reads_from_the_client_behind_an_alert_of_the_origin(ends: Ends, 
 
 
 def test_both_directions_at_once_are_whole_though_a_tap_waits(ends: Ends, tmp_path: Path) -> None:
-    """From its next piece on, each takes as much at once as the other one found right."""
+    """From its next piece on, each direction takes as much at once as the other one found right."""
     (tmp_path / "tap.py").write_text(
         "REWRITE = True\nimport gevent\ndef request(_): pass\ndef data(*_): gevent.sleep(0.003)\n"
     )

@@ -1,4 +1,4 @@
-"""What stands in a store and can't be read, or has no name of the DNS: it costs nothing but itself."""
+"""Files in a store that can't be read, or whose names are no DNS names: nothing else is affected."""
 
 import os
 from datetime import timedelta

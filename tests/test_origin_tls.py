@@ -1,7 +1,7 @@
-"""Origins whose TLS is too old or too weak, or who lie in it; and what certifier offers them.
+"""Origins whose TLS is too old or too weak, or that break its rules; and what certifier offers them.
 
-Three kinds of servers: OpenSSL's at security level 0, tlslite-ng's for what OpenSSL can't any more (SSL 3.0, RC4, 3DES,
-SHA-1 signatures), and octets of our own for what no library does: to select what was not offered.
+Three kinds of servers: OpenSSL's at security level 0; tlslite-ng's for what OpenSSL no longer does (SSL 3.0, RC4, 3DES,
+SHA-1 signatures); and hand-made octets for what no library does: to select what was not offered.
 """
 
 import base64

@@ -1,6 +1,6 @@
-"""Origins that must not be trusted: each first shown to a careful client, then reached through certifier.
+"""Origins that must not be trusted: each is first tried with a strict client, then through certifier.
 
-Not an octet of the client's goes to them, nor one of theirs to the client: it gets a page that says why.
+Not an octet passes between them and the client, which gets a page that says why.
 """
 
 import os

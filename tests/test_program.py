@@ -1,4 +1,4 @@
-"""The command line, and what the repository promises of its own shape."""
+"""The command line, and the structure that the repository promises."""
 
 import ast
 import json

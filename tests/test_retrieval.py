@@ -1,4 +1,4 @@
-"""A name's turn: what is new waits for it, or is refused; what is stored does not."""
+"""A name's turn: new names wait for it, or are refused; stored ones need none."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Requests that are judged: another recipient must find no others in what passes."""
+"""Requests that are judged: no other recipient may find more requests in what passes."""
 
 import time
 from collections.abc import Callable

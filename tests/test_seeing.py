@@ -1,4 +1,4 @@
-"""What is seen of the traffic, from outside: the request log, HAR, pcapng, keys."""
+"""What is recorded of the traffic, tested from outside: the request log, HAR, pcapng, keys."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is small enough to share a file: log, pages, policy, the resolver."""
+"""Modules whose tests are small enough to share a file: log, pages, policy, the resolver."""
 
 import json
 import re

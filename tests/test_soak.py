@@ -1,6 +1,6 @@
-"""Loads of abuse, each followed by a good request, and by a look at what the proxy holds: no more than before.
+"""Abusive loads, each followed by a good request, and by a check that the proxy holds no more than before.
 
-In a short form, in seconds; with ``SOAK=1``, as ``make soak`` has it, in a long one, in minutes.
+Short by default, in seconds; with ``SOAK=1``, as ``make soak`` sets it, long, in minutes.
 """
 
 import os
@@ -130,7 +130,7 @@ def test_every_octet_arrives(
 
 
 def held(site: Site, load: Load, sizes: tuple[int, int]) -> None:
-    """Apply a load, of which nothing may be left."""
+    """Apply a load; nothing of it may be left."""
     before, began = site.program.vitals(), time.monotonic()
     load(site, sizes[LONG])
     site.good()

@@ -1,4 +1,4 @@
-"""Sockets that are waited for, two at once, connected, and closed behind a last word."""
+"""Sockets: waiting for one or two at once, connecting, and closing after a last word."""
 
 import socket
 import time

@@ -1,4 +1,4 @@
-"""Greenlets that serve one connection after another: who works, who waits, who ends."""
+"""Greenlets that serve one connection after another: which of them work, wait, and end."""
 
 import gc
 import socket

@@ -1,4 +1,4 @@
-"""What counts as a weak key; with real origins in ``test_origins.py``."""
+"""What counts as a weak key; ``test_origins.py`` has real origins."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Several worker processes: one port, one store, one serial file; what becomes of them, and of their connections."""
+"""Several worker processes with one port, store and serial file; what becomes of them, and of their connections."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def children(program: Program) -> list[int]:
 
 
 def established(process: int) -> int:
-    """How many connections a process holds, its listeners not counted."""
+    """The number of connections that a process holds, not counting its listeners."""
     sockets = set()
     for fd in Path(f"/proc/{process}/fd").iterdir():
         try:
@@ -317,7 +317,7 @@ def await_successor(program: Program, survivor: int) -> int:
 
 
 def test_a_worker_that_is_told_to_end_gets_no_connections(two: Program, echo_origin: Origin) -> None:
-    """They would wait in its accept queue until its tunnels end. Whatever is short of memory may send it SIGTERM."""
+    """They would wait in its accept queue until its tunnels end. A memory watchdog may send it SIGTERM."""
     victim, survivor = children(two)
     with ExitStack() as stack:
         while not established(victim):

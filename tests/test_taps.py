@@ -1,4 +1,4 @@
-"""Users' own files: what they are told, what they may do, and what becomes of those that fail."""
+"""Users' own Python files: what they are told, what they may do, and what becomes of those that fail."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Origins: which of their addresses is connected to, what is told of a dial that failed, what they are offered."""
+"""Origins: which of their addresses is dialled, how a failed dial is reported, what they are offered."""
 
 import errno
 import os

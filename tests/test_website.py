@@ -1,4 +1,4 @@
-"""The proxy's own pages, asked for by curl: who gets what, with which fields."""
+"""The proxy's own pages, as requested by curl: who gets what, with which fields."""
 
 import base64
 import json
@@ -307,7 +307,7 @@ def test_events_come_once_a_second_with_what_is_news(program: Program, origin: O
 
 
 def test_a_slow_reader_gets_all_of_a_large_page(tmp_path: Path, roots: Path, origin: Origin) -> None:
-    """The whole state may be megabytes: more than the kernel buffers, and a second's worth of a slow line."""
+    """The whole state may be megabytes: more than the kernel buffers, and seconds of a slow line."""
     request = b"GET / HTTP/1.1\r\nHost: test\r\n" + b"X-Field: %s\r\n" % (b"x" * 290) * 38 + b"\r\n"
     with Program(tmp_path, *BASE, f"--upstream-ca={roots}", "--log-requests") as running:
         with secure_tunnel(running, f"localhost:{origin.port}") as sock:
@@ -357,7 +357,7 @@ def test_who_looks_does_not_hold_up_the_end(tmp_path: Path) -> None:
 
 
 def test_who_begins_to_look_at_the_end_sees_an_end(tmp_path: Path) -> None:
-    """On a connection opened before, as browsers do ahead of need."""
+    """On a connection opened beforehand, as browsers do."""
     with Program(tmp_path, *BASE) as running:
         with socket.create_connection(running.address, timeout=WAIT) as sock:
             exchange(running.address, b"GET /healthz HTTP/1.0\r\n\r\n")  # accepted after the other one
