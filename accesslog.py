@@ -1,4 +1,4 @@
-"""``AccessLog``: a line for each tunnel and, where they are watched, each HTTP request; in one format, to one file."""
+"""``AccessLog``: logs each tunnel and, if they are decoded, each HTTP request, in one format to one file."""
 
 from collections.abc import Callable
 
@@ -23,15 +23,15 @@ class AccessLog:
         self._file.write(self._tunnel(record))
 
     def request(self, exchange: Exchange) -> None:
-        """Nothing is logged before it has ended."""
+        """Nothing is logged before the exchange has ended."""
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange has ended."""
         self._file.write(self._request(exchange))
 
     def noted(self, connection: Connection, what: str) -> None:
-        """That is told in the line of the tunnel."""
+        """Nothing: the tunnel's line says so."""
 
     def reopen(self) -> None:
-        """Go on in a new file: the present one was renamed."""
+        """Continue in a new file, after the present one was renamed."""
         self._file.reopen()

@@ -1,4 +1,4 @@
-"""``LineFile``: where log lines go, a file or stderr: each by one write, and never at a connection's price."""
+"""``LineFile``: appends log lines to a file or stderr, each in one write. No connection waits for it, or fails."""
 
 import logging
 import os
@@ -16,21 +16,21 @@ log = logging.getLogger("certifier.linefile")
 
 
 class LineFile:
-    """A file (0600 if it is made), or stderr, to which lines are appended.
+    """A file (created with mode 0600), or stderr, to which lines are appended.
 
-    The constructor raises ``OSError``; later on a file that can't be written, or a pipe that nobody reads, loses lines,
-    with one warning.
+    The constructor raises ``OSError``. Later, lines are lost, with one warning, while the file can't be written or
+    nobody reads the pipe.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._fd = _stderr() if path is None else _open(path)
         self._poll = _poll(self._fd)
-        self._lost = 0  # lines since one could be written
-        self._torn = False  # the last one was written in part
+        self._lost = 0  # lines since the last successful write
+        self._torn = False  # the last line was written only in part
 
     def write(self, line: str) -> None:
-        """Append a line, or several, given without the last one's end, in ASCII."""
+        """Append one or more lines, given without the final newline; non-ASCII characters are escaped."""
         data = f"{line}\n".encode("ascii", "backslashreplace")
         if self._lost and self._ends_torn():
             data = b"\n" + data
@@ -49,9 +49,9 @@ class LineFile:
             log.warning("%s can be written again; %d lines were lost", self._path or "stderr", lost)
 
     def _ends_torn(self) -> bool:
-        """Whether it ends within a line: of another process too, where a file is shared, which we can't know of."""
+        """Whether the file ends within a line. Read it if possible: the line may be another process's."""
         if self._poll is None:
-            with suppress(OSError):  # not ours to read, or no /proc
+            with suppress(OSError):  # not readable for us, or no /proc
                 fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
                 try:
                     return os.pread(fd, 1, max(0, os.fstat(fd).st_size - 1)) not in (b"\n", b"")
@@ -60,17 +60,17 @@ class LineFile:
         return self._torn
 
     def _put(self, data: bytes) -> int:
-        """Write as far as that needs no wait, in which everyone would wait; how many octets that were."""
+        """Write as much as is possible without blocking the hub; return the number of octets."""
         if self._poll is None:
             return os.write(self._fd, data)
         put = 0
-        with suppress(BlockingIOError):  # another process was faster
+        with suppress(BlockingIOError):  # another process filled the pipe first
             while put < len(data) and self._poll.poll(0):
-                put += os.write(self._fd, data[put : put + PIPE_BUF])  # so many a pipe takes at once when it takes any
+                put += os.write(self._fd, data[put : put + PIPE_BUF])  # what a writable pipe has room for
         return put
 
     def reopen(self) -> None:
-        """Go on in a new file, the present one being renamed (logrotate); if there can be none, in the present one."""
+        """Continue in a new file after a rename (logrotate), or in the present one if no new one can be opened."""
         if self._path is None:
             return
         try:
@@ -83,7 +83,7 @@ class LineFile:
         self._poll = _poll(fd)
 
     def close(self) -> None:
-        """No more lines come."""
+        """Close the file, but not stderr itself."""
         if self._fd != _STDERR:
             os.close(self._fd)
 
@@ -94,7 +94,7 @@ class LineFile:
 
 
 def _stderr() -> int:
-    """A pipe is opened once more where that can be: then a write fails where another process was faster."""
+    """Stderr; a pipe is reopened non-blocking if possible, so that a write fails if another process filled it first."""
     with suppress(OSError):
         if stat.S_ISFIFO(os.fstat(_STDERR).st_mode):
             return os.open(f"/proc/self/fd/{_STDERR}", os.O_WRONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -102,16 +102,16 @@ def _stderr() -> int:
 
 
 def _open(path: Path) -> int:
-    """Not by waiting for who shall read a FIFO, in which everyone would wait: without one that can't be written."""
+    """Open for appending. Non-blocking, so that opening a FIFO nobody reads fails instead of blocking the hub."""
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK, 0o600)
 
 
 def _poll(fd: int) -> "select.poll | None":
-    """What tells whether a write would wait; None for a file, which never makes one wait."""
+    """Make a poll object that tells whether a write would block; None for a regular file, where none does."""
     try:
         if stat.S_ISREG(os.fstat(fd).st_mode):
             return None
-    except OSError:  # closed: the write will tell
+    except OSError:  # closed: the write will report it
         return None
     found: select.poll = get_original("select", "poll")()
     found.register(fd, select.POLLOUT)

@@ -1,4 +1,4 @@
-"""The log: where its lines go, and their words: nothing from a peer goes out unescaped."""
+"""Logging to stderr, and the formatting of log values: nothing from a peer is written unescaped."""
 
 import logging
 import re
@@ -13,11 +13,11 @@ from gevent.hub import get_hub
 from errors import CertifierError
 from linefile import LineFile
 
-MAX_VALUE = 300  # characters of a value, unless set_up is told another number
-MAX_URL = 2000  # characters that are told of a URL; what browsers and search engines take for long
+MAX_VALUE = 300  # characters of a value, unless set_up() is given another limit
+MAX_URL = 2000  # characters of a URL; about the length that all browsers and search engines handle
 
 _USER = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*://)?)[^/?#]*@")  # RFC 3986 §3.2.1
-_PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII but space, quote, equals and backslash
+_PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII except space, quote, equals sign and backslash
 
 log = logging.getLogger("certifier")
 
@@ -25,40 +25,40 @@ _most = MAX_VALUE
 
 
 def escape(value: object, limit: int = 0) -> str:
-    """A value as one word of a log line: quoted where it is not plain, control characters as ``\\xNN``, cut if long."""
+    """A value as one word of a log line, truncated if long; quoted and escaped as in a Python string unless plain."""
     text = cut(str(value), limit)
     return text if _PLAIN.match(text) else f'"{quotable(text, limit)}"'
 
 
 def cut(text: str, limit: int = 0) -> str:
-    """A text, cut if it is long."""
+    """A text, truncated if it is long."""
     limit = limit or _most
     return f"{text[:limit]}..." if len(text) > limit else text
 
 
 def brief(text: str | None) -> str | None:
-    """The same where there may be none, as JSON has it."""
+    """The same for a text that may be None, which JSON has as ``null``."""
     return None if text is None else cut(text)
 
 
 @contextmanager
 def background(consequence: str, level: int = logging.WARNING) -> Iterator[None]:
-    """Work that nobody waits for: what goes wrong with it is told, and ends it alone."""
+    """Run work that nobody waits for: an error in it is logged with its consequence, and ends only that work."""
     try:
         yield
     except (CertifierError, OSError) as error:
         log.log(level, "%s: %s", consequence, error)
-    except Exception:  # the top of such work, as of a connection
+    except Exception:  # a bug: this is the outermost handler of background work
         log.exception("%s", consequence)
 
 
 def quotable(text: str, limit: int = 0) -> str:
-    """A peer's text for a place between quotes, cut if long."""
+    """A peer's text, escaped for use between quotes and truncated if long."""
     return cut(text, limit).encode("unicode_escape").decode("ascii").replace('"', '\\"')
 
 
 def user_word(user: str | None) -> str:
-    """Who asked, as the combined log format has it."""
+    """The authenticated user as a word of the combined log format; ``-`` if there is none."""
     return quotable(user).replace(" ", "%20") if user else "-"
 
 
@@ -68,23 +68,23 @@ def without_user(url: str) -> str:
 
 
 def utc(moment: float) -> str:
-    """Seconds since the epoch, as ISO 8601 in milliseconds."""
+    """Seconds since the epoch, as ISO 8601 with milliseconds."""
     return f"{_second(int(moment))}.{int(moment % 1 * 1000):03d}Z"
 
 
-@lru_cache(maxsize=16)  # most lines fall into the same second, and strftime is a tenth of a line's cost
+@lru_cache(maxsize=16)  # most lines share their second with others, and strftime is a tenth of a line's cost
 def _second(moment: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
 
 
 @lru_cache(maxsize=16)
 def clf(moment: int) -> str:
-    """Seconds since the epoch, as the common log format has them."""
+    """Seconds since the epoch, as a date of the common log format."""
     return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(moment))
 
 
 class _Formatter(logging.Formatter):
-    """UTC, milliseconds, the level where it is not INFO; every line of a traceback belongs to its message."""
+    """UTC with milliseconds, the level unless it is INFO, the message, and any traceback on the lines below it."""
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
@@ -93,7 +93,7 @@ class _Formatter(logging.Formatter):
 
 
 class _Handler(logging.Handler):
-    """Writes to stderr as ``LineFile`` does."""
+    """Writes to stderr through a ``LineFile``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,12 +103,12 @@ class _Handler(logging.Handler):
         self.say(self.format(record))
 
     def say(self, line: str) -> None:
-        """Write a line that is no entry of the log."""
+        """Write a line that is not a log entry."""
         self._file.write(line)
 
 
 def set_up(most: int = MAX_VALUE) -> None:
-    """Log to stderr, values of at most so many characters. What is written was escaped, or is our own text."""
+    """Log to stderr, with values of at most ``most`` characters. Callers escape whatever is not our own text."""
     global _most
     _most = most
     handler = _Handler()
@@ -116,12 +116,12 @@ def set_up(most: int = MAX_VALUE) -> None:
     log.handlers = [handler]
     log.setLevel(logging.INFO)
     log.propagate = False
-    # What nobody caught, gevent would print itself: without our form, and ending the hub where stderr can't be written.
+    # gevent would print uncaught exceptions itself: in another format, and ending the hub if stderr can't be written.
     get_hub().print_exception = _tell_uncaught  # type: ignore[method-assign]
 
 
 def say(line: str) -> None:
-    """Tell the operator something that is no entry of the log."""
+    """Tell the operator something that is not a log entry."""
     for handler in log.handlers:
         if isinstance(handler, _Handler):
             handler.say(line)

@@ -1,4 +1,4 @@
-"""``Record``: what one line of the log tells of a connection, in three formats."""
+"""``Record``: what one line of the log says about a connection, in three formats."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from log import MAX_URL, brief, clf, cut, escape, quotable, user_word, utc, with
 
 
 class Progress(Protocol):
-    """What has a connection's octets so far."""
+    """Counts a connection's octets while it is relayed."""
 
     sent: int
     received: int
@@ -18,18 +18,18 @@ class Progress(Protocol):
 
 @dataclass(slots=True)
 class Record:
-    """What is told of one connection or, on the plain-HTTP path, of one exchange. None is told as ``-``.
+    """What is logged about one connection or, for plain HTTP, one exchange. As text, None is ``-`` or left out.
 
-    ``kind`` is ``tunnel``, ``request``, or ``page`` for what the proxy's own address served.
+    ``kind`` is ``tunnel``, ``request``, or ``page`` for a request to the proxy itself.
     """
 
     client: str
     kind: str = "tunnel"
     target: str | None = None
-    method: str | None = None  # where there is no tunnel, of the request
-    url: str | None = None  # as it was asked for: absolute, or for a page its path
+    method: str | None = None  # of the request, if it is not a tunnel
+    url: str | None = None  # as requested: absolute, or the path of a page
     sni: str | None = None
-    context: str | None = None  # memory, disk, made; untouched where there is none
+    context: str | None = None  # where it came from: memory, disk, made; or untouched, bypassed
     client_tls: str | None = None
     client_alpn: str | None = None
     origin_tls: str | None = None
@@ -37,32 +37,32 @@ class Record:
     status: int | None = None
     sent: int = 0
     received: int = 0
-    outcome: str = "failed"  # by a bug, unless something else is said
+    outcome: str = "failed"  # stays so only after a bug
     detail: str | None = None
     user: str | None = None  # who authenticated
-    remark: str | None = None  # what the operator should know of it
-    refused: str | None = None  # by which rule (``errors``), or ``certificate``: the client refused ours
-    progress: Progress | None = None  # while it is relayed
-    told: bool = False  # by the line of an HTTP request
+    remark: str | None = None  # what else the operator should know
+    refused: str | None = None  # by which rule (errors.py), or ``certificate``: the client rejected ours
+    progress: Progress | None = None  # set once it is relayed
+    told: bool = False  # logged already, by the line of its HTTP request
     started: float = field(default_factory=time.monotonic)
 
     def fail(self, error: CertifierError) -> None:
-        """Let an error be the outcome."""
+        """Set the outcome from an error."""
         self.outcome, self.detail = error.outcome or error.proxy_status, str(error)
         self.refused = error.refusal or None
 
     def note(self, remark: str | None) -> None:
-        """Add what the operator should know of it, if there is something."""
+        """Add a remark for the operator, if there is one."""
         if remark is not None:
             self.remark = remark if self.remark is None else f"{self.remark}; {remark}"
 
     @property
     def seconds(self) -> float:
-        """How long it has taken until now."""
+        """How long it has taken so far."""
         return time.monotonic() - self.started
 
     def text(self) -> str:
-        """``key=value`` words. ``sent`` and ``received`` are octets of plaintext, as the client sees them."""
+        """``key=value`` words. ``sent`` and ``received`` are octets of plaintext from and to the client."""
         line = (
             f"{utc(time.time())} {self.kind} client={self.client} target={escape(self.target or '-')}"
             f" sni={escape(self.sni or '-')} context={self.context or '-'} client_tls={self.client_tls or '-'}"
@@ -81,7 +81,7 @@ class Record:
         return line
 
     def as_json(self) -> str:
-        """An object with the same keys, all of them always there."""
+        """A JSON object with the same keys, all of them always present."""
         return json.dumps(
             {
                 "time": utc(time.time()),
@@ -108,7 +108,7 @@ class Record:
         )
 
     def combined(self) -> str:
-        """A line of the combined log format, as other proxies write one for a CONNECT."""
+        """A line of the combined log format, as other proxies write it for a CONNECT."""
         ip = self.client.rpartition(":")[0].strip("[]")
         began = int(time.time() - self.seconds)
         status = self.status or (200 if self.kind == "tunnel" else "000")

@@ -1,4 +1,4 @@
-"""``Sight``: what is seen of the traffic, and by whom. A ``Witness`` for each tunnel that somebody looks at."""
+"""``Sight``: what observes a proxy's traffic. It makes a ``Witness`` for each tunnel that is observed."""
 
 from collections.abc import Sequence
 
@@ -27,18 +27,18 @@ class Chorus:
             observer.request(exchange)
 
     def ended(self, exchange: Exchange) -> None:
-        """It is over."""
+        """The exchange is over."""
         for observer in self._observers:
             observer.ended(exchange)
 
     def noted(self, connection: Connection, what: str) -> None:
-        """The connection is not looked at any more."""
+        """The connection is no longer decoded."""
         for observer in self._observers:
             observer.noted(connection, what)
 
 
 class Sight:
-    """Who looks, of one proxy: observers of exchanges, taps, a file of packets, the policy's guard."""
+    """All that observes one proxy's traffic: observers of exchanges, taps, a packet file, the policy's guard."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Sight:
 
     @property
     def looks(self) -> bool:
-        """Whether anybody looks at tunnels."""
+        """Whether anything observes tunnels."""
         return self._always or self._policy.minds_mismatch or self._board.looked_at
 
     @property
@@ -70,11 +70,11 @@ class Sight:
 
     @property
     def rewrites(self) -> bool:
-        """Whether a tap acts on requests, so that only HTTP/1.1 may be spoken."""
+        """Whether a tap acts on requests, so that only HTTP/1.1 may be negotiated."""
         return self._taps.rewrites
 
     def witness(self, record: Record, name: str, origin: str, alpn: str | None) -> Witness:
-        """For an intercepted tunnel, its plaintext between the client and ``origin``: an address:port, or empty."""
+        """Make the witness of an intercepted tunnel. ``origin`` is the address:port dialled, or empty."""
         connection = Connection(record.client, origin, "https", _authority(name, record.target), record.user)
         guard = Guard(self._policy, name, record)
         chorus = Chorus([guard, *self._observers, self._board, self._taps])
@@ -90,11 +90,11 @@ class Sight:
 
     @property
     def _reads(self) -> bool:
-        """Whether exchanges are read for anybody; for the page alone only while somebody looks."""
+        """Whether anything needs decoded exchanges; the page does only while somebody is looking at it."""
         return self._board.looked_at or bool(self._observers) or self._taps.wants("request", "response")
 
     def recorder(self, record: Record, origin: str) -> Recorder:
-        """For an exchange of plain HTTP, which is decoded where it is forwarded, whether anybody looks or not."""
+        """Make the recorder of a plain-HTTP exchange, which is decoded to be forwarded even if nothing observes it."""
         authority = (record.target or "").removesuffix(":80")
         connection = Connection(record.client, origin, "http", authority, record.user)
         if not self._reads:

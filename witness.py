@@ -1,7 +1,7 @@
-"""``Witness``: those who look at one tunnel's plaintext as it passes, and those who act on it.
+"""``Witness``: shows one tunnel's plaintext, as it passes, to those who observe it and those who act on it.
 
-It is told each piece before that goes on; what it gives back goes on. It never fails: who looks is never in the way.
-Only who acts, and the guard of ``--mismatch``, may raise ``Refused``.
+It gets each piece before that is forwarded, and returns what to forward. Mere observers never make it fail: only those
+who act, and the guard of ``--mismatch``, may raise ``Refused``.
 """
 
 import sys
@@ -20,7 +20,7 @@ _NOBODY_WAITS = nullcontext()
 
 
 class Witness:
-    """Those who look at one tunnel."""
+    """Those who observe one tunnel, or act on it."""
 
     def __init__(
         self,
@@ -40,23 +40,23 @@ class Witness:
         self._sees_data = taps.wants("data")
         self._flow = flow
         self._pcap = pcap
-        self._held = b""  # the beginning of a head
-        # A tap may wait: the other direction's bytes wait for it, to stay in their order.
+        self._held = b""  # the beginning of a request head
+        # A tap may block; the other direction then waits for it, so that taps see all bytes in order.
         self._turn: AbstractContextManager[object] = RLock() if taps.wants(*HOOKS) else _NOBODY_WAITS
 
     @property
     def acts(self) -> bool:
-        """Whether there may be answers of its own."""
+        """Whether it may answer the client in the origin's stead."""
         return self._rewriter is not None
 
     @property
     def ends(self) -> bool:
-        """Whether the tunnel is over after the answer."""
+        """Whether the tunnel ends after the answer."""
         return self._rewriter is not None and self._rewriter.closing
 
     @property
     def quiet(self) -> bool:
-        """Whether a client that is refused can be told in the place of a response; to be asked at once."""
+        """Whether a refusal can be sent in place of a response; to be read before the tunnel ends."""
         return self._guard.quiet
 
     def opened(self) -> None:
@@ -66,12 +66,12 @@ class Witness:
         self._taps.opened(self._passage)
 
     def ahead(self, sent: bool) -> int:
-        """How many octets to come, of the client's or the origin's, are looked at as fast as one: a body's, mostly."""
+        """How many of the client's (``sent``) or the origin's next octets cost no more to decode than one: a body's."""
         decoder = self._watcher or self._rewriter
         return decoder.ahead(sent) if decoder is not None and decoder.watching else sys.maxsize
 
     def sent(self, data: bytes) -> bytes:
-        """What the client sent, where nobody ``acts``: what goes on of it. Raises ``Refused``."""
+        """Take what the client sent, if nothing ``acts``; return what to forward. Raises ``Refused``."""
         with self._turn:
             if self._watcher is not None:
                 self._watcher.sent(data)
@@ -83,7 +83,7 @@ class Witness:
         return data
 
     def forward(self, data: bytes) -> Iterable[bytes]:
-        """The same where somebody does, piece by piece; empty where there is an ``answer`` to be sent."""
+        """The same if something does, piece by piece; an empty piece means that there is an ``answer`` to send."""
         assert self._rewriter is not None
         for piece in self._rewriter.forward(data):
             self._guard.check()
@@ -93,7 +93,7 @@ class Witness:
             yield piece
 
     def rest(self) -> bytes:
-        """What was held back of the client's, and goes on now that it has ended. Raises ``Refused``."""
+        """What was held back of the client's data, to be forwarded now that it has ended. Raises ``Refused``."""
         with self._turn:
             data = b""
             if self._watcher is not None and (self._watcher.ended() or self._held):
@@ -103,9 +103,9 @@ class Witness:
             return data
 
     def _judged(self, data: bytes) -> bytes:
-        """What goes on, ``data`` behind what was held back before. Raises ``Refused``.
+        """What may be forwarded of the data held back before and ``data``. Raises ``Refused``.
 
-        A head is judged as a whole: origins act on part of one when the connection ends there.
+        An incomplete head is held back: some origins act on one when the connection ends there.
         """
         assert self._watcher is not None
         self._guard.check()
@@ -118,9 +118,9 @@ class Witness:
         return data
 
     def received(self, data: bytes) -> int:
-        """What the origin sent; how many octets of it go on. Where that is not all, nothing may follow.
+        """Take what the origin sent; return how many octets to forward. If that is not all, nothing may follow them.
 
-        No wait behind the rewriter's look: what it lets go on must not overtake this.
+        Nothing may block after the rewriter's turn: what it releases, such as the next answer, must not overtake this.
         """
         with self._turn:
             self._look("received", data)
@@ -132,23 +132,23 @@ class Witness:
         return len(data)
 
     def answer(self) -> bytes:
-        """What the client is to be sent in the origin's stead."""
+        """Take what to send the client in the origin's stead."""
         return self._rewriter.take_answer() if self._rewriter is not None else b""
 
     def origin_ended(self, how: str) -> None:
-        """The origin sends no more: ``closed``, or how that was not orderly. Nobody shall wait for it."""
+        """The origin sends no more; ``how`` is ``closed`` if it ended in order. Release whatever waits for it."""
         if self._rewriter is not None:
             self._rewriter.closed(_error(how))
         elif self._watcher is not None and _error(how) is None:
             self._watcher.origin_ended()
 
     def client_gone(self) -> None:
-        """The client takes no more: nobody shall wait for what it was to get."""
+        """The client takes no more: release whatever waits for a response to it."""
         if self._rewriter is not None:
             self._rewriter.closed("client-reset")
 
     def closed(self, outcome: str) -> None:
-        """The tunnel has ended, ``closed`` or how it was not orderly."""
+        """The tunnel has ended; ``outcome`` is ``closed`` if it ended in order."""
         error = _error(outcome)
         for decoder in (self._watcher, self._rewriter):
             if decoder is not None:
