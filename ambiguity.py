@@ -1,6 +1,6 @@
-"""What recipients read in different ways, so that where requests are judged it does not pass.
+"""Rejects what recipients parse differently, for connections whose requests must be judged before they pass.
 
-Each function raises ``Unreadable``. What is read otherwise was seen with Go, Node.js, Python's http.server or HAProxy.
+Each function raises ``Unreadable``. The differences were observed in Go, Node.js, Python's http.server or HAProxy.
 """
 
 import re
@@ -9,9 +9,9 @@ from exchange import Exchange, Fields, Unreadable, header
 from fields import connection_options
 from heads import TCHAR
 
-# A path, or a URI whose scheme everyone reads alike; no fragment, which some ignore.
+# A path, or a URI whose scheme everyone treats alike; no fragment, which some ignore.
 _TARGET = re.compile(rb"(?:/|\*\Z|https://[^/?#]+(?:[/?]|\Z))[^#]*\Z", re.IGNORECASE)
-_HTTP = re.compile("(?i)h2c|http|tls")  # RFC 9110 §7.8, RFC 7540 §3.2, RFC 2817: as names of protocols begin
+_HTTP = re.compile("(?i)h2c|http|tls")  # protocol names that begin so: RFC 9110 §7.8, RFC 7540 §3.2, RFC 2817
 
 _METHOD = re.compile(TCHAR.decode("ascii") + "+")
 _PATH = re.compile(r"/[!-\"$-~]*|\*")  # no fragment, no space
@@ -22,13 +22,13 @@ _OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encod
 
 
 def check_authority(*said: str) -> None:
-    """A request that says in two ways whom it is for: RFC 9112 §3.2.2 has the target count, not everyone's routing."""
+    """Reject a request with two authorities: by RFC 9112 §3.2.2 the target's counts, but not everyone routes by it."""
     if len({name.lower().removesuffix(":443") for name in said}) > 1:
         raise Unreadable("a Host that is not the authority")
 
 
 def check_target(method: bytes, target: bytes) -> None:
-    """An HTTP/1 request with a target that is served as another one, or opens no tunnel where it seems to."""
+    """Reject an HTTP/1 target that may be served as another one, and a CONNECT, which need not open a tunnel."""
     if method == b"CONNECT":
         raise Unreadable("a CONNECT inside the tunnel")
     if not _TARGET.match(target):
@@ -36,7 +36,7 @@ def check_target(method: bytes, target: bytes) -> None:
 
 
 def check_upgrade(exchange: Exchange, fields: Fields) -> None:
-    """A 101 behind which the origin may read HTTP on, as an application can send any status (RFC 9110 §7.8)."""
+    """Reject a 101 after which the origin may still read HTTP: an application can send any status (RFC 9110 §7.8)."""
     if any(b"upgrade" not in connection_options(said) for said in (exchange.request_fields, fields)):
         raise Unreadable("a 101 that is no upgrade")
     agreed = header(fields, b"upgrade").strip().lower()
@@ -47,7 +47,7 @@ def check_upgrade(exchange: Exchange, fields: Fields) -> None:
 
 
 def check_http2(special: dict[bytes, str], fields: Fields) -> None:
-    """An HTTP/2 request that becomes another one in HTTP/1.1: RFC 9113 §8.2.1, §8.2.2 and §8.3.1."""
+    """Reject an HTTP/2 request that would be another one in HTTP/1.1: RFC 9113 §8.2.1, §8.2.2 and §8.3.1."""
     if not _METHOD.fullmatch(special.get(b":method", "")) or special.get(b":scheme", "https") not in ("http", "https"):
         raise Unreadable("a malformed method or scheme")
     path = special.get(b":path")
@@ -57,14 +57,14 @@ def check_http2(special: dict[bytes, str], fields: Fields) -> None:
 
 
 def check_http2_fields(fields: Fields) -> None:
-    """The same of its fields or, behind its body, its trailers."""
+    """The same for the request's fields or its trailers."""
     for name, value in fields:
         if not _NAME.fullmatch(name) or name in _OF_HTTP1 or _ENDS.search(value):
             raise Unreadable("a malformed field")
 
 
 def declared_length(fields: Fields) -> int | None:
-    """That of an HTTP/2 request's body: in HTTP/1.1, what is beyond is another request (RFC 9113 §8.1.1)."""
+    """An HTTP/2 request's Content-Length: in HTTP/1.1, whatever exceeds it is another request (RFC 9113 §8.1.1)."""
     said = {value for name, value in fields if name == b"content-length"}
     if not said:
         return None

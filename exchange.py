@@ -1,8 +1,8 @@
-"""One HTTP transaction as a value, and the three events by which a decoder tells of it.
+"""One HTTP transaction as a value, and the three events by which a decoder reports it.
 
-A decoder (``http1.py``, ``http2.py``, or whoever speaks HTTP itself) has a ``Recorder`` for its connection, which makes
-each ``Exchange``, counts its octets, keeps what is wanted of its bodies and tells one ``Observer``. Nothing here does
-I/O or switches greenlets; of observers only taps may, so that what is told is no shared buffer.
+A decoder (``http1.py``, ``http2.py``, or code that speaks HTTP itself) has a ``Recorder`` for its connection, which
+makes each ``Exchange``, counts its octets, captures its bodies if wanted and notifies one ``Observer``. Nothing here
+does I/O or switches greenlets. Among the observers only taps may, so none of them is given a shared buffer.
 """
 
 import re
@@ -14,16 +14,16 @@ from typing import Protocol
 
 import bodies
 
-MAX_FIELDS = 256  # of a head that are kept; Apache stops at 100
-MAX_CONTENT = 67_108_864  # octets that a body's content coding may hide
-# Beyond so many, no more than so many times its own: 2 KB of zstd for 64 MB held up everyone for 0.2 s.
+MAX_FIELDS = 256  # of a head that are kept; Apache accepts 100
+MAX_CONTENT = 67_108_864  # octets that a body may decode to
+# Above LITTLE_CONTENT, no more than RATIO times the coded size: 2 KB of zstd for 64 MB blocked the hub for 0.2 s.
 LITTLE_CONTENT, RATIO = 1_048_576, 100
-MAX_HELD = 4_194_304  # octets that heads of one connection take while their exchanges are under way, see ``hold``
-MAX_ALL_HELD = 134_217_728  # those of all connections; beyond, one that has more than LITTLE_HELD gets no more
-LITTLE_HELD = 196_608  # the largest head that there is, or forty requests of a browser
-FIELD = 200  # octets that a field counts there, beside the wire's: one of these may stand for a field of any size
+MAX_HELD = 4_194_304  # octets that the heads of one connection's exchanges under way may take, see hold()
+MAX_ALL_HELD = 134_217_728  # the same for all connections; above it, none gets more than LITTLE_HELD
+LITTLE_HELD = 196_608  # enough for the largest possible head, or for forty requests of a browser
+FIELD = 200  # octets counted for each field beside those on the wire: in HPACK, one may stand for a field of any size
 NO_ROOM = "heads of requests under way take too much memory"
-MAX_CAPTURED = 67_108_864  # octets of bodies of all exchanges under way; what comes beyond is counted, not kept
+MAX_CAPTURED = 67_108_864  # octets of the bodies of all exchanges under way; any more are counted, but not kept
 
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
@@ -41,25 +41,25 @@ class Connection:
     client: str  # address:port
     origin: str  # address:port, as dialled
     scheme: str
-    authority: str  # where a request names none
+    authority: str  # for requests that name none
     user: str | None = None  # who authenticated to the proxy
     id: int = field(default_factory=_connections.__next__)
 
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """One request and the response to it. Text from a peer is Latin-1, as it was sent: escape it before it is shown.
+    """One request and its response. Text from a peer is decoded as Latin-1, and not escaped: do so before showing it.
 
-    Octets are those of the content: without framing, with its content coding. Times but ``started`` are
+    Octets are those of the content, without framing but with its content coding. All times except ``started`` are
     ``time.monotonic()``.
     """
 
     connection: Connection
     method: str
     authority: str
-    target: str  # as sent: origin-form, mostly
+    target: str  # as sent: usually in origin-form
     version: str  # of HTTP: 1.1, 2
-    request_fields: Fields  # names in the case they were sent in, without HTTP/2's pseudo-fields
+    request_fields: Fields  # names in their original case; no HTTP/2 pseudo-fields
     started: float  # seconds since the epoch
     began: float
     id: int = field(default_factory=_exchanges.__next__)
@@ -69,15 +69,15 @@ class Exchange:
     trailers: Fields = field(default_factory=list)  # of the response
     request_octets: int = 0
     response_octets: int = 0
-    request_body: bytearray | None = None  # None: not wanted; shorter than the octets: cut
+    request_body: bytearray | None = None  # None: not wanted; shorter than ``request_octets``: truncated
     response_body: bytearray | None = None
     request_ended: float | None = None
     first_byte: float | None = None  # of the response's head; interim responses don't count
     ended: float | None = None
-    upgrade: str | None = None  # the protocol that goes on where this exchange ends
-    pushed: bool = False  # HTTP/2: the origin answers what nobody asked
-    error: str | None = None  # why it is not complete
-    held: int = 0  # octets that its heads count for, until it ends
+    upgrade: str | None = None  # the protocol that takes over when this exchange ends
+    pushed: bool = False  # by server push of HTTP/2
+    error: str | None = None  # why it is incomplete
+    held: int = 0  # octets that are counted for its heads until it ends
 
     @property
     def url(self) -> str:
@@ -94,32 +94,32 @@ class Exchange:
 
     @property
     def content_type(self) -> str:
-        """Of the response; empty if it names none."""
+        """The response's content type; empty if it names none."""
         return header(self.response_fields, b"content-type")
 
     @property
     def request_content(self) -> bytes:
-        """What was kept of the request's body, its content coding undone where it can be."""
+        """What was captured of the request's body, its content coding undone if possible."""
         return _content(self.request_body or b"", self.request_fields)
 
     @property
     def response_content(self) -> bytes:
-        """The same of the response's."""
+        """The same of the response's body."""
         return _content(self.response_body or b"", self.response_fields)
 
     @property
     def captured(self) -> int:
-        """Octets of bodies that it holds."""
+        """How many octets of bodies were captured."""
         return len(self.request_body or b"") + len(self.response_body or b"")
 
 
 def header(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
-    """The lines of a field (its name in lower case) as one value, RFC 9110 §5.3; empty if there is none."""
+    """All lines of a field (its name in lower case) combined into one value, RFC 9110 §5.3; empty if there is none."""
     return ", ".join([content.decode("latin-1") for key, content in fields if key.lower() == name])
 
 
 def authority_of(target: str) -> str:
-    """That of a target which has one, and counts before any Host (RFC 9112 §3.2.2); empty if it has none."""
+    """The authority in a request target, which takes precedence over Host (RFC 9112 §3.2.2); empty if it has none."""
     if target.startswith("/") or target == "*":
         return ""
     _, absolute, rest = target.partition("://")
@@ -137,26 +137,26 @@ def _content(body: bytes | bytearray, fields: Fields) -> bytes:
 
 
 class Unreadable(Exception):
-    """These bytes are not what they should be. Raised and caught within a decoder; the text is our own, no peer's."""
+    """Malformed or unacceptable bytes. Raised and caught within a decoder; the message never quotes a peer."""
 
 
 class Observer(Protocol):
-    """Whoever wants to know. It is called between two writes of the tunnel, and only a tap may wait then."""
+    """Receives the events. It is called between two writes of the tunnel, and only a tap may block then."""
 
     def request(self, exchange: Exchange) -> None:
         """The request's head is known, and nothing else yet."""
 
     def ended(self, exchange: Exchange) -> None:
-        """Request and response are complete, or it was broken off (``error``). It changes no more."""
+        """Request and response are complete, or were cut off (``error``). The exchange no longer changes."""
 
     def noted(self, connection: Connection, what: str) -> None:
-        """The connection's bytes are not looked at from here on, and why; at most once a connection."""
+        """The connection is not decoded from here on; ``what`` says why. At most once per connection."""
 
 
 class Capture:
-    """How much of bodies is kept: ``limit`` octets of each one, ``total`` of all exchanges under way that share it.
+    """How much of bodies is kept: ``limit`` octets of each, ``total`` of all exchanges under way that share this.
 
-    An ended exchange counts no more: an observer that keeps it answers for its memory.
+    An exchange that has ended no longer counts: an observer that keeps it must bound that memory itself.
     """
 
     __slots__ = ("left", "limit")
@@ -166,7 +166,7 @@ class Capture:
         self.left = total
 
     def keep(self, body: bytearray, data: Octets) -> None:
-        """Append what there is room for."""
+        """Append as much as there is room for."""
         size = len(body)
         body += data[: max(0, min(self.limit - size, self.left))]
         self.left -= len(body) - size
@@ -177,7 +177,7 @@ class Recorder:
 
     __slots__ = ("_capture", "_held", "_observer", "connection")
 
-    _all_held = 0  # by all of them
+    _all_held = 0  # by all recorders
 
     def __init__(self, connection: Connection, observer: Observer, capture: Capture | None = None) -> None:
         self.connection = connection
@@ -215,11 +215,11 @@ class Recorder:
     def response(self, exchange: Exchange, status: int, reason: str, fields: Fields, first_byte: float) -> None:
         """The head of its final response is complete."""
         exchange.status, exchange.reason = status, reason
-        exchange.first_byte = max(first_byte, exchange.began)  # an origin may begin before it is asked
+        exchange.first_byte = max(first_byte, exchange.began)  # an origin may respond before the request is complete
         exchange.response_fields = fields[:MAX_FIELDS]
 
     def hold(self, exchange: Exchange, fields: Fields, octets: int) -> bool:
-        """Count a head of an exchange, and so many octets of text, until that ends; whether there is room for them."""
+        """Count a head, of so many octets of text, until its exchange ends; return whether there is room for it."""
         octets += FIELD * len(fields)
         exchange.held += octets
         self._held += octets
@@ -227,21 +227,21 @@ class Recorder:
         return self._held <= (MAX_HELD if Recorder._all_held <= MAX_ALL_HELD else LITTLE_HELD)
 
     def upload(self, exchange: Exchange, data: Octets, start: int, end: int) -> None:
-        """Content of the request: ``data[start:end]``. Not copied unless it is wanted."""
+        """Count ``data[start:end]`` as content of the request; copied only if bodies are wanted."""
         body = exchange.request_body
         if body is not None and self._capture is not None and len(body) == exchange.request_octets:
             self._capture.keep(body, data[start:end])
         exchange.request_octets += end - start
 
     def download(self, exchange: Exchange, data: Octets, start: int, end: int) -> None:
-        """Content of the response, likewise."""
+        """The same for the response."""
         body = exchange.response_body
         if body is not None and self._capture is not None and len(body) == exchange.response_octets:
             self._capture.keep(body, data[start:end])
         exchange.response_octets += end - start
 
     def end(self, exchange: Exchange, error: str | None = None) -> None:
-        """It is over, whole or, with an error, not."""
+        """End an exchange; ``error`` says why it is incomplete, if it is."""
         exchange.ended = time.monotonic()
         exchange.error = error
         self._held -= exchange.held
@@ -252,5 +252,5 @@ class Recorder:
         self._observer.ended(exchange)
 
     def note(self, what: str) -> None:
-        """The connection's bytes are not looked at any more."""
+        """The connection is no longer decoded; ``what`` says why."""
         self._observer.noted(self.connection, what)

@@ -1,8 +1,8 @@
-"""How a direction of an HTTP/1 connection is cut into heads and bodies (RFC 9112 §6), without copying bodies.
+"""Splits one direction of an HTTP/1 connection into heads and bodies (RFC 9112 §6), without copying bodies.
 
-Each reader is handed what came, and where to go on in it. A body's ``take(data, at)`` returns ``(start, end, next,
-done)``: ``data[start:end]`` is content, reading goes on at ``next``, and ``done`` says that the body ends there.
-Whatever the segments, each octet is looked at once. ``Unreadable`` is raised for what is malformed or too large.
+Each reader is given a buffer and an offset into it. A body's ``take(data, at)`` returns ``(start, end, next, done)``:
+``data[start:end]`` is content, reading continues at ``next``, and ``done`` says that the body ends there. However the
+data is segmented, each octet is examined once. ``Unreadable`` is raised for what is malformed or too large.
 """
 
 import re
@@ -15,11 +15,11 @@ from heads import TCHAR
 MAX_HEAD = 65_536  # octets of a head, or of trailers; browsers and servers stop at 8 to 64 KiB
 MAX_LINE = 4096  # octets of a chunk's size and its extensions
 
-_END = re.compile(rb"\n\r?\n")  # a recipient may take a bare LF for a line's end, RFC 9112 §2.2
+_END = re.compile(rb"\n\r?\n")  # a recipient may accept a bare LF as a line terminator, RFC 9112 §2.2
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 _FIELD = re.compile(TCHAR + rb"+:[^\0\r\n]*\r\n")
 _EMPTY = (b"\r\n", b"\n")
-_LENIENT = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, a folded line: each recipient reads them in its own way
+_LENIENT = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, a folded line: recipients parse them differently
 
 Span = tuple[int, int, int, bool]
 
@@ -27,7 +27,7 @@ Span = tuple[int, int, int, bool]
 class Heads:
     """Collects one head after another. Empty lines before a head are skipped (RFC 9112 §2.2).
 
-    ``strict``: what two recipients may read in two ways is ``Unreadable``.
+    With ``strict``, what two recipients may parse differently is ``Unreadable``.
     """
 
     __slots__ = ("_buffer", "_strict")
@@ -37,11 +37,11 @@ class Heads:
         self._strict = strict
 
     def __len__(self) -> int:
-        """Octets that are here of a head."""
+        """How many octets of an incomplete head are buffered."""
         return len(self._buffer)
 
     def take(self, data: bytes, at: int) -> tuple[bytes | None, int]:
-        """The next head, if it is complete, and where to go on."""
+        """The next head, or None if it is incomplete, and the offset to continue at."""
         buffer = self._buffer
         while True:
             if buffer:
@@ -72,7 +72,7 @@ class Heads:
 
 
 class Body(Protocol):
-    """A body of some framing. ``left`` are the octets to come that are all content."""
+    """A body with some framing. The next ``left`` octets are all content."""
 
     left: int
     trailers: Fields
@@ -91,7 +91,7 @@ class Counted:
         self.trailers: Fields = []
 
     def take(self, data: Octets, at: int) -> Span:
-        """All that is left of it, or all that is there."""
+        """The rest of the body, or of the data."""
         end = min(len(data), at + self.left)
         self.left -= end - at
         return at, end, end, not self.left
@@ -112,20 +112,20 @@ class UntilClose:
 
 
 class Chunked:
-    """A chunked body (RFC 9112 §7.1), its trailers kept in ``trailers``. ``strict``: no bare LF ends a line."""
+    """A chunked body (RFC 9112 §7.1) and its ``trailers``. ``strict`` refuses bare LFs and malformed trailers."""
 
     __slots__ = ("_line", "_reads", "_room", "_strict", "left", "trailers")
 
     def __init__(self, strict: bool = False) -> None:
         self._strict = strict
         self.trailers: Fields = []
-        self.left = 0  # octets of the present chunk
-        self._line = bytearray()  # what is here of a line
+        self.left = 0  # octets of the current chunk
+        self._line = bytearray()  # an incomplete line
         self._reads = self._size
-        self._room = MAX_HEAD  # for trailers
+        self._room = MAX_HEAD  # octets left for trailers
 
     def take(self, data: Octets, at: int) -> Span:
-        """What is there of a chunk; or an empty span, for a line of the framing."""
+        """What is available of a chunk, or an empty span for a line of the framing."""
         if self.left:
             end = min(len(data), at + self.left)
             self.left -= end - at
@@ -146,7 +146,7 @@ class Chunked:
             raise Unreadable("a line of a chunked body that ends with a bare LF")
         return end, end, end, self._reads(line)
 
-    # What the next line is. Each says whether the body ends with it.
+    # One method for each kind of line. Each returns whether the body ends with that line.
 
     def _size(self, line: bytes) -> bool:
         found = _CHUNK.match(line)
@@ -171,6 +171,6 @@ class Chunked:
         name, colon, content = line.partition(b":")
         if not colon or self._room < 0:
             raise Unreadable("malformed or too many trailers")
-        if len(self.trailers) < MAX_FIELDS:  # each takes a hundred octets of memory, for three on the wire
+        if len(self.trailers) < MAX_FIELDS:  # each takes a hundred octets of memory for as few as three on the wire
             self.trailers.append((name, content.strip()))
         return False

@@ -1,8 +1,8 @@
-"""HTTP/1.1 as it passes by: both directions of a connection, decoded without taking part in it.
+"""Passive decoding of HTTP/1.1: both directions of a connection, without taking part in it.
 
-Heads that ``heads.py`` leaves to it h11 parses, each by a connection of its own, since what we see are two halves of a
-conversation in which we have no side. Bodies are cut by ``framing.py``: h11 would copy them. Requests and responses
-are matched by their order.
+h11 parses the heads that ``heads.py`` leaves to it, each with a fresh connection object, since we see both halves of a
+conversation without being a party to it. ``framing.py`` delimits bodies: h11 would copy them. Responses are matched to
+requests by their order.
 """
 
 import time
@@ -15,19 +15,19 @@ import heads
 from exchange import NO_ROOM, Exchange, Fields, Octets, Recorder, Unreadable, authority_of, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
 
-MAX_WAITING = 100  # requests of a connection without a response: pipelining clients stop at about 10
+MAX_WAITING = 100  # unanswered requests of a connection; pipelining clients stop at about 10
 
-MAX_INTERIM = 100  # interim responses to one request: an origin that sends more has no end
+MAX_INTERIM = 100  # interim responses to one request; an origin that sends more may never stop
 
-# h11 takes interim responses only after a request, and 101 only after one that asks for it.
+# h11 accepts interim responses only after a request, and a 101 only after one that asks for an upgrade.
 _ASKING = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connection", "upgrade"), ("Upgrade", "a")])
 
 
 class Http1:
-    """Decodes one connection. After an upgrade, a CONNECT or anything malformed it has noted so, and ignores the rest.
+    """Decodes one connection. It notes an upgrade, a CONNECT or anything malformed, and ignores whatever follows.
 
-    Bytes go in, in any segments; a request's must not come later than those of the response to it. ``strict``: a
-    request that another recipient may read in another way is malformed.
+    Bytes may come in any segments, but a request's no later than those of its response. With ``strict``, a request
+    that another recipient may parse differently is malformed.
     """
 
     __slots__ = (
@@ -42,21 +42,21 @@ class Http1:
         self._strict = strict
         self._request_heads = Heads(strict)
         self._response_heads = Heads()
-        self._asked: deque[Exchange] = deque()  # the first one's response is the next, or under way
-        self._uploading: Exchange | None = None  # whose request is under way
-        self._answered = False  # its response is complete all the same
-        self._interim = 0  # responses to the one that is awaited
+        self._asked: deque[Exchange] = deque()  # awaiting responses: the first one's comes next, or has begun
+        self._uploading: Exchange | None = None  # whose request is not complete yet
+        self._answered = False  # its response is complete already
+        self._interim = 0  # interim responses since the last final one
         self._upload: Body | None = None
         self._download: Body | None = None
         self._first_byte = 0.0
 
     @property
     def held(self) -> int:
-        """Octets at the end of what the client sent that are part of a head."""
+        """Octets at the end of what the client sent that belong to an incomplete head."""
         return len(self._request_heads)
 
     def ahead(self, sent: bool) -> int:
-        """How many octets to come are content, of the client's or the origin's: together they cost as much as one."""
+        """How many of the client's (``sent``) or the origin's next octets are content, and cost no more than one."""
         body = self._upload if sent else self._download
         return body.left if body is not None else 0
 
@@ -66,7 +66,7 @@ class Http1:
             return
         try:
             self._sent(data)
-        except h11.RemoteProtocolError:  # its text quotes the line, which may hold a secret
+        except h11.RemoteProtocolError:  # its message quotes the line, which may contain a secret
             self._stop("malformed request head")
         except Unreadable as error:
             self._stop(f"malformed request: {error}")
@@ -83,18 +83,18 @@ class Http1:
             self._stop(f"malformed response: {error}")
 
     def origin_ended(self) -> None:
-        """The origin has said all, in an orderly way, which may be the end of a response (RFC 9112 §6.3)."""
+        """The origin has ended its direction in an orderly way, which may end a response (RFC 9112 §6.3)."""
         if self.watching and isinstance(self._download, UntilClose):
             self._response_ended()
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over; how, where it was not orderly."""
+        """The connection is over; ``error`` says how, unless it ended in order."""
         if not self.watching:
             return
         if error is None:
             self.origin_ended()
         self.watching = False
-        # All of it is taken out before anyone is told: who is may wait, and nothing may be ended twice, or grow on.
+        # Detach all of them before notifying the observer, which may block: none may end twice, and none be added.
         uploading, self._uploading = self._uploading, None
         asked, self._asked = self._asked, deque()
         if self._answered and uploading is not None:
@@ -188,11 +188,11 @@ class Http1:
                 assert isinstance(data, bytes)
                 if not self._asked:
                     if self._answered and not self._strict:
-                        return  # a 400 of Node.js, say, as the rest of the request did not come
+                        return  # for example Node.js's 400 when the rest of a request did not come
                     if data[at:].strip(b"\r\n"):
                         self.unasked = size - at
                         raise Unreadable("a response without a request")
-                    return  # empty lines behind a response: no part of the next one
+                    return  # empty lines after a response are not part of the next one
                 if not self._response_heads:
                     self._first_byte = time.monotonic()
                 head, at = self._response_heads.take(data, at)
@@ -239,7 +239,7 @@ class Http1:
             exchange.trailers = self._download.trailers
             self._download = None
         if exchange is self._uploading:
-            self._answered = True  # early: the client may still send all of its request
+            self._answered = True  # early: the client may still send the rest of its request
         else:
             self._recorder.end(exchange)
 
@@ -258,7 +258,7 @@ def _request(head: bytes) -> heads.Request:
 
 
 def _response(head: bytes) -> heads.Response | None:
-    """None for an interim one, which tells nothing."""
+    """Parse a response's head by h11; None for an interim one, which is ignored."""
     connection = h11.Connection(h11.CLIENT)
     if head[9:10] == b"1":
         connection.send(_ASKING)

@@ -1,7 +1,7 @@
-"""``Watcher``: looks at the decrypted bytes of one connection, and tells of the HTTP exchanges in them.
+"""``Watcher``: decodes the decrypted bytes of one connection, and reports the HTTP exchanges in them.
 
-Looking never breaks or alters the traffic: nothing is raised, nothing is written, memory is bounded, and what is not
-HTTP, is malformed or goes on as another protocol is noted once and then costs nothing.
+Watching never breaks or alters the traffic: nothing is raised, nothing is written, memory is bounded, and what is not
+HTTP, is malformed or switches to another protocol is noted once and costs nothing afterwards.
 """
 
 import logging
@@ -14,38 +14,38 @@ from heads import TCHAR
 from http1 import Http1
 from http2 import PREFACE, Http2
 
-MAX_EARLY = 16_384  # octets that an origin may send before: in HTTP/2, its SETTINGS
+MAX_EARLY = 16_384  # octets that an origin may send before the protocol is known: in HTTP/2, its SETTINGS
 
 _METHOD = re.compile(TCHAR + rb"{1,32}(?: |\Z)")
 _METHODS = (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"CONNECT", b"TRACE")
 _KNOWN = rb"(?:" + b"|".join(_METHODS) + rb")"
 _COMMON = re.compile(_KNOWN + rb"\s")
-# What some origin may take for a request line, all the same: Python's http.server splits at whatever is space in
-# Latin-1, also before the method, and takes a line without a version.
+# What some origins accept as a request line nevertheless: Python's http.server splits it at any whitespace of
+# Latin-1, skips that before the method, and requires no version.
 _SPACE = rb"[\t-\r\x1c- \x85\xa0]"
 _BEGUN = re.compile(_SPACE + rb"*(" + TCHAR + rb"*)(" + _SPACE + rb"[^\n]*)?\Z")
 _LEADING = re.compile(_SPACE + rb"+")
 _MORE = re.compile(TCHAR + rb"+")
 _NO_END = re.compile(rb"[^\n]*")
-_MEANT = re.compile(  # waitress takes a line without a version too, of any method
+_MEANT = re.compile(  # waitress requires no version either, with any method
     rb"(?i:HTTP/)|(?:\A|%s)%s%s+[!-~]|\A%s*%s+%s+/" % (_SPACE, _KNOWN, _SPACE, _SPACE, TCHAR, _SPACE)
 )
-# Of which nothing passes before it is judged, since http.server acts on half a head. It knows these methods; to hold
-# what may begin with any other one would hold up protocols that are not HTTP.
+# Held back until it is judged, since http.server acts on half a head. It knows these methods; holding back whatever
+# may begin with any other would stall protocols that are not HTTP.
 _PREFIXES = b"|".join(method[:end] for method in _METHODS for end in range(1, len(method) + 1))
 _COMING = re.compile(_SPACE + rb"*(?:" + _KNOWN + _SPACE + rb"|(?:" + _PREFIXES + rb")\Z)")
 _LINE = re.compile(TCHAR + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
-_OF_HTTP = (None, "h2", "http/1.1", "http/1.0")  # what ALPN may say where there may be HTTP
+_OF_HTTP = (None, "h2", "http/1.1", "http/1.0")  # results of ALPN with which HTTP may be spoken
 
 log = logging.getLogger("certifier.watcher")
 
 
 class Watcher:
-    """Give it each piece of both directions as it passes, a request's not later than those of its response.
+    """Takes each piece of both directions as it passes, those of a request no later than those of its response.
 
-    ``alpn`` is what was negotiated: ``h2``, ``http/1.1`` or, for the first bytes to tell, None. Once ``watching`` is
-    False, nothing more is of interest and calls are wasted. A memoryview is read during the call only. ``strict``: a
-    request that another recipient may read in another way is malformed.
+    ``alpn`` is what was negotiated: ``h2``, ``http/1.1``, or None to let the first bytes decide. Once ``watching`` is
+    False, further calls do nothing. A memoryview is read only during the call. With ``strict``, a request that another
+    recipient may parse differently is malformed.
     """
 
     __slots__ = ("_decoder", "_early", "_first", "_is_http", "_more", "_recorder", "_strict", "watching")
@@ -60,13 +60,13 @@ class Watcher:
     ) -> None:
         self.watching = True
         self._strict = strict
-        self._more: re.Pattern[bytes] | None = None  # what goes on as the first line does
-        self._is_http = strict and alpn == "http/1.1"  # by what both sides agreed on
+        self._more: re.Pattern[bytes] | None = None  # matches what merely continues the first line
+        self._is_http = strict and alpn == "http/1.1"  # as both sides agreed by ALPN
         self._recorder = Recorder(connection, observer, capture)
         self._decoder: Http1 | Http2 | None = Http2(self._recorder, strict) if alpn == "h2" else None
-        self._first = bytearray()  # what came while that was not known
-        self._early = bytearray()
-        if not strict and alpn not in _OF_HTTP:  # else a lenient origin may speak it all the same
+        self._first = bytearray()  # from the client while the protocol is unknown
+        self._early = bytearray()  # the same from the origin
+        if not strict and alpn not in _OF_HTTP:  # if strict: a lenient origin may speak HTTP nevertheless
             self._not_http()
 
     def sent(self, data: Octets) -> None:
@@ -98,7 +98,7 @@ class Watcher:
             self._give_up()
 
     def origin_ended(self) -> None:
-        """The origin has said all, in an orderly way; the client may go on."""
+        """The origin has ended its direction in an orderly way; the client may still send."""
         if not self.watching or not isinstance(self._decoder, Http1):
             return
         try:
@@ -107,7 +107,7 @@ class Watcher:
             self._give_up()
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over; how, where it was not orderly."""
+        """The connection is over; ``error`` says how, unless it ended in order."""
         if not self.watching:
             return
         try:
@@ -120,12 +120,12 @@ class Watcher:
         self.watching = False
 
     def ahead(self, sent: bool) -> int:
-        """As the decoder has it."""
+        """The decoder's ``ahead``, or 0 while there is none."""
         return self._decoder.ahead(sent) if self._decoder is not None else 0
 
     @property
     def held(self) -> int:
-        """Octets at the end of what the client sent that can't be judged yet, where that matters (``strict``)."""
+        """Octets at the end of what the client sent that can't be judged yet; 0 unless ``strict``."""
         if not self._strict or not self.watching:
             return 0
         if self._decoder is not None:
@@ -133,20 +133,20 @@ class Watcher:
         return len(self._first) if _COMING.match(self._first) else 0
 
     def ended(self) -> bool:
-        """The client sends no more: whether what is held was the beginning of a first line, and is judged as that."""
+        """The client sends no more: judge an incomplete first line as it is; return whether there was one."""
         if not self.watching or self._decoder is not None or not self._first:
             return False
         self._not_http()
         return True
 
     def _sniff(self, data: Octets) -> None:
-        """Choose the decoder as soon as the client's first bytes tell it."""
+        """Choose the decoder as soon as the client's first bytes decide it."""
         more = self._more is not None and self._more.fullmatch(data)
         if more and len(self._first) + len(data) < MAX_HEAD:
-            self._first += data  # nothing new to be seen, octet by octet
+            self._first += data  # decides nothing new: a line sent octet by octet is not matched each time
             return
         self._first = (self._first + data).lstrip(b"\r\n")  # RFC 9112 §2.2; a lenient origin skips any number
-        if self._strict and (leading := _LEADING.match(self._first)):  # waitress skips that, too; it may be endless
+        if self._strict and (leading := _LEADING.match(self._first)):  # waitress skips that too; it may never end
             self._first[: leading.end()] = b" "
         first = self._first[:MAX_HEAD]
         full = len(self._first) >= MAX_HEAD
@@ -167,7 +167,7 @@ class Watcher:
         self.watching = decoder.watching
 
     def _may_be_http(self, first: bytes | bytearray) -> bool:
-        """Whether what has come of a first line may be one of HTTP."""
+        """Whether an incomplete first line may become one of HTTP."""
         if not self._strict:
             known = _METHOD.match(first)
             if known is not None and known[0].endswith(b" "):
@@ -177,15 +177,15 @@ class Watcher:
         if begun is not None:
             self._more = _NO_END if begun[2] is not None else _MORE if begun[1] else None
             return True
-        self._more = _NO_END  # it passes; but gevent, Java and others take anything for a method: the end will tell
+        self._more = _NO_END  # forwarded, but gevent, Java and others accept any method: the line's end decides
         return not self._is_http
 
     def _not_http(self) -> None:
         self.watching = False
-        # A lenient origin may read it as such all the same.
+        # A lenient origin may read it as HTTP nevertheless.
         line = self._first.partition(b"\n")[0]
         if self._strict:
-            endless = len(line) >= MAX_HEAD and _BEGUN.match(line)  # Go reads on, for a megabyte
+            endless = len(line) >= MAX_HEAD and _BEGUN.match(line)  # Go reads up to a megabyte
             meant = self._is_http or bool(_MEANT.search(line) or endless)
         else:
             meant = bool(_COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line))
@@ -193,7 +193,7 @@ class Watcher:
         self._recorder.note("malformed request" if meant else "not HTTP")
 
     def _give_up(self) -> None:
-        """A bug, ours or an observer's, is told; the traffic goes on, unless it would be judged."""
+        """Log a bug, ours or an observer's, and stop watching; the traffic goes on unless it must be judged."""
         self.watching = False
         log.exception("a bug in watching connection %d, which is not looked at any more", self._recorder.connection.id)
         if self._decoder is not None:
