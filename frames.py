@@ -10,16 +10,16 @@ from exchange import Octets, Unreadable
 DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY, CONTINUATION = 0, 1, 3, 4, 5, 7, 9
 END_STREAM = ACK = 0x1
 END_HEADERS, PADDED, PRIORITY = 0x4, 0x8, 0x20
-MAX_PAYLOAD = 65_536  # octets of a frame that is kept whole; endpoints take 16,384 unless they ask for more
+MAX_PAYLOAD = 65_536  # octets of a frame that is kept whole; endpoints accept 16,384 unless they announce more
 MAX_BLOCK = 65_536  # octets of a header block on the wire
 
 _BLOCKS = {HEADERS, PUSH_PROMISE}
-_KEPT = {HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY}  # of the others, nothing is of interest
+_KEPT = {HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY}  # whole; the others are passed over
 _HEADER = struct.Struct(">HBBBL")
 
 
 class Frames:
-    """Takes octets; stands at one frame, which the attributes tell. A CONTINUATION is part of what it continues.
+    """Parses one frame at a time, which the attributes describe. A CONTINUATION is part of the frame it continues.
 
     ``Unreadable`` is raised for what is malformed or too large.
     """
@@ -31,18 +31,18 @@ class Frames:
         self.continued = False  # by the next frame, which must be a CONTINUATION
         self.kind = self.flags = self.stream = 0
         self.left = 0  # octets of the payload yet to come
-        self.content = 0  # those of a DATA frame without padding
-        self._padding = False  # its length is the next octet
-        self._buffer = bytearray()  # what is here of a header, or of a payload that is kept
-        self._block = bytearray()  # the payloads before it that it continues
+        self.content = 0  # the same without a DATA frame's padding
+        self._padding = False  # the next octet is the padding's length
+        self._buffer = bytearray()  # an incomplete frame header, or the payload of a frame that is kept
+        self._block = bytearray()  # the payloads that the current frame continues
 
     @property
     def kept(self) -> bool:
-        """Whether this frame is wanted whole."""
+        """Whether this frame is to be kept whole."""
         return self.kind in _KEPT
 
     def enter(self, data: Octets, at: int) -> int:
-        """Read a frame's header from ``data[at:]`` on; where to go on. ``inside`` says whether all of it was there."""
+        """Read a frame header from ``data[at:]``; return where to continue. ``inside`` says whether it is complete."""
         if self._buffer or len(data) - at < 9:
             piece = data[at : at + 9 - len(self._buffer)]
             self._buffer += piece
@@ -71,7 +71,7 @@ class Frames:
         return at
 
     def skip(self, data: Octets, at: int) -> tuple[int, int, int]:
-        """Pass over what is there of a frame: ``(start, end, next)``; of DATA, ``data[start:end]`` is content."""
+        """Pass over what is available of a frame: ``(start, end, next)``; of DATA, ``data[start:end]`` is content."""
         if self._padding and self.left and at < len(data):
             self._padding = False
             self.left -= 1
@@ -87,14 +87,14 @@ class Frames:
         return start, end, at
 
     def keep(self, data: Octets, at: int) -> int:
-        """Take what is there of a frame that is wanted whole; where to go on."""
+        """Buffer what is available of a frame to be kept whole; return where to continue."""
         piece = data[at : at + self.left]
         self._buffer += piece
         self.left -= len(piece)
         return at + len(piece)
 
     def payload(self) -> bytes | None:
-        """That of the kept frame, which has ended, without padding and priority; None while it is to be continued."""
+        """The payload of a kept frame that is complete, without padding and priority; None if it is to be continued."""
         payload = bytes(self._buffer)
         self._buffer.clear()
         if self.kind not in _BLOCKS:

@@ -1,10 +1,10 @@
 """``HeaderBlocks``: those of one direction of an HTTP/2 connection (RFC 9113 §4.3), decoded by hpack (RFC 7541).
 
-Each of them must be, since one that is left out would spoil all later ones.
+Every block must be decoded: leaving one out would corrupt all later ones.
 
-A decoder's table changes only when the encoder says so inside a block; what the other side's SETTINGS_HEADER_TABLE_SIZE
-allows is a bound to that (RFC 7541 §4.2). It is raised as soon as it is seen, and never lowered: a block that was
-encoded before the encoder knew is still good, and whether it breaks the rule is for the real endpoint to say.
+A decoder's table is resized only when the encoder says so inside a block, up to the other side's
+SETTINGS_HEADER_TABLE_SIZE (RFC 7541 §4.2). That limit is raised as soon as it is seen, and never lowered: a block that
+was encoded before the encoder learnt of it is still valid, and enforcing it is up to the real endpoint.
 """
 
 import re
@@ -16,12 +16,12 @@ from exchange import Fields, Unreadable
 MAX_LIST = 65_536  # octets of a decoded header block, as RFC 9113 §6.5.2 counts them
 MAX_TABLE = 65_536  # of an HPACK table, which is what Chromium allows; Go and nghttp2 use 4096
 
-# Changes of the table's size (RFC 7541 §6.3) that begin a header block: more of them than an encoder has cause for.
+# Dynamic table size updates (RFC 7541 §6.3) at the start of a header block: more than any encoder has reason to send.
 _CHANGES = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\0-\x7f]){100}")
 
 
 class HeaderBlocks:
-    """Takes them one after the other. ``Unreadable`` is raised for one that can't be decoded, or is not to be."""
+    """Decodes blocks in their order. Raises ``Unreadable`` for one that can't be decoded, or must not be."""
 
     __slots__ = ("_decoder",)
 
@@ -29,13 +29,13 @@ class HeaderBlocks:
         self._decoder = hpack.Decoder(MAX_LIST)
 
     def allow(self, size: int) -> None:
-        """Let the table have so many octets, as who receives the blocks does, but not more than ``MAX_TABLE``."""
+        """Allow the table as many octets as the receiver of the blocks does, but at most ``MAX_TABLE``."""
         self._decoder.max_allowed_table_size = max(self._decoder.max_allowed_table_size, min(size, MAX_TABLE))
 
     def decode(self, block: bytes) -> Fields:
-        """The fields of a block, pseudo-fields among them.
+        """The fields of a block, including pseudo-fields.
 
-        64 KiB of changes of the table's size would hold everyone up for 0.1 s.
+        64 KiB of table size updates would block the hub for 0.1 s.
         """
         if _CHANGES.match(block):
             raise Unreadable("a header block that changes the table's size without end")

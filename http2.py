@@ -1,6 +1,6 @@
-"""HTTP/2 as it passes by (RFC 9113): both directions of a connection, decoded without taking part in it.
+"""Passive decoding of HTTP/2 (RFC 9113): both directions of a connection, without taking part in it.
 
-h2's connections are endpoints: they answer, and refuse what was not said to them.
+The h2 library does not do: its connections are endpoints, which respond, and reject what an endpoint is not sent.
 """
 
 import struct
@@ -33,21 +33,21 @@ class _Side:
         self.name = name
         self.frames = Frames()
         self.blocks = HeaderBlocks()
-        self.time = 0.0  # when the present frame began
+        self.time = 0.0  # when the latest HEADERS frame began
 
 
 class Http2:
-    """Decodes one connection. After anything malformed it has noted so, and ignores the rest.
+    """Decodes one connection. It notes anything malformed, and ignores whatever follows.
 
-    Bytes go in, in any segments, the client's with its preface; a request's must not come later than those of the
-    response to it. A stream that becomes a tunnel (RFC 8441, RFC 9113 §8.5) ends its exchange there.
+    Bytes may come in any segments, the client's with its preface, but a request's no later than those of its response.
+    A stream that becomes a tunnel (RFC 8441, RFC 9113 §8.5) ends its exchange there.
     """
 
     __slots__ = (
         "_answered", "_down", "_last", "_lengths", "_preface", "_recorder", "_streams", "_strict", "_up", "watching",
     )  # fmt: skip
 
-    held = 0  # octets of what the client sent that can't be judged yet: nobody acts on part of a frame
+    held = 0  # octets of the client's that can't be judged yet: none, as no origin acts on part of a frame
 
     def __init__(self, recorder: Recorder, strict: bool = False) -> None:
         self.watching = True
@@ -55,14 +55,14 @@ class Http2:
         self._recorder = recorder
         self._up = _Side("client")
         self._down = _Side("origin")
-        self._preface = PREFACE  # what is missing of it
+        self._preface = PREFACE  # what is still missing of it
         self._streams: dict[int, Exchange] = {}
-        self._answered: set[int] = set()  # whose response is complete and request is not
-        self._lengths: dict[int, int] = {}  # of bodies under way, where that matters (``strict``), as declared
-        self._last = 0  # stream that the client opened
+        self._answered: set[int] = set()  # streams whose response is complete, but not their request
+        self._lengths: dict[int, int] = {}  # declared, of request bodies under way; only if ``strict``
+        self._last = 0  # the latest stream that the client opened
 
     def ahead(self, sent: bool) -> int:
-        """How many octets to come are content, of the client's or the origin's: together they cost as much as one."""
+        """How many of the client's (``sent``) or the origin's next octets are content, and cost no more than one."""
         frames = (self._up if sent else self._down).frames
         return frames.left if frames.inside and not frames.kept else 0
 
@@ -91,7 +91,7 @@ class Http2:
             self._stop(f"malformed HTTP/2 from the origin: {error}")
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over; how, where it was not orderly."""
+        """The connection is over; ``error`` says how, unless it ended in order."""
         if not self.watching:
             return
         self.watching = False
@@ -133,7 +133,7 @@ class Http2:
                 self._end_stream(side, frames.stream)
 
     def _frame(self, side: _Side, frames: Frames, payload: bytes) -> None:
-        """A frame that was kept, header blocks as a whole."""
+        """Handle a frame that was kept; a header block includes its CONTINUATION frames."""
         kind, stream = frames.kind, frames.stream
         if kind == HEADERS:
             self._headers(side, stream, payload)
@@ -149,7 +149,7 @@ class Http2:
             self._settings(side, payload)
         elif kind == RST_STREAM:
             code = int.from_bytes(payload[:4])
-            # RFC 9113 §8.1: no need of the rest of the request. Node.js says so in place of the response's END_STREAM.
+            # RFC 9113 §8.1: the rest of the request is not needed. Node.js sends this instead of END_STREAM.
             done = code == 0 and (stream in self._answered or self._whole(stream))
             self._end(stream, None if done else f"reset by the {side.name}: {_error(code)}")
         elif kind == GOAWAY and side is self._down:
@@ -164,7 +164,7 @@ class Http2:
         elif stream > self._last:
             self._last = stream
             self._request(stream, special, fields, len(block))
-        elif special:  # trailers have none, RFC 9113 §8.1
+        elif special:  # trailers have no pseudo-fields, RFC 9113 §8.1
             raise Unreadable("a request on a stream that is not new")
         elif self._strict:
             ambiguity.check_http2_fields(fields)
@@ -175,7 +175,7 @@ class Http2:
         other = self._down if side is self._up else self._up
         for name, size in struct.iter_unpack(">HL", payload):
             if name == _TABLE_SIZE:
-                other.blocks.allow(size)  # those that this side is sent
+                other.blocks.allow(size)  # the blocks sent to this side
 
     def _request(self, stream: int, special: dict[bytes, str], fields: Fields, size: int, pushed: bool = False) -> None:
         if stream in self._streams:
@@ -198,7 +198,7 @@ class Http2:
             self._check_unwatched(stream)
         else:
             self._streams[stream] = exchange
-            # Fields are those that the decoder's table holds, or were on the wire; what follows are copies.
+            # Fields are in the decoder's table or were counted on the wire; these are copies.
             copies = (exchange.method, exchange.authority, exchange.target, exchange.upgrade or "")
             self._hold(stream, exchange.request_fields, size + sum(map(len, copies)))
 
@@ -227,7 +227,7 @@ class Http2:
             exchange.upgrade = None
 
     def _hold(self, stream: int, fields: Fields, octets: int) -> bool:
-        """Count what an open stream has; where it is too much, the stream is not watched any more."""
+        """Count a head of an open stream; return False, and stop watching the stream, if that is too much."""
         if self._recorder.hold(self._streams[stream], fields, octets):
             return True
         self._check_unwatched(stream)
@@ -239,7 +239,7 @@ class Http2:
             raise Unreadable("a body whose length can't be watched")
 
     def _whole(self, stream: int) -> bool:
-        """Whether the response has all octets that its head announced."""
+        """Whether as many octets of the response have come as its Content-Length declares."""
         if (exchange := self._streams.get(stream)) is None:
             return False
         return (b"content-length", b"%d" % exchange.response_octets) in exchange.response_fields

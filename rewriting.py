@@ -1,8 +1,8 @@
 """``Rewriter``: HTTP/1.1 requests whose heads a tap may change, or answer in the origin's stead.
 
-Requests go on one at a time: a pipelined one waits until the one before it is answered, so that answers of our own
-stand in their order. Bodies pass as they are. What can't be judged does not pass: ``Refused`` is raised for a stream
-that is not HTTP/1.1, or is malformed. After an upgrade everything passes.
+Requests are forwarded one at a time: a pipelined one waits until the previous one is answered, which keeps our own
+answers in order. Bodies pass unchanged. What can't be judged does not pass: ``Refused`` is raised for a stream that is
+not HTTP/1.1, or is malformed. After an upgrade everything passes.
 """
 
 import time
@@ -18,17 +18,17 @@ from fields import connection_options
 from http1 import Http1
 from taps import Answer
 
-WAIT_SECONDS = 300.0  # for the response before: as long as a long poll
+WAIT_SECONDS = 300.0  # for the previous response: as long as a long poll
 _FRAMING = {b"content-length", b"transfer-encoding"}
 
 Decide = Callable[[Exchange], Answer | None]
 
 
 class Rewriter(Http1):
-    """One connection's requests. ``decide`` may change an exchange's request head, or answer it; it may wait.
+    """One connection's requests. ``decide`` may change an exchange's request head, or answer it; it may block.
 
-    Another recipient must not find other requests in what passes than were judged: what it may read otherwise, and all
-    that follows a response that can't be read, is refused.
+    No recipient must find requests in what passes other than those that were judged: whatever it may parse differently,
+    and all that follows an unreadable response, is refused.
     """
 
     __slots__ = (
@@ -47,21 +47,21 @@ class Rewriter(Http1):
     def __init__(self, recorder: Recorder, decide: Decide) -> None:
         super().__init__(recorder, strict=True)
         self._decide = decide
-        self._turn = RLock()  # a request is being judged: what the origin says, or that it ends, waits
+        self._turn = RLock()  # held while a request is judged: the origin's data, or its end, waits
         self._idle = Event()  # no response is awaited
         self._idle.set()
-        self._dropping = False  # the body of a request that was answered
+        self._dropping = False  # the rest of the body of a request that was answered
         self._switched_over = False
         self._unheard = False  # the origin has ended, and will answer no more
-        self._heard = 0  # octets of the origin's
-        self._broken = False  # a response is malformed: which request the next one is to, can't be told
+        self._heard = 0  # octets from the origin
+        self._broken = False  # a response is malformed: the next one can't be matched to a request
         self._answer = b""
-        self.closing = False  # after the answer
+        self.closing = False  # the connection ends after the answer
 
     def forward(self, data: bytes) -> Iterator[bytes]:
-        """What goes on of what the client sent, piece by piece; each must be sent before the next is asked for.
+        """Yield what to forward of the client's data, piece by piece; each must be sent before asking for the next.
 
-        An empty piece: there is an answer to be taken and sent.
+        An empty piece means that there is an answer to take and send.
         """
         at = 0
         while at < len(data) and not self.closing and not self._unheard:
@@ -80,12 +80,10 @@ class Rewriter(Http1):
                 with self._turn:
                     passed = self._judge(head)
                 if self._answer:
-                    yield b""  # it goes out before anything else is looked at
+                    yield b""  # sent before anything else is looked at
             else:
                 begin, done = at, False
-                while (
-                    at < len(data) and not done
-                ):  # as one piece: tiny chunks would be three each, and a write for each
+                while at < len(data) and not done:  # as one piece: a tiny chunk would be three, each with a write
                     start, end, at, done = self._span(data, at)
                     if end > start and self._uploading is not None:
                         self._recorder.upload(self._uploading, data, start, end)
@@ -99,14 +97,14 @@ class Rewriter(Http1):
                 yield passed
 
     def take_answer(self) -> bytes:
-        """What the client is to be sent in the origin's stead, whole responses."""
+        """Take what to send the client in the origin's stead: whole responses."""
         answer, self._answer = self._answer, b""
         return answer
 
     def received(self, data: bytes | memoryview) -> None:
-        """What the origin sent next. Waits for the verdict on a request; not any more once the next one may go on.
+        """What the origin sent next. Blocks while a request is judged, but not after letting the next one go on.
 
-        What answers no request, ``unasked``, must not be taken for the answer to the next one.
+        What answers no request (``unasked``) must not be taken for the response to the next one.
         """
         with self._turn:
             self._heard += len(data)
@@ -115,7 +113,7 @@ class Rewriter(Http1):
                 self._idle.set()
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over, or can't be followed any more. Waits for the verdict on a request."""
+        """The connection is over, or can't be followed any more. Blocks while a request is judged."""
         with self._turn:
             super().closed(error)
             self._idle.set()
@@ -129,11 +127,11 @@ class Rewriter(Http1):
         super()._switched(what)
 
     def _may_switch(self) -> bool:
-        """Whether what the client says next may be another protocol's, which the response under way will tell."""
+        """Whether the client may be about to speak another protocol, which the awaited response decides."""
         return bool(self._asked and header(self._asked[-1].request_fields, b"upgrade"))
 
     def _wait(self) -> None:
-        """Until no response is awaited. One that goes on may take as long as it likes."""
+        """Wait until no response is awaited. There is no limit while the origin keeps sending."""
         heard = -1
         while heard != self._heard:
             heard = self._heard
@@ -149,7 +147,7 @@ class Rewriter(Http1):
         try:
             return self._request_heads.take(data, at)
         except Unreadable as error:
-            self._wait()  # what is told of it stands behind the response before
+            self._wait()  # a refusal must come after the previous response
             raise Refused(f"a request that can't be judged: {error}") from error
 
     def _span(self, data: bytes, at: int) -> tuple[int, int, int, bool]:
@@ -160,10 +158,10 @@ class Rewriter(Http1):
             raise Refused(f"a request body that can't be read: {error}") from error
 
     def _judge(self, head: bytes) -> bytes:
-        """A request's head as it goes on; empty if it was answered, or nobody is left to answer it."""
+        """Judge a request; return its head to forward, empty if it was answered or no origin is left to answer it."""
         self._check_broken()
         if not self.watching:
-            self._unheard = True  # its body, too, and all that follows
+            self._unheard = True  # drops its body, too, and all that follows
             return b""
         check_fields(head.count(b"\n") - 2)
         try:
@@ -184,28 +182,28 @@ class Rewriter(Http1):
         return head if changed is None else _written(changed)
 
     def _reply(self, exchange: Exchange, answer: Answer, last: bool) -> None:
-        """``last``: the client wants no other, or can't ask for it (RFC 9112 §9.3)."""
+        """Answer a request; ``last`` if the client wants no further response, or can't ask for one (RFC 9112 §9.3)."""
         self._asked.pop()
         self._dropping = self._upload is not None
-        self.closing = last or self._dropping  # the client may wait for a 100 with the body, or send without an end
+        self.closing = last or self._dropping  # the client may await a 100 before the body, or send it without end
         self._answer += answer.written(exchange.method, self.closing)
         record_answer(self._recorder, exchange, answer, self.closing)
 
 
 def check_fields(count: int) -> None:
-    """Raise ``Refused`` for a request with more fields than an exchange shows: it can't be judged."""
+    """Raise ``Refused`` for a request with more fields than an exchange keeps: it can't be judged."""
     if count > MAX_FIELDS:
         raise Refused(f"a request that can't be judged: it has more than {MAX_FIELDS} fields")
 
 
 def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Request | None]:
-    """An answer, or the request as it was changed, if it was. Raises ``Refused`` if it is none, or frames another body.
+    """Return a tap's answer, or the request if a tap changed it. ``Refused`` if it is invalid, or framed differently.
 
-    The exchange must have all fields of its request. It is left as it goes on or, where it does not, as the client made
-    it: whatever a tap puts there, others read it as what an exchange is.
+    The exchange must have all fields of its request. It is left as forwarded or, if it is not, as the client sent it:
+    whatever a tap assigned, other observers rely on the types of an exchange.
     """
     asked = exchange.method, exchange.target, list(exchange.request_fields)
-    version = exchange.version.encode("ascii")  # the origin must not answer in a later one than the client speaks
+    version = exchange.version.encode("ascii")  # the origin must not answer in a later version than the client's
     answer = decide(exchange)
     method, target, fields = wanted = exchange.method, exchange.target, exchange.request_fields
     exchange.method, exchange.target, exchange.request_fields = asked

@@ -1,6 +1,6 @@
-"""``Taps``: users' own Python files that see the traffic, and may act on it. README, Taps, tells how to write one.
+"""``Taps``: users' own Python files that see the traffic, and may act on it. README, Taps, explains how to write one.
 
-A file defines what it wants of these; what it does not define costs nothing:
+A file defines any of the following; what it does not define costs nothing:
 
 ``opened(tunnel)``, ``closed(tunnel)``    a ``Passage``, at its beginning and its end
 ``data(tunnel, direction, octets)``       plaintext as it passes; ``"sent"`` by the client or ``"received"`` by it
@@ -9,9 +9,9 @@ A file defines what it wants of these; what it does not define costs nothing:
 ``REWRITE = True``                        ``request`` may change ``method``, ``target`` and ``request_fields`` before
                                           they go on, or return an ``Answer``. Then clients get HTTP/1.1 only.
 
-They run in the tunnel's own greenlets: waiting (another server, a subprocess, ``time.sleep``) holds up this tunnel
-alone; computing all, and so does a file that makes one wait, which gevent does not see.
-One that raises is told with its traceback and taken out; the traffic goes on.
+Taps run in the tunnel's own greenlets: waiting (for another server, a subprocess, ``time.sleep``) holds up this tunnel
+alone; computing holds up all of them, and so does blocking file I/O, in which gevent can't switch greenlets.
+A tap that raises is logged with its traceback and removed; the traffic goes on.
 """
 
 import gc
@@ -38,11 +38,11 @@ from exchange import Connection, Exchange
 HOOKS = ("opened", "data", "request", "response", "closed")
 BODY_MAX = 1_048_576  # octets of each body that are kept for response(), unless the file says otherwise
 _EMPTY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-# Whatever a file does. SystemExit would end the proxy, and a Timeout is the file's own: none is ever started around a
-# tap. GreenletExit is no failure: its tunnel ends.
+# Whatever a tap may raise. SystemExit would end the proxy, and a Timeout is the tap's own: none is ever started around
+# a tap. GreenletExit is not a failure: the tunnel is being ended.
 _FAILURES = (Exception, SystemExit, gevent.Timeout)
 
-# Called, these give something that somebody else would have to run: a tap that should refuse would refuse nothing.
+# Calling one of these only returns an object for something else to run: a tap that should refuse would refuse nothing.
 _NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 log = logging.getLogger("certifier.taps")
@@ -52,20 +52,20 @@ log = logging.getLogger("certifier.taps")
 class Passage:
     """A tunnel, as a tap sees it."""
 
-    id: int  # also that of its exchanges' connection
+    id: int  # also that of its exchanges' ``connection``
     client: str  # address:port
     origin: str  # address:port, as dialled
     target: str  # host:port, as asked for
-    name: str  # that the certificate was for
+    name: str  # what the certificate was made for
     user: str | None
     alpn: str | None
-    outcome: str | None = None  # when it has ended
-    notes: dict[Any, Any] = field(default_factory=dict)  # the tap's own
+    outcome: str | None = None  # set when it has ended
+    notes: dict[Any, Any] = field(default_factory=dict)  # for the taps' own use
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the client gets in the origin's stead. ``fields`` are further ones; the length is added."""
+    """A response to the client in the origin's stead. Content-Length is added to ``fields``."""
 
     status: int
     body: bytes = b""
@@ -84,17 +84,17 @@ class Answer:
         return b"" if method == "HEAD" or self.status in _EMPTY else self.body
 
     def head(self, closing: bool) -> h11.Response:
-        """Its head. Raises ``h11.LocalProtocolError`` if it is none."""
+        """Its head. Raises ``h11.LocalProtocolError`` if it is invalid."""
         fields = [*self.fields]
         if self.status != HTTPStatus.NO_CONTENT:  # RFC 9110 §8.6
             fields.append(("Content-Length", str(len(self.body))))
         if closing:
             fields.append(("Connection", "close"))
         phrase = self.reason or (HTTPStatus(self.status).phrase if self.status in set(HTTPStatus) else "")
-        if any(c in phrase for c in "\0\r\n"):  # which h11 lets pass: a decoded URL perhaps, and fields of its own
+        if any(c in phrase for c in "\0\r\n"):  # h11 accepts it: a decoded URL, say, could add fields of its own
             raise h11.LocalProtocolError("a reason phrase of several lines")
         head = h11.Response(status_code=self.status, reason=phrase.encode("latin-1", "replace"), headers=fields)
-        if any(name == b"transfer-encoding" for name, _ in head.headers):  # it would count before the length
+        if any(name == b"transfer-encoding" for name, _ in head.headers):  # it would override the length
             raise h11.LocalProtocolError("Transfer-Encoding, where the body goes out as it is")
         return head
 
@@ -107,7 +107,7 @@ class Tap:
             path.open("rb").close()
         except OSError as error:
             raise UsageError(f"--tap={path}: can't read it: {error.strerror}") from error
-        beside = str(path.resolve().parent)  # what stands there can be imported, if it is not called as one of ours
+        beside = str(path.resolve().parent)  # modules there can be imported, unless ours have the same name
         if beside not in sys.path:
             sys.path.append(beside)
         try:
@@ -132,7 +132,7 @@ class Tap:
         return any(hook in self._hooks for hook in hooks)
 
     def call(self, hook: str, *arguments: object) -> object:
-        """What the hook returns; None where there is none, or it failed, which is told and ends the tap."""
+        """What the hook returns; None if there is no such hook, or it fails, which is logged and removes the tap."""
         function = self._hooks.get(hook)
         if function is None:
             return None
@@ -145,7 +145,7 @@ class Tap:
 
 
 class Taps:
-    """All of them. As an ``Observer`` it tells them of exchanges."""
+    """All taps. As an ``Observer`` it passes exchanges on to them."""
 
     def __init__(self, taps: list[Tap]) -> None:
         self._taps = taps
@@ -169,7 +169,7 @@ class Taps:
         self._tell("closed", passage)
 
     def request(self, exchange: Exchange) -> None:
-        """To those that only look; those that act are asked by ``decide``."""
+        """Call the taps that only observe; ``decide`` calls those that act."""
         for tap in self._taps:
             if not tap.rewrites and isinstance(tap.call("request", exchange), Answer):
                 log.warning("request() of %s returned an Answer, which counts only with REWRITE = True", tap.path)
@@ -179,21 +179,21 @@ class Taps:
         self._tell("response", exchange)
 
     def noted(self, connection: Connection, what: str) -> None:
-        """That is told in the log."""
+        """Nothing: the log says so."""
 
     def close(self) -> None:
-        """Write what their open files hold back, which Python does not do for what still lives when a process ends."""
+        """Flush the taps' open files, which Python does not do for objects still alive when the process ends."""
         if not self._taps:
             return
-        gc.unfreeze()  # what was there when serving began
-        for file in gc.get_objects():  # wherever a tap keeps them, those that it opened later among them
+        gc.unfreeze()  # objects frozen when serving began, too
+        for file in gc.get_objects():  # wherever and whenever a tap opened them
             if isinstance(file, io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
-                with suppress(OSError, ValueError):  # a full disk, one that was closed
-                    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe could hold the end up
+                with suppress(OSError, ValueError):  # a full disk, or a closed file
+                    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe could block
                         file.flush()
 
     def decide(self, exchange: Exchange) -> Answer | None:
-        """Let those that act change the exchange's request head, or answer it: the first answer counts."""
+        """Let the taps that act change the exchange's request head, or answer it; the first answer counts."""
         for tap in self._taps:
             if tap.rewrites:
                 answer = tap.call("request", exchange)
