@@ -1,6 +1,6 @@
-"""What a captured body says: its content coding undone (RFC 9110 §8.4), and as text where it is text.
+"""Decodes captured bodies: undoes their content coding (RFC 9110 §8.4), and turns them into text if they are text.
 
-Both are bounded by the caller's limit: a few octets of gzip can stand for gigabytes.
+Undoing is bounded by the caller's limit: a few octets of gzip can expand to gigabytes.
 """
 
 import codecs
@@ -16,14 +16,14 @@ import brotli
 MAX_MEMBERS = 100  # of gzip (RFC 1952 §2.2), or frames of zstd, in one body
 
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's window bits
-_ZSTD_WINDOW = 23  # bits of 8 MiB: no larger one in HTTP (RFC 9659 §3)
+_ZSTD_WINDOW = 23  # 8 MiB as a power of two, the largest window in HTTP (RFC 9659 §3)
 
 _TEXT = re.compile(
     r"text/|multipart/|application/(?:json|xml|javascript|ecmascript|x-www-form-urlencoded|graphql|x-ndjson|yaml|toml|sql)\Z"
     r"|[^;]+\+(?:json|xml|yaml)\Z"
 )
 _CHARSET = re.compile(r';\s*charset="?([^\s";]+)', re.IGNORECASE)
-_CHARSETS = re.compile(  # those that may be asked of Python: it has codecs that are no charsets, and slow ones
+_CHARSETS = re.compile(  # those left to Python, some of whose other codecs are not charsets, or are slow
     r"utf-?(?:8|16|32)(?:[-_]?[bl]e)?|(?:us-)?ascii|iso-?8859-?\d\d?|latin-?1|windows-\d{3,4}|koi8-[ru]|tis-620"
     r"|shift[-_]jis|euc-(?:jp|kr)|iso-2022-(?:jp|kr)|gb2312|gbk|gb18030|big5(?:-hkscs)?|macintosh",
     re.IGNORECASE,
@@ -36,12 +36,12 @@ class Content:
 
     octets: bytes
     cut: bool = False  # there is more than the limit allows
-    coding: str = ""  # that could not be undone: the octets are as they came
+    coding: str = ""  # the one that could not be undone: the octets are as received
 
 
 def decode(body: bytes | bytearray, coding: str, limit: int) -> Content:
-    """Undo the coding that ``Content-Encoding`` names, up to ``limit`` octets. A body that ends too early gives its
-    beginning; several codings, those that are not known, and what is broken are left as they are.
+    """Undo the coding that ``Content-Encoding`` names, up to ``limit`` octets. A truncated body yields its beginning;
+    several codings, unknown ones and invalid data are left as they are.
     """
     coding = coding.strip().lower()
     if coding in ("", "identity"):
@@ -57,7 +57,7 @@ def decode(body: bytes | bytearray, coding: str, limit: int) -> Content:
 
 
 class _Broken(Exception):
-    """Not what its coding says."""
+    """The body is not valid in its coding."""
 
 
 def _gzip(body: bytes, most: int) -> bytes:
@@ -65,7 +65,7 @@ def _gzip(body: bytes, most: int) -> bytes:
 
 
 def _joined(body: bytes, most: int, begin: Callable[[], Any], broken: type[Exception]) -> bytes:
-    """Members of gzip (RFC 1952 §2.2), frames of zstd (RFC 8878 §3.1). What is behind is ignored, as clients do."""
+    """Decompress gzip members (RFC 1952 §2.2) or zstd frames (RFC 8878 §3.1). Like clients, ignore trailing data."""
     out = bytearray()
     for number in range(MAX_MEMBERS):
         member = begin()
@@ -82,7 +82,7 @@ def _joined(body: bytes, most: int, begin: Callable[[], Any], broken: type[Excep
 
 
 def _deflate(body: bytes, most: int) -> bytes:
-    """zlib's format, but some send the bare one (RFC 9110 §8.4.1.2)."""
+    """The zlib format, although some send raw deflate (RFC 9110 §8.4.1.2)."""
     framed = len(body) > 1 and body[0] & 15 == 8 and int.from_bytes(body[:2]) % 31 == 0
     return zlib.decompressobj(_ZLIB if framed else _RAW).decompress(body, most)
 
@@ -91,17 +91,17 @@ def _brotli(body: bytes, most: int) -> bytes:
     decompressor = brotli.Decompressor()
     out: bytes = decompressor.process(body, output_buffer_limit=most)
     if body and not out and not decompressor.is_finished():
-        raise _Broken  # there is no magic number: rather something else than the beginning of this
+        raise _Broken  # Brotli has no magic number, and this looks more like something else than a truncated body
     return out
 
 
 def _zstd(body: bytes, most: int) -> bytes:
-    try:  # as late as this: 1 MiB that most runs never need
+    try:  # imported late: 1 MiB of memory that most runs never need
         if sys.version_info >= (3, 14):
             from compression import zstd
         else:
             from backports import zstd
-    except ImportError as error:  # a Python that was built where there was no libzstd
+    except ImportError as error:  # a Python that was built without libzstd
         raise _Broken from error
     options: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW}
     return _joined(body, most, lambda: zstd.ZstdDecompressor(options=options), zstd.ZstdError)
@@ -113,8 +113,8 @@ _CODINGS: dict[str, Callable[[bytes, int], bytes]] = {
 
 
 def text(octets: bytes, content_type: str, whole: bool = True) -> str | None:
-    """As text, in the charset that its type names, else UTF-8; None if it is not text. If it was cut, so may be its
-    last character.
+    """Decode a body by the charset that its type names, else UTF-8; None if it is not text. Unless it is ``whole``, a
+    partial last character is dropped.
     """
     kind = content_type.partition(";")[0].strip().lower()
     if not _TEXT.match(kind):

@@ -1,12 +1,12 @@
-"""``HarFile``: exchanges as HAR 1.2, which browsers' developer tools open. It holds all, secrets too: mode 0600.
+"""``HarFile``: exchanges as HAR 1.2, for browsers' developer tools. It contains everything, secrets too: mode 0600.
 
-The file is whole at any time, whenever certifier is killed. One write is not, as Linux ends it between two pages (of
-writers without a pause, one in six left part of a megabyte's entry). So there are two copies that take turns: an entry
-goes over the closing brackets of the hidden one (``.file.har.spare``) and brings them anew, then the two change names;
-the other copy catches up with the next entry. Nothing is read again. A kill leaves the spare behind; the next start
-takes it away.
+The file is valid JSON at any time, even if certifier is killed. One write is not enough for that, as a kill can end it
+between two pages (of continuous writers that were killed, one in six left part of a 1 MB entry). So two copies take
+turns: an entry and new closing brackets overwrite those of the hidden one (``.file.har.spare``), then the two swap
+names; the other copy catches up with the next entry. Nothing is read back. A kill leaves the spare behind; the next
+start removes it.
 
-A file that would grow past its size is renamed to ``file.1.har``, that to ``file.2.har`` and so on; the oldest goes.
+A file that would exceed its maximum size becomes ``file.1.har``, that one ``file.2.har`` and so on; the oldest goes.
 """
 
 import errno
@@ -27,7 +27,7 @@ MAX_SIZE = 67_108_864  # octets of a file; the developer tools of browsers are s
 
 _HEAD = b'{"log":{"version":"1.2","creator":{"name":"certifier","version":'
 _TAIL = b"\n]}}\n"
-_LOT = 1 << 20  # octets of entries that make a write worth while: more of them cost memory, and gain nothing
+_LOT = 1 << 20  # octets of entries that make up one write: larger ones cost memory, and gain nothing
 _CHUNK = 1 << 20
 
 
@@ -38,14 +38,14 @@ class _Copy:
 
 
 class HarFile:
-    """Appends exchanges to a file, made (0600) if missing. Each method may block on the disk, and raise ``OSError``.
+    """Appends exchanges to a file, created (0600) if missing. Methods may block on the disk, and raise ``OSError``.
 
-    A file of ours is continued, and one that is or becomes empty is begun; any other one is a ``FileExistsError``, one
-    that another process writes a ``BlockingIOError``. The disk must know hard links. For one thread at a time.
+    A file of ours is continued, and one that is or becomes empty is begun anew. Any other raises ``FileExistsError``,
+    one that another process writes ``BlockingIOError``. The file system must have hard links. Not thread-safe.
     """
 
     def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE, keep: int = KEEP) -> None:
-        path = Path(os.path.realpath(path))  # a link to it, /dev/stdout perhaps, is not what is replaced
+        path = Path(os.path.realpath(path))  # not a link to it, such as /dev/stdout, is replaced
         self._path = path
         self._hidden = path.with_name(f".{path.name}.spare")
         self._between = path.with_name(f".{path.name}.swap")
@@ -54,22 +54,22 @@ class HarFile:
         self._max_size = max_size
         self._keep = keep
         self._copies: tuple[_Copy, _Copy] | None = None  # the file, and the spare
-        self._missing = b""  # in the spare
+        self._missing = b""  # what the spare still lacks
         self._empty = True
         self._open()
 
     def append(self, *exchanges: Exchange) -> int:
-        """Write the first of some exchanges that have ended, as one lot, which costs less; how many that were.
+        """Write the first of some ended exchanges at once, which is cheaper; return how many these were.
 
-        If that fails, the file is as it was. A lot has no more octets than ``_LOT`` and an entry. Only one entry makes
-        a file larger than it shall be.
+        If that fails, the file is as before. At most ``_LOT`` octets and one entry are written. Only a single entry can
+        make a file exceed its maximum size.
         """
         lot = bytearray()
         count = 0
         for exchange in exchanges:
             told = self._told(exchange)
             if count and not self._fits(len(lot) + len(told)):
-                break  # it is told again for the next file
+                break  # serialized again for the next file
             lot += b"\n," + told if count else told
             count += 1
             if len(lot) >= _LOT:
@@ -77,12 +77,12 @@ class HarFile:
         if count:
             try:
                 self._append(lot)
-            except FileNotFoundError:  # someone has renamed or removed it: a new one
+            except FileNotFoundError:  # someone has renamed or removed it: begin a new one
                 self._append(lot)
         return count
 
     def close(self) -> None:
-        """No more exchanges come."""
+        """Close the file, and remove the spare."""
         self._close()
         self._hidden.unlink(missing_ok=True)
 
@@ -111,17 +111,17 @@ class HarFile:
             os.rename(self._hidden, self._path)
             os.rename(self._between, self._hidden)
             now = os.stat(self._hidden)
-            if not os.path.samestat(now, was) or now.st_nlink > was.st_nlink:  # renamed after the look above
-                os.unlink(self._path)  # with all that is in that file
+            if not os.path.samestat(now, was) or now.st_nlink > was.st_nlink:  # renamed after the check above
+                os.unlink(self._path)  # it repeats all that is in the renamed file
                 raise FileNotFoundError(errno.ENOENT, "it was renamed")
         except OSError:
-            self._close()  # what is what is found out at the next one
+            self._close()  # the next append finds out which file is which
             raise
         spare.end += len(data) - len(_TAIL)
         self._copies, self._missing, self._empty = (spare, live), new, False
 
     def _is_displaced(self, live: _Copy) -> bool:
-        """Whether what has the file's name is not the file: it would be taken for the spare, and shown in turns."""
+        """Whether the file's name is now another file's, which would otherwise be swapped with the spare in turns."""
         with suppress(FileNotFoundError):
             return not os.path.samestat(os.stat(self._path), os.fstat(live.fd))
         return True
@@ -146,7 +146,7 @@ class HarFile:
         return self._copies
 
     def _begin(self, live: int) -> None:
-        """Write what a file without entries holds, if it is empty."""
+        """If the file is empty, write a HAR without entries."""
         found = os.fstat(live)
         if stat.S_ISREG(found.st_mode) and not found.st_size:
             files.write_at(live, self._bare, 0)

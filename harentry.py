@@ -1,7 +1,7 @@
-"""An exchange as an entry of a HAR 1.2 file: a plain value for JSON. Fields are as
-https://github.com/ahmadnassri/har-spec/blob/master/versions/1.2.md has them; our own begin with an underscore.
+"""An exchange as an entry of a HAR 1.2 file: a plain value for JSON. Its fields are those of
+https://github.com/ahmadnassri/har-spec/blob/master/versions/1.2.md; our own begin with an underscore.
 
-Nothing is left out: cookies and credentials are in it.
+Nothing is redacted: cookies and credentials are included.
 """
 
 import base64
@@ -17,17 +17,17 @@ from exchange import Exchange, Fields, header
 
 Value = dict[str, object]
 
-_URI = "%:/?#[]@!$&'()*+,;=-._~"  # RFC 3986 §2: the characters that need no escape
+_URI = "%:/?#[]@!$&'()*+,;=-._~"  # RFC 3986 §2: the characters that are not escaped
 _ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})")
-MAX_PARAMETERS = 1000  # of a query, or cookies of a request, that are told one by one; of more, none is
-RARE = 15  # octets of a text to each control character: with fewer, JSON makes it grow more than base64 does
+MAX_PARAMETERS = 1000  # of a query, or cookies of a request, that are listed one by one; if there are more, none is
+RARE = 15  # octets of text per control character; with fewer, JSON makes it grow more than base64 does
 
-_CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))  # of which JSON makes six octets each (RFC 8259 §7)
+_CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\f\r"))  # which JSON escapes as six octets each (RFC 8259 §7)
 
 
 def entry(exchange: Exchange, body_max: int) -> Value:
-    """The entry. Of each body at most ``body_max`` octets, decoded, are in it; ``comment`` says what is missing."""
+    """The entry, with at most ``body_max`` decoded octets of each body; ``comment`` says what is missing."""
     timings = _timings(exchange)
     told: Value = {
         "startedDateTime": datetime.fromtimestamp(exchange.started, UTC).isoformat(timespec="milliseconds"),
@@ -39,7 +39,7 @@ def entry(exchange: Exchange, body_max: int) -> Value:
         "connection": str(exchange.connection.id),
     }
     address = exchange.connection.origin.rpartition(":")[0].strip("[]")
-    with suppress(ValueError):  # it need not be there
+    with suppress(ValueError):  # the field is optional
         told["serverIPAddress"] = str(ipaddress.ip_address(address))
     notes = [exchange.error or ""]
     if exchange.upgrade:
@@ -120,9 +120,9 @@ def _tell(told: Value, body: bytearray | None, octets: int, fields: Fields, limi
 
 
 def _swells(text: str) -> bool:
-    """Whether its control characters make it grow more in JSON, by five octets each, than base64 does, by a third.
+    """Whether control characters make a text grow more in JSON, by five octets each, than base64 does, by a third.
 
-    What grows by line ends, by quotes or in UTF-8 stays text: people read it, and it is at most three times as large.
+    What grows by line ends, quotes or UTF-8 stays text: it is readable, and at most three times as large.
     """
     octets = text.encode("utf-8")
     return (len(octets) - len(octets.translate(None, _CONTROLS))) * RARE > len(octets)
@@ -172,6 +172,6 @@ def _set_cookie(line: str) -> Value | None:
 def _query(url: str) -> list[Value]:
     try:
         pairs = parse_qsl(urlsplit(url).query, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
-    except ValueError:  # too many, or no URL
+    except ValueError:  # too many, or not a URL
         return []
     return [{"name": name, "value": value} for name, value in pairs]

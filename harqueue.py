@@ -1,4 +1,4 @@
-"""``HarQueue``: exchanges that have ended, on their way to a HAR file: written by a pool thread, several at once."""
+"""``HarQueue``: queues exchanges that have ended, which a pool thread writes to a HAR file, several at once."""
 
 import logging
 import time
@@ -12,35 +12,35 @@ from har import HarFile
 from log import background
 from workers import Workers
 
-MAX_OCTETS = 134_217_728  # of heads and bodies that wait for the disk; what comes beyond is lost, and told
+MAX_OCTETS = 134_217_728  # of heads and bodies that wait for the disk; exchanges beyond that are lost, with a warning
 MAX_EXCHANGES = 10_000
-# At the end, for what is waiting, and then for the lot under way. Before, connections are cut off, for a second: so a
-# worker has ended within the supervisor's GRACE_SECONDS.
+# On exit, for what is waiting, and then for the write under way. Cutting off connections before that takes a second, so
+# a worker ends within the supervisor's GRACE_SECONDS.
 CLOSE_SECONDS = 3.0
 _LAST_SECONDS = 0.5
 _BATCH = 100  # exchanges written at once, at most
 _QUIET_SECONDS = 1.0  # between two warnings while there is more to write
 _DISK = "the disk is too slow, or fails"
-_FIELD = 160  # octets that Python has for a field beside its text: a tuple and two objects in it
+_FIELD = 160  # octets of memory for a field beside its text: a tuple of two bytes objects
 
 log = logging.getLogger("certifier.har")
 
 
 class HarQueue:
-    """An ``Observer``: what ends is queued."""
+    """An ``Observer`` that queues exchanges when they end."""
 
     def __init__(self, file: HarFile, workers: Workers) -> None:
         self._file = file
         self._workers = workers
-        self._waiting: deque[tuple[Exchange, int]] = deque()  # with the octets that it was counted for
+        self._waiting: deque[tuple[Exchange, int]] = deque()  # each with the octets counted for it
         self._octets = 0
         self._lost = 0
-        self._failing = False  # the disk, when it was last written to
-        self._until = float("inf")  # it is written
+        self._failing = False  # the last write failed
+        self._until = float("inf")  # when writing stops
         self._writer: gevent.Greenlet[[], None] | None = None
 
     def request(self, exchange: Exchange) -> None:
-        """Nothing is written before it has ended."""
+        """Nothing is written before the exchange has ended."""
 
     def ended(self, exchange: Exchange) -> None:
         """Queue it."""
@@ -54,17 +54,17 @@ class HarQueue:
             self._writer = gevent.spawn(self._write)
 
     def noted(self, connection: Connection, what: str) -> None:
-        """That is told in the log."""
+        """Nothing: the log says so."""
 
     def close(self) -> None:
-        """Write what is waiting, as far as ``CLOSE_SECONDS`` allow, and end. The file is whole in any case."""
+        """Write what is waiting, for at most ``CLOSE_SECONDS``, and close the file, which is valid in any case."""
         self._until = time.monotonic() + CLOSE_SECONDS
         writer = self._writer
         if writer is not None:
             writer.join(CLOSE_SECONDS + _LAST_SECONDS)
         self._lost += len(self._waiting)
         self._tell_lost("certifier ended before they were written" if self._waiting else _DISK)
-        if writer is None or writer.dead:  # else a disk that does not answer has the thread, and the thread the file
+        if writer is None or writer.dead:  # else its thread is stuck on the disk, and still uses the file
             with background("the HAR file can't be closed"):
                 self._workers.run(self._file.close)
 
@@ -88,7 +88,7 @@ class HarQueue:
                 if time.monotonic() > quiet_until and not self._failing:
                     quiet_until = time.monotonic() + _QUIET_SECONDS
                     self._tell_lost()
-            if not self._waiting and not self._failing:  # else ``close`` tells, or the first that can be written
+            if not self._waiting and not self._failing:  # else ``close`` reports them, or the next successful write
                 self._tell_lost()
         finally:
             self._writer = None
@@ -100,7 +100,7 @@ class HarQueue:
 
 
 def _held(exchange: Exchange) -> int:
-    """Octets of memory that it takes: its bodies, and what else peers may make large."""
+    """Octets of memory that an exchange takes: its bodies, and whatever else peers can make large."""
     heads = (exchange.request_fields, exchange.response_fields, exchange.trailers)
     fields = sum(len(name) + len(value) + _FIELD for head in heads for name, value in head)
     line = len(exchange.method) + len(exchange.authority) + len(exchange.target) + len(exchange.reason)

@@ -1,9 +1,9 @@
-"""``KeyLog``: the keys of TLS connections on their way to a file, at no connection's price.
+"""``KeyLog``: writes the keys of TLS connections to a file. No connection waits for that, or fails.
 
-OpenSSL takes the name of a file and nothing else, waits in a write to it, in which everyone would wait, and ends the
-connection where one fails. So it is given a file in memory, of ours, which is emptied after each step of a handshake
-and after each read. From there lines go to a ``LineFile``, which neither waits nor fails. A pipe would not do: as often
-as a peer changes its keys there is a line, thousands in one read, and nobody else could empty the pipe meanwhile.
+Python's ssl accepts only a file name, blocks in writes to that file, and with it the hub, and ends the connection if a
+write fails. So it gets a file of ours in memory, which is emptied after each step of a handshake and after each read.
+From there lines go to a ``LineFile``, which neither blocks nor fails. A pipe would not do: each key update of a peer
+adds a line, thousands in one read, and nothing else could drain the pipe meanwhile.
 """
 
 import fcntl
@@ -15,17 +15,17 @@ from typing import Any
 
 from linefile import LineFile
 
-_FIRST = b"\n"  # stays: Python writes a heading into a file that is empty
-# In the label of keys that a peer changed to. They follow from its first ones, so that no reader of such files wants
-# them (RFC 9850 §2.2 has none), and a change is 27 octets to a line's 180: too good a way to fill a disk.
+_FIRST = b"\n"  # stays: Python writes a heading into an empty file
+# In the label of keys after a key update. They derive from the first ones, so no reader of such files needs them
+# (RFC 9850 §2.2 has none), and an update of 27 octets adds a line of 180: too cheap a way for a peer to fill a disk.
 _CHANGED = b"_TRAFFIC_SECRET_N "
 
 
 class KeyLog:
-    """A file (0600 if it is made) to which keys are appended, in the format of RFC 9850. For one process, and its hub.
+    """A file (created with mode 0600) to which keys are appended, in the format of RFC 9850. For one process and hub.
 
-    The constructor raises ``OSError``; later on a file that can't be written, or a pipe that nobody reads, loses lines,
-    with one warning.
+    The constructor raises ``OSError``. Later, lines are lost, with one warning, while the file can't be written or
+    nobody reads the pipe.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,12 +50,12 @@ class KeyLog:
         self._followed = Followed
 
     def follow(self, context: ssl.SSLContext) -> None:
-        """Log the keys of connections that the context's ``wrap_bio`` will make. Costs a descriptor; ``OSError``."""
+        """Log the keys of the context's ``wrap_bio`` connections. Takes a file descriptor; raises ``OSError``."""
         context.sslobject_class = self._followed
         context.keylog_filename = self._name
 
     def reopen(self) -> None:
-        """Go on in a new file, the present one being renamed."""
+        """Continue in a new file, after the present one was renamed."""
         self._lines.reopen()
 
     def _pass_on(self) -> None:
@@ -69,11 +69,11 @@ class KeyLog:
 
 
 def _in_memory() -> tuple[int, str]:
-    """A descriptor, and the name by which the file behind it can be opened once more."""
+    """A file descriptor, and a name by which its file can be opened again."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("keys", os.MFD_CLOEXEC)
         return fd, f"/proc/self/fd/{fd}"
     with tempfile.TemporaryFile() as file:  # macOS
         fd = os.dup(file.fileno())
-    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # what is opened by its name there shares the place of the next write
+    fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)  # a file opened by its /dev/fd name shares the offset
     return fd, f"/dev/fd/{fd}"

@@ -1,8 +1,8 @@
-"""Decrypted tunnels as a pcapng file (https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html) of TCP that
-might have been: the real addresses and ports, and a handshake, segments and ends made around the decrypted bytes.
+"""Decrypted tunnels as a pcapng file (https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-03.html) of synthetic
+TCP: the real addresses and ports, with a handshake, segments and FINs made up around the decrypted bytes.
 
-``Flow`` makes the packets of one tunnel, sans-IO; ``PcapFile`` appends them. Wireshark finds HTTP/1 on any port by
-itself, but HTTP/2 only where it expects HTTP, which for all ports (in its window: Analyze, Decode As) is
+``Flow`` makes the packets of one tunnel, sans-IO; ``PcapFile`` appends them. Wireshark detects HTTP/1 on any port, but
+HTTP/2 only where it expects HTTP; to expect it on all ports (in the GUI: Analyze, Decode As):
 
     tshark -d tcp.port==1-65535,http -r file.pcapng
 """
@@ -25,7 +25,7 @@ from rotation import KEEP, make_room
 ACK_AFTER = 1 << 20  # octets in one direction after which the other one acknowledges; the window is 1 GiB
 
 _SYN, _RST, _ACK, _FIN, _PSH = 0x02, 0x04, 0x10, 0x01, 0x08
-_MSS = {4: 65_495, 6: 65_475}  # as on a loopback interface: as few packets as can be
+_MSS = {4: 65_495, 6: 65_475}  # as on a loopback interface: as few packets as possible
 _WINDOW, _SCALE = 65_535, 14
 
 _TCP = struct.Struct(">HHLLBBHHH")
@@ -33,7 +33,7 @@ _IPV4 = struct.Struct(">BBHHHBBH4s4s")
 _IPV6 = struct.Struct(">LHBB16s16s")
 _PACKET = struct.Struct("<LLLLLLL")  # Enhanced Packet Block, §4.3
 _COMMENT = 1
-_PROGRAM = b"certifier "  # and its version, at the head of a file
+_PROGRAM = b"certifier "  # followed by the version, in a file's Section Header
 
 log = logging.getLogger("certifier.pcap")
 
@@ -46,14 +46,14 @@ class _End:
     def __init__(self, address: bytes, port: int) -> None:
         self.address = address
         self.port = port
-        self.sequence = int.from_bytes(os.urandom(4))  # a later flow on the same ports is another one
+        self.sequence = int.from_bytes(os.urandom(4))  # random: tells a later flow on the same ports apart
         self.acknowledged = self.sequence  # by the other end
 
 
 class Flow:
     """The packets of one tunnel, as blocks of a pcapng file. ``client`` and ``origin`` are address:port.
 
-    Where one has an IPv4 and the other an IPv6 address, the former is mapped (``::ffff:192.0.2.1``).
+    If one has an IPv4 and the other an IPv6 address, the former is mapped (``::ffff:192.0.2.1``).
     """
 
     __slots__ = ("_client", "_number", "_origin", "_version")
@@ -64,10 +64,10 @@ class Flow:
             ends = [(ipaddress.IPv6Address(f"::ffff:{a}") if a.version == 4 else a, port) for a, port in ends]
         self._version = ends[0][0].version
         self._client, self._origin = [_End(address.packed, port) for address, port in ends]
-        self._number = 0  # of an IPv4 packet
+        self._number = 0  # identification of the latest IPv4 packet
 
     def opened(self, comment: str = "") -> bytes:
-        """The handshake. The comment, say the server's name, is shown with its first packet."""
+        """The handshake. The comment, such as the server's name, is attached to its first packet."""
         first = self._packet(self._client, self._origin, _SYN, comment=comment)
         self._client.sequence += 1
         second = self._packet(self._origin, self._client, _SYN | _ACK)
@@ -83,7 +83,7 @@ class Flow:
         return self._segments(self._origin, self._client, data)
 
     def closed(self, cut: bool = False) -> bytes:
-        """The end: FINs, or where it was not orderly, a reset."""
+        """The end: FINs or, if it was not orderly (``cut``), a reset."""
         if cut:
             return self._packet(self._origin, self._client, _RST | _ACK)
         first = self._packet(self._client, self._origin, _FIN | _ACK)
@@ -114,7 +114,7 @@ class Flow:
         length = 20 + len(options) + len(payload)
         offset = (20 + len(options)) << 2
         fields = (source.port, sink.port, source.sequence & 0xFFFFFFFF, acknowledges, offset, flags, _WINDOW)
-        pseudo = source.address + sink.address + struct.pack(">LL", length, 6)  # RFC 9293 §3.1; IPv4's sums up the same
+        pseudo = source.address + sink.address + struct.pack(">LL", length, 6)  # RFC 9293 §3.1; IPv4's has the same sum
         checksum = _checksum(pseudo + _TCP.pack(*fields, 0, 0) + options + payload)
         segment = _TCP.pack(*fields, checksum, 0) + options + payload
         return _block(self._ip(source, sink, length) + segment, comment)
@@ -129,17 +129,17 @@ class Flow:
 
 
 class PcapFile:
-    """A file for flows (0600), which is readable whenever certifier is killed: only a packet that was under way is cut.
+    """A file of flows (0600), readable even if certifier is killed: only a packet that is being written is cut off.
 
-    What is at ``path`` from an earlier run is renamed to ``file.1.pcapng`` and so on, unless no packet is in it; the
-    file grows without bound, and whoever empties it finds later packets there. The constructor raises ``OSError``, a
-    ``BlockingIOError`` where another process writes the file; later on, a file that can't be written loses packets,
-    with one warning.
+    A file that an earlier run left at ``path`` is renamed to ``file.1.pcapng`` and so on, unless it has no packets. The
+    file grows without bound; if someone empties it, later packets begin it anew. The constructor raises ``OSError``,
+    namely ``BlockingIOError`` if another process writes the file. Later, packets are lost, with one warning, while the
+    file can't be written.
     """
 
     def __init__(self, path: Path, version: str) -> None:
-        self._path = Path(os.path.realpath(path))  # a link to it, /dev/stdout perhaps, is not what is renamed
-        self._lacks = 0  # octets, while packets are lost: so many must be written until that is over
+        self._path = Path(os.path.realpath(path))  # not a link to it, such as /dev/stdout, is renamed
+        self._lacks = 0  # octets to be written before packets count as no longer lost
         self._fd = _open(self._path)
         self._head = _section(version.encode())
         self._end = 0
@@ -150,13 +150,13 @@ class PcapFile:
             raise
 
     def write(self, packets: bytes) -> None:
-        """Append packets of a flow, by one write."""
+        """Append packets of a flow in one write."""
         try:
             self._append(packets)
         except OSError as error:
             if not self._lacks:
                 log.warning("can't write %s: %s; packets are lost until it can be", self._path, error.strerror)
-            self._lacks = len(packets)  # less than was refused a full disk may take, again and again
+            self._lacks = len(packets)  # a full disk may still accept less than that, again and again
             return
         if self._lacks:
             self._lacks = max(0, self._lacks - len(packets))
@@ -164,7 +164,7 @@ class PcapFile:
                 log.warning("%s can be written again", self._path)
 
     def reopen(self) -> None:
-        """Go on in a new file where the present one was renamed or removed (logrotate); if there can be none, in it."""
+        """Continue in a new file if the present one was renamed or removed (logrotate) and a new one can be opened."""
         try:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(self._path), os.fstat(self._fd)):
@@ -177,11 +177,11 @@ class PcapFile:
         self._fd, self._end = fd, 0
 
     def close(self) -> None:
-        """No more packets come."""
+        """Close the file."""
         os.close(self._fd)
 
     def _append(self, data: bytes) -> None:
-        if os.fstat(self._fd).st_size < self._end:  # someone has emptied it: this would stand behind a hole
+        if os.fstat(self._fd).st_size < self._end:  # someone has emptied it: the data would follow a hole
             os.ftruncate(self._fd, 0)
             self._end = 0
         if not self._end:
@@ -191,11 +191,11 @@ class PcapFile:
 
 
 def _open(path: Path) -> int:
-    """An empty file that is ours alone."""
+    """Open an empty file, locked against other processes."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):  # a device that can be read would be renamed
+            if not stat.S_ISREG(os.fstat(fd).st_mode):  # a readable device would be renamed below
                 raise OSError(errno.EINVAL, "Not a regular file")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_bare(fd):
@@ -209,7 +209,7 @@ def _open(path: Path) -> int:
 
 
 def _is_bare(fd: int) -> bool:
-    """Whether a file is empty, or what we make of one before the first packet, of whatever version."""
+    """Whether a file is empty, or has only the header that some version of certifier wrote."""
     found = os.pread(fd, 512, 0)
     version = found[28 : 28 + found[26]].removeprefix(_PROGRAM) if len(found) > 26 else b""
     return found in (b"", _section(version))
@@ -221,7 +221,7 @@ def _parse(text: str) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, in
 
 
 def _checksum(data: bytes) -> int:
-    """RFC 1071. A number modulo 65,535 is the one's complement sum of its 16-bit digits, and C does that."""
+    """RFC 1071. A number modulo 65,535 is the one's complement sum of its 16-bit digits, computed here in C."""
     return -int.from_bytes(data if len(data) % 2 == 0 else data + b"\0") % 0xFFFF
 
 
@@ -230,7 +230,7 @@ def _option(code: int, value: bytes) -> bytes:
 
 
 def _block(packet: bytes, comment: str) -> bytes:
-    """An Enhanced Packet Block of now."""
+    """An Enhanced Packet Block with the present time."""
     options = _option(_COMMENT, comment.encode("utf-8", "replace")[:1000]) + _option(0, b"") if comment else b""
     padding = bytes(-len(packet) % 4)
     length = 32 + len(packet) + len(padding) + len(options)

@@ -1,8 +1,8 @@
-"""Lines of the request log: one an exchange, as ``text``, ``json`` or ``combined``.
+"""Lines of the request log: one per exchange, as ``text``, ``json`` or ``combined``.
 
-Times are when the request came. Octets are those of the contents, without heads. Of header fields nothing is told but
-the content type and, in ``combined``, Referer and User-Agent; user information is taken out of URLs, their queries are
-not. Nothing from a peer goes out unescaped, so that each line is one line, and each value one value. Long ones are cut.
+The time is when the request came. Octets are those of the contents, without heads. The only header fields logged are
+the content type and, in ``combined``, Referer and User-Agent; user information is removed from URLs, queries are not.
+Everything from a peer is escaped, so that it can't forge lines or values, and truncated if it is long.
 """
 
 import json
@@ -13,7 +13,7 @@ from log import MAX_URL, brief, clf, cut, escape, quotable, user_word, utc, with
 
 
 def text(exchange: Exchange) -> str:
-    """``key=value`` words, as the log of tunnels has them; ``-`` is None."""
+    """``key=value`` words, as in the log of tunnels; ``-`` is None."""
     line = (
         f"{utc(exchange.started)} request client={exchange.connection.client} method={escape(exchange.method)}"
         f" url={escape(without_user(exchange.url), MAX_URL)} http={exchange.version} status={exchange.status or '-'}"
@@ -33,7 +33,7 @@ def text(exchange: Exchange) -> str:
 
 
 def as_json(exchange: Exchange) -> str:
-    """An object with the same keys, all of them always there."""
+    """A JSON object with the same keys, all of them always present."""
     first, whole = _ms(exchange, exchange.first_byte), _ms(exchange, exchange.ended)
     return json.dumps(
         {
@@ -58,8 +58,8 @@ def as_json(exchange: Exchange) -> str:
 
 
 def combined(exchange: Exchange) -> str:
-    """The combined log format of NCSA and Apache, escaped as Apache does; whole URLs, as forward proxies have them."""
-    # HTTP/2 would let spaces through, and then the line has more words than analysers take.
+    """The combined log format of NCSA and Apache, escaped as Apache does; absolute URLs, as forward proxies log."""
+    # HTTP/2 would let spaces through, which give the line more words than log analysers expect.
     method, url = (said.replace(" ", "%20") for said in (exchange.method, without_user(exchange.url)))
     referer = without_user(header(exchange.request_fields, b"referer"))
     agent = header(exchange.request_fields, b"user-agent")
@@ -77,7 +77,7 @@ FORMATS: dict[str, Callable[[Exchange], str]] = {"text": text, "json": as_json, 
 
 
 def media_type(exchange: Exchange) -> str:
-    """Of the response, without parameters; empty if it names none."""
+    """The response's media type, without parameters; empty if it names none."""
     return exchange.content_type.partition(";")[0].strip()
 
 

@@ -8,7 +8,7 @@ KEEP = 9  # files beside the present one
 
 
 def make_room(path: Path, keep: int) -> None:
-    """Rename the file, where there is one, and those before it; ``keep`` of them stay. Raises ``OSError``."""
+    """Rename the file, if it exists, and those before it, of which ``keep`` stay. Raises ``OSError``."""
     for number in range(keep, 0, -1):
         with suppress(FileNotFoundError):
             os.rename(_numbered(path, number - 1), _numbered(path, number))
