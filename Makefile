@@ -1,13 +1,13 @@
 # make run    sets up and starts the proxy on 127.0.0.1:8080, its own CA in ca/, its certificates in certs/
-# make test   sets up and passes everything that must pass
-# make lint-certs  pkilint over the made CA and one leaf of each kind (part of make test)
+# make test   sets up and runs everything that must pass
+# make lint-certs  runs pkilint on a generated CA and one leaf of each kind (part of make test)
 # make image-test  builds the container image and puts a request through it (needs root)
-# make soak   loads of abuse in their long form, some minutes (the short one is part of make test)
-# make fuzz   looks for octets that a parser does not foresee, a minute for each parser (FUZZ_SECONDS=60)
+# make soak   runs the abuse tests in their long form, some minutes (the short form is part of make test)
+# make fuzz   looks for input that a parser does not foresee, a minute for each parser (FUZZ_SECONDS=60)
 # make bench  measures certifier beside those of its peers that are installed, twenty minutes; results in bench/
 #             (bench-growth: how cost grows, a quarter of an hour; bench-mixed: latency under mixed load, two minutes;
-#              bench-workers: what sharing a port costs, three minutes; bench-price: what looking at the traffic costs, five)
-# make check  the same without the set-up: linter, types, tests
+#              bench-workers: what sharing a port costs, three minutes; bench-price: what observing traffic costs, five)
+# make check  runs make test without the set-up: linter, types, tests
 
 PYTHON ?= python3
 VENV := .venv
@@ -59,7 +59,7 @@ bench-price: $(VENV)/run.stamp
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit("certifier needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
-	@# Where it fails, as on a Debian without python3-venv, it leaves one without pip, which would pass for whole.
+	@# If it fails, as on a Debian without python3-venv, it leaves one without pip, which would look complete.
 	$(PYTHON) -m venv $(VENV) || { rm -f $@; exit 1; }
 
 $(VENV)/run.stamp: requirements.txt | $(VENV)/bin/python
@@ -70,7 +70,7 @@ $(VENV)/dev.stamp: requirements.txt requirements-dev.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/run.stamp
 
-# Only there for some machines: fuzz/run.py does without, and says so.
+# atheris has wheels for some platforms only: without it, fuzz/run.py says so and goes on.
 $(VENV)/fuzz.stamp: requirements-fuzz.txt $(VENV)/dev.stamp
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=atheris -r requirements-fuzz.txt
 	@touch $@

@@ -1,6 +1,6 @@
 """A small HTTP server that logs the requests it gets, with their heads and bodies, and answers each of them.
 
-The place of your own filter or recorder behind ``certifier.py --redirect``. Standard library only; port 0.
+A stand-in for your own filter or recorder behind ``certifier.py --redirect``. Standard library only; any free port.
 """
 
 import sys
@@ -15,7 +15,7 @@ class LoggingHandler(BaseHTTPRequestHandler):
     def read_body(self) -> bytes:
         if "Transfer-Encoding" not in self.headers:
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""  # chunked, as of clients that stream it
+        body = b""  # chunked: from clients that stream it
         while size := int(self.rfile.readline().partition(b";")[0], 16):
             body += self.rfile.read(size)
             self.rfile.readline()
@@ -26,7 +26,7 @@ class LoggingHandler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         body = self.read_body()
         head = "".join(f"  {name}: {value}\n" for name, value in self.headers.items())
-        # repr: what a client sends must not write log lines of its own
+        # repr: a client must not be able to forge log lines
         print(f"{self.requestline}\n{head}  body: {body!r}", flush=True)
         text = f"seen: {self.command} {self.headers.get('Host')}{self.path}\n".encode()
         self.send_response(200)
@@ -38,7 +38,7 @@ class LoggingHandler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = answer
 
     def log_message(self, *_: object) -> None:
-        """Say nothing beside it."""
+        """Suppress the base class's own log."""
 
 
 with ThreadingHTTPServer(("127.0.0.1", 0), LoggingHandler) as server:

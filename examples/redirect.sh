@@ -1,11 +1,11 @@
 #!/bin/sh
-# Every tunnel's decrypted requests to one logging server: the scripted deployment, whole.
+# Sends every tunnel's decrypted requests to one logging server: a complete, scripted deployment.
 #
 #   sh examples/redirect.sh
 #
-# Starts a small HTTP server that logs what it is asked (standard library only), certifier with --redirect to it and
-# a CA made for the occasion, and runs curl through it: for a host that does not even exist, since nobody dials it.
-# Everything lives in a temporary directory and ends with the script.
+# Starts a small HTTP server that logs its requests (standard library only), and certifier with --redirect to it and a
+# throwaway CA, and runs curl through certifier: for a host that need not exist, since nobody dials it.
+# Everything lives in a temporary directory, and is gone when the script ends.
 set -eu
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -18,7 +18,7 @@ pids=
 trap 'kill $pids 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 cd "$work"
 
-# Waits until the file's lines match, prints what the parentheses of the expression hold.
+# Waits until a line of the file matches the expression, and prints what its parentheses capture.
 await() {
   tries=100
   while ! grep -q "$2" "$1" 2>/dev/null; do

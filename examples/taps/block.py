@@ -2,8 +2,8 @@
 
 Without --non-tls=refuse, plain HTTP in a CONNECT passes unseen.
 
-Edit BLOCKED: pairs of a regular expression for the whole URL, and the reason that the client is told. There
-hosts are in lower case, without a default port.
+Edit BLOCKED: pairs of a regular expression, matched from the start of the URL, and the reason given to the client.
+In these URLs, hosts are in lower case and without a default port.
 """
 
 import posixpath
@@ -22,11 +22,11 @@ BLOCKED = [
 
 def request(exchange):
     """Called for each request before it goes on."""
-    # Also by the name that the origin was verified for: Host is what the client chose, and origins may not care.
+    # Also by the name that the origin was verified for: the client chooses Host, and origins may ignore it.
     target = re.sub(r"^[A-Za-z]+://[^/?]*", "", exchange.target)
     verified = f"{exchange.connection.scheme}://{exchange.connection.authority}"
-    # And by what most origins make of /%61dmin, //admin and /./admin. There is no end of such: a list of what may pass
-    # is safer.
+    # And by the path that most origins read in /%61dmin, //admin and /./admin. There is no end of such variants: a list
+    # of what may pass is safer.
     path = "/" + posixpath.normpath("/" + unquote(target.partition("?")[0])).lstrip("/")
     for pattern, reason in BLOCKED:
         if any(re.match(pattern, url) for url in (exchange.url, verified + target, verified + path)):

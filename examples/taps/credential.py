@@ -1,4 +1,4 @@
-"""Add a credential to requests to one host, which the client then never holds:
+"""Add a credential to requests to one host, so that the client need never hold it:
 
     CREDENTIAL='Bearer …' python certifier.py … --tap=examples/taps/credential.py
 
@@ -18,7 +18,7 @@ if not CREDENTIAL:
 
 def request(exchange):
     """Called for each request before it goes on."""
-    # By the name that the origin was verified for, not by a Host field that the client chose.
+    # By the name that the origin was verified for, not by a Host field, which the client chooses.
     if exchange.connection.scheme != "https" or exchange.connection.authority.partition(":")[0] != HOST:
         return
     kept = [(name, value) for name, value in exchange.request_fields if name.lower() != b"authorization"]
