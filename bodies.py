@@ -113,7 +113,7 @@ _CODINGS: dict[str, Callable[[bytes, int], bytes]] = {
 
 
 def text(octets: bytes, content_type: str, whole: bool = True) -> str | None:
-    """Decode a body by the charset that its type names, else UTF-8; None if it is not text. Unless it is ``whole``, a
+    """Decode a body from the charset that its type names, else UTF-8; None if it is not text. Unless it is ``whole``, a
     partial last character is dropped.
     """
     kind = content_type.partition(";")[0].strip().lower()

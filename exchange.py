@@ -48,7 +48,7 @@ class Connection:
 
 @dataclass(slots=True, eq=False)
 class Exchange:
-    """One request and its response. Text from a peer is decoded as Latin-1, and not escaped: do so before showing it.
+    """One request and its response. Text from a peer is Latin-1, and unescaped: escape it before showing it.
 
     Octets are those of the content, without framing but with its content coding. All times except ``started`` are
     ``time.monotonic()``.
@@ -215,11 +215,11 @@ class Recorder:
     def response(self, exchange: Exchange, status: int, reason: str, fields: Fields, first_byte: float) -> None:
         """The head of its final response is complete."""
         exchange.status, exchange.reason = status, reason
-        exchange.first_byte = max(first_byte, exchange.began)  # an origin may respond before the request is complete
+        exchange.first_byte = max(first_byte, exchange.began)  # an origin may respond before the request's head ends
         exchange.response_fields = fields[:MAX_FIELDS]
 
     def hold(self, exchange: Exchange, fields: Fields, octets: int) -> bool:
-        """Count a head, of so many octets of text, until its exchange ends; return whether there is room for it."""
+        """Count a head with ``octets`` of text until its exchange ends; return whether there is room for it."""
         octets += FIELD * len(fields)
         exchange.held += octets
         self._held += octets

@@ -45,7 +45,7 @@ class HarFile:
     """
 
     def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE, keep: int = KEEP) -> None:
-        path = Path(os.path.realpath(path))  # not a link to it, such as /dev/stdout, is replaced
+        path = Path(os.path.realpath(path))  # replace the file, not a link to it such as /dev/stdout
         self._path = path
         self._hidden = path.with_name(f".{path.name}.spare")
         self._between = path.with_name(f".{path.name}.swap")
@@ -121,7 +121,7 @@ class HarFile:
         self._copies, self._missing, self._empty = (spare, live), new, False
 
     def _is_displaced(self, live: _Copy) -> bool:
-        """Whether the file's name is now another file's, which would otherwise be swapped with the spare in turns."""
+        """Whether the path now names another file, which would otherwise take turns with ours as if it were a copy."""
         with suppress(FileNotFoundError):
             return not os.path.samestat(os.stat(self._path), os.fstat(live.fd))
         return True

@@ -56,7 +56,7 @@ class Http1:
         return len(self._request_heads)
 
     def ahead(self, sent: bool) -> int:
-        """How many of the client's (``sent``) or the origin's next octets are content, and cost no more than one."""
+        """How many of the next octets, from the client (``sent``) or the origin, are content: cheap to pass at once."""
         body = self._upload if sent else self._download
         return body.left if body is not None else 0
 
@@ -88,7 +88,7 @@ class Http1:
             self._response_ended()
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over; ``error`` says how, unless it ended in order."""
+        """The connection is over; ``error`` says how, unless it ended cleanly."""
         if not self.watching:
             return
         if error is None:
@@ -258,7 +258,7 @@ def _request(head: bytes) -> heads.Request:
 
 
 def _response(head: bytes) -> heads.Response | None:
-    """Parse a response's head by h11; None for an interim one, which is ignored."""
+    """Parse a response's head with h11; None for an interim one, which is ignored."""
     connection = h11.Connection(h11.CLIENT)
     if head[9:10] == b"1":
         connection.send(_ASKING)

@@ -62,7 +62,7 @@ class Http2:
         self._last = 0  # the latest stream that the client opened
 
     def ahead(self, sent: bool) -> int:
-        """How many of the client's (``sent``) or the origin's next octets are content, and cost no more than one."""
+        """How many of the next octets, from the client (``sent``) or the origin, are content: cheap to pass at once."""
         frames = (self._up if sent else self._down).frames
         return frames.left if frames.inside and not frames.kept else 0
 
@@ -91,7 +91,7 @@ class Http2:
             self._stop(f"malformed HTTP/2 from the origin: {error}")
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over; ``error`` says how, unless it ended in order."""
+        """The connection is over; ``error`` says how, unless it ended cleanly."""
         if not self.watching:
             return
         self.watching = False

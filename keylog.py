@@ -1,4 +1,4 @@
-"""``KeyLog``: writes the keys of TLS connections to a file. No connection waits for that, or fails.
+"""``KeyLog``: writes the keys of TLS connections to a file, for which no connection waits or fails.
 
 Python's ssl accepts only a file name, blocks in writes to that file, and with it the hub, and ends the connection if a
 write fails. So it gets a file of ours in memory, which is emptied after each step of a handshake and after each read.

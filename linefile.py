@@ -1,4 +1,4 @@
-"""``LineFile``: appends log lines to a file or stderr, each in one write. No connection waits for it, or fails."""
+"""``LineFile``: appends log lines to a file or stderr, each in one write, which neither blocks the hub nor raises."""
 
 import logging
 import os

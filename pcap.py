@@ -138,7 +138,7 @@ class PcapFile:
     """
 
     def __init__(self, path: Path, version: str) -> None:
-        self._path = Path(os.path.realpath(path))  # not a link to it, such as /dev/stdout, is renamed
+        self._path = Path(os.path.realpath(path))  # rename the file, not a link to it such as /dev/stdout
         self._lacks = 0  # octets to be written before packets count as no longer lost
         self._fd = _open(self._path)
         self._head = _section(version.encode())

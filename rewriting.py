@@ -27,7 +27,7 @@ Decide = Callable[[Exchange], Answer | None]
 class Rewriter(Http1):
     """One connection's requests. ``decide`` may change an exchange's request head, or answer it; it may block.
 
-    No recipient must find requests in what passes other than those that were judged: whatever it may parse differently,
+    No recipient may find requests in what passes other than those that were judged: whatever it may parse differently,
     and all that follows an unreadable response, is refused.
     """
 

@@ -94,7 +94,7 @@ class Sight:
         return self._board.looked_at or bool(self._observers) or self._taps.wants("request", "response")
 
     def recorder(self, record: Record, origin: str) -> Recorder:
-        """Make the recorder of a plain-HTTP exchange, which is decoded to be forwarded even if nothing observes it."""
+        """Make the recorder of a plain-HTTP exchange, which is decoded for forwarding even if nothing observes it."""
         authority = (record.target or "").removesuffix(":80")
         connection = Connection(record.client, origin, "http", authority, record.user)
         if not self._reads:

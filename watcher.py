@@ -107,7 +107,7 @@ class Watcher:
             self._give_up()
 
     def closed(self, error: str | None = None) -> None:
-        """The connection is over; ``error`` says how, unless it ended in order."""
+        """The connection is over; ``error`` says how, unless it ended cleanly."""
         if not self.watching:
             return
         try:

@@ -66,7 +66,7 @@ class Witness:
         self._taps.opened(self._passage)
 
     def ahead(self, sent: bool) -> int:
-        """How many of the client's (``sent``) or the origin's next octets cost no more to decode than one: a body's."""
+        """How many of the next octets, from the client (``sent``) or the origin, are cheap to pass at once: content."""
         decoder = self._watcher or self._rewriter
         return decoder.ahead(sent) if decoder is not None and decoder.watching else sys.maxsize
 
@@ -103,7 +103,7 @@ class Witness:
             return data
 
     def _judged(self, data: bytes) -> bytes:
-        """What may be forwarded of the data held back before and ``data``. Raises ``Refused``.
+        """What may be forwarded of ``data`` and what was held back before it. Raises ``Refused``.
 
         An incomplete head is held back: some origins act on one when the connection ends there.
         """
@@ -136,7 +136,7 @@ class Witness:
         return self._rewriter.take_answer() if self._rewriter is not None else b""
 
     def origin_ended(self, how: str) -> None:
-        """The origin sends no more; ``how`` is ``closed`` if it ended in order. Release whatever waits for it."""
+        """The origin sends no more; ``how`` is ``closed`` if it ended cleanly. Release whatever waits for it."""
         if self._rewriter is not None:
             self._rewriter.closed(_error(how))
         elif self._watcher is not None and _error(how) is None:
@@ -148,7 +148,7 @@ class Witness:
             self._rewriter.closed("client-reset")
 
     def closed(self, outcome: str) -> None:
-        """The tunnel has ended; ``outcome`` is ``closed`` if it ended in order."""
+        """The tunnel has ended; ``outcome`` is ``closed`` if it ended cleanly."""
         error = _error(outcome)
         for decoder in (self._watcher, self._rewriter):
             if decoder is not None:
