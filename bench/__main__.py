@@ -27,13 +27,13 @@ _GROWTH = {
     "row": growth.row,
 }
 _MIXED = {"flood": mixed.flood, "bulk": mixed.bulk}
-_DISK = "/var/tmp"  # a disk, where /tmp is often memory: fsync shall cost what it costs
+_DISK = "/var/tmp"  # on a disk; /tmp is often in memory, where fsync costs nothing
 
 
 def main(argv: list[str]) -> int:
-    """Run the parts that were chosen; 1 where a proxy failed."""
+    """Run the chosen parts; return 1 if a proxy failed."""
     chosen = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that proxies are ended and folders removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that proxies are stopped and folders removed
     plan = _plan(chosen)
     where = cores.divide(chosen.cores)
     certifier = Certifier(tuple(chosen.option))
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
         Origin(where, plan.own_names) as origin,
         tempfile.TemporaryDirectory(dir=chosen.work, prefix="bench-") as folder,
     ):
-        Path(folder).chmod(0o755)  # some proxies change to a user of their own
+        Path(folder).chmod(0o755)  # some proxies switch to a user of their own
         lab = Lab(where, origin, plan, Path(folder))
         told = machine.describe(where)
         for part in dict.fromkeys(chosen.part or ["table"]):
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 
 
 def _table(peers: list[Peer], lab: Lab, told: dict[str, str]) -> Table:
-    """The rounds of all proxies in turn, so that what the machine does meanwhile meets them all."""
+    """Interleave the rounds of all proxies, so that other activity on the machine affects all of them alike."""
     table = Table(table_rows(lab.plan), peers, told)
     for number in range(lab.plan.rounds):
         table.add_floor(floor.measure(lab.where, lab.plan.floor_scale))
@@ -85,7 +85,7 @@ def _table(peers: list[Peer], lab: Lab, told: dict[str, str]) -> Table:
             print(f"  round {number + 1}: {peer.name}", file=sys.stderr, flush=True)
             try:
                 table.add(peer, rows.measure(peer, lab))
-            except (RuntimeError, OSError) as error:  # of a peer: the others go on
+            except (RuntimeError, OSError) as error:  # the other peers are still measured
                 table.problems[peer.name] = str(error).strip().splitlines()[-1]
                 print(f"  {peer.name}: {error}", file=sys.stderr, flush=True)
     return table

@@ -1,4 +1,4 @@
-"""What a process and all its descendants used: CPU in nanoseconds where the kernel tells them, and resident memory."""
+"""What a process and all its descendants use: CPU time, of living processes to the nanosecond, and resident memory."""
 
 import os
 import time
@@ -13,7 +13,7 @@ def tree(root: int) -> list[int]:
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
-            with suppress(OSError):  # it ended meanwhile
+            with suppress(OSError):  # it has ended in the meantime
                 children.setdefault(int(_stat(int(entry))[1]), []).append(int(entry))
     found = [root]
     for pid in found:
@@ -22,18 +22,18 @@ def tree(root: int) -> list[int]:
 
 
 def cpu_seconds(root: int) -> dict[int, float]:
-    """User and system time of each process of the tree, with that of its children that have ended."""
+    """User and system time of each process in the tree, including that of its children that have been reaped."""
     used = {}
     for pid in tree(root):
         with suppress(OSError):
             ended = sum(map(int, _stat(pid)[13:15])) / _TICKS  # cutime, cstime
-            # The clock of another process, as clock_getcpuclockid(3) makes it: nanoseconds, ended threads included.
+            # The ID that clock_getcpuclockid(3) returns for that process: nanoseconds, including ended threads.
             used[pid] = time.clock_gettime((~pid << 3) | 2) + ended
     return used
 
 
 def rss_kib(root: int) -> int:
-    """Resident memory of the tree; what processes share is counted in each."""
+    """Resident memory of the tree; shared pages count once for each process."""
     total = 0
     for pid in tree(root):
         with suppress(OSError), open(f"/proc/{pid}/statm", encoding="ascii") as file:
@@ -42,6 +42,6 @@ def rss_kib(root: int) -> int:
 
 
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/<pid>/stat behind the name, which may hold anything: state, ppid, ... (proc(5))."""
+    """The fields of /proc/<pid>/stat after the name, which may contain anything: state, ppid, ... (proc(5))."""
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
         return file.read().rpartition(")")[2].split()

@@ -1,7 +1,7 @@
-"""``Client``: connections through one proxy, blocking and plain, so that they cost the load side little.
+"""``Client``: connections through one proxy, on plain blocking sockets, so that they cost the load side little.
 
-The measured ones take any certificate: what is measured is the proxy. That it intercepts, with a certificate for the
-name by its own CA, is seen once a start (``first``).
+Measured connections accept any certificate: the proxy is under test. That it intercepts, with a certificate for the
+name from its own CA, is verified once per start (``first``).
 """
 
 import os
@@ -14,17 +14,17 @@ from pathlib import Path
 
 from bench.origin import BODY
 
-WAIT = 60  # seconds that any single wait may take
-_TIMEOUT = struct.pack("ll", WAIT, 0)  # as SO_RCVTIMEO: saves the poll() that settimeout() puts before each recv()
+WAIT = 60  # limit in seconds for any single wait
+_TIMEOUT = struct.pack("ll", WAIT, 0)  # for SO_RCVTIMEO: saves the poll() that settimeout() adds before each recv()
 _BUFFER = bytearray(1 << 20)
 
 Address = tuple[str, int]
 
 
 class Client:
-    """Connects to ``proxy`` and asks it for ``origin`` by CONNECT.
+    """Connects to ``origin`` through ``proxy`` with CONNECT.
 
-    Without ``connect``, it is spoken TLS to at once; with ``by_name``, the CONNECT holds the server name instead of the
+    Without ``connect``, TLS begins at once; with ``by_name``, the CONNECT target is the server name instead of the
     origin's address.
     """
 
@@ -38,7 +38,7 @@ class Client:
         self._context.verify_mode = ssl.CERT_NONE
 
     def dial(self, name: str) -> socket.socket:
-        """A connection through which TLS to ``name`` may begin."""
+        """A connection on which the TLS handshake for ``name`` can begin."""
         sock = socket.create_connection(self.proxy)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -59,16 +59,16 @@ class Client:
         return sock
 
     def connect_request(self, name: str) -> bytes:
-        """The CONNECT for a tunnel to the origin."""
+        """The CONNECT request for a tunnel to the origin."""
         target = f"{name if self._by_name else self._origin[0]}:{self._origin[1]}"
         return f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
 
     def open(self, name: str) -> ssl.SSLSocket:
-        """A tunnel with TLS in it."""
+        """A tunnel with TLS established in it."""
         return self._secure(self.dial(name), name, self._context)
 
     def ask(self, secure: ssl.SSLSocket, name: str) -> None:
-        """One small request and its reply."""
+        """Send one small request and read the reply."""
         secure.sendall(self._request(name, "/"))
         reply = b""
         while not reply.endswith(BODY):
@@ -78,20 +78,20 @@ class Client:
             reply += data
 
     def exchange(self, name: str) -> None:
-        """A whole connection: tunnel, TLS, one small request, close_notify both ways."""
+        """Make a complete connection: tunnel, TLS, one small request, close_notify both ways."""
         with self.open(name) as secure:
             self.ask(secure, name)
             self.leave(secure)
 
     def leave(self, secure: ssl.SSLSocket) -> None:
-        """Send a close_notify and wait for the peer's, or for its end: not every proxy answers with one."""
+        """Send close_notify and wait for the peer's, or for EOF: not every proxy answers with one."""
         with suppress(OSError):
             secure.unwrap()
 
     def download(self, name: str, octets: int, seconds: float | None = None) -> int:
-        """Download so much over a connection of its own, or for so long; how many octets came.
+        """Download ``octets`` on a new connection, for at most ``seconds``; return the number of octets received.
 
-        They are not decrypted, and the kernel drops them (MSG_TRUNC, tcp(7)): that saves the load side two thirds.
+        They are not decrypted: the kernel discards them (MSG_TRUNC, tcp(7)). That saves two thirds of the load's CPU.
         """
         count = 0
         end = None if seconds is None else time.monotonic() + seconds
@@ -107,7 +107,7 @@ class Client:
         return count
 
     def first(self, name: str, ca: Path) -> bytes:
-        """A connection that is verified for ``name`` with ``ca`` alone; the certificate, DER."""
+        """Make a request on a connection verified for ``name`` with ``ca`` alone; return the certificate as DER."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.load_verify_locations(ca)
         with self._secure(self.dial(name), name, context) as secure:

@@ -1,7 +1,7 @@
-"""``Cores``: who runs on which core, and how busy cores were.
+"""``Cores``: which processes run on which cores, and how busy the cores were.
 
 The proxy has cores of its own; the origin, the load clients and the leading process share the others. On a machine with
-one core all share it: CPU figures are still the proxy's own, latencies are not.
+one core they all share it: CPU figures are still the proxy's own, latencies are not.
 """
 
 import os
@@ -9,24 +9,24 @@ from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-_TICKS = os.sysconf("SC_CLK_TCK")  # a second
+_TICKS = os.sysconf("SC_CLK_TCK")  # per second
 
 
 @dataclass(frozen=True, slots=True)
 class Cores:
-    """Core numbers, as ``sched_setaffinity`` has them."""
+    """Core numbers, as ``sched_setaffinity`` takes them."""
 
     proxy: frozenset[int]
     load: frozenset[int]
 
     @property
     def shared(self) -> bool:
-        """Whether there are too few for both sides."""
+        """Whether there are too few cores to keep both sides apart."""
         return bool(self.proxy & self.load)
 
 
 def divide(for_proxy: int = 1) -> Cores:
-    """The first cores that this process may use for the proxy, the rest for the load."""
+    """Give the first cores that this process may use to the proxy, the rest to the load."""
     usable = sorted(os.sched_getaffinity(0))
     proxy = frozenset(usable[:for_proxy])
     return Cores(proxy, frozenset(usable[for_proxy:]) or proxy)
@@ -34,7 +34,7 @@ def divide(for_proxy: int = 1) -> Cores:
 
 @contextmanager
 def on(cores: Set[int]) -> Iterator[None]:
-    """What this process does and starts meanwhile runs on these cores; children stay there."""
+    """Run this process, and what it starts meanwhile, on these cores; children stay there."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, cores)
     try:
@@ -44,7 +44,7 @@ def on(cores: Set[int]) -> Iterator[None]:
 
 
 def busy_seconds(cores: Set[int]) -> float:
-    """Seconds that the cores were at work since boot, by anyone, added up. Resolution: 10 ms."""
+    """Total busy time of the cores since boot in seconds, whoever used them. Resolution: 10 ms."""
     wanted = {f"cpu{core}" for core in cores}
     total = 0
     with open("/proc/stat", encoding="ascii") as file:

@@ -1,7 +1,7 @@
-"""``Crew``: load workers, a forked process each, that begin together.
+"""``Crew``: load workers, one forked process each, that start together.
 
-A job is called with its ``Gate``: it makes ready, passes the gate, works, and returns what it has to tell, a plain
-value.
+A job is called with its ``Gate``: it prepares, waits at the gate, works, and returns its result, which must be
+picklable.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ from bench import cores
 from bench.cores import Cores
 
 R = TypeVar("R")
-PATIENCE = 900.0  # seconds that a job may take: none is so long by far
+PATIENCE = 900.0  # limit in seconds for a job, far longer than any takes
 
 
 class Gate:
@@ -27,12 +27,12 @@ class Gate:
         self._pipe = pipe
 
     def wait(self) -> None:
-        """Tell that all is ready, and wait until all are."""
+        """Report that this worker is ready, and wait for the gate to open."""
         self._pipe.send("ready")
         self._pipe.recv()
 
     def hold(self, tell: Callable[[], object]) -> NoReturn:
-        """Stay as one is until the crew is dismissed, and tell the result now and whenever the gate opens again."""
+        """Report the result now and each time the gate opens again, until the crew is dismissed."""
         while True:
             self._pipe.send((tell(), None))
             self._pipe.recv()
@@ -42,7 +42,7 @@ Job = Callable[[Gate], R]
 
 
 class Crew(Generic[R]):
-    """Runs each job in a process on the load's cores. Leaving the ``with`` ends them."""
+    """Runs each job in a process on the load's cores. Leaving the ``with`` block kills them."""
 
     def __init__(self, where: Cores, jobs: list[Job[R]]) -> None:
         self._where = where
@@ -69,7 +69,7 @@ class Crew(Generic[R]):
         return self
 
     def go(self) -> list[R]:
-        """Open the gate; the results, once all have told theirs."""
+        """Open the gate and return the results, once all workers have reported."""
         self.begin()
         return self.results()
 
@@ -79,7 +79,7 @@ class Crew(Generic[R]):
             pipe.send("go")
 
     def results(self) -> list[R]:
-        """What each worker has to tell; a job that failed is a ``RuntimeError`` here."""
+        """The result of each worker. Raises ``RuntimeError`` if a job failed."""
         return [self._receive(pipe)[0] for pipe in self._pipes]
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -105,6 +105,6 @@ def _work(job: Job[R], pipe: "Connection[Any, Any]") -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leading process ends this one
     try:
         pipe.send((job(Gate(pipe)), None))
-    except Exception:  # the top of a process: whoever waits must hear of it
+    except Exception:  # top level of the process: the leader, which waits for a result, must be told
         pipe.send((None, traceback.format_exc()))
     os._exit(0)

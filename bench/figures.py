@@ -17,9 +17,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A value of a row.
+    """A value in a row.
 
-    ``load_limited``: the load side set the pace. ``foreign``: the share of the proxy's cores that others took.
+    ``load_limited``: the load side set the pace. ``foreign``: the share of the proxy's cores used by other processes.
     """
 
     value: float
@@ -31,7 +31,7 @@ Figures = dict[str, Figure]
 
 
 def figure(window: Window, value: float) -> Figure:
-    """A value that was measured in a window."""
+    """A value measured in a window."""
     return Figure(value, window.load_limited, window.foreign)
 
 

@@ -1,7 +1,7 @@
-"""``flood``: clients that ask for new names at a given rate, however fast they are served.
+"""``flood``: clients that ask for new names at a fixed rate, however fast they are served.
 
-Each sends a CONNECT and a ClientHello for a name that nobody asked for before, waits for the first octets of the answer
-and leaves: that costs the load side little and the proxy a certificate. asyncio, since thousands may wait at once.
+Each sends a CONNECT and a ClientHello for a name not requested before, waits for the first octets of the answer and
+leaves: that costs the load side little and the proxy a certificate. asyncio, since thousands may wait at once.
 """
 
 import asyncio
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from bench.client import Client
 from bench.origin import ZONE
 
-_TICK = 0.02  # seconds between two bursts
-_MOST_OPEN = 4000  # connections; past that the rest of a burst is not sent, and counted
-_PATIENCE = 10.0  # seconds for one of them
+_TICK = 0.02  # seconds between bursts
+_MOST_OPEN = 4000  # connections; beyond that, the rest of a burst is skipped, and counted as such
+_PATIENCE = 10.0  # limit in seconds for one connection
 _TLS = 0x16
 
 
 @dataclass(slots=True)
 class Flood:
-    """What became of it: certificates were had by ``served`` clients, ``refused`` got an alert or a close."""
+    """The outcome: ``served`` clients got a handshake record, ``refused`` ones an alert, a close or a timeout."""
 
     sent: int = 0
     skipped: int = 0
@@ -30,7 +30,7 @@ class Flood:
 
 
 def flood(client: Client, rate: int, seconds: float, prefix: str) -> Flood:
-    """Ask for ``rate`` names a second, ``<prefix><number>``."""
+    """Ask for ``rate`` names per second, ``<prefix><number>`` each."""
     return asyncio.run(_flood(client, rate, seconds, prefix))
 
 

@@ -1,8 +1,8 @@
-"""The floor: what the cryptography alone costs in memory, with the ``ssl`` and ``cryptography`` of this Python.
+"""The floor: what the cryptography alone costs, done in memory with the ``ssl`` and ``cryptography`` of this Python.
 
-An intercepting proxy is the server of one TLS connection and the client of another. Each floor is the CPU that these
-two ends take, and only they: what the client's and the origin's ends do in the same loop is not counted. No sockets,
-no relay, no waiting. TLS 1.3, P-256 leaves, the origin's chain and name verified strictly (RFC 5280), one ticket sent.
+An intercepting proxy is the server of one TLS connection and the client of another. Each floor is the cost of these two
+ends alone: what the client's and the origin's ends do in the same loop is not counted. No sockets, no relay, no
+waiting. TLS 1.3, P-256 leaves, the origin's chain and name verified strictly (RFC 5280), one ticket sent.
 """
 
 import os
@@ -18,29 +18,29 @@ from bench.origin import ZONE
 
 _NAME = f"floor.{ZONE}"
 _RECORD = 16_384  # octets of plaintext in a full record
-_BATCH = 16  # records between two looks at the clock, a quarter of a megabyte as a relay moves them
-_SMALL = (110, 150)  # octets of the benchmark's small request, and of its reply
+_BATCH = 16  # records between two readings of the clock: a quarter of a megabyte, as a relay moves them
+_SMALL = (110, 150)  # octets in the benchmark's small request and in its reply
 GB = 10**9
 
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """In the units of the rows that they are the floor of."""
+    """Each field in the unit of the row of the same name."""
 
     warm: float  # ms: both handshakes
-    new: float  # ms: both handshakes, a key, a signed leaf, its context; no disk
+    new: float  # ms: both handshakes, a key, a signed leaf, its context (loaded from a temporary file)
     bulk: float  # s: decrypt and encrypt a GB
     small: float  # µs: decrypt and encrypt a request and its reply
-    idle: float  # KiB: the two ends after their handshakes
+    idle: float  # KiB: both ends after their handshakes
 
     def row(self, key: str) -> float | None:
-        """The floor of a row, None where there is none."""
+        """The floor of a row; None if it has none."""
         found: float | None = asdict(self).get(key)
         return found
 
 
 def measure(where: Cores, scale: float = 1.0) -> Floor:
-    """All of them, on the proxy's core, in a process of its own. ``scale`` below 1 for a shorter, rougher run."""
+    """Measure all floors on the proxy's core, in a separate process. ``scale`` below 1: a shorter, rougher run."""
     with Crew(Cores(where.proxy, where.proxy), [lambda gate: _measure(gate, scale)]) as crew:
         return crew.go()[0]
 
@@ -48,7 +48,7 @@ def measure(where: Cores, scale: float = 1.0) -> Floor:
 def _measure(gate: Gate, scale: float) -> Floor:
     authority = pki.authority("floor")
     server = _server_context(authority)
-    client = ssl.create_default_context()  # system roots too: what certifier verifies with
+    client = ssl.create_default_context()  # with the system roots, as certifier verifies
     client.load_verify_locations(cadata=authority.pem.decode("ascii"))
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     gate.wait()
@@ -64,7 +64,7 @@ def _measure(gate: Gate, scale: float) -> Floor:
 
 
 class End:
-    """One end of a TLS connection, with the CPU seconds that it has used."""
+    """One end of a TLS connection, and the CPU seconds it has used."""
 
     def __init__(self, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
         self.cpu = 0.0
@@ -77,7 +77,7 @@ class End:
         self.cpu += time.thread_time() - began
 
     def step(self, received: bytes) -> tuple[bool, bytes]:
-        """Take what the peer sent, go on with the handshake: whether it is done, and what to send."""
+        """Continue the handshake with what the peer sent; return whether it is done, and what to send."""
         began = time.thread_time()
         self.incoming.write(received)
         try:
@@ -91,7 +91,7 @@ class End:
 
 
 def _connect(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[End, End]:
-    """A connection after its handshake: its server and its client."""
+    """A connection after its handshake: the server and the client."""
     a, b = End(server), End(client, _NAME)
     done, flight = False, b""
     while not done:
@@ -103,9 +103,9 @@ def _connect(server: ssl.SSLContext, client: ssl.SSLContext) -> tuple[End, End]:
 
 
 def _handshakes(server: ssl.SSLContext, client: ssl.SSLContext, count: int) -> float:
-    """CPU seconds of a proxy's two ends in so many connections.
+    """CPU seconds that a proxy's two ends use for ``count`` connections.
 
-    One connection's server and client are as good as one's server and another's client.
+    They are ends of two different connections, but the server and the client of one cost the same.
     """
     total = 0.0
     for _ in range(count):
@@ -115,18 +115,18 @@ def _handshakes(server: ssl.SSLContext, client: ssl.SSLContext, count: int) -> f
 
 
 class Relay:
-    """A client, the proxy's two ends, an origin; what the two in the middle use."""
+    """A client, the proxy's two ends, and an origin; measures the two in the middle."""
 
     def __init__(self, server: ssl.SSLContext, client: ssl.SSLContext) -> None:
         self._down, self._client = _connect(server, client)
         self._origin, self._up = _connect(server, client)
         self._plain = bytearray(_RECORD)
-        self._up.tls.write(b"x")  # the first read takes in the ticket, once a connection
+        self._up.tls.write(b"x")  # the first write is not measured; the first read, in bulk(), also takes the ticket
         self._origin.incoming.write(self._up.outgoing.read())
         self._origin.tls.read(1)
 
     def bulk(self, batches: int) -> float:
-        """CPU seconds an octet from the origin to the client."""
+        """CPU seconds per octet from the origin to the client."""
         data = bytes(_RECORD)
         used = 0.0
         for _ in range(batches):
@@ -136,7 +136,7 @@ class Relay:
         return used / (batches * _BATCH * _RECORD)
 
     def small(self, count: int) -> float:
-        """CPU seconds a small request and its reply."""
+        """CPU seconds per small request and its reply."""
         request, reply = map(bytes, _SMALL)
         used = 0.0
         for _ in range(count):
@@ -159,7 +159,7 @@ class Relay:
 
 
 def _idle(server: ssl.SSLContext, client: ssl.SSLContext, count: int) -> float:
-    """KiB of the two ends of a proxy, their peers gone."""
+    """KiB per connection that a proxy's two ends hold, without their peers."""
     held = []
     before = accounting.rss_kib(os.getpid())
     for _ in range(count):
@@ -176,6 +176,6 @@ def _cpu(work: Callable[[], object]) -> float:
 
 
 def _server_context(authority: pki.Authority) -> ssl.SSLContext:
-    """A fresh key, a leaf for it, and the context that serves them."""
+    """A context with a fresh key and a leaf for it."""
     key = pki.new_key()
     return pki.server_context(pki.leaf(authority, key, _NAME), key)

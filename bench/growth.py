@@ -1,4 +1,4 @@
-"""How cost grows: with names in memory, names in the store, open tunnels, connections served. Of certifier alone."""
+"""How cost grows with names in memory, names in the store, open tunnels, and connections served. certifier only."""
 
 import hashlib
 import math
@@ -20,30 +20,30 @@ from bench.plan import warm_name
 from bench.rows import latencies, repeat
 from bench.tunnels import idle_cpu, most, opened
 
-_UNBOUNDED = ("--new-names=100000", "--client-new-names=100000")  # else it would take an hour to fill it
-_EVEN = 0.8  # share of all descriptors that is used: workers do not get the same number of tunnels to one
-_KEPT = 2.5  # seconds: in the two after something was counted, workers keep their totals
-_LINKS = 30_000  # names of one file: ext4 allows 65,000
+_UNBOUNDED = ("--new-names=100000", "--client-new-names=100000")  # at the default rate, filling it would take an hour
+_EVEN = 0.8  # share of all descriptors to use: tunnels are not spread over the workers exactly evenly
+_KEPT = 2.5  # seconds: workers save their totals within two seconds after something was counted
+_LINKS = 30_000  # hard links to one file: ext4 allows 65,000
 
 
 @dataclass(slots=True)
 class Curve:
-    """Points of several columns over x."""
+    """Values in several columns as functions of x."""
 
     title: str
     x: str
     columns: list[str]
-    points: list[list[float]] = field(default_factory=list)  # x, then a value a column
+    points: list[list[float]] = field(default_factory=list)  # x, then one value per column
 
     def add(self, *point: float) -> None:
-        """A further point; told at once, since the next takes its time."""
+        """Add a point, and print it at once, since the next takes a while."""
         self.points.append([round(value, 3) for value in point])
         told = ", ".join(f"{column} {value:.3g}" for column, value in zip(self.columns, point[1:], strict=True))
         print(f"  {point[0]:>10,.0f} {self.x}: {told}", file=sys.stderr, flush=True)
 
 
 def names(peer: Certifier, lab: Lab) -> Curve:
-    """Names in memory: CPU of a warm connection to any of them, memory a name."""
+    """Names in memory: CPU of a warm connection to any of them, memory per name."""
     plan = lab.plan
     curve = Curve("Names in memory", "names", ["warm connection, CPU ms", "memory a name, KiB"])
     extra = (*peer.extra, *_UNBOUNDED)
@@ -62,7 +62,7 @@ def names(peer: Certifier, lab: Lab) -> Curve:
 
 
 def store(peer: Certifier, lab: Lab) -> Curve:
-    """Names in the store: start-up, and first connections to names that it does not hold."""
+    """Names in the store: start-up time, and first connections to names that are not in it."""
     columns = ["new name, median ms", "new name, p99 ms", "start to first connection served, ms"]
     curve = Curve("Names in the store", "files", columns)
     folder = lab.folder / "stored"
@@ -86,14 +86,14 @@ def shared_tunnels(peer: Certifier, lab: Lab) -> Curve:
     """Idle tunnels over two workers: each has its own descriptors."""
     room = int(2 * most() * _EVEN)
     steps = sorted({min(step, room) for step in lab.plan.shared_steps})
-    # Each worker has its share of it. The kernel casts lots: six standard deviations from the middle is never.
+    # Each worker enforces its share. The kernel assigns connections at random: six standard deviations are enough.
     bound = steps[-1] + 6 * math.sqrt(steps[-1])
     words = ("--workers=2", f"--max-connections={bound:.0f}", f"--max-client-connections={bound:.0f}")
     return _tunnels("Idle tunnels over two workers", replace(peer, extra=(*peer.extra, *words)), lab, steps, _KEPT)
 
 
 def _tunnels(title: str, peer: Certifier, lab: Lab, steps: list[int], rest: float = 0.0) -> Curve:
-    """``rest``: seconds before idle begins."""
+    """``rest``: seconds to wait before the idle period begins."""
     plan = lab.plan
     curve = Curve(title, "tunnels", ["RSS, MiB", "memory a tunnel, KiB", "CPU a second, ms"])
     with lab.start(peer) as proxy:
@@ -107,7 +107,7 @@ def _tunnels(title: str, peer: Certifier, lab: Lab, steps: list[int], rest: floa
 
 
 def row(peer: Certifier, lab: Lab) -> Curve:
-    """Connections in a row, to a few names: memory."""
+    """Successive connections to a few names: memory."""
     plan = lab.plan
     curve = Curve("Connections in a row", "connections", ["RSS, MiB"])
     with lab.start(peer) as proxy:
@@ -123,7 +123,7 @@ def _name(number: int) -> str:
 
 
 def _any_of(client: Client, count: int, seconds: float) -> Callable[[Gate], int]:
-    """Connections to names chosen at random; how many."""
+    """A job that makes connections to names chosen at random, and returns how many."""
 
     def run(gate: Gate) -> int:
         choice = random.Random(os.getpid())
@@ -134,7 +134,7 @@ def _any_of(client: Client, count: int, seconds: float) -> Callable[[Gate], int]
 
 
 def _fill(store: Path, start: int, end: int) -> None:
-    """Stored certificates under names that nobody asks for, as the README lays them out; many are links to one file."""
+    """Store certificates for unused names, in the layout of the README; most are hard links to one file."""
     authority, key = pki.authority("nobody"), pki.new_key()
     content = pki.leaf(authority, key, f"nobody.{ZONE}") + pki.key_pem(key)
     source = store

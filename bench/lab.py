@@ -1,4 +1,4 @@
-"""``Lab``: what every measurement needs: cores, an origin, a plan, proxies to be started in folders of their own."""
+"""``Lab``: what every measurement needs: cores, an origin, a plan, and proxies started in folders of their own."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from bench.running import Running
 
 @dataclass(slots=True)
 class Lab:
-    """``folder`` exists, and every user may enter it: some proxies change to a user of their own."""
+    """``folder`` exists, and every user may enter it: some proxies switch to a user of their own."""
 
     where: Cores
     origin: Origin
@@ -24,12 +24,12 @@ class Lab:
     _number: Iterator[int] = field(default_factory=count)
 
     def start(self, peer: Peer) -> Running:
-        """To be entered by ``with``."""
+        """A proxy in a new folder, to be started by ``with``."""
         return Running(peer, self.where, self.origin, self.folder / str(next(self._number)))
 
 
 def connections(proxy: Running, count: int, clients: int, name: Callable[[int], str]) -> None:
-    """So many whole connections, each to the name of its number."""
+    """Make ``count`` complete connections, each to the name that ``name`` returns for its number."""
 
     def job(start: int) -> Callable[[Gate], None]:
         def run(gate: Gate) -> None:

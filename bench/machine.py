@@ -1,4 +1,4 @@
-"""What a run ran on, for its results."""
+"""What a benchmark ran on, for its results."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from bench.cores import Cores
 
 
 def describe(where: Cores) -> dict[str, str]:
-    """The date, the machine, and what both the proxy and the floor rest on."""
+    """The date, the machine, and the software that both the proxy and the floor use."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "cpu": f"{_model()}, {os.cpu_count()} cores: {len(where.proxy)} for the proxy, {len(where.load)} for the load"

@@ -1,6 +1,6 @@
 """Latency of warm connections under mixed load: beside a flood of new names, and beside one download at full speed.
 
-Quiet and loaded are measured in turn, each on a proxy just started, as often as there are rounds.
+Each round starts a proxy and measures first without, then with the other load.
 """
 
 import os
@@ -18,25 +18,25 @@ from bench.rows import quantile, repeat, timed
 from bench.running import Running
 
 _LEAD = 1.0  # seconds that the other load runs alone before anything is measured
-_BEHIND = 15  # of the other load behind the one that is measured, where they share a core: the proxy's delay counts
+_BEHIND = 15  # niceness of the other load: where both share a core, only the proxy is to delay the measured one
 _BULK = 1 << 40  # octets: more than any run downloads
 
 
 @dataclass(slots=True)
 class Mixed:
-    """Milliseconds, a value a round."""
+    """Milliseconds, one value per round."""
 
     title: str
     quiet_p50: list[float] = field(default_factory=list)
     quiet_p99: list[float] = field(default_factory=list)
     loaded_p50: list[float] = field(default_factory=list)
     loaded_p99: list[float] = field(default_factory=list)
-    load_busy: list[float] = field(default_factory=list)  # share of the time in which the load's cores were at work
-    facts: list[str] = field(default_factory=list)  # what the other load was, a line a round
+    load_busy: list[float] = field(default_factory=list)  # share of the time in which the load's cores were busy
+    facts: list[str] = field(default_factory=list)  # what the other load did, one line per round
 
     @property
     def times(self) -> float:
-        """How many times its quiet p99 the loaded one is."""
+        """Ratio of the loaded p99 to the quiet one."""
         return median(self.loaded_p99) / median(self.quiet_p99)
 
 
@@ -92,7 +92,7 @@ def _mixed(peer: Certifier, lab: Lab, title: str, other: Callable[[Running], Job
 
 
 def _latencies(proxy: Running, lead: float, seconds: float) -> list[float]:
-    """Milliseconds of warm connections, one at a time, after ``lead`` seconds of them that do not count."""
+    """Latencies in milliseconds of warm connections, one at a time, after ``lead`` seconds that do not count."""
 
     def run(gate: Gate) -> list[float]:
         gate.wait()

@@ -1,7 +1,7 @@
 """``Origin``: the TLS server behind the proxies, in processes of its own on the load's cores.
 
 It answers HTTP/1.1: ``GET /`` with a few octets, keeping the connection; ``GET /bulk/<n>`` with n octets, closing it.
-Threads that block do: with the client it needs less CPU than the proxy between them (the report says so where not).
+Blocking threads suffice: origin and clients need less CPU than the proxy (where they don't, the report says so).
 """
 
 import multiprocessing
@@ -18,7 +18,7 @@ from typing import Self
 from bench import cores, pki
 from bench.cores import Cores
 
-ZONE = "bench.test"  # RFC 6761 §6.2: in no real DNS
+ZONE = "bench.test"  # never in the public DNS (RFC 6761 §6.2)
 BODY = b"pong of the bench\n"
 
 _HEAD = (
@@ -27,14 +27,14 @@ _HEAD = (
 _REPLY = _HEAD % len(BODY) + b"\r\n" + BODY
 _CHUNK = memoryview(bytes(1 << 20))
 _BACKLOG = 4096
-_STACK = 1 << 18  # octets of a thread's: there are as many threads as tunnels
+_STACK = 1 << 18  # octets per thread: there are as many threads as tunnels
 
 
 class Origin:
-    """Known by every name of ``ZONE`` by a wildcard, and by each of ``names`` by a certificate of its own.
+    """Has a wildcard certificate for ``ZONE``, and a certificate of its own for each of ``names``.
 
     The latter are for proxies that copy the origin's certificate instead of making one for the server name.
-    ``roots`` is the PEM that it is to be verified with.
+    ``roots`` is the PEM to verify it with.
     """
 
     def __init__(self, where: Cores, names: Iterable[str] = (), tickets: int = 0) -> None:
@@ -89,7 +89,7 @@ class Origin:
 
 
 class Crowd:
-    """Threads that accept and serve; one more whenever none is left to accept."""
+    """Threads that accept and serve; another one starts whenever none is left to accept."""
 
     def __init__(self, listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
         self._listener = listener
@@ -115,7 +115,7 @@ class Crowd:
 
 
 def _answer(secure: ssl.SSLSocket) -> bool:
-    """Answer one request; whether another may follow."""
+    """Answer one request; return whether another may follow."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         data = secure.recv(16_384)
@@ -126,7 +126,7 @@ def _answer(secure: ssl.SSLSocket) -> bool:
     if not path.startswith(b"/bulk/"):
         secure.sendall(_REPLY)
         return True
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)  # behind those who answer small requests
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 15)  # small requests take precedence
     left = int(path.removeprefix(b"/bulk/"))
     secure.sendall(_HEAD % left + b"Connection: close\r\n\r\n")
     while left > 0:

@@ -1,4 +1,4 @@
-"""The certificates of a run: P-256 throughout, by RFC 5280 to the letter, since certifier verifies so."""
+"""The certificates of a run: all P-256, and strictly conforming to RFC 5280, which certifier requires of origins."""
 
 import ssl
 import tempfile
@@ -17,7 +17,7 @@ Key = ec.EllipticCurvePrivateKey
 
 
 class Authority(NamedTuple):
-    """A CA: its certificate and key, as objects and as PEM."""
+    """A CA's certificate and key, as objects and as PEM."""
 
     certificate: x509.Certificate
     key: Key
@@ -44,7 +44,7 @@ def new_key() -> Key:
 
 
 def authority(name: str) -> Authority:
-    """A new root of that common name."""
+    """A new root CA with that common name."""
     key = new_key()
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = _builder(subject, subject, key.public_key())
@@ -54,7 +54,7 @@ def authority(name: str) -> Authority:
 
 
 def leaf(issuer: Authority, key: Key, *names: str) -> bytes:
-    """A server's certificate for DNS names, as PEM."""
+    """A server certificate for DNS names, as PEM."""
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
     sans = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
     aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
@@ -67,7 +67,7 @@ def leaf(issuer: Authority, key: Key, *names: str) -> bytes:
 
 
 def server_context(certificate: bytes, key: Key, tickets: int = 1) -> ssl.SSLContext:
-    """What serves a certificate, PEM; with so many session tickets a connection."""
+    """A context that serves a certificate in PEM, and sends ``tickets`` session tickets per connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = tickets
     with tempfile.NamedTemporaryFile() as file:

@@ -1,4 +1,4 @@
-"""The plots: the table, a panel a row, and how cost grows, a panel a column."""
+"""The plots: the table, with one panel per row, and how cost grows, with one panel per column."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -10,8 +10,8 @@ from bench.svg import BLUE, GREY, INK, RED, Drawing
 _LEFT_OUT = {"crowd_certificates", "idle_few", "warm_p90", "warm_busiest"}
 _COLUMNS = 2
 _PANEL = 460  # pixels wide
-_LABEL = 95  # of them for the proxies' names
-_VALUE = 60  # and for the figure behind a dot
+_LABEL = 95  # of these for the proxies' names
+_VALUE = 60  # and for the figure to the right of a dot
 _LINE = 18
 _GROWTH_HEIGHT = 190
 
@@ -19,7 +19,7 @@ Scale = Callable[[float], float]
 
 
 def drawings(parts: Json) -> dict[str, str]:
-    """Files by name."""
+    """The contents of the SVG files, by file name."""
     found = {}
     if any(peer["figures"] for peer in parts.get("table", {"peers": []})["peers"]):
         found["results.svg"] = str(_table(parts["table"]))
@@ -29,7 +29,7 @@ def drawings(parts: Json) -> dict[str, str]:
 
 
 def _panels(count: int, height: float, top: float) -> Iterator[tuple[float, float]]:
-    """Where each of so many panels begins, row by row."""
+    """The top left corners of ``count`` panels, row by row."""
     for index in range(count):
         yield 10 + index % _COLUMNS * (_PANEL + 20), top + index // _COLUMNS * height
 
@@ -95,7 +95,7 @@ def _linear(values: Iterable[float], start: float, end: float) -> Scale:
 
 
 def _log(values: Iterable[float], start: float, end: float) -> Scale:
-    """Zero, which no logarithm has, is put at the left end."""
+    """A logarithmic scale; zero is put at its left end."""
     least = min((value for value in values if value > 0), default=1.0)
     positions = [math.log10(max(value, least)) for value in values]
     linear = _linear(positions, start, end)

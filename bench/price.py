@@ -1,4 +1,4 @@
-"""What looking at the traffic costs: CPU a request and a GB with each way of looking on, against none."""
+"""What observing the traffic costs: CPU per request and per GB with each way of observing it, and with none."""
 
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -33,7 +33,7 @@ def request(exchange):
 """
 _TAPS = {"response": _RESPONSE, "data": _DATA, "rewrite": _REWRITE}
 
-WAYS = {  # what is on, and the words of the command line for it
+WAYS = {  # what is on, and the command-line options for it
     "nothing": (),
     "`--log-requests`": ("--log-requests", "--log-file=log"),
     "`--har`": ("--har=traffic.har",),
@@ -47,20 +47,20 @@ WAYS = {  # what is on, and the words of the command line for it
 
 @dataclass(slots=True)
 class Price:
-    """One way of looking: microseconds of CPU a request, seconds of CPU a GB, a value a round."""
+    """One way of observing: microseconds of CPU per request, seconds of CPU per GB, one value per round."""
 
     small: list[float] = field(default_factory=list)
     bulk: list[float] = field(default_factory=list)
 
 
 def measure(certifier: Certifier, lab: Lab) -> dict[str, Price]:
-    """All ways in turn, as often as there are rounds: each on a proxy just started."""
+    """Measure all ways in turn in each round, each on a freshly started proxy."""
     taps = lab.folder / "taps"
     taps.mkdir()
     taps.chmod(0o755)
     for name, text in _TAPS.items():
         (taps / f"{name}.py").write_text(text)
-    plan = replace(lab.plan, bulk_seconds=lab.plan.bulk_seconds / 2)  # what is written goes to the disk
+    plan = replace(lab.plan, bulk_seconds=lab.plan.bulk_seconds / 2)  # the traffic is written to disk
     found = {way: Price() for way in islice(WAYS, plan.ways)}
     for _ in range(plan.rounds):
         for way in found:
@@ -74,7 +74,7 @@ def measure(certifier: Certifier, lab: Lab) -> dict[str, Price]:
 
 
 def _made(folder: Path, words: tuple[str, ...]) -> None:
-    """See that a file that was asked for holds something: nothing is cheaper than what is not done."""
+    """Check that the requested file is not empty: an option that does nothing would look cheap."""
     for word in words:
         _, _, name = word.partition("=")
         if name and not name.endswith(".py") and not any(file.stat().st_size for file in folder.glob(f"{name}*")):

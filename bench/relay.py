@@ -1,10 +1,10 @@
-"""A bare relay: the least that intercepting costs in Python with gevent and ``MemoryBIO``s, to measure certifier by.
+"""A bare relay: the least that interception costs in Python with gevent and ``MemoryBIO``s, to compare certifier with.
 
-It does what a connection of the benchmark needs, and nothing else: no store, no limits, no policy, no deadlines, no
-log, nothing of HTTP, and none of gevent's sockets: a greenlet a connection, and a watcher a socket that lasts.
-Never to be used: what is unexpected ends or hangs it.
+It does what the benchmark's connections need, and nothing else: no store, no limits, no policy, no deadlines, no log,
+no HTTP beyond CONNECT, and no gevent sockets: one greenlet per connection, and one lasting watcher per socket.
+Not for real use: anything unexpected ends or hangs it.
 
-``python -m bench.relay <host> <port> <roots.pem>``; ``ca.crt`` and ``ca.key`` are in the working directory.
+``python -m bench.relay <host> <port> <roots.pem>``, with ``ca.crt`` and ``ca.key`` in the working directory.
 """
 
 import socket
@@ -23,13 +23,13 @@ from bench.origin import ZONE
 
 _RECV = 131_072
 _READ, _WRITE = 1, 2
-_WIRE = memoryview(bytearray(_RECV))  # shared, as the next one: nothing switches while they are used
+_WIRE = memoryview(bytearray(_RECV))  # shared by all, like _PLAIN: no greenlet switches while using them
 _PLAIN = memoryview(bytearray(16_384))
 _HUB = get_hub()
 
 
 class Socket:
-    """A socket that does not block. Its watcher runs until something comes that nobody waits for."""
+    """A non-blocking socket. Its watcher runs until it becomes readable while no greenlet waits for it."""
 
     __slots__ = ("_reader", "_runs", "_sock", "waits")
 
@@ -42,7 +42,7 @@ class Socket:
         self.waits: greenlet | None = None
 
     def watch(self) -> None:
-        """Switch to the present greenlet, with this socket, when it can be read."""
+        """When this socket becomes readable, switch to the current greenlet with it."""
         self.waits = getcurrent()
         if not self._runs:
             self._runs = True
@@ -56,20 +56,20 @@ class Socket:
             self._reader.stop()
 
     def connect(self, address: tuple[str, int]) -> None:
-        """To an address."""
+        """Connect to an address."""
         with suppress(BlockingIOError):
             self._sock.connect(address)
         self._wait_to_write()
 
     def receive(self) -> memoryview:
-        """What is there now; nothing at the end."""
+        """The data available now; empty at EOF or after a reset."""
         try:
             return _WIRE[: self._sock.recv_into(_WIRE)]
         except ConnectionError:
             return _WIRE[:0]
 
     def send(self, data: bytes) -> None:
-        """All of it."""
+        """Send all of the data."""
         while data:
             try:
                 data = data[self._sock.send(data) :]
@@ -84,19 +84,19 @@ class Socket:
         writer.close()
 
     def end(self) -> None:
-        """Nothing more is sent."""
+        """Half-close: send a FIN."""
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """Both ways."""
+        """Close the socket and its watcher."""
         self._reader.stop()
         self._reader.close()
         self._sock.close()
 
 
 def wait(*sockets: Socket) -> Socket:
-    """The one of them that can be read."""
+    """Wait until one of the sockets is readable, and return it."""
     for each in sockets:
         each.watch()
     found: Socket = _HUB.switch()
@@ -129,15 +129,15 @@ class End:
         return True
 
     def flush(self) -> None:
-        """Send what was encrypted."""
+        """Send pending ciphertext."""
         if self.outgoing.pending:
             self.sock.send(self.outgoing.read())
 
     def pump(self, sink: "End") -> bool:
-        """Give what has come to another end; whether it was the last."""
+        """Pass what has arrived on to ``sink``; return whether this direction has ended."""
         ended = False
         try:
-            while count := int(self.tls.read(16_384, _PLAIN)):  # an int, with a buffer
+            while count := int(self.tls.read(16_384, _PLAIN)):  # an int, given a buffer
                 sink.tls.write(_PLAIN[:count])
             ended = True
         except ssl.SSLWantReadError:
@@ -149,7 +149,7 @@ class End:
                 sink.tls.unwrap()
         try:
             sink.flush()
-        except OSError:  # it has left
+        except OSError:  # the sink's peer is gone
             pass
         if ended:
             sink.sock.end()
@@ -157,7 +157,7 @@ class End:
 
 
 class Relay:
-    """Names to contexts, and what is done with a connection."""
+    """Keeps a context per name, and handles connections."""
 
     def __init__(self, roots: str) -> None:
         key = load_pem_private_key(Path("ca.key").read_bytes(), None)
@@ -169,7 +169,7 @@ class Relay:
         self._origins.verify_flags |= ssl.VERIFY_X509_STRICT
 
     def serve(self, listener: socket.socket) -> None:
-        """Accept what there is."""
+        """Accept all pending connections."""
         with suppress(BlockingIOError):
             while True:
                 greenlet(self._handle, _HUB).switch(Socket(listener.accept()[0]))
@@ -212,7 +212,7 @@ class Relay:
 
 
 def _server_name(hello: bytes) -> str:
-    """Of the benchmark's names, found by their look, as no proxy could."""
+    """The server_name, found by searching for ``ZONE``, which works for the benchmark's names only."""
     end = hello.index(f".{ZONE}".encode())
     start = end
     while hello[start - 1 : start].isalnum():

@@ -1,4 +1,4 @@
-"""The results for a reader: the table as Markdown, which a terminal shows as well, and RESULTS.md."""
+"""The results in readable form: the table as Markdown, also printed on the terminal, and RESULTS.md."""
 
 from statistics import median
 
@@ -70,7 +70,7 @@ def _cell(cell: Json, bold: bool) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Format with three significant digits, or as a whole number from 100 up."""
     if value in (0, 1) or value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}"
@@ -101,7 +101,7 @@ def notes(part: Json) -> str:
 
 
 def machine(told: dict[str, str]) -> str:
-    """One line."""
+    """The date and the machine, on one line."""
     return f"{told['date']}; {told['cpu']}; {told['system']}; Python {told['python']}."
 
 
@@ -113,7 +113,7 @@ def curve(part: Json) -> str:
 
 
 def mixed(parts: Json) -> str:
-    """Latencies beside other loads."""
+    """Latencies under other loads."""
     lines = [
         [
             "warm connections, one at a time",
@@ -132,7 +132,7 @@ def mixed(parts: Json) -> str:
 
 
 def workers(part: Json) -> str:
-    """What several workers cost beside one: how many times it is the median of the rounds, and their range."""
+    """What several workers cost relative to one: median ratio and range over the rounds."""
     lines = [["", "clients", "warm connection, CPU ms", "times one's", "the busiest, % of it", "connections a second"]]
     for load in part["loads"]:
         one = load["ways"][0]["cpu"]
@@ -146,7 +146,7 @@ def workers(part: Json) -> str:
 
 
 def price(part: Json) -> str:
-    """What each way of looking costs, and how much more than none that is."""
+    """What each way of observing costs, and how much more than none."""
     lines = [["what is on", "a small request, µs", "more", "a GB, s", "more"]]
     small, bulk = (median(part["ways"]["nothing"][key]) for key in ("small", "bulk"))
     for way, rounds in part["ways"].items():
@@ -159,7 +159,7 @@ def price(part: Json) -> str:
 
 
 def document(parts: Json) -> str:
-    """RESULTS.md."""
+    """The text of RESULTS.md."""
     text = _INTRO
     if "table" in parts:
         part = parts["table"]

@@ -1,6 +1,6 @@
-"""``Results``: what was measured, as results.json holds it: ``table``, and curves and mixed loads by part.
+"""``Results``: the contents of results.json: ``table``, ``growth`` and ``mixed`` by part, ``workers``, ``price``.
 
-A run replaces the parts that it measured and leaves the others; each part tells its date and machine itself.
+A run replaces the parts it measured and leaves the others; each part records its own date and machine.
 """
 
 import json
@@ -18,7 +18,7 @@ from bench.price import Price
 from bench.sharing import Way
 
 Json = dict[str, Any]
-FOREIGN = 0.05  # share of the proxy's cores that others may take before it is told
+FOREIGN = 0.05  # share of the proxy's cores that other processes may use before the report marks the figure
 
 
 class Results:
@@ -37,22 +37,22 @@ class Results:
         (self.folder / "results.json").write_text(json.dumps(self.parts, indent=1, ensure_ascii=False) + "\n")
 
     def put_curve(self, part: str, machine: dict[str, str], version: str, curve: Curve) -> None:
-        """A part of how cost grows."""
+        """Store one part of how cost grows."""
         self.parts.setdefault("growth", {})[part] = {"machine": machine, "version": version, **asdict(curve)}
 
     def put_mixed(self, part: str, machine: dict[str, str], version: str, mixed: Mixed) -> None:
-        """A part of mixed load."""
+        """Store one part of the mixed loads."""
         self.parts.setdefault("mixed", {})[part] = {
             "machine": machine, "version": version, "times": mixed.times, **asdict(mixed)
         }  # fmt: skip
 
     def put_workers(self, machine: dict[str, str], version: str, found: dict[int, list[Way]]) -> None:
-        """What it costs to share a port, by the number of clients at once."""
+        """Store what sharing a port costs, by the number of concurrent clients."""
         loads = [{"clients": clients, "ways": [asdict(way) for way in ways]} for clients, ways in found.items()]
         self.parts["workers"] = {"machine": machine, "version": version, "loads": loads}
 
     def put_price(self, machine: dict[str, str], version: str, prices: dict[str, Price]) -> None:
-        """What looking costs."""
+        """Store what observing costs."""
         ways = {way: asdict(price) for way, price in prices.items()}
         self.parts["price"] = {"machine": machine, "version": version, "ways": ways}
 
@@ -69,15 +69,15 @@ class Table:
         self.problems: dict[str, str] = {}
 
     def add_floor(self, floor: Floor) -> None:
-        """A round's floor."""
+        """Add the floor measured in a round."""
         self._floors.append(floor)
 
     def add(self, peer: Peer, figures: Figures) -> None:
-        """A round of a proxy."""
+        """Add a proxy's figures from a round."""
         self._rounds[peer.name].append(figures)
 
     def as_json(self) -> Json:
-        """All rounds, and of each row the median, the range, and the ratio to its floor."""
+        """All rounds, with the median, the range and the ratio to the floor for each row."""
         peers = []
         for peer in self._peers:
             rounds = self._rounds[peer.name]

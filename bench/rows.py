@@ -1,7 +1,7 @@
 """The rows of the table: what is measured of one proxy in one round, and how.
 
-Three starts a round: one for memory, which earlier work would blur; and two for new names, each with no more of them
-than certifier lets pass at once (four seconds of its rate): past that a limit would be measured, not a cost.
+Three starts per round: one for memory, which earlier work would distort, and two for new names, each with no more of
+them than certifier allows in a burst (four seconds of its rate): beyond that, a limit would be measured, not a cost.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from bench.plan import Plan, crowd_name, new_name, warm_name
 from bench.running import Running
 from bench.tunnels import idle
 
-_ALONE = 0.95  # share of the CPU with which a process is as good as the only one
+_ALONE = 0.95  # share of the CPU from which on a process counts as the only one
 
 
 def measure(peer: Peer, lab: Lab) -> Figures:
-    """One round of one proxy."""
+    """Measure one round of one proxy."""
     plan = lab.plan
     found: Figures = {}
     with lab.start(peer) as proxy:
@@ -45,7 +45,7 @@ def measure(peer: Peer, lab: Lab) -> Figures:
 
 
 def warm(proxy: Running, plan: Plan) -> Figures:
-    """CPU of a whole connection whose name is in memory: tunnel, both handshakes, a small request, both ends closed."""
+    """CPU of a complete connection for a name in memory: tunnel, both handshakes, a small request, an orderly close."""
     with warm_crew([proxy.client], proxy.where, plan) as crew, proxy.window() as window:
         count = sum(crew.go())
     found = {"warm": figure(window, window.cpu / count * 1000)}
@@ -55,7 +55,7 @@ def warm(proxy: Running, plan: Plan) -> Figures:
 
 
 def warm_crew(clients: list[Client], where: Cores, plan: Plan) -> Crew[int]:
-    """Makes such connections, each worker through one of the clients in turn; tells how many."""
+    """A crew that makes such connections and counts them; the workers take the clients in turn."""
 
     def job(client: Client, name: str) -> Callable[[Gate], int]:
         def run(gate: Gate) -> int:
@@ -70,7 +70,7 @@ def warm_crew(clients: list[Client], where: Cores, plan: Plan) -> Crew[int]:
 
 
 def latencies(proxy: Running, key: str, names: list[str], seconds: float = math.inf) -> Figures:
-    """From the client's connect() to the reply's last octet, one connection at a time, for so many seconds at most."""
+    """Latency from connect() to the reply's last octet, one connection at a time, for at most ``seconds``."""
     client = proxy.client
 
     def run(gate: Gate) -> list[float]:
@@ -95,12 +95,12 @@ def timed(client: Client, name: str) -> float:
 
 
 def quantile(values: list[float], share: float) -> float:
-    """The smallest value that so many are not above."""
+    """The smallest of the values that at least this share of them does not exceed."""
     return sorted(values)[max(0, math.ceil(len(values) * share) - 1)]
 
 
 def small(proxy: Running, plan: Plan) -> Figures:
-    """CPU of a request of some hundred octets and its reply, on tunnels that stay."""
+    """CPU of a request of about a hundred octets and its reply, on tunnels kept open."""
     client = proxy.client
 
     def job(name: str) -> Callable[[Gate], int]:
@@ -121,7 +121,7 @@ def small(proxy: Running, plan: Plan) -> Figures:
 
 
 def bulk(proxy: Running, plan: Plan) -> Figures:
-    """CPU of a download, one tunnel at a time; each is long enough that its handshakes do not count."""
+    """CPU of downloads, one tunnel at a time, each long enough that its handshakes are negligible."""
     client, name = proxy.client, warm_name(0)
 
     def run(gate: Gate) -> int:
@@ -140,7 +140,7 @@ def bulk(proxy: Running, plan: Plan) -> Figures:
 
 
 def new(proxy: Running, plan: Plan) -> Figures:
-    """CPU of a whole connection, the first one for its name."""
+    """CPU of a complete connection, the first one for its name."""
     client = proxy.client
     share = plan.new_names // plan.clients
 
@@ -158,7 +158,7 @@ def new(proxy: Running, plan: Plan) -> Figures:
 
 
 def crowd(proxy: Running, plan: Plan) -> Figures:
-    """All at once, from connect() to the reply; when the last one was served, and how many certificates there were."""
+    """Many clients at once ask for one new name: the time until the last is served, and the number of certificates."""
     client = proxy.client
 
     def run(gate: Gate) -> tuple[float, int]:
@@ -190,7 +190,7 @@ def crowd(proxy: Running, plan: Plan) -> Figures:
 
 
 def repeat(work: Callable[[], object], seconds: float) -> int:
-    """How often it was done in that time, at least once."""
+    """Repeat ``work`` for that time, at least once; return how often."""
     end = time.monotonic() + seconds
     count = 0
     while count == 0 or time.monotonic() < end:

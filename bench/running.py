@@ -1,4 +1,4 @@
-"""``Running``: one proxy on its cores, from the first answer through it to its end; and windows of measurement."""
+"""``Running``: one proxy on its cores, from its start to its end, and measurement windows."""
 
 import os
 import signal
@@ -18,23 +18,23 @@ from bench.cores import Cores
 from bench.origin import ZONE, Origin
 from bench.peers import Peer, Setting
 
-START_SECONDS = 60.0  # in which a proxy must serve its first connection
-STOP_SECONDS = 3.0  # in which it may end by itself: how it does is not measured
+START_SECONDS = 60.0  # for a proxy to serve its first connection
+STOP_SECONDS = 3.0  # for it to stop before it is killed: stopping is not measured
 _RETRY_SECONDS = 0.005
-_SETTLE_SECONDS = 0.1  # a proxy that uses no CPU for so long has done what it had to do
+_SETTLE_SECONDS = 0.1  # a proxy that has used no CPU for this long has finished its work
 _SETTLE_MOST = 5.0
 
 
 @dataclass(slots=True)
 class Window:
-    """What was used between two moments; filled at the second."""
+    """What was used between two moments; filled in at the second."""
 
-    cpu: float = 0.0  # seconds of the proxy's process tree, what it did shortly afterwards included
+    cpu: float = 0.0  # seconds used by the proxy's process tree, until it settled
     wall: float = 0.0
-    proxy_busy: float = 0.0  # share of the time in which the proxy's cores were at work
+    proxy_busy: float = 0.0  # share of the time in which the proxy's cores were busy
     load_busy: float = 0.0
-    busiest: float = 1.0  # share of ``cpu`` that one process of the tree used
-    foreign: float = 0.0  # share of the time in which others than the proxy were at work on its cores
+    busiest: float = 1.0  # largest share of ``cpu`` that a single process of the tree used
+    foreign: float = 0.0  # share of the time in which other processes used the proxy's cores
 
     @property
     def load_limited(self) -> bool:
@@ -43,7 +43,7 @@ class Window:
 
 
 class Running:
-    """A proxy that was started for a run in ``folder``. ``startup`` is in seconds, ``rss_at_start`` in KiB."""
+    """A proxy running in ``folder``. ``startup`` is in seconds, ``rss_at_start`` in KiB."""
 
     def __init__(self, peer: Peer, where: Cores, origin: Origin, folder: Path) -> None:
         self.peer = peer
@@ -59,7 +59,7 @@ class Running:
     def __enter__(self) -> Self:
         self.peer.prepare(self.setting)
         environment = {**os.environ, **self.peer.environment(self.setting)}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled once, as for its users: 0.1 s of each start
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compile once, as for users: saves 0.1 s per start
         with (self.setting.folder / "output").open("wb") as output, cores.on(self.where.proxy):
             started = time.monotonic()
             self._process = subprocess.Popen(
@@ -83,16 +83,16 @@ class Running:
         self._stop()
 
     def cpu(self) -> float:
-        """Seconds that the process tree has used."""
+        """CPU seconds that the process tree has used."""
         return sum(accounting.cpu_seconds(self._process.pid).values())
 
     def rss(self) -> int:
-        """Resident KiB of the process tree, once it has come to rest."""
+        """Resident memory of the process tree in KiB, once it has settled."""
         self.settle()
         return accounting.rss_kib(self._process.pid)
 
     def settle(self) -> None:
-        """Wait until the proxy has done what it had to do: connections are closed and logged after the client left."""
+        """Wait until the proxy is idle: it still closes and logs connections after the client has left."""
         end = time.monotonic() + _SETTLE_MOST
         before = self.cpu()
         while time.monotonic() < end:
@@ -104,7 +104,7 @@ class Running:
 
     @contextmanager
     def window(self, settled: bool = True) -> Iterator[Window]:
-        """Measure what happens in the ``with``; unless ``settled``, beside a load that goes on."""
+        """Measure what happens in the ``with`` block. ``settled=False``: don't wait for idle, another load goes on."""
         window = Window()
         if settled:
             self.settle()
@@ -130,7 +130,7 @@ class Running:
                 if not self.peer.ready(self.setting):
                     raise ConnectionError("not ready")
                 self.client.first(f"first.{ZONE}", self.peer.ca(self.setting))
-            except OSError as error:  # ssl.SSLError is one
+            except OSError as error:  # includes ssl.SSLError
                 problem = error
             else:
                 self.startup = time.monotonic() - started
@@ -149,12 +149,12 @@ class Running:
             self._process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=STOP_SECONDS)
-        with suppress(ProcessLookupError):  # what is left of its session
+        with suppress(ProcessLookupError):  # kills what is left of its session
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def _free_port() -> int:
-    """A port that was free a moment ago: not every proxy can be asked for the one that it got."""
+    """A port that was free a moment ago: not every proxy reports the port it got when it binds to port 0."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

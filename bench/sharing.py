@@ -1,9 +1,9 @@
-"""What it costs to share a port: one worker, two, and two programs with a port each, on the same cores.
+"""What sharing a port costs: one worker, two workers, and two programs with a port each, on the same cores.
 
-The last is the measure for the second: two processes that share nothing cost more than one, too, where they have one
-core between them, and the more so, the less each finds to do when it gets the core: hence several loads. All ways run
-at once and are loaded in turn, in short windows: from one minute to the next a machine differs by more than they do.
-Idle, they use no CPU. New processes each round: these differ, too.
+The last is the reference for the second: on one core, even two processes that share nothing cost more than one, the
+more so the less work each finds when it gets the core; hence several loads. All ways run at once and are loaded in
+turn, in short windows: a machine varies more from one minute to the next than they differ. Idle, they use no CPU.
+Each round starts new processes, since these vary as well.
 """
 
 from contextlib import ExitStack
@@ -15,29 +15,29 @@ from bench.plan import Plan
 from bench.rows import warm_crew
 from bench.running import Running
 
-_TURNS = 4  # windows a round that each way has
+_TURNS = 4  # windows of each way per round
 _WAYS = (
     ("one worker", 1, 1),
     ("two workers", 1, 2),
     ("two programs, a port each", 2, 1),
-)  # as the first of Way's fields
+)  # Way's first fields
 
 
 @dataclass(slots=True)
 class Way:
-    """Of running on several cores; a value a round."""
+    """A way of running; one value per round."""
 
     title: str
     programs: int
     workers: int  # of each
-    cpu: list[float] = field(default_factory=list)  # ms a warm connection
-    busiest: list[float] = field(default_factory=list)  # % of that which the busiest process used
-    rate: list[float] = field(default_factory=list)  # warm connections a second
+    cpu: list[float] = field(default_factory=list)  # ms per warm connection
+    busiest: list[float] = field(default_factory=list)  # % of that used by the busiest process
+    rate: list[float] = field(default_factory=list)  # warm connections per second
 
 
 @dataclass(slots=True)
 class _Sum:
-    """Of the windows of a round."""
+    """Totals over the windows of a round."""
 
     count: int = 0
     cpu: float = 0.0  # seconds
@@ -45,17 +45,17 @@ class _Sum:
     busiest: float = 0.0  # seconds that the busiest process of each window used
 
     def add(self, proxies: list[Running], lab: Lab, plan: Plan) -> None:
-        """A window under the load of the plan's clients."""
+        """Add a window under the load of the plan's clients."""
         with warm_crew([proxy.client for proxy in proxies], lab.where, plan) as crew, ExitStack() as measured:
             windows = [measured.enter_context(proxy.window()) for proxy in proxies]
             self.count += sum(crew.go())
         self.cpu += sum(window.cpu for window in windows)
-        self.wall += windows[-1].wall  # the others hold this one, and what comes behind it
+        self.wall += windows[-1].wall  # the innermost; the others also span its settling
         self.busiest += max(window.busiest * window.cpu for window in windows)
 
 
 def measure(certifier: Certifier, lab: Lab) -> dict[int, list[Way]]:
-    """All ways, as often as there are rounds, by the number of clients that connect at once to all of a way."""
+    """Measure all ways in each round; the results by the number of concurrent clients per way."""
     found = {clients: [Way(*way) for way in _WAYS] for clients in lab.plan.shared_clients}
     for _ in range(lab.plan.rounds):
         with ExitStack() as running:

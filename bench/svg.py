@@ -1,4 +1,4 @@
-"""The few shapes of SVG that the plots need."""
+"""The few SVG shapes that the plots need."""
 
 from xml.sax.saxutils import escape
 
@@ -6,7 +6,7 @@ INK, GREY, BLUE, RED = "#222", "#999", "#1769aa", "#c0392b"
 
 
 class Drawing:
-    """A picture on white, in pixels; ``str()`` is the file."""
+    """A picture on white, in pixels; ``str()`` gives the file's contents."""
 
     def __init__(self, width: float, height: float) -> None:
         self._size = width, height
@@ -21,12 +21,12 @@ class Drawing:
         return "\n".join([head, '<rect width="100%" height="100%" fill="#fff"/>', *self._shapes, "</svg>"]) + "\n"
 
     def line(self, x1: float, y1: float, x2: float, y2: float, colour: str = INK, dashed: bool = False) -> None:
-        """From one point to another."""
+        """A line from one point to another."""
         dash = ' stroke-dasharray="3 3"' if dashed else ""
         self._shapes.append(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{dash}/>')
 
     def path(self, points: list[tuple[float, float]], colour: str = INK) -> None:
-        """Through points, which are marked."""
+        """A line through points, each marked with a dot."""
         told = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         self._shapes.append(f'<polyline points="{told}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         for x, y in points:

@@ -1,4 +1,4 @@
-"""Idle tunnels: their memory, and what they cost while nothing passes."""
+"""Idle tunnels: their memory, and their CPU while nothing passes."""
 
 import resource
 import select
@@ -11,22 +11,22 @@ from bench.figures import Figure, Figures
 from bench.plan import Plan, warm_name
 from bench.running import Running
 
-_SPARE = 300  # descriptors for all else
-_WORKERS = 16  # that open tunnels: some proxies let each wait
-_FIRST = 20  # connections before anything is counted: what they allocate stays
+_SPARE = 300  # file descriptors for everything else
+_WORKERS = 16  # that open tunnels in parallel: some proxies make each new connection wait
+_FIRST = 20  # connections before anything is measured: what they allocate stays
 
 
 def most() -> int:
-    """How many tunnels the descriptor limit allows, two descriptors each; the soft limit is raised to the hard one."""
+    """How many tunnels the descriptor limit allows, at two each; raises the soft limit to the hard one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return (hard - _SPARE) // 2
 
 
 def opened(proxy: Running, steps: Iterable[int]) -> Iterator[tuple[int, Callable[[], int]]]:
-    """Open tunnels until there are as many as each step says, and let one small request pass in each.
+    """Open tunnels up to the number of each step, and make one small request in each.
 
-    Yields the step, and what tells how many of them the proxy has not closed. The end of the iteration closes them.
+    Yields the step, and a function that counts those the proxy has not closed. The end of the iteration closes them.
     """
     client = proxy.client
 
@@ -56,9 +56,9 @@ def opened(proxy: Running, steps: Iterable[int]) -> Iterator[tuple[int, Callable
 
 
 def idle(proxy: Running, plan: Plan) -> Figures:
-    """What a tunnel holds after one small request, and what many of them cost while nothing passes.
+    """The memory of a tunnel after one small request, and the CPU of many while nothing passes.
 
-    There is no figure where the proxy did not keep them: some close what is idle for ten seconds.
+    There are no figures if the proxy has closed any of them: some close connections idle for ten seconds.
     """
     found: Figures = {}
     for _ in range(_FIRST):
@@ -77,7 +77,7 @@ def idle(proxy: Running, plan: Plan) -> Figures:
 
 
 def idle_cpu(proxy: Running, seconds: float) -> float:
-    """Milliseconds of CPU a second that the proxy uses when left alone."""
+    """Milliseconds of CPU per second that the proxy uses when left alone."""
     before = proxy.cpu()
     time.sleep(seconds)
     return (proxy.cpu() - before) / seconds * 1000

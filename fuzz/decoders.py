@@ -1,7 +1,7 @@
-"""What decodes HTTP as it passes by: the same exchanges however the octets are cut, each one ended once.
+"""The passive HTTP decoders: they report the same exchanges however the octets are segmented, and end each one once.
 
-An input is a conversation in segments: an octet that says who speaks (its first bit, set for the origin) and how many
-octets follow.
+An input is a conversation in segments, each preceded by an octet: its high bit says who speaks (set: the origin), the
+other bits how many octets follow.
 """
 
 import json
@@ -17,11 +17,11 @@ from http2 import PREFACE, Http2
 
 Segments = list[tuple[bool, bytes]]
 
-_BODY, _BODIES = 1000, 5000  # octets that are kept
+_BODY, _BODIES = 1000, 5000  # limits of captured octets, per body and for all together
 
 
 class _Keeper:
-    """Keeps the exchanges that have ended."""
+    """Collects the exchanges that have ended."""
 
     def __init__(self) -> None:
         self.done: list[Exchange] = []
@@ -73,7 +73,7 @@ def _run(kind: type[Http1 | Http2], segments: Segments) -> tuple[list[Exchange],
     connection = Connection("192.0.2.1:1", "192.0.2.2:443", "https", "a.example")
     decoder = kind(Recorder(connection, observer, Capture(_BODY, _BODIES)))
     for number, (origin, data) in enumerate(segments):
-        # As it comes in a tunnel: a view of a shared buffer.
+        # As in a tunnel, where data is a view of a shared buffer.
         (decoder.received if origin else decoder.sent)(memoryview(bytearray(data)) if number % 2 else data)
     decoder.closed()
     keeper.check()
@@ -90,7 +90,7 @@ def _segments(data: bytes) -> Segments:
 
 
 def _joined(segments: Segments) -> Segments:
-    """With what one side says in one piece."""
+    """Merge successive segments from the same side."""
     found: Segments = []
     for origin, data in segments:
         if found and found[-1][0] is origin:

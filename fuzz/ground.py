@@ -1,4 +1,4 @@
-"""``Ground``: what the fuzzed functions stand on: a key, a CA and a store, the same in every run; files in memory."""
+"""``Ground``: what the fuzz targets need: a key, a CA and a store, the same in every run, with files in memory."""
 
 import os
 import ssl
@@ -17,18 +17,18 @@ from ledger import Ledger
 from signer import Authority
 from store import Store
 
-NOW = datetime(2027, 1, 1, tzinfo=UTC)  # inputs that are good now are good in every run
-_MEMORY = "/dev/shm"  # noqa: S108 - a folder of our own is made in it
+NOW = datetime(2027, 1, 1, tzinfo=UTC)  # fixed, so that certificates valid in one run are valid in every run
+_MEMORY = "/dev/shm"  # noqa: S108 - we make a folder of our own in it
 
 
 class Ground:
-    """All of it, in a temporary folder that ends with the process."""
+    """All of it, in a temporary folder that is removed with the process."""
 
     def __init__(self) -> None:
         in_memory = os.access(_MEMORY, os.W_OK)
         self._folder = tempfile.TemporaryDirectory(prefix="certifier-fuzz-", dir=_MEMORY if in_memory else None)
         self._root = Path(self._folder.name)
-        self.key = ec.derive_private_key(1, ec.SECP256R1())  # everybody's: the corpus holds certificates for it
+        self.key = ec.derive_private_key(1, ec.SECP256R1())  # a well-known one, for which the corpus has certificates
         self.key_pem = self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         self.store = Store(self._root / "names")
         paths = self.file("ca/ca.crt", self._root_certificate()), self.file("ca/ca.key", self.key_pem)
@@ -39,7 +39,7 @@ class Ground:
         self.take_server_name = partial(_wrap, context)
 
     def file(self, path: str | Path, content: bytes) -> Path:
-        """A file with this content; ``path`` within the folder."""
+        """Write a file with this content; ``path`` is relative to the folder."""
         path = self._root / path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -54,5 +54,5 @@ class Ground:
 
 
 def _wrap(context: ssl.SSLContext, server_name: str) -> None:
-    """What ``ssl`` does with the name of an origin: it encodes it once more, by IDNA."""
+    """Pass an origin's name to ``ssl``, which encodes it once more, with IDNA."""
     context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_name)

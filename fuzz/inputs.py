@@ -1,4 +1,4 @@
-"""Inputs for a target, from those that are kept for it, for hypothesis to draw."""
+"""Inputs for a target, derived from its corpus, for hypothesis to draw."""
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
@@ -8,7 +8,7 @@ _FEW = 12  # octets
 
 
 def inputs(seeds: list[bytes]) -> SearchStrategy[bytes]:
-    """A seed with some places overwritten, removed or repeated; sometimes octets of no seed."""
+    """A seed with some spans overwritten, removed or repeated; sometimes random octets."""
 
     @st.composite
     def changed(draw: DrawFn) -> bytes:

@@ -1,4 +1,4 @@
-"""The fuzzed functions by their names. ``@target`` registers one, and names what may leave it."""
+"""The fuzz targets by name. ``@target`` registers one, and names the exceptions that it may raise."""
 
 import contextlib
 import functools
@@ -11,7 +11,7 @@ TARGETS: dict[str, Harness] = {}
 
 
 def target(*foreseen: type[BaseException]) -> Callable[[Harness], Harness]:
-    """Register a function under its name; ``foreseen`` is what may leave it."""
+    """Register a function under its name; ``foreseen`` are the exceptions it may raise."""
 
     def register(run: Harness) -> Harness:
         @functools.wraps(run)
@@ -26,5 +26,5 @@ def target(*foreseen: type[BaseException]) -> Callable[[Harness], Harness]:
 
 
 def corpus(name: str) -> list[Path]:
-    """The inputs that are kept for a target."""
+    """The stored inputs of a target."""
     return sorted((Path(__file__).parent / "corpus" / name).iterdir())

@@ -18,12 +18,12 @@ HERE = Path(__file__).parent
 ROOMS = [path.stem for path in HERE.parent.glob("*.py")]
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-LONGEST = 4096  # octets of an input
-ONE_SECONDS = 10  # that one input may take: what takes longer hangs
+LONGEST = 4096  # octets in an input
+ONE_SECONDS = 10  # for one input: whatever takes longer counts as a hang
 
 
 def main() -> int:
-    """Fuzz each target in a process of its own; 1 when one of them failed."""
+    """Fuzz each target (with atheris, in a process of its own); return 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default 60)")
     parser.add_argument("--keep", action="store_true", help="add to the corpus what reached new code")
@@ -47,14 +47,14 @@ def main() -> int:
 
 
 def _in_child(name: str, seconds: int, keep: bool) -> bool:
-    """Run libFuzzer, which ends its process; whether it found something."""
+    """Run libFuzzer, which exits its process; return whether it found something."""
     corpus, findings = HERE / "corpus" / name, HERE / "findings" / name
     findings.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         grown, least = Path(folder, "grown"), Path(folder, "least")
         grown.mkdir()
         least.mkdir()
-        # libFuzzer runs itself again to minimise, by its first argument.
+        # To minimise, libFuzzer runs itself again, by its first argument.
         me = Path(folder, "me")
         me.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} --child {name} "$0" "$@"\n')
         me.chmod(0o700)
@@ -80,7 +80,7 @@ def _guided(name: str, arguments: list[str]) -> int:
 
 
 def _blind(name: str, seconds: int) -> bool:
-    """Let hypothesis change the corpus; whether something was found."""
+    """Let hypothesis mutate the corpus; return whether it found something."""
     import targets
     from hypothesis import HealthCheck, given, settings
     from inputs import inputs
@@ -101,7 +101,7 @@ def _blind(name: str, seconds: int) -> bool:
         except Exception:
             path = HERE / "findings" / name / "blind"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(last)  # the smallest comes last
+            path.write_bytes(last)  # hypothesis runs the smallest failing input last
             traceback.print_exc()
             print(f"written to {path}")
             return True

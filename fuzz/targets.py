@@ -1,11 +1,11 @@
-"""What is fuzzed: for each of our parsers a function from octets to nothing.
+"""The fuzz targets: for each of our parsers, a function that takes octets and returns nothing.
 
-It feeds them to the parser and asserts what must hold of the result, whatever they are. What the parser documents to
-raise is named in ``@target``; anything else that escapes is a finding. ``run.py`` looks for such octets,
+It feeds them to the parser and asserts what must hold of the result for any input. The exceptions that the parser is
+documented to raise are named in ``@target``; any other that escapes is a finding. ``run.py`` searches for such inputs,
 ``tests/test_fuzz.py`` replays the corpus.
 """
 
-# ruff: noqa: E402 - as the program: gevent first
+# ruff: noqa: E402 - as in the program: gevent first
 from gevent import monkey
 
 monkey.patch_all()
@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-import decoders  # noqa: F401 - it registers targets as well
+import decoders  # noqa: F401 - registers further targets
 import h11
 from cryptography import x509
 from ground import NOW, Ground
@@ -61,7 +61,7 @@ from stored import MARK, Stored
 
 T_co = TypeVar("T_co", covariant=True)
 
-_MOST_HELLO, _MOST_HEAD = 2048, 1024  # limits that short inputs can pass
+_MOST_HELLO, _MOST_HEAD = 2048, 1024  # limits that short inputs can exceed
 _GROUND = Ground()
 
 
@@ -70,7 +70,7 @@ class _Reader(Protocol[T_co]):
 
 
 def _in_segments(data: bytes) -> list[bytes]:
-    """The octets behind the first one, which says how many make a segment."""
+    """Segment the octets after the first one, which is the size of a segment."""
     size = (data[0] if data else 0) or len(data) or 1
     return [data[start : start + size] for start in range(1, len(data), size)]
 
@@ -80,7 +80,7 @@ def _longest(segments: list[bytes]) -> int:
 
 
 def _outcome(reader: _Reader[T_co], segments: Iterable[bytes]) -> T_co | type[ClientError] | None:
-    """The value, None for "need more", or that it was an error: which one may depend on the cut."""
+    """The result, None if more is needed, or ``ClientError``: which error it is may depend on the segmentation."""
     try:
         return next((found for segment in segments if (found := reader.receive(segment)) is not None), None)
     except ClientError:
@@ -126,7 +126,7 @@ def head(data: bytes) -> None:
 
 
 def _pass_on(found: RequestHead) -> None:
-    """What is forwarded must be a request that can be written, and that is read as the same one."""
+    """What is forwarded must be a request that can be written, and that parses as the same request."""
     where, path = http_target(found.target, found.method)
     found = replace(found, headers=fields.addressed(found.headers, where))
     request = h11.Request(method=found.method, target=path, headers=fields.for_origin(found))
@@ -147,7 +147,7 @@ def request_target(data: bytes) -> None:
 
 @target(CertifierError, OSError)
 def exchange(data: bytes) -> None:
-    """A whole exchange, by the client's octets and, behind three NULs, the origin's: which gets one request at most."""
+    """An exchange: the client's octets and, after three NULs, the origin's, which receives at most one request."""
     request, _, response = data.partition(b"\0\0\0")
     reader = HeadReader()
     found = reader.receive(request)
@@ -174,9 +174,9 @@ def exchange(data: bytes) -> None:
 
 
 def check_request(seen: bytes, whole: bool = True) -> bool:
-    """Assert that what an origin received is one request, in a form that can be read in one way, and nothing else.
+    """Assert that what an origin received is one unambiguously framed request, and nothing else.
 
-    Whether it is complete, which with ``whole`` it must be.
+    Returns whether it is complete, which it must be if ``whole``.
     """
     reader = HeadReader(1 << 20)
     found = reader.receive(seen)
@@ -220,7 +220,7 @@ def host_and_port(data: bytes) -> None:
 
 @target()
 def certificate_for(data: bytes) -> None:
-    """Every name can be had a certificate for, which is good for it."""
+    """A certificate can be issued for every name, and is valid for it."""
     found = names.host_name(data.decode("latin-1"))
     if found is not None:
         key, csr = signer.request(found, _GROUND.key)
@@ -262,12 +262,12 @@ def command_line(data: bytes) -> None:
         options.proxy_options(CommandLine(certifier.__doc__ or "", words, "fuzz"))
 
 
-# What lies on the disk
+# What is on the disk
 
 
 @target(Unusable)
 def stored(data: bytes) -> None:
-    """``KEY`` stands for a key that fits the corpus."""
+    """``KEY`` stands for the key of the corpus's certificates."""
     pem = data.replace(b"KEY\n", _GROUND.key_pem)
     found, (certificate, *behind) = leaf.read(Stored(pem, pem.startswith(MARK), Path()), "a.example", NOW)
     assert found.renew_at <= found.not_after
@@ -278,13 +278,13 @@ def stored(data: bytes) -> None:
 
 @target(Unusable)
 def stored_der(data: bytes) -> None:
-    """The same, with DER in place of PEM: here Base64 is not in the fuzzer's way."""
+    """The same, with DER in place of PEM, so that Base64 does not hinder the fuzzer."""
     stored(_pem(data) + _GROUND.key_pem)
 
 
 @target(Unreadable)
 def judged(data: bytes) -> None:
-    """What ``check`` says of a certificate, by its DER."""
+    """What ``check`` says about a certificate, given as DER."""
     certificate = certificates.first(_pem(data))
     list(rules.of_any(certificate))
     list(rules.of_leaf(certificate))
@@ -315,7 +315,7 @@ def serial_file(data: bytes) -> None:
 
 @target(RetrievalError)
 def ledger(data: bytes) -> None:
-    """The ledger's file and, behind a NUL, a certificate in the store, whatever they hold."""
+    """The ledger's file and, after a NUL, a certificate in the store, with any content."""
     kept, _, pem = data.partition(b"\0")
     store = _GROUND.file("store/abc/a.crt", pem).parent.parent
     ours = Ledger(store, _GROUND.files.certificate)

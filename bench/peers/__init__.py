@@ -1,7 +1,7 @@
-"""The proxies that are measured, certifier and its peers: how each is started to intercept, on its defaults.
+"""The proxies under test, certifier and its peers: how to start each one, intercepting, with its default settings.
 
-What a run must set is set: the port, the CA, the origin's roots, a folder of its own. All else is what the project or
-Debian's package ships. A proxy that makes a CA of its own does; the others are given a P-256 one.
+Only what a run needs is set: the port, the CA, the origin's roots, a folder of its own. All else is as the project or
+Debian's package ships it. A proxy that can make its own CA does; the others get a P-256 one.
 """
 
 import os
@@ -14,12 +14,12 @@ from pathlib import Path
 from bench import pki
 from bench.client import Address
 
-_SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")  # where servers are, and often not in a user's PATH
+_SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin")  # servers are installed there, often outside a user's PATH
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a proxy is started with. ``roots`` is the PEM file that the origin is to be verified with."""
+    """What a proxy is started with. ``roots`` is the PEM file to verify the origin with."""
 
     folder: Path  # its own, empty at first
     listen: Address
@@ -28,18 +28,18 @@ class Setting:
 
 
 class Peer(ABC):
-    """A kind of proxy. ``prepare`` comes once before ``command``, in the same folder."""
+    """A kind of proxy. ``prepare`` is called once before ``command``, with the same folder."""
 
     name: str
     program: str  # the executable that must be installed
-    install: str  # how
+    install: str  # how to install it
     note: str = ""  # how it differs from the others in this benchmark, for the reader of the results
-    connect = True  # whether it takes a CONNECT; else it is spoken TLS to at once
-    by_name = False  # whether its CONNECT must hold the server name
-    reference = False  # whether it is there for comparison alone, and no figure of its is the best
+    connect = True  # whether it takes CONNECT; else clients begin TLS at once
+    by_name = False  # whether the CONNECT target must be the server name
+    reference = False  # whether it serves only for comparison, and can't be the best in a row
 
     def path(self) -> str | None:
-        """The executable; None where it is not installed."""
+        """The path of the executable; None if it is not installed."""
         return shutil.which(self.program, path=os.pathsep.join((os.environ.get("PATH", ""), *_SBIN)))
 
     def installed(self) -> bool:
@@ -48,35 +48,35 @@ class Peer(ABC):
 
     @abstractmethod
     def version(self) -> str:
-        """Of what is installed."""
+        """The installed version."""
 
     def prepare(self, setting: Setting) -> None:  # noqa: B027 - some need nothing
         """Write its configuration."""
 
     @abstractmethod
     def command(self, setting: Setting) -> list[str]:
-        """What starts it in the foreground."""
+        """The command line that starts it in the foreground."""
 
     def ready(self, setting: Setting) -> bool:  # noqa: ARG002
-        """Whether it may be connected to, for one that does not bear it earlier."""
+        """Whether it may be connected to, for a proxy that early connections would crash."""
         return True
 
     def environment(self, setting: Setting) -> dict[str, str]:  # noqa: ARG002
-        """What it needs beside this process's own environment."""
+        """Environment variables that it needs in addition to this process's own."""
         return {}
 
     @abstractmethod
     def ca(self, setting: Setting) -> Path:
-        """The certificate of the CA that it signs with, once it runs."""
+        """The certificate of its CA; it exists once the proxy runs."""
 
     def _program(self) -> str:
         path = self.path()
-        assert path is not None  # it is asked for only where it is installed
+        assert path is not None  # called only if it is installed
         return path
 
 
 def give_ca(folder: Path) -> tuple[Path, Path]:
-    """Write a new CA for a proxy that makes none: certificate and key."""
+    """Write a new CA for a proxy that makes none; return the paths of certificate and key."""
     authority = pki.authority("bench proxy")
     certificate, key = folder / "ca.crt", folder / "ca.key"
     certificate.write_bytes(authority.pem)
@@ -86,13 +86,13 @@ def give_ca(folder: Path) -> tuple[Path, Path]:
 
 
 def first_line(*words: str) -> str:
-    """The first line that a command prints."""
+    """The first line of a command's output."""
     done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
     return (done.stdout or done.stderr).partition("\n")[0].strip()
 
 
 def give_away(folder: Path, user: str) -> None:
-    """As root, give a folder to the user that a server changes to by default."""
+    """As root, give a folder to the user that a server switches to by default."""
     if os.geteuid() != 0:
         return
     for path in (folder, *folder.rglob("*")):

@@ -1,4 +1,4 @@
-"""certifier itself, the one of this checkout."""
+"""certifier itself, from this checkout."""
 
 import sys
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @dataclass(frozen=True)
 class Certifier(Peer):
-    """``extra`` are further words of its command line, ``capacity`` is its ``--max``."""
+    """``extra`` are further command-line options, ``capacity`` is ``--max``."""
 
     extra: tuple[str, ...] = ()
     capacity: int = 10_000
@@ -22,7 +22,7 @@ class Certifier(Peer):
     install = "make run"
 
     def version(self) -> str:
-        """Its version, and the commit if it is known."""
+        """Its version, the commit if known, and the extra options."""
         version = first_line(sys.executable, str(ROOT / "certifier.py"), "--version").removeprefix("certifier ")
         git = ("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--tags")
         try:
@@ -46,5 +46,5 @@ class Certifier(Peer):
         ]
 
     def ca(self, setting: Setting) -> Path:
-        """Made by itself."""
+        """It makes its own."""
         return setting.folder / "ca" / "ca.crt"

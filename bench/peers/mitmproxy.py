@@ -1,4 +1,4 @@
-"""mitmproxy, as ``mitmdump``. It makes a CA of its own (RSA)."""
+"""mitmproxy, as ``mitmdump``. It makes its own CA (RSA)."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from bench.peers import Peer, Setting, first_line
 
 
 class Mitmproxy(Peer):
-    """Buffers a whole body before it passes it on, unless told otherwise."""
+    """By default, it buffers a whole body before passing it on."""
 
     name = "mitmproxy"
     program = "mitmdump"
@@ -27,5 +27,5 @@ class Mitmproxy(Peer):
         ]
 
     def ca(self, setting: Setting) -> Path:
-        """Made by itself."""
+        """It makes its own."""
         return setting.folder / "mitmproxy-ca-cert.pem"

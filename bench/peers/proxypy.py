@@ -1,11 +1,11 @@
-"""proxy.py with TLS interception. It signs with the openssl command line, and never looks at the server name."""
+"""proxy.py with TLS interception. It signs with the openssl command line, and ignores the server_name."""
 
 from pathlib import Path
 
 from bench import pki
 from bench.peers import Peer, Setting, first_line, give_ca
 
-# It looks the CONNECT host up, and for our names there is no DNS: they are all on this machine.
+# It resolves the CONNECT host, but the benchmark's names are not in DNS: all are on this machine.
 _PLUGIN = """\
 from proxy.http.proxy import HttpProxyBasePlugin
 
@@ -17,7 +17,7 @@ class Loopback(HttpProxyBasePlugin):
 
 
 class ProxyPy(Peer):
-    """One process a core; here there is one core."""
+    """One process per core; here it has one core."""
 
     name = "proxy.py"
     program = "proxy"
@@ -26,17 +26,17 @@ class ProxyPy(Peer):
     by_name = True
 
     def version(self) -> str:
-        """As ``proxy --version`` says."""
+        """As printed by ``proxy --version``."""
         return first_line(self._program(), "--version")
 
     def prepare(self, setting: Setting) -> None:
-        """A CA, the key for all leaves, and the plugin."""
+        """Write a CA, the key for all leaves, and the plugin."""
         give_ca(setting.folder)
         (setting.folder / "leaf.key").write_bytes(pki.key_pem(pki.new_key()))
         (setting.folder / "loopback.py").write_text(_PLUGIN)
 
     def command(self, setting: Setting) -> list[str]:
-        """With a folder of its own for what it signs; its default is in the user's home."""
+        """Its certificates go to a folder of the run; the default is in the user's home."""
         return [
             self._program(),
             f"--hostname={setting.listen[0]}",
@@ -50,9 +50,9 @@ class ProxyPy(Peer):
         ]
 
     def environment(self, setting: Setting) -> dict[str, str]:
-        """Where the plugin is, and a home for what it writes."""
+        """The path of the plugin, and a home directory to write to."""
         return {"PYTHONPATH": str(setting.folder), "HOME": str(setting.folder)}
 
     def ca(self, setting: Setting) -> Path:
-        """Given by us."""
+        """The one given to it."""
         return setting.folder / "ca.crt"

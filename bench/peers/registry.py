@@ -1,4 +1,4 @@
-"""Which proxies there are, in the order of the table."""
+"""All proxies, in the order of the table."""
 
 from bench.peers import Peer
 from bench.peers.certifier import Certifier

@@ -1,4 +1,4 @@
-"""The bare relay of this benchmark's own: no peer, but a mark between the floor and a program."""
+"""The benchmark's own bare relay: not a peer, but a reference point between the floor and a full program."""
 
 import sys
 from pathlib import Path
@@ -8,7 +8,7 @@ from bench.peers.certifier import ROOT
 
 
 class BareRelay(Peer):
-    """Serves names from memory, signs on its one thread, and has nothing else."""
+    """Serves names from memory, signs on its only thread, and does nothing else."""
 
     name = "bare relay"
     program = sys.executable
@@ -21,18 +21,18 @@ class BareRelay(Peer):
         return "bench/relay.py"
 
     def prepare(self, setting: Setting) -> None:
-        """A CA."""
+        """Write a CA."""
         give_ca(setting.folder)
 
     def command(self, setting: Setting) -> list[str]:
-        """Address and roots."""
+        """It takes the address and the roots."""
         words = ("-m", "bench.relay")
         return [sys.executable, *words, *map(str, setting.listen), str(setting.roots)]
 
     def environment(self, setting: Setting) -> dict[str, str]:  # noqa: ARG002
-        """Where the package is."""
+        """The path of the package."""
         return {"PYTHONPATH": str(ROOT)}
 
     def ca(self, setting: Setting) -> Path:
-        """Given by us."""
+        """The one given to it."""
         return setting.folder / "ca.crt"

@@ -1,4 +1,4 @@
-"""Squid with ``ssl_bump``: looks at the ClientHello, then bumps everything."""
+"""Squid with ``ssl_bump``: peeks at the ClientHello, then bumps everything."""
 
 import subprocess
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from bench.peers import Peer, Setting, first_line, give_away, give_ca
 
 _CERTGEN = "/usr/lib/squid/security_file_certgen"
-_USER = "proxy"  # that Debian's Squid changes to
+_USER = "proxy"  # that Debian's Squid switches to
 
 _CONFIG = """\
 http_port {host}:{port} tls-cert={folder}/both.pem ssl-bump generate-host-certificates=on
@@ -26,7 +26,7 @@ shutdown_lifetime 1 second
 
 
 class Squid(Peer):
-    """One worker, its certificate generators beside it."""
+    """One worker, with helper processes that generate certificates."""
 
     name = "Squid"
     program = "squid"
@@ -37,11 +37,11 @@ class Squid(Peer):
         return super().installed() and Path(_CERTGEN).exists()
 
     def version(self) -> str:
-        """As ``squid -v`` says."""
+        """As printed by ``squid -v``."""
         return first_line(self._program(), "-v").removeprefix("Squid Cache: Version ")
 
     def prepare(self, setting: Setting) -> None:
-        """A CA, a configuration, the store of certificates."""
+        """Write a CA, the configuration, and the certificate store."""
         certificate, key = give_ca(setting.folder)
         (setting.folder / "both.pem").write_bytes(certificate.read_bytes() + key.read_bytes())
         host, port = setting.listen
@@ -52,9 +52,9 @@ class Squid(Peer):
         give_away(setting.folder, _USER)
 
     def command(self, setting: Setting) -> list[str]:
-        """In one process, in the foreground."""
+        """Without a master process, in the foreground."""
         return [self._program(), "-N", "-f", str(setting.folder / "squid.conf")]
 
     def ca(self, setting: Setting) -> Path:
-        """Given by us."""
+        """The one given to it."""
         return setting.folder / "ca.crt"

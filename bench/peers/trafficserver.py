@@ -1,4 +1,4 @@
-"""Apache Traffic Server with its certifier plugin: TLS on its port, each request sent on to the origin."""
+"""Apache Traffic Server with its certifier plugin: takes TLS on its port and forwards each request to the origin."""
 
 import os
 import pwd
@@ -9,7 +9,7 @@ from bench.peers import Peer, Setting, first_line, give_away, give_ca
 
 _DEFAULTS = Path("/etc/trafficserver")
 _PLUGINS = Path("/usr/lib/trafficserver/modules")
-_USER = "trafficserver"  # that Debian's server changes to
+_USER = "trafficserver"  # that Debian's server switches to
 
 _LAYOUT = {
     "prefix": "/usr", "exec_prefix": "/usr", "bindir": "/usr/bin", "sbindir": "/usr/sbin", "includedir": "/usr/include",
@@ -35,7 +35,7 @@ CONFIG proxy.config.crash_log_helper STRING NULL
 
 
 class TrafficServer(Peer):
-    """``reuse``: a connection to the origin serves several clients, its default."""
+    """``reuse``: a connection to the origin serves several clients, as by default."""
 
     program = "traffic_server"
     install = "apt-get install trafficserver trafficserver-experimental-plugins"
@@ -50,15 +50,15 @@ class TrafficServer(Peer):
     connect = False
 
     def installed(self) -> bool:
-        """The plugin is in a package of its own."""
+        """The plugin is in a separate package."""
         return super().installed() and (_PLUGINS / "certifier.so").exists()
 
     def version(self) -> str:
-        """As ``traffic_server -V`` says."""
+        """As printed by ``traffic_server -V``."""
         return first_line(self._program(), "-V").split()[2]
 
     def prepare(self, setting: Setting) -> None:
-        """The package's configuration in a folder of the run's, with our port, CA and origin."""
+        """Copy the package's configuration to a folder of the run, with the run's port, CA and origin."""
         folder = setting.folder
         shutil.copytree(_DEFAULTS, folder / "etc")
         for name in ("run", "log", "cache", "certs"):
@@ -84,14 +84,14 @@ class TrafficServer(Peer):
         give_away(folder, _USER)
 
     def command(self, setting: Setting) -> list[str]:
-        """Without its manager, which would restart it."""
+        """Without traffic_manager, which would restart it."""
         return [self._program(), f"--run-root={setting.folder / 'runroot.yaml'}"]
 
     def ready(self, setting: Setting) -> bool:
-        """Until all its threads are there, the plugin crashes it."""
+        """The plugin crashes it on connections that come before all its threads have started."""
         log = setting.folder / "log" / "diags.log"
         return log.exists() and "fully initialized" in log.read_text()
 
     def ca(self, setting: Setting) -> Path:
-        """Given by us."""
+        """The one given to it."""
         return setting.folder / "ca.crt"
