@@ -1,4 +1,4 @@
-"""certifier under ``faulty.py``, with what its clients need; one run of a client, with a fault or without."""
+"""certifier under ``faulty.py``, with what its clients need; a client's run, with or without a fault."""
 
 import json
 import re
@@ -18,12 +18,12 @@ from pki import TestCA
 
 from store import Store
 
-SECONDS = 4.0  # that a client waits for anything: longer is a hang
-PROXY = b"\r\n\r\n\0\r\nQUIT\n"  # how a PROXY protocol header begins
+SECONDS = 4.0  # a client's timeout: anything longer is a hang
+PROXY = b"\r\n\r\n\0\r\nQUIT\n"  # the signature of a PROXY protocol v2 header
 ORIGINS = "origins' CA"
-FAST = ("--new-names=100000", "--client-new-names=100000")  # nobody waits for his turn
+FAST = ("--new-names=100000", "--client-new-names=100000")  # no client waits for its turn
 
-# A user's tap, which takes the origin's place where it is asked for.
+# A user's tap, which answers requests for /tap in place of the origin.
 TAP = """
 from taps import Answer
 
@@ -39,22 +39,22 @@ names = (f"n{number}.example.com" for number in count())  # new ones
 
 
 class Lab(NamedTuple):
-    """What clients of all scenarios need."""
+    """What the clients of all scenarios need."""
 
     origin: Origin
     plain: Origin
     untrusted: Origin
     closing: Origin  # closes at once
-    closed: int  # a port where nobody listens
+    closed: int  # a port on which nothing listens
     origins_ca: bytes
 
 
 class Ended(Exception):
-    """The client was told something else than what it came for."""
+    """The client received a reply that ends its scenario early."""
 
 
 class Control:
-    """Orders for ``faulty.Control``."""
+    """The client side of ``faulty.Control``."""
 
     def __init__(self, folder: Path) -> None:
         self._sock = socket.socket(socket.AF_UNIX)
@@ -62,7 +62,7 @@ class Control:
         self._file = self._sock.makefile("rw")
 
     def order(self, *words: object) -> Any:
-        """A command, and its answer."""
+        """Send a command, and return the answer."""
         self._file.write(json.dumps(words) + "\n")
         self._file.flush()
         return json.loads(self._file.readline())
@@ -100,7 +100,7 @@ class Faulty(Program):
         super().__exit__(*details)
 
     def reached(self, *steps: str) -> None:
-        """Wait until certifier does one of that, or a fault keeps it from doing so."""
+        """Wait until certifier begins one of the steps, or the fault has happened."""
         self.order("wait", *steps)
 
     def pass_time(self, seconds: float) -> None:
@@ -113,11 +113,11 @@ class Faulty(Program):
             yield sock
 
 
-Client = Callable[[Faulty, str], str]  # by a name, what it sees
+Client = Callable[[Faulty, str], str]  # takes a name, returns what it sees
 
 
 def seen(client: Client, program: Faulty, name: str) -> str:
-    """What a client sees in the end."""
+    """Run a client, and return what it sees."""
     try:
         return client(program, name)
     except Ended as error:
@@ -132,7 +132,7 @@ def seen(client: Client, program: Faulty, name: str) -> str:
 
 
 def answer(sock: socket.socket) -> None:
-    """An origin that answers each request when it has all of it, until the client leaves. It may be told who comes."""
+    """An origin that answers each complete request until the client leaves. Accepts a PROXY protocol header first."""
     with sock.makefile("rb") as file:
         if file.peek(len(PROXY)).startswith(PROXY):
             file.read(int.from_bytes(file.read(16)[14:]))
@@ -143,19 +143,19 @@ def answer(sock: socket.socket) -> None:
 
 
 class Run(NamedTuple):
-    """What came of it."""
+    """The results of a run."""
 
     sees: str
     lines: list[str]  # of the log
-    logs: list[str]  # outcomes in the lines of connections
-    odd: list[str]  # lines that are not of the log's form
+    logs: list[str]  # outcomes in the log lines of connections
+    odd: list[str]  # lines that are not in the log's format
     fired: bool
     steps: dict[str, int]
     left: dict[str, int]
 
 
 def run(program: Faulty, client: Client, name: str, step: str = "", nth: int = 0, error: str = "") -> Run:
-    """Let a client do its work, the nth call of a step fail, and all come to rest."""
+    """Run a client while the nth call of a step fails, and wait until everything has settled."""
     program.order("arm", step, nth, error)
     sees = seen(client, program, name)
     settled = program.order("settle")
@@ -170,7 +170,7 @@ def run(program: Faulty, client: Client, name: str, step: str = "", nth: int = 0
 
 
 def _set_up(folder: Path) -> None:
-    """What the options of all programs need."""
+    """Write the files that the programs' options need."""
     (folder / "list").write_text("bypassed.example.com\n")
     (folder / "tap.py").write_text(TAP)
     (folder / "users").write_bytes(b"alice:" + bcrypt.hashpw(b"sesame", bcrypt.gensalt(4)) + b"\n")
@@ -201,14 +201,14 @@ def _lab(folder: Path) -> Iterator[Lab]:
     ):
         for server in (origin, untrusted):
             assert server._context
-            server._context.num_tickets = 0  # which come with the first response, or before it
+            server._context.num_tickets = 0  # they would arrive with the first response, or before it
         closed.bind(("127.0.0.1", 0))
         yield Lab(origin, plain, untrusted, closing, closed.getsockname()[1], authorities[0].pem)
 
 
 @contextmanager
 def programs(new_folder: Callable[[str], Path]) -> Iterator[Callable[[str], Faulty]]:
-    """A program for each string of options, started once."""
+    """Yields a function that returns the program for a string of options, started once."""
     with ExitStack() as stack:
         lab = stack.enter_context(_lab(new_folder("lab")))
 

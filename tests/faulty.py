@@ -1,9 +1,9 @@
-"""certifier with faults to order: each system call, and each other step that can fail, fails when a test says so.
+"""certifier with fault injection: system calls, and other steps that can fail, fail when a test says so.
 
     python tests/faulty.py <control socket> <certifier's arguments>...
 
-``steps.py`` tells how a step is called. Each line on the control socket is a command and its arguments as a JSON array,
-answered by a line of JSON: see ``Control``.
+``steps.py`` says how steps are named. Each line on the control socket is a command and its arguments as a JSON array,
+answered with a line of JSON: see ``Control``.
 """
 
 # ruff: noqa: E402 - as in certifier.py
@@ -42,15 +42,15 @@ HOUR_SECONDS = 3600.0
 _sleep, _fstat = gevent.sleep, os.fstat
 
 ports: set[int] = set()  # that certifier listens on
-redirected: dict[int, int] = {}  # ports of origins
-ended: set[int] = set()  # inodes of sockets whose peer says no more, whatever it sends
-crowded = False  # no socket takes anything at once
+redirected: dict[int, int] = {}  # an origin's port: the one to connect to instead
+ended: set[int] = set()  # inodes of sockets at EOF, whatever the peer still sends
+crowded = False  # every non-blocking send fails with EAGAIN
 
 
 def on_socket(real: Call, what: str, nothing: object = None) -> Call:
-    """What is done to a socket, by its method or its descriptor. ``nothing`` is what it returns at the end of the peer.
+    """Wrap a call on a socket object or a file descriptor. ``nothing`` is what the call returns at EOF.
 
-    One that fails leaves a dead connection behind, at ``eof`` one whose peer has ended.
+    A fatal error leaves a dead connection behind; ``eof``, one whose peer has ended its direction.
     """
 
     def call(sock: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -68,7 +68,7 @@ def on_socket(real: Call, what: str, nothing: object = None) -> Call:
                 if error in ("ECONNRESET", "EPIPE", "ENOTCONN"):
                     ended.add(inode)
                     with suppress(OSError):
-                        found.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
+                        found.shutdown(socket.SHUT_RDWR)  # wakes up whoever waits for it
                 raise exception(error)
         if what == "send" and crowded:
             raise exception("EAGAIN")
@@ -79,7 +79,7 @@ def on_socket(real: Call, what: str, nothing: object = None) -> Call:
 
 @contextmanager
 def _borrowed(fd: int) -> Iterator[Any]:
-    """The socket behind a descriptor, which stays its owner's."""
+    """A socket object for a descriptor, without taking it over."""
     sock = _socket.socket(fileno=fd)
     try:
         yield sock
@@ -102,7 +102,7 @@ def tls_side(tls: ssl.SSLObject) -> str:
 
 
 class FaultyFile(io.FileIO):
-    """A file whose reading and writing may fail."""
+    """A file whose reads and writes may fail."""
 
     def write(self, data: Any) -> int:
         return faulty(super().write, "write")(data)  # type: ignore[no-any-return]
@@ -118,7 +118,7 @@ class FaultyFile(io.FileIO):
 
 
 def opening(real: Call) -> Call:
-    """``open``, which may fail, of files that may."""
+    """``open`` that may fail, and returns binary files that may fail."""
 
     def call(file: Any, mode: str = "r", buffering: int = -1, *rest: Any, **keywords: Any) -> Any:
         if place() is None:
@@ -139,7 +139,7 @@ def opening(real: Call) -> Call:
 
 
 def instrument() -> None:
-    """Make what rooms call faulty, before they are imported."""
+    """Make what certifier's modules call faulty, before they are imported."""
     kind: Any = socket.socket
     connect = kind.connect
     kind.connect = lambda sock, where: connect(sock, (where[0], redirected.get(where[1], where[1])))
@@ -177,12 +177,12 @@ def instrument() -> None:
 
 
 class Control:
-    """What a test can order; each public method is a command."""
+    """The commands of a test: the public methods, except ``serve``."""
 
     def __init__(self) -> None:
         self.offset = 0.0  # of the clock
         self.hour = Event()
-        self.resting = Event()  # what is done once an hour is done
+        self.resting = Event()  # set when the hourly work is finished
         self._pools: list[ThreadPool] = []
         self._fds = self._threads = 0
         self._marks = 0
@@ -190,39 +190,39 @@ class Control:
         self._contexts: Any = None
 
     def forget(self) -> None:
-        """No context is in memory."""
+        """Drop all contexts from memory."""
         self._contexts.clear()
 
     def https(self, port: int) -> None:
-        """Let port 443 of all origins be another one, which needs no privileges."""
+        """Redirect port 443 of all origins to another one, which needs no privileges."""
         redirected[443] = port
 
     def arm(self, step: str, nth: int, error: str) -> None:
         faults.arm(step, nth, error)
 
     def crowd(self, on: bool) -> None:
-        """Let no socket take at once what is sent, so that who sends has to wait."""
+        """Make every non-blocking send fail with EAGAIN, so that the sender has to wait."""
         global crowded
         crowded = on
 
     def wait(self, *steps: str) -> bool:
-        """Wait until one of the steps was begun, or the fault happened; whether that came to be."""
+        """Wait until one of the steps has begun or the fault has happened; return False on timeout."""
         return self._until(lambda: faults.fired or any(faults.steps[step] for step in steps))
 
     def clock(self, offset: float) -> None:
         self.offset = offset
 
     def an_hour_passes(self) -> bool:
-        """What is done once an hour is due; whether it ends."""
+        """Trigger the hourly work; return whether it finishes in time."""
         self.resting.clear()
         self.hour.set()
         self.hour.clear()
         return self.resting.wait(SETTLE_SECONDS)
 
     def start(self) -> None:
-        """What is there now is the baseline of ``settle``."""
-        self.resting.wait()  # house-keeping
-        gc.unfreeze()  # what the program froze at its start is not found
+        """Take what exists now as the baseline of ``settle``."""
+        self.resting.wait()  # house-keeping at the start
+        gc.unfreeze()  # get_objects() omits what the program froze at its start
         self._pools = [found for found in gc.get_objects() if isinstance(found, ThreadPool)]
         for pool in self._pools:
             pool.size = pool.maxsize
@@ -233,7 +233,7 @@ class Control:
         self._fds, self._threads = self._held()
 
     def settle(self) -> dict[str, Any]:
-        """Wait until all is as it was at the start; what is left over, and what happened since ``arm``."""
+        """Wait until all is as at the start; return what is left over, and what has happened since ``arm``."""
         self._until(lambda: not self._left())
         left = self._left()
         self._marks += 1
@@ -242,7 +242,7 @@ class Control:
         return {"left": left, "fired": faults.fired, "steps": dict(faults.steps), "mark": self._marks}
 
     def _left(self) -> dict[str, int]:
-        # A tuple that ``get_objects`` finds half made, on another thread, can't be finished there.
+        # Check tasks first: a tuple under construction on another thread can't be resized once get_objects() holds it.
         if tasks := self._tasks():
             return {"tasks": tasks}
         fds, threads = self._held()
@@ -307,12 +307,12 @@ def main(path: str, arguments: list[str]) -> int:
             _sleep(seconds)
 
     gevent.sleep = sleep
-    resolver._BAD_SECONDS = users.REMEMBER_SECONDS = health.LOOK_SECONDS = 0.0  # a good request shall follow at once
-    resolver._GOOD_SECONDS = HOUR_SECONDS  # who asks twice shall take the same steps
+    resolver._BAD_SECONDS = users.REMEMBER_SECONDS = health.LOOK_SECONDS = 0.0  # a good request can follow at once
+    resolver._GOOD_SECONDS = HOUR_SECONDS  # a repeated request takes the same steps
     look_up = resolver._getaddrinfo
 
     def getaddrinfo(host: str, *rest: Any, **options: Any) -> Any:
-        """The lab's DNS: all names below example.com are here, some of them at an address that refuses, too."""
+        """The lab's DNS: all names below example.com are local; some also have an address that refuses connections."""
         if not host.endswith(".example.com"):
             return look_up(host, *rest, **options)
         refusing = look_up("127.0.0.2", *rest, **options) if host.startswith("two") else []

@@ -1,4 +1,4 @@
-"""The lab: certifier started as its users start it, origins, and a client that verifies. All on port 0."""
+"""The lab: certifier started as its users start it, origins, and a verifying client. All listen on port 0."""
 
 import gc
 import re
@@ -18,8 +18,8 @@ import gevent
 from gevent.server import StreamServer
 
 HERE = Path(__file__).parent.parent
-WAIT = 20.0  # seconds that anything here may take
-# What Python has unless it was built otherwise, as Debian's is: that offers static RSA and SHA-1, too.
+WAIT = 20.0  # limit in seconds for anything here
+# Python's default, unless built with other ciphers, as Debian's is: that one also offers static RSA and SHA-1.
 _CAREFUL = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 
 Handler = Callable[[socket.socket], None]
@@ -43,7 +43,7 @@ class Program:
         return [sys.executable, str(HERE / "certifier.py")]
 
     def reload(self) -> None:
-        """Have it read its files anew."""
+        """Make it reload its files."""
         before = len(self.lines)
         self.process.send_signal(signal.SIGHUP)
         self.wait_for("reloaded: ", before)
@@ -83,7 +83,7 @@ class Program:
                 self._changed.notify_all()
 
     def wait_for(self, pattern: str, after: int = 0) -> str:
-        """The first line of the log, from number ``after`` on, in which the pattern is found."""
+        """Wait for the first line of the log, from number ``after`` on, that matches the pattern, and return it."""
         with self._changed:
             for _ in range(10_000):
                 for line in self.lines[after:]:
@@ -94,7 +94,7 @@ class Program:
         raise AssertionError(pattern)
 
     def tunnels(self, count: int) -> list[str]:
-        """The first ``count`` lines of tunnels, as soon as they are logged."""
+        """Wait for the first ``count`` log lines of tunnels, and return them."""
         with self._changed:
             while len(found := [line for line in self.lines if " tunnel " in line]) < count:
                 assert self._changed.wait(WAIT), "\n".join(self.lines)
@@ -102,7 +102,7 @@ class Program:
 
 
 class Origin:
-    """A server on loopback: TLS with ``certificate`` or by a context of one's own, plain TCP without."""
+    """A server on loopback: TLS with ``certificate``, which may also be a context, or plain TCP without one."""
 
     def __init__(
         self,
@@ -150,10 +150,10 @@ class Origin:
 
 
 def forget_failures() -> None:
-    """Empty OpenSSL's list of errors, which is the thread's: a handshake begins with that.
+    """Clear OpenSSL's error queue, which is per thread, by beginning a handshake.
 
-    With OpenSSL 3.5 and newer, a system call that failed is on it, Python leaves it there, and takes it for the failure
-    of the next connection that has to wait. Not with ``MemoryBIO``, where OpenSSL calls no system.
+    Since OpenSSL 3.5, a failed system call is put on it; Python leaves it there, and takes it for a failure of the next
+    connection that has to wait. Not so with ``MemoryBIO``, where OpenSSL makes no system calls.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     with suppress(ssl.SSLWantReadError):
@@ -161,7 +161,7 @@ def forget_failures() -> None:
 
 
 def http_origin(sock: socket.socket) -> None:
-    """Answers each request with what it said, until the client leaves."""
+    """Answer each request with its own head as the body, until the client leaves."""
     with sock.makefile("rb") as file:
         while line := file.readline():
             head = [line]
@@ -172,7 +172,7 @@ def http_origin(sock: socket.socket) -> None:
 
 
 def echo(sock: socket.socket) -> None:
-    """Sends back what it gets; says ``bye`` at the end."""
+    """Send back what is received, and ``bye`` at the end."""
     while data := sock.recv(65_536):
         sock.sendall(data)
     sock.sendall(b"bye")
@@ -186,7 +186,7 @@ class Reply(NamedTuple):
 
 
 def read_reply(sock: socket.socket, body: bool = True) -> Reply:
-    """A response; its body by Content-Length. Reads not an octet more."""
+    """Read a response, its body by Content-Length, and not an octet more."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         octet = sock.recv(1)
@@ -207,7 +207,7 @@ def read_reply(sock: socket.socket, body: bool = True) -> Reply:
 
 
 def exchange(address: tuple[str, int], request: bytes) -> Reply:
-    """One request on a connection of its own, and the reply to it."""
+    """Send one request on a new connection, and return the reply."""
     with socket.create_connection(address, timeout=WAIT) as sock:
         sock.sendall(request)
         return read_reply(sock)
@@ -215,7 +215,7 @@ def exchange(address: tuple[str, int], request: bytes) -> Reply:
 
 @contextmanager
 def tunnel(proxy: tuple[str, int], target: str) -> Iterator[socket.socket]:
-    """A CONNECT tunnel that was established."""
+    """An established CONNECT tunnel."""
     with socket.create_connection(proxy, timeout=WAIT) as sock:
         sock.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
         reply = read_reply(sock)
@@ -224,18 +224,18 @@ def tunnel(proxy: tuple[str, int], target: str) -> Iterator[socket.socket]:
 
 
 def cut_off(running: Program, sock: socket.socket) -> bytes:
-    """What a client reads when certifier is interrupted twice."""
+    """What a client reads when certifier is interrupted repeatedly."""
     running.process.send_signal(signal.SIGINT)
     running.wait_for("stopping: 1 connection")
     sock.settimeout(0.2)
-    while True:  # not all at once: then they would be one
+    while True:  # one after another: signals that are pending at the same time merge into one
         running.process.send_signal(signal.SIGINT)
         with suppress(TimeoutError):
             return sock.recv(100)
 
 
 def strict_context(ca: Path, alpn: list[str] | None = None) -> ssl.SSLContext:
-    """What a careful client has: only this CA, strict RFC 5280 rules, no name but in the SAN (RFC 9525)."""
+    """The context of a careful client: only this CA, strict RFC 5280 rules, names only in the SAN (RFC 9525)."""
     context = ssl.create_default_context(cafile=str(ca))
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     context.hostname_checks_common_name = False
@@ -254,7 +254,7 @@ def secure_tunnel(
     context: ssl.SSLContext | None = None,
     session: ssl.SSLSession | None = None,
 ) -> Iterator[ssl.SSLSocket]:
-    """TLS through a CONNECT tunnel, verified for ``server_name``, else the target's host."""
+    """TLS through a CONNECT tunnel, verified for ``server_name``, by default the target's host."""
     context = context or strict_context(program.ca, alpn)
     name = server_name or target.rpartition(":")[0].strip("[]")
     with (
@@ -265,7 +265,7 @@ def secure_tunnel(
 
 
 def until(check: Callable[[], object]) -> None:
-    """Poll until the check holds, where nothing tells when: of threads, other processes, the kernel."""
+    """Poll until the check holds, for changes that nothing signals: in threads, other processes, the kernel."""
     with gevent.Timeout(WAIT):
         while not check():
             gevent.sleep(0.005)
@@ -273,13 +273,13 @@ def until(check: Callable[[], object]) -> None:
 
 @contextmanager
 def no_garbage(*kinds: type) -> Iterator[None]:
-    """Of these nothing is left behind that only the collector can free."""
+    """Assert that no objects of these types are left that only the garbage collector can free."""
     gc.collect()
     gc.disable()
     gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         yield
-        gevent.sleep(0)  # greenlets end
+        gevent.sleep(0)  # lets greenlets end
         gc.collect()
         assert not [found for found in gc.garbage if isinstance(found, kinds)]
     finally:
@@ -289,9 +289,9 @@ def no_garbage(*kinds: type) -> Iterator[None]:
 
 
 class BioClient:
-    """A TLS client that can end its own direction and read on, which ``SSLSocket`` can't.
+    """A TLS client that can close its own direction and read on, which ``SSLSocket`` can't.
 
-    ``early`` is sent in the segment of its Finished.
+    ``early`` is sent in the same segment as its Finished.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_name: str, early: bytes = b"") -> None:
@@ -323,7 +323,7 @@ class BioClient:
         self._step(lambda: self._tls.write(data))
 
     def read(self) -> bytes:
-        """What comes next; empty at the peer's close_notify, ``ssl.SSLEOFError`` at a truncation."""
+        """The next data; empty at the peer's close_notify. Raises ``ssl.SSLEOFError`` on truncation."""
         try:
             data = self._step(lambda: self._tls.read(65_536))
         except ssl.SSLZeroReturnError:
@@ -354,7 +354,7 @@ def run(*words: str | Path, timeout: float = WAIT, **options: object) -> "subpro
 
 @contextmanager
 def talk(*words: str | Path) -> Iterator["subprocess.Popen[str]"]:
-    """A process whose standard input stays open, and whose output is of one piece; killed at the end."""
+    """A process whose standard input stays open, with stderr merged into its output; killed at the end."""
     process = subprocess.Popen(
         [str(w) for w in words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -1,4 +1,4 @@
-"""Certificates for tests, good ones and every kind of bad one."""
+"""Certificates for tests, good and bad ones."""
 
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -25,7 +25,7 @@ def cert_pem(certificate: x509.Certificate) -> bytes:
 
 
 def new_key(bits: int = 0) -> Key:
-    """A P-256 key, or an RSA key of so many bits."""
+    """A P-256 key, or an RSA key of ``bits`` bits."""
     if bits:
         return rsa.generate_private_key(public_exponent=65537, key_size=bits)
     return ec.generate_private_key(ec.SECP256R1())
@@ -46,7 +46,7 @@ def key_usage(ca: bool) -> x509.KeyUsage:
 
 
 class TestCA:
-    """A CA; ``parent`` makes it an intermediate. Without ``signs`` its key usage is a leaf's."""
+    """A CA; ``parent`` makes it an intermediate. Without ``signs``, its key usage is that of a leaf."""
 
     __test__ = False
 
@@ -96,7 +96,7 @@ class TestCA:
         with_key: bool = True,
         serial: int = 0,
     ) -> bytes:
-        """A leaf, this CA where it is an intermediate, and the leaf's key, as PEM."""
+        """A leaf, this CA's certificate if it is an intermediate, and the leaf's key, as PEM."""
         key = key or new_key()
         sans: list[x509.GeneralName] = []
         for name in names:
