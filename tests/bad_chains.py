@@ -1,4 +1,4 @@
-"""Chains that no client may accept, and beside them the good ones from which they differ in one point."""
+"""Chains that no client may accept, and good ones that differ from them in a single point."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from pki import key_usage, new_key
 
 
 class Roots:
-    """Those that the clients of these tests trust: one good one, and some that they should not rely on."""
+    """The roots that the clients of these tests trust: a good one, and some that they should not rely on."""
 
     def __init__(self) -> None:
         self.good = make("A good root", key=new_key(2048))
@@ -31,7 +31,7 @@ Chain = Callable[[Roots], list[Made]]
 
 
 def _leaf(*names: str, **what: object) -> Chain:
-    """A leaf by the good root."""
+    """A leaf issued by the good root."""
     return lambda roots: [make("leaf", roots.good, *(names or ("localhost",)), **what)]  # type: ignore[arg-type]
 
 
@@ -46,7 +46,7 @@ def _below(**what: object) -> Chain:
 
 
 def _by(root: str) -> Chain:
-    """A good leaf by one of the roots."""
+    """A good leaf issued by one of the roots."""
     return lambda roots: [make("leaf", getattr(roots, root), "localhost")]
 
 
@@ -60,7 +60,7 @@ def _stranger(roots: Roots) -> list[Made]:
 
 
 def _namesake(roots: Roots) -> list[Made]:
-    """As the good root says it is, in all but the key."""
+    """A root with the good root's name, but another key."""
     root = make("A good root")
     return [make("leaf", root, "localhost"), root]
 
@@ -94,7 +94,7 @@ def _below_flat(root: str, depth: int) -> Chain:
 
 
 def _small_path(length: int) -> Chain:
-    """Two intermediates, of which the upper one allows so many below it."""
+    """Two intermediates, of which the upper one allows ``length`` below it."""
 
     def chain(roots: Roots) -> list[Made]:
         upper = make("upper", roots.good, path_length=length)
@@ -124,7 +124,7 @@ _NO_CA = "invalid CA|not a CA"
 _MARKUP = '<script>alert("1")</script>\r\nSet-Cookie: a=b\x1b[31m'
 _NUL = "localhost\x00.example.com"
 
-# What it is: the chain, and what OpenSSL says of it.
+# Each with the chain, and a pattern for OpenSSL's error.
 BAD: dict[str, tuple[Chain, str]] = {
     "expired": (_leaf(begins=-9 * DAY, ends=-DAY), "has expired"),
     "not yet valid": (_leaf(begins=DAY), "not yet valid"),
@@ -167,7 +167,7 @@ BAD: dict[str, tuple[Chain, str]] = {
     "intermediate with RSA 1024": (_below(bits=1024), "too weak|too small"),
     "root with RSA 1024": (_by("small"), "too weak|too small"),
 }  # fmt: skip
-# RSA keys that OpenSSL's security level 2 still takes; 1976 is the least that a library makes of those.
+# RSA keys below 2048 bits that OpenSSL's security level 2 still accepts.
 NARROW: dict[str, Chain] = {
     "RSA 1976": _leaf(bits=1976),
     "RSA 2047": _leaf(bits=2047),
@@ -190,7 +190,7 @@ GOOD: dict[str, Chain] = {
     "P-384": _leaf(key=ec.generate_private_key(ec.SECP384R1())),
 }
 
-# A certificate's names, and the one that is asked for.
+# A certificate's names, and the name to verify.
 BAD_NAMES = [
     (["*.example.com"], "example.com"),
     (["*.example.com"], "a.b.example.com"),

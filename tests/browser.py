@@ -1,4 +1,4 @@
-"""Headless Chromium, by the DevTools protocol over its pipe: what is done in it, and all that it complains about."""
+"""Headless Chromium, driven by the DevTools protocol over a pipe; collects all errors and warnings."""
 
 import base64
 import contextlib
@@ -27,7 +27,7 @@ _FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",  # it calls home otherwise
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",  # else it phones home
 ]
 _KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "Tab": ("", 9), " ": (" ", 32), "/": ("/", 191)} | {
     f"Arrow{name}": ("", 37 + number) for number, name in enumerate(("Left", "Up", "Right", "Down"))
@@ -42,7 +42,7 @@ class Browser:
         assert program, "chromium is missing: apt-get install chromium"
         (folder / "home").mkdir(exist_ok=True)
         commands, answers = os.pipe(), os.pipe()
-        # Chromium wants them as 3 and 4; what is moved there must not lie there already.
+        # Chromium expects them as 3 and 4. Moved above these first, so that dup2() overwrites neither.
         ours = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (commands[0], answers[1])]
 
         def place() -> None:
@@ -106,7 +106,7 @@ class Browser:
         return page
 
     def developer_tools(self) -> "Page":
-        """The window of its developer tools, inspecting nothing: their modules can be imported in it."""
+        """A DevTools window that inspects nothing: DevTools modules can be imported in it."""
         target = self.call("Target.createTarget", url="devtools://devtools/bundled/devtools_app.html")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = self.pages[session] = Page(self, session, target)
@@ -126,7 +126,7 @@ class Browser:
 
 
 class Page:
-    """A tab. ``complaints`` are errors and warnings of its console; ``urls`` what it asked for."""
+    """A tab. ``complaints`` are its errors and warnings, ``urls`` what it has requested."""
 
     def __init__(self, browser: Browser, session: str, target: str) -> None:
         self._browser = browser
@@ -152,7 +152,7 @@ class Page:
         return self._browser.call(method, self._session, **params)
 
     def front(self) -> None:
-        """Have this one be seen; the others are hidden."""
+        """Bring this tab to the front; the others become hidden."""
         self.call("Page.bringToFront")
 
     def close(self) -> None:
@@ -164,13 +164,13 @@ class Page:
         assert self._loaded.wait(WAIT), url
 
     def value(self, expression: str) -> Any:
-        """What a JavaScript expression, or the promise that it gives, comes to."""
+        """The value of a JavaScript expression, or of the promise that it returns."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in answer, (expression, answer["exceptionDetails"])
         return answer["result"].get("value")
 
     def until(self, condition: str) -> None:
-        """Wait until it is true in the page."""
+        """Wait until a JavaScript condition is true in the page."""
         look = f"({condition}) ? done(true) : performance.now() > end ? done(false) : setTimeout(look, 20)"
         wait = f"const end = performance.now() + {WAIT * 500}; const look = () => {look}; look();"
         assert self.value(f"new Promise((done) => {{ {wait} }})"), (condition, self.text("body"), self.complaints)
@@ -196,7 +196,7 @@ class Page:
             self.call("Input.dispatchMouseEvent", type=kind, **where)
 
     def look(self, width: int, height: int, scheme: str = "light", motion: str = "no-preference") -> None:
-        """Have the page shown at a size, in a colour scheme, with or without motion."""
+        """Emulate a viewport size, a colour scheme, and a preference for reduced motion."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
@@ -204,6 +204,6 @@ class Page:
         self.call("Emulation.setEmulatedMedia", features=[{"name": n, "value": v} for n, v in features.items()])
 
     def picture(self, path: Path, whole: bool = False) -> None:
-        """Save what is to be seen, or all of the page, as PNG."""
+        """Save the visible part, or the whole page, as PNG."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         path.write_bytes(base64.b64decode(shot))

@@ -1,4 +1,4 @@
-"""Certificates of any kind, those too that no library makes any more."""
+"""Certificates of any kind, including those that libraries no longer issue."""
 
 import functools
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from pki import Key, cert_pem, key_pem, key_usage, new_key, now
 Digest = Literal["sha256", "sha1", "md5"]
 
 DAY = timedelta(days=1)
-PRIVATE = x509.ObjectIdentifier("1.3.6.1.4.1.32473.1")  # RFC 5612: for documentation
+PRIVATE = x509.ObjectIdentifier("1.3.6.1.4.1.32473.1")  # reserved for documentation (RFC 5612)
 SERVER, CLIENT, CODE = (
     ExtendedKeyUsageOID.SERVER_AUTH,
     ExtendedKeyUsageOID.CLIENT_AUTH,
@@ -38,7 +38,7 @@ class Made:
 
 @functools.cache
 def rsa_key(bits: int) -> Key:
-    """One for all: they take long to make."""
+    """One key per size, since generating them is slow."""
     return new_key(bits)
 
 
@@ -58,10 +58,10 @@ def make(
     more: Iterable[tuple[x509.ExtensionType, bool]] = (),
     parent_key: Key | None = None,
 ) -> Made:
-    """A certificate by ``issuer``, else signed by itself; a CA where no names are given, unless said otherwise.
+    """A certificate issued by ``issuer``, by default self-signed; a CA if no names are given, unless ``ca`` is set.
 
-    ``bits``: an RSA key of so many. ``more`` extensions with whether they are critical. ``parent_key`` signs instead
-    of the issuer's.
+    ``bits``: the size of an RSA key. ``more``: extensions, and whether they are critical. ``parent_key`` signs in place
+    of the issuer's key.
     """
     key = key or (rsa_key(bits) if bits else new_key())
     ca = not names if ca is None else ca
@@ -100,11 +100,11 @@ def _general(text: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ip_address(text))
     except ValueError:
-        return x509.DNSName(text.removeprefix("dns:"))  # an address as a DNS name, too
+        return x509.DNSName(text.removeprefix("dns:"))  # "dns:" makes even an address a DNS name
 
 
 def version_1(subject: str, issuer: Made | None = None) -> Made:
-    """An X.509 v1 certificate, which has no extensions and so does not say that it is a CA."""
+    """An X.509 v1 certificate, which has no extensions, and so nothing that makes it a CA."""
     key = rsa_key(2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     plain = (
@@ -122,14 +122,14 @@ def version_1(subject: str, issuer: Made | None = None) -> Made:
     return Made(made, key)
 
 
-# What no library signs any more, in DER.
+# What libraries no longer sign, in DER.
 
 _VERSION_3 = bytes.fromhex("a003020102")
 _HASHES: dict[Digest, tuple[int, hashes.HashAlgorithm]] = {
     "sha256": (11, hashes.SHA256()),
     "sha1": (5, hashes.SHA1()),
     "md5": (4, hashes.MD5()),
-}  # the last arc of sha256WithRSAEncryption and so on: RFC 8017, appendix C
+}  # the last arc of sha256WithRSAEncryption etc. (RFC 8017 appendix C)
 
 
 def _algorithm(digest: Digest) -> bytes:
@@ -143,13 +143,13 @@ def der(tag: int, content: bytes) -> bytes:
 
 
 def _seal(tbs: bytes, key: Key, digest: Digest) -> x509.Certificate:
-    """Sign what is to be signed with an RSA key."""
+    """Sign a TBSCertificate with an RSA key."""
     assert isinstance(key, rsa.RSAPrivateKey)
     signature = key.sign(tbs, padding.PKCS1v15(), _HASHES[digest][1])
     return x509.load_der_x509_certificate(der(0x30, tbs + _algorithm(digest) + der(3, b"\0" + signature)))
 
 
 def file(chain: Iterable[Made]) -> bytes:
-    """What a server loads: the chain as it is sent, and the leaf's key."""
+    """The PEM that a server loads: the chain as sent, and the leaf's key."""
     chain = list(chain)
     return b"".join(made.pem for made in chain) + key_pem(chain[0].key)

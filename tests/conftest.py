@@ -1,4 +1,4 @@
-"""Fixtures: a PKI a session, and the program as its users start it."""
+"""Fixtures: a PKI per session, and the program as its users start it."""
 
 # ruff: noqa: E402
 from gevent import monkey
@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, settings
 from lab import Origin, Program, echo, http_origin
 from pki import TestCA
 
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a program that is started a thousand times is compiled once
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compile the program once for its thousand starts
 
-# How long an example takes is the machine's matter: by themselves, 200 ms fail it.
+# How long an example takes depends on the machine; hypothesis fails it after 200 ms by default.
 settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
@@ -36,7 +36,7 @@ def roots(origin_ca: TestCA, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def certificate(origin_ca: TestCA, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A good certificate of an origin that is known by several names."""
+    """A good certificate for an origin with several names."""
     path = tmp_path_factory.mktemp("origin") / "origin.pem"
     path.write_bytes(origin_ca.issue("localhost", "127.0.0.1", "::1", "www.example.com", "example.com"))
     return path
@@ -56,7 +56,7 @@ def echo_origin(certificate: Path) -> Iterator[Origin]:
 
 @pytest.fixture(scope="session")
 def program(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
-    """A running certifier with a CA of its own that trusts our origins."""
+    """A running certifier that has its own CA and trusts the test origins."""
     folder = tmp_path_factory.mktemp("program")
     with Program(folder, "--store=certs", "--max=100", "--ca=ca", f"--upstream-ca={roots}") as running:
         yield running
@@ -64,6 +64,6 @@ def program(roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], faultlab.Faulty]]:
-    """Programs whose calls fail to order, by their options."""
+    """Programs with fault injection, by their options."""
     with faultlab.programs(tmp_path_factory.mktemp) as started:
         yield started

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Builds the image of the Dockerfile and runs it for real: a request through the container, its health check, its
-# stop, and a second container on the same volume. For Debian and its kin, as root, without a container engine:
-# buildah builds and runs in a chroot, on a base that debootstrap makes. Everything is in one temporary directory,
-# and what runs, runs in a network namespace of its own: port 8080 is free there, and nothing gets out.
+# Builds the image from the Dockerfile and really runs it: a request through the container, its health check, its
+# stop, and a second container on the same volume. For Debian and its derivatives, as root, without a container
+# engine: buildah builds and runs in a chroot, on a base made by debootstrap. Everything is in one temporary directory,
+# and containers and origin run in a network namespace of their own, where port 8080 is free and nothing gets out.
 set -eu
 umask 022 # the base tree must be readable for those who are not root
 
@@ -44,7 +44,7 @@ clean_up() {
         done
     done
     wait
-    # debootstrap, killed half-way, leaves /proc and /sys mounted in its tree.
+    # If debootstrap is killed half-way, it leaves /proc and /sys mounted in its tree.
     awk -v top="$tmp/" 'index($2, top) == 1 { print $2 }' /proc/mounts | sort -r | while read -r place; do
         umount -l "$place"
     done
@@ -52,7 +52,7 @@ clean_up() {
     exit "$status"
 }
 
-# What it takes
+# Requirements
 
 [ "$(id -u)" -eq 0 ] || fail "needs root: debootstrap, chroot and a network namespace do"
 missing=
@@ -61,7 +61,7 @@ for need in buildah debootstrap curl openssl ip:iproute2 pgrep:procps python3; d
 done
 if [ -n "$missing" ]; then
     command -v apt-get >/dev/null || fail "missing, and no apt-get to install them:$missing"
-    # shellcheck disable=SC2086 # one word a package
+    # shellcheck disable=SC2086 # one word per package
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing; } \
         >&2 || fail "missing, and apt-get can't install them:$missing"
 fi
@@ -74,7 +74,7 @@ trap 'exit 143' TERM
 mkdir "$tmp/tmp"
 printf '[storage]\ndriver = "vfs"\ngraphroot = "%s"\nrunroot = "%s"\n' "$tmp/storage" "$tmp/run" >"$tmp/storage.conf"
 export TMPDIR="$tmp/tmp" CONTAINERS_STORAGE_CONF="$tmp/storage.conf" STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
-# All images here are our own; a machine without containers' configuration has no policy that says so.
+# All images here are our own; without a containers configuration, the machine has no policy that accepts them.
 echo '{"default": [{"type": "insecureAcceptAnything"}]}' >"$tmp/policy.json"
 
 build() { buildah bud --signature-policy "$tmp/policy.json" --format docker "$@" >>"$log" 2>&1; }
@@ -93,7 +93,7 @@ build --tag localhost/base --file "$tmp/base.Dockerfile" "$tmp/base" || fail "th
 rm -rf --one-file-system "$tmp/base"
 ok "a base image of Debian $SUITE with python3, python3-venv and ca-certificates"
 
-# The image. Where this machine's pip gets packages from (its configuration files and PIP_*), pip in the build does too.
+# The image. pip in the build uses the package sources of this machine's pip (its configuration files and PIP_*).
 
 python3 - "$tmp/pip.conf" >"$tmp/mounts" <<'PYTHON'
 import ast
@@ -128,7 +128,7 @@ for section in config.sections():
         for word in value.split():
             path = unquote(word.removeprefix("file://")).rstrip("/")
             if os.path.isabs(path) and os.path.exists(path):
-                # The files of an index in a directory usually lie beside it.
+                # The files of an index in a directory are usually next to it.
                 beside = os.path.dirname(path) if word.startswith("file://") else "/"
                 mounts.add(path if beside == "/" else beside)
 if found:
@@ -144,7 +144,7 @@ build --build-arg BASE=localhost/base "$@" --tag localhost/certifier --file "$he
     fail "the image can't be built"
 ok "the image is built by the Dockerfile on that base"
 
-# What the image says of itself; lists have one word a line.
+# The image's metadata; lists have one word per line.
 
 config() { buildah inspect --type image --format "$1" localhost/certifier; }
 
@@ -175,11 +175,11 @@ cmp -s "$tmp/ours" "$tmp/theirs" || fail "/opt/certifier does not hold just the 
 grep '\.py$' "$tmp/ours" | cmp -s - "$tmp/compiled" || fail "the program is not compiled"
 ok "the program is in it, compiled, and nothing else of the repository"
 
-# A new volume begins as a copy of what the image has there, with its owner and mode: what an engine does too.
+# As with an engine, a new volume begins as a copy of the image's directory, with its owner and mode.
 cp -a "$tree$volume" "$tmp/volume"
 buildah umount "$first" >/dev/null
 
-# The network, and an origin in it that only its own CA vouches for
+# The network, and an origin in it whose certificate only its own CA vouches for
 
 log=$tmp/origin.log
 unshare --net sleep 3600 &
@@ -222,7 +222,7 @@ jobs="$jobs $!"
 
 # The container
 
-in_container() { # container, file with the words of a command, one a line; takes the shell's place
+in_container() { # container, file with the words of a command, one per line; replaces the shell
     container=$1 words=$2
     set --
     while read -r word; do

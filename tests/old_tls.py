@@ -1,4 +1,4 @@
-"""Servers of the TLS of old, and a client that takes it, both by tlslite-ng: OpenSSL has unlearnt most of it."""
+"""Servers of obsolete TLS, and a client that accepts it, both with tlslite-ng: OpenSSL has dropped most of it."""
 
 import socket
 from typing import Any
@@ -11,7 +11,7 @@ from tlslite.errors import TLSError
 
 SSL_3, TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3 = ((3, minor) for minor in range(5))
 
-# What a server insists on.
+# What a server requires.
 KINDS: dict[str, dict[str, Any]] = {
     "SSL 3.0": {"minVersion": SSL_3, "maxVersion": SSL_3, "cipherNames": ["aes128"], "macNames": ["sha"]},
     "TLS 1.0": {"maxVersion": TLS_1_0},
@@ -39,7 +39,7 @@ def _settings(what: dict[str, Any]) -> Any:
 
 
 class OldServer:
-    """A handler for an ``Origin`` without TLS of its own. Answers one request with ``secret``."""
+    """A handler for an ``Origin`` without a certificate. Answers one request with ``secret``."""
 
     def __init__(self, leaf: Made, what: dict[str, Any]) -> None:
         certificate = X509().parse(leaf.pem.decode())
@@ -54,18 +54,18 @@ class OldServer:
             connection = TLSConnection(sock)
             connection.handshakeServer(certChain=self._chain, privateKey=self._key, settings=_settings(self._what))
             request = b""
-            while not request.endswith(b"\r\n\r\n"):  # TLS 1.0 sends it in two records, against BEAST
+            while not request.endswith(b"\r\n\r\n"):  # TLS 1.0 clients split it into two records, against BEAST
                 piece = connection.read(max=4096, min=1)
                 request += piece
                 self.heard += piece
             connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
             connection.close()
         except TLSError:
-            pass  # the client told it why
+            pass  # the client has sent an alert
 
 
 def lenient_get(port: int, what: dict[str, Any]) -> bytes:
-    """What a client gets that takes all that such a server has, and verifies nothing."""
+    """The reply to a client that accepts what such a server requires, and verifies nothing."""
     with socket.create_connection(("127.0.0.1", port), timeout=WAIT) as sock:
         connection = TLSConnection(sock)
         connection.handshakeClientCert(settings=_settings(what))

@@ -1,4 +1,4 @@
-"""What watching costs: microseconds of CPU (``python tests/price.py``), best of five."""
+"""What observing costs: microseconds of CPU (``python tests/price.py``), best of five."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ RESPONSE = (
 
 
 class Then:
-    """Does something with each exchange."""
+    """Calls ``do`` with each exchange that has ended."""
 
     def __init__(self, do: Callable[[Exchange], object]) -> None:
         self._do = do
@@ -95,7 +95,7 @@ def _play(said: Conversation, observer: Observer) -> None:
 
 
 def tunnel(board: Board, refused: str | None = None) -> None:
-    """All that a tunnel is counted by."""
+    """All the counting that is done for a tunnel."""
     record = Record("127.0.0.1:50818", target="www.example.com:443", sni="www.example.com", context="memory")
     board.connected()
     number = board.opened(record)

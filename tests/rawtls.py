@@ -1,4 +1,4 @@
-"""TLS octet by octet: hellos that no library makes, and a look at those that certifier makes."""
+"""TLS octet by octet: builds hellos that no library would send, and parses those that certifier sends."""
 
 import os
 import socket
@@ -52,7 +52,7 @@ class Reader:
 
 
 class Hello(NamedTuple):
-    """A ClientHello or a ServerHello; of the latter's suites and compressions there is one."""
+    """A ClientHello or a ServerHello; the latter has a single suite and compression method."""
 
     version: int
     random: bytes
@@ -62,7 +62,7 @@ class Hello(NamedTuple):
     extensions: Mapping[int, bytes]
 
     def numbers(self, extension: int, width: int = 2) -> list[int]:
-        """The two-octet numbers of an extension that is a vector of them."""
+        """The contents of an extension that is a vector of two-octet numbers."""
         vector = Reader(self.extensions[extension]).vector(width)
         found = []
         while vector:
@@ -102,7 +102,7 @@ def client_hello(
 
 
 def usual(name: str, **more: bytes) -> dict[int, bytes]:
-    """The extensions of a client of TLS 1.2 that is open to much."""
+    """The extensions of a permissive TLS 1.2 client."""
     return {
         SERVER_NAME: vector(2, b"\x00" + vector(2, name.encode())),
         GROUPS: numbers(2, (X25519, SECP256R1, SECP384R1)),
@@ -119,13 +119,13 @@ def server_hello(
     random: bytes | None = None,
     session: bytes = b"",
 ) -> bytes:
-    """The message, not yet in a record."""
+    """A ServerHello message, not yet in a record."""
     body = version.to_bytes(2) + (random or os.urandom(32)) + vector(1, session) + suite.to_bytes(2)
     return message(SERVER_HELLO, body + bytes((compression,)) + _extensions(extensions))
 
 
 def parse(data: bytes) -> Hello:
-    """A hello, as the message that it is."""
+    """Parse a ClientHello or ServerHello message."""
     reader = Reader(data)
     kind = reader.number(1)
     hello = reader.vector(3)
@@ -174,7 +174,7 @@ def read_record(sock: socket.socket) -> tuple[int, bytes]:
 
 
 def read_hello(sock: socket.socket) -> Hello | int:
-    """The hello of the other side, or the description of the alert that came instead."""
+    """The peer's hello, or the description code of the alert that came instead."""
     kind, data = read_record(sock)
     if kind == ALERT:
         return data[1]
@@ -184,7 +184,7 @@ def read_hello(sock: socket.socket) -> Hello | int:
 
 
 def read_flight(sock: socket.socket) -> dict[int, bytes]:
-    """A TLS 1.2 server's messages up to ServerHelloDone, by their type."""
+    """A TLS 1.2 server's messages up to ServerHelloDone, by type."""
     data, found = b"", {}
     while SERVER_HELLO_DONE not in found:
         while len(data) < 4 or len(data) < 4 + int.from_bytes(data[1:4]):
@@ -200,9 +200,9 @@ def read_flight(sock: socket.socket) -> dict[int, bytes]:
 def flight(
     client: Hello, first: bytes, certificate: bytes, key: Key, scheme: int = 0, parameters: bytes | None = None
 ) -> bytes:
-    """What a TLS 1.2 server says after the ServerHello ``first``, and that; ServerHelloDone is not in it.
+    """A TLS 1.2 server's flight, from the ServerHello ``first`` up to, but without, the ServerHelloDone.
 
-    The certificate as PEM, with its chain. ``parameters`` for the key exchange in place of those of X25519.
+    ``certificate`` is PEM, with its chain. ``parameters`` are for the key exchange, by default those of X25519.
     """
     chain = x509.load_pem_x509_certificates(certificate)
     ders = b"".join(vector(3, each.public_bytes(Encoding.DER)) for each in chain)

@@ -1,4 +1,4 @@
-"""What clients do with a certifier whose calls fail, and what they see of it, in a word or two."""
+"""What clients do with a certifier whose calls fail; each returns what it sees, in a word or two."""
 
 import re
 import socket
@@ -11,18 +11,18 @@ from lab import Reply, get, read_reply
 from store import Store
 
 DAY_SECONDS = 86_400.0
-READS = ("wait tunnel._together", "recv client streams.fill")  # certifier, from a client inside TLS
+READS = ("wait tunnel._together", "recv client streams.fill")  # how certifier reads from a client inside TLS
 USER = "Proxy-Authorization: Basic YWxpY2U6c2VzYW1l"  # alice:sesame
 
 
 def told(reply: Reply) -> str:
-    """A reply: its status, and the token of Proxy-Status where it is certifier's own."""
+    """A reply's status, and the error token of Proxy-Status if the reply is certifier's own."""
     token = re.search(r"error=(\w+)", reply.headers.get("proxy-status", ""))
     return f"{reply.status} {token[1]}" if token else str(reply.status)
 
 
 def in_two(program: Faulty, sock: socket.socket, request: str, host: str) -> None:
-    """A request head in two pieces, so that certifier has to read on."""
+    """Send a request head in two pieces, so that certifier has to read twice."""
     sock.sendall(f"{request} HTTP/1.1\r\n".encode())
     program.reached("recv client proxy._read_head")
     sock.sendall(f"Host: {host}\r\n{USER}\r\n\r\n".encode())
@@ -36,14 +36,14 @@ def connect(program: Faulty, sock: socket.socket, target: str) -> None:
 
 
 def secured(program: Faulty, sock: socket.socket, name: str, path: str = "/") -> str:
-    """TLS on a tunnel, a request in it, and an orderly end."""
+    """TLS on a tunnel, a request in it, and an orderly close."""
     context = ssl.create_default_context(cadata=program.trusted.decode())
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     with context.wrap_socket(
         sock, server_hostname=name, suppress_ragged_eofs=False, do_handshake_on_connect=False
     ) as secure:
         secure.do_handshake()
-        program.reached(*READS)  # else the request may come with the end of the handshake, or not
+        program.reached(*READS)  # else it is chance whether the request comes with the Finished
         text = told(get(secure, path))
         certificate = secure.getpeercert()
         assert certificate
@@ -67,12 +67,12 @@ def tapped(program: Faulty, name: str) -> str:
 
 
 def known(program: Faulty, name: str) -> str:
-    """A name for which there is an operator's wildcard."""
+    """A name covered by an operator's wildcard certificate."""
     return tunnel(program, name.replace(".", ".known.", 1))
 
 
 def again(program: Faulty, _: str) -> str:
-    """A name whose context is in memory; by address, without a look-up."""
+    """A name whose context is in memory; CONNECT to an address, without a DNS lookup."""
     return tunnel(program, "warm.example.com", "127.0.0.1")
 
 
@@ -81,7 +81,7 @@ def two_addresses(program: Faulty, name: str) -> str:
 
 
 def crowded(program: Faulty, name: str) -> str:
-    """Sockets that take nothing at once: each direction of the tunnel gets its own greenlet."""
+    """Non-blocking sends that all fail with EAGAIN: each direction of the tunnel gets its own greenlet."""
     program.order("crowd", True)
     try:
         return tunnel(program, name)
@@ -113,7 +113,7 @@ def untrusted(program: Faulty, name: str) -> str:
 
 
 def gone(program: Faulty, name: str) -> str:
-    """An origin that closes before the client has said anything."""
+    """An origin that closes before the client has sent anything."""
     with program.client() as sock:
         connect(program, sock, f"{name}:{program.lab.closing.port}")
         program.reached("recv origin sockets.has_ended")
@@ -131,7 +131,7 @@ def malformed(program: Faulty, _: str) -> str:
 
 
 def not_tls(program: Faulty, name: str) -> str:
-    """A tunnel that is not TLS; the client ends its direction first."""
+    """A tunnel without TLS; the client ends its direction first."""
     with program.client() as sock:
         connect(program, sock, f"{name}:{program.lab.plain.port}")
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -175,7 +175,7 @@ def own_page(program: Faulty, name: str, path: str = "/") -> str:
 
 
 def called_otherwise(program: Faulty, _: str) -> str:
-    """certifier by another address of this machine: that it is our own takes a look."""
+    """certifier at another address of this machine: it has to find out that the address is local."""
     with program.client() as sock:
         sock.sendall(b"GET http://127.0.0.2:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % program.address[1])
         return told(read_reply(sock))
@@ -189,7 +189,7 @@ def crl(program: Faulty, name: str) -> str:
     return own_page(program, name, "/ca.crl")
 
 
-# What comes before a scenario
+# Preparations for scenarios
 
 
 def an_hour_later(program: Faulty, _: str) -> None:
@@ -206,14 +206,14 @@ def on_disk(program: Faulty, name: str) -> None:
 
 
 def near_its_end(program: Faulty, name: str) -> None:
-    """A context in memory whose leaf is to be renewed."""
+    """A context in memory whose leaf is due for renewal."""
     program.pass_time(-31 * DAY_SECONDS)
     assert tunnel(program, name) == "200"
     program.pass_time(31 * DAY_SECONDS)
 
 
 def rubbish(program: Faulty, name: str) -> None:
-    """An operator's file that can't be used, written some time ago."""
+    """An unusable operator's file, written some time ago."""
     path = Store(program.folder / "certs").path(name)
     assert path
     path.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""tshark, as the judge of what we write for it."""
+"""tshark, to verify the files that we write for it."""
 
 import shutil
 from pathlib import Path
@@ -9,7 +9,7 @@ HTTP = ("-d", "tcp.port==1-65535,http")  # as documented, for HTTP/2 on any port
 
 
 def fields(path: Path, *names: str, options: tuple[str, ...] = HTTP, only: str = "") -> list[tuple[str, ...]]:
-    """These fields of each packet that the filter ``only`` lets through."""
+    """These fields of each packet that matches the display filter ``only``."""
     assert shutil.which("tshark"), "tshark is missing: apt-get install tshark"
     words = [word for name in names for word in ("-e", name)]
     result = run("tshark", "-n", *options, "-r", path, "-Y", only, "-T", "fields", "-E", "separator=|", *words)

@@ -1,6 +1,6 @@
-"""Steps of certifier's that can fail: each is called by what is done, to whom, and where: ``recv client proxy.handle``.
+"""certifier's steps that can fail, each named by the call, the peer and the function: ``recv client proxy.handle``.
 
-For ``faulty.py``, which imports this when gevent has patched all, and certifier after that.
+For ``faulty.py``, which imports this after gevent's monkey-patching, and certifier after that.
 """
 
 import errno
@@ -21,14 +21,14 @@ ROOMS = Path(__file__).parent.parent
 
 Call = Callable[..., Any]
 
-TOOLS = ("files", "workers", "sockets.send", "sockets.send_now")  # whose callers say better what it is about
+TOOLS = ("files", "workers", "sockets.send", "sockets.send_now")  # their callers describe the step better
 
 _lock = monkey.get_original("_thread", "allocate_lock")()
 _rooms = {str(path): path.stem for path in ROOMS.glob("*.py")}
 
 
 class Faults:
-    """Counts steps, and lets the one that is armed fail, once."""
+    """Counts steps, and makes the armed one fail, once."""
 
     def __init__(self) -> None:
         self.steps: Counter[str] = Counter()
@@ -42,7 +42,7 @@ class Faults:
             self._armed = (step, nth, error)
 
     def visit(self, step: str) -> str | None:
-        """Count a step; the error that it is to fail with, if it is."""
+        """Count a step; return the error it must fail with, or None."""
         with _lock:
             self.steps[step] += 1
             if self._armed is None or (step, self.steps[step]) != self._armed[:2]:
@@ -55,11 +55,11 @@ faults = Faults()
 
 
 def place() -> str | None:
-    """The function of certifier's that is nearest on the stack, but for the tools'."""
+    """The innermost function of certifier on the stack that is not in ``TOOLS``."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         room, name = _rooms.get(frame.f_code.co_filename), frame.f_code.co_name
-        if room is not None and not name.startswith("<"):  # comprehensions: in some versions
+        if room is not None and not name.startswith("<"):  # comprehensions have frames in some versions
             found = f"{room}.{name}"
             if room not in TOOLS and found not in TOOLS:
                 return found
@@ -68,7 +68,7 @@ def place() -> str | None:
 
 
 def exception(error: str) -> BaseException:
-    """What a test calls ``ENOSPC``, ``gai:EAI_NONAME``, ``timeout`` ..."""
+    """The exception for a test's ``ENOSPC``, ``gai:EAI_NONAME``, ``timeout`` ..."""
     kind, _, detail = error.partition(":")
     if kind == "timeout":
         return TimeoutError("timed out")
@@ -89,7 +89,7 @@ def exception(error: str) -> BaseException:
 
 
 def faulty(real: Call, what: str, side: Callable[[Any], str] | None = None) -> Call:
-    """The call, which may fail. ``side`` tells whom it is done to, by its first argument."""
+    """Wrap a call so that it may fail. ``side`` returns the peer's name, given the call's first argument."""
 
     def call(*arguments: Any, **keywords: Any) -> Any:
         where = place()
@@ -97,7 +97,7 @@ def faulty(real: Call, what: str, side: Callable[[Any], str] | None = None) -> C
             error = faults.visit(f"{what} {side(arguments[0])} {where}" if side else f"{what} {where}")
             if error is not None:
                 if what == "close":
-                    real(*arguments, **keywords)  # one that fails has closed all the same
+                    real(*arguments, **keywords)  # close() closes even when it fails
                 raise exception(error)
         return real(*arguments, **keywords)
 

@@ -1,4 +1,4 @@
-"""What a running certifier holds: memory, threads, greenlets, descriptors, and the processor time that it has used."""
+"""What a running certifier holds: memory, threads, greenlets, file descriptors; and the CPU time it has used."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from lab import WAIT, Program
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
-# Every line of its log begins with a time of its own, and holds nothing but printable ASCII.
+# Log lines begin with a timestamp and are printable ASCII; a few others are printed at the start and by watched.py.
 _OURS = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (warning: |error: )?[ -~]+"
     r"|listening on [0-9.:]+|CA certificate: [ -~]+|try: curl [ -~]+|greenlets \d+ blocks \d+ malloc \d+"
@@ -22,9 +22,9 @@ _OURS = re.compile(
 
 
 class Vitals(NamedTuple):
-    resident: int  # memory as the system sees it, KiB
-    malloc: int  # of it, what malloc has given out, KiB
-    blocks: int  # that Python's own allocator has given out
+    resident: int  # resident set size, KiB
+    malloc: int  # allocated by malloc, KiB
+    blocks: int  # allocated by Python's own allocator
     threads: int
     greenlets: int
     descriptors: int
@@ -39,13 +39,13 @@ class Vitals(NamedTuple):
         return " ".join(f"{key} {value}" for key, value in self._asdict().items())
 
 
-# What a load may leave behind: entries of caches, and pages that the allocators keep in pieces. No thread, greenlet
-# or descriptor.
+# What a load may leave behind: cache entries, and fragmented pages in the allocators; but no thread, greenlet
+# or file descriptor.
 GROWTH = Vitals(32_768, 2048, 8000, 0, 0, 0)
 
 
 class Watched(Program):
-    """A certifier that tells its greenlets; of those that wait for a connection it keeps some, which do not count."""
+    """A certifier that reports its greenlets, without the spare ones that wait for a connection."""
 
     @staticmethod
     def command() -> list[str]:
@@ -61,12 +61,12 @@ class Watched(Program):
         return Vitals(resident, malloc // 1024, blocks, threads, greenlets, descriptors)
 
     def cpu(self) -> float:
-        """Seconds of processor time used so far."""
+        """Seconds of CPU time used so far."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS
 
     def settled(self, before: Vitals) -> Vitals:
-        """Wait until no more is held than before, and ``GROWTH``."""
+        """Wait until no more is held than before plus ``GROWTH``."""
         deadline = time.monotonic() + WAIT
         most = before.and_growth()
         while not (vitals := self.vitals()).within(most):
@@ -75,6 +75,6 @@ class Watched(Program):
         return vitals
 
     def check_log(self) -> None:
-        """Assert that all lines are its own: nothing from a peer, and no bug, has made one."""
+        """Assert that all lines are of the known forms: no peer has injected one, and no bug has printed one."""
         strange = [line for line in self.lines if not _OURS.fullmatch(line)]
         assert not strange, strange[:20]

@@ -1,4 +1,4 @@
-// An HTTPS server that wants a client certificate: wants <pem> <require|request> <1.2|1.3>; it prints its port.
+// An HTTPS server that asks for a client certificate: wants <pem> <require|request> <1.2|1.3>. It prints its port.
 package main
 
 import (

@@ -1,7 +1,7 @@
-"""certifier as its users start it, and on SIGUSR2 one more line on stderr with what can't be seen in /proc.
+"""certifier as its users start it; on SIGUSR2 it prints what can't be seen in /proc as a line on stderr.
 
-How many greenlets do something, how many blocks Python's allocator has given out, and how many octets malloc (which is
-what OpenSSL has). Memory that is not used any more is given back first.
+The number of busy greenlets, of blocks allocated by Python's allocator, and of octets allocated by malloc (which
+OpenSSL uses). Unused memory is released first.
 """
 
 # ruff: noqa: E402
@@ -33,8 +33,8 @@ class Mallinfo(ctypes.Structure):
 
 
 def waits(found: greenlet) -> bool:
-    """Whether it is one of the staff that waits for a connection: those are kept."""
-    frame = found.gr_frame  # the innermost one
+    """Whether it is one of the ``Staff`` that waits for a connection: these are kept."""
+    frame = found.gr_frame  # the innermost frame
     return frame is not None and frame.f_code is Staff._serve.__code__
 
 

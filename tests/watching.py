@@ -1,4 +1,4 @@
-"""An observer that remembers, and how a conversation is played to a decoder."""
+"""An observer that records what it sees, and functions that feed a conversation to a decoder."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -7,11 +7,11 @@ from exchange import Capture, Connection, Exchange, Octets, Recorder
 
 CLIENT, ORIGIN = 0, 1
 
-Conversation = list[tuple[int, bytes]]  # who says what
+Conversation = list[tuple[int, bytes]]  # who sends what
 
 
 class Seen:
-    """Remembers everything that it is told."""
+    """Records everything reported to it."""
 
     def __init__(self) -> None:
         self.begun: list[Exchange] = []
@@ -48,7 +48,7 @@ def connection() -> Connection:
 
 
 def play(decoder: Decoder, conversation: Iterable[tuple[int, bytes]], size: int = 1 << 20) -> None:
-    """Say it all, in segments of at most ``size`` octets."""
+    """Feed the conversation to the decoder, in segments of at most ``size`` octets."""
     for who, data in conversation:
         say = decoder.sent if who == CLIENT else decoder.received
         for start in range(0, len(data), size):
@@ -62,7 +62,7 @@ def watched(
     limit: int | None = 100,
     error: str | None = None,
 ) -> Seen:
-    """What a decoder sees of a conversation up to its end; bodies up to ``limit`` octets."""
+    """What a decoder reports for a whole conversation, with bodies captured up to ``limit`` octets."""
     seen = Seen()
     decoder = decode(seen.recorder(limit))
     play(decoder, conversation, size)
@@ -79,7 +79,7 @@ def watched_in_pieces(
     limit: int | None = 100,
     error: str | None = None,
 ) -> Seen:
-    """The same, and that it does not depend on the segments."""
+    """The same; asserts that it does not depend on the segmentation."""
     seen = watched(decode, conversation, limit=limit, error=error)
     for size in (1, 2, 3, 9, 17):
         again = watched(decode, conversation, size, limit, error)
@@ -93,7 +93,7 @@ def kept(body: bytearray | None) -> bytes | None:
 
 
 def facts(exchange: Exchange) -> tuple[object, ...]:
-    """All that is known of an exchange but its times and numbers."""
+    """All that is known of an exchange, except its ID and the values of its times."""
     times = (exchange.first_byte, exchange.request_ended, exchange.ended)
     return (
         exchange.method, exchange.url, exchange.target, exchange.version, exchange.request_fields, exchange.status,
