@@ -30,7 +30,7 @@ from workers import Workers
 
 
 class Counted(Leaves):
-    """Counts retrievals, and holds them back on demand."""
+    """Counts retrievals, and blocks them while a test holds ``gate``."""
 
     def __init__(self, store: Store, authority: Authority | None) -> None:
         super().__init__(store, authority, KeyStock("p256"))
@@ -39,7 +39,7 @@ class Counted(Leaves):
 
     def retrieve(self, name: str, now: datetime, notes: list[str], wanted: Wanted = SERVED) -> Leaf | None:
         self.count += 1
-        with self.gate:  # where a test holds it, this thread is blocked, not the hub
+        with self.gate:  # blocks this thread, not the hub
             pass
         return super().retrieve(name, now, notes, wanted)
 
@@ -56,7 +56,7 @@ class Clock:
 
 
 def far_off() -> Turnstile:
-    """One at which "client" has no turn for a minute."""
+    """A turnstile at which "client" has no turn for a minute."""
     clock = Clock()
     stile = Turnstile(Limits(client_new_names=1), clock)
     while stile.at_once("client"):
@@ -81,7 +81,7 @@ def clock() -> Clock:
 
 
 def test_a_retrieval_that_fails_leaves_no_work_for_the_collector(room: Room, clock: Clock) -> None:
-    """Of thousands that are refused a collection would hold all connections up."""
+    """After thousands of refusals, a garbage collection would stall all connections."""
 
     class Failing(Leaves):
         def retrieve(self, *_: object, **__: object) -> Leaf | None:
@@ -119,7 +119,7 @@ def test_one_retrieval_for_all_who_wait_and_the_hub_goes_on(leaves: Counted) -> 
 
 
 def test_those_who_ask_for_one_name_in_a_crowd_have_one_retrieval(leaves: Counted, room: Room) -> None:
-    """To tell whether it is stored takes a while: the others come meanwhile."""
+    """Finding out whether it is stored takes a while; the others arrive in the meantime."""
     room.place(room.ca.issue(NAME))
     contexts = ContextCache(2, leaves, Workers(), turnstile=far_off())
     waiters = [gevent.spawn(contexts.get, NAME, "client") for _ in range(5)]
@@ -208,7 +208,7 @@ def test_clear_forgets_what_was_not_to_be_had(room: Room, clock: Clock) -> None:
 
 
 def test_a_retrieval_that_is_killed_is_an_error_and_no_wont_do(room: Room) -> None:
-    """At the end of the program: no tunnel must pass untouched for that."""
+    """As at the program's shutdown: no tunnel may pass untouched because of that."""
 
     class Killed(Leaves):
         def retrieve(self, *_: object, **__: object) -> Leaf | None:
@@ -230,7 +230,7 @@ def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
             ends[step % 2].do_handshake()
     ends[1].do_handshake()
     with suppress(ssl.SSLWantReadError):
-        ends[1].unwrap()  # OpenSSL forgets sessions that broke off
+        ends[1].unwrap()  # OpenSSL drops sessions of connections that break off
 
 
 @pytest.mark.parametrize("tickets", [False, True])
@@ -257,7 +257,7 @@ def test_sessions_of_clients_without_tickets_do_not_pile_up(room: Room, leaves: 
     again = contexts.find("a.example")
     assert again is not None
     assert (again.serial, again.source, again.ssl.session_stats()["number"]) == (first.serial, "disk", 0)
-    contexts.relieve("a.example", first)  # of a connection that has still the old one
+    contexts.relieve("a.example", first)  # from a connection that still uses the old one
     assert (contexts.find("a.example"), leaves.count) == (again, 2)
 
 
@@ -278,7 +278,7 @@ def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Count
 
 
 def test_what_is_due_on_disk_is_renewed_once_it_is_used(room: Room, leaves: Counted, clock: Clock) -> None:
-    """Names that fall out of memory again, and programs that run for seconds, would never have theirs renewed."""
+    """Else names soon evicted from memory, and programs that run for seconds, would never have theirs renewed."""
     room.retrieve(NAME, now())
     stored = room.path.read_bytes()
     contexts = ContextCache(1, leaves, Workers(), clock)
@@ -295,7 +295,7 @@ def test_what_is_due_on_disk_is_renewed_once_it_is_used(room: Room, leaves: Coun
 
 @pytest.mark.parametrize("capacity", [1, 9])
 def test_many_that_are_due_are_renewed_one_after_the_other(leaves: Counted, clock: Clock, capacity: int) -> None:
-    """After a long stop all are; at once they took all threads, RSA keys for minutes."""
+    """After a long stop, all are due; all at once, they would take all threads, with RSA keys for minutes."""
     waits, release = os.pipe()
     renewals = []
 
@@ -340,7 +340,7 @@ def test_a_renewal_that_fails_leaves_the_present_one_in_use(
     assert contexts.find("a.example") is made
     until(lambda: "the present certificate for a.example stays in use" in caplog.text)
     assert contexts.find("a.example") is made
-    assert leaves.count == 2  # the next try comes later
+    assert leaves.count == 2  # the next attempt comes later
     (room.folder / "serial.txt").write_text("5\n")
     clock.advance(minutes=2)
     contexts.find("a.example")
@@ -353,7 +353,7 @@ def test_an_operators_file_is_picked_up_in_use(leaves: Counted, clock: Clock, ro
     room.place(TestCA("operator").issue("www.example.com"))
     assert contexts.find("www.example.com") is made
     clock.advance(seconds=LOOK_SECONDS)
-    assert contexts.find("www.example.com") is made  # no connection waits for the look
+    assert contexts.find("www.example.com") is made  # no connection waits for the look at the disk
     until(lambda: contexts.find("www.example.com") is not made)
     placed = contexts.find("www.example.com")
     assert placed is not None
@@ -407,7 +407,7 @@ def test_looks_at_a_disk_that_hangs_do_not_pile_up(leaves: Counted, clock: Clock
         gevent.sleep(0)
     until(lambda: looks)
     try:
-        workers.run(int)  # whatever else was begun has begun by now
+        workers.run(int)  # whatever was queued before has started by now
         assert looks == [NAME]
     finally:
         os.close(release)
@@ -419,7 +419,7 @@ def test_looks_at_a_disk_that_hangs_do_not_pile_up(leaves: Counted, clock: Clock
 
 
 def test_what_clear_drops_is_freed_little_by_little(leaves: Counted) -> None:
-    """OpenSSL takes its time for each, and everybody waits meanwhile."""
+    """OpenSSL takes a while to free each one, and the hub is blocked meanwhile."""
     contexts = ContextCache(100, leaves, Workers())
     dropped = [weakref.ref(contexts.get(f"{n}.example").ssl) for n in range(100)]  # type: ignore[union-attr]
     contexts.clear()
@@ -450,7 +450,7 @@ def test_what_was_retrieved_before_clear_is_not_kept(leaves: Counted, room: Room
 
 
 def test_what_is_due_is_renewed_though_nobody_asks(leaves: Counted, clock: Clock) -> None:
-    """So no connection waits for it later; and the order of use stays as it was."""
+    """So that no connection waits for it later; the order of use stays as it was."""
     contexts = ContextCache(3, leaves, Workers(), clock)
     made = {name: contexts.get(name) for name in ("a.example", "b.example")}
     contexts.renew()
@@ -459,7 +459,7 @@ def test_what_is_due_is_renewed_though_nobody_asks(leaves: Counted, clock: Clock
     contexts.renew()
     assert leaves.count == 4
     assert list(contexts._contexts) == ["b.example", "a.example"]
-    clock.advance(days=15)  # past the end of the first two
+    clock.advance(days=15)  # past the expiry of the first two
     for name, old in made.items():
         context = contexts.find(name)
         assert context
@@ -484,7 +484,7 @@ def used_on_disk(room: Room) -> float:
 
 
 def test_a_renewal_is_no_use_of_what_is_stored(leaves: Counted, clock: Clock, room: Room) -> None:
-    """Or what is in memory would never be unused, and prune would have nothing to remove."""
+    """Else nothing in memory would ever count as unused, and prune would have nothing to remove."""
     first, second = (ContextCache(2, leaves, Workers(), clock) for _ in range(2))  # two processes on one store
     for contexts in (first, second):
         contexts.get(NAME)
@@ -501,7 +501,7 @@ def test_a_renewal_is_no_use_of_what_is_stored(leaves: Counted, clock: Clock, ro
 
 @pytest.mark.parametrize("used", [True, False])
 def test_what_was_pruned_is_stored_again_when_it_is_used(leaves: Counted, clock: Clock, room: Room, used: bool) -> None:
-    """Or it would come back at each renewal, as if it were new."""
+    """Else it would be back at each renewal, as if it were new."""
     contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get(NAME)
     room.path.unlink()
@@ -529,7 +529,7 @@ def test_use_is_noted_though_the_certificate_is_due(leaves: Counted, clock: Cloc
 def test_what_is_as_new_as_can_be_had_is_not_read_at_each_use(
     room: Room, clock: Clock, generates: bool, days: int, step: int
 ) -> None:
-    """Neither long before its renewal, nor past one that nobody can do."""
+    """Neither long before its renewal is due, nor after, if renewal is impossible."""
     room.retrieve(NAME, now())
     leaves, workers = Counted(room.store, room.leaves._authority if generates else None), Workers(1)
     contexts = ContextCache(2, leaves, workers, clock)
@@ -539,7 +539,7 @@ def test_what_is_as_new_as_can_be_had_is_not_read_at_each_use(
         clock.advance(seconds=step)
         assert contexts.find(NAME) is found
         gevent.sleep(0)
-        workers.run(int)  # the look has been done: the thread takes its work in order
+        workers.run(int)  # the look is done by now: the thread works in order
     assert leaves.count == 1
 
 
@@ -568,7 +568,7 @@ def test_the_store_of_a_running_proxy_stays_within_its_bound(room: Room, clock: 
 
 
 def test_a_store_is_tidied_by_one_at_a_time(leaves: Counted, clock: Clock) -> None:
-    """Every hour, and after leaves were made."""
+    """Tidying starts every hour, and after leaves have been made; calls meanwhile do nothing."""
     under_way: list[int] = []
     found: list[int] = []
 

@@ -1,7 +1,7 @@
-"""Each step of a connection made to fail, once: what the client sees, what the log says, and that nothing is left.
+"""Each step of a connection fails once: what the client sees, what is logged, and that nothing is left behind.
 
-``faulty.py`` names the steps. A scenario is run without a fault to learn which it has, and then once for each of them
-and each error that it may meet; ``TABLE`` says what is to come of that. Afterwards the same request succeeds.
+``steps.py`` names the steps. A scenario runs without a fault to learn its steps, and then once for each call of a step
+and each error that it may raise; ``TABLE`` has the expected results. Afterwards the same request succeeds.
 """
 
 import re
@@ -12,7 +12,7 @@ import pytest
 import scenarios
 from faultlab import Client, Faulty, names, run
 
-ERRORS = {  # what a call may fail with, where the reply differs; EIO for all that is not here
+ERRORS = {  # the errors of each call, as far as they are handled differently; EIO for all others
     "wait tunnel._together": "",  # has no deadline
     "wait": "timeout",
     "accept": "EMFILE ECONNABORTED",
@@ -45,7 +45,7 @@ class Scenario(NamedTuple):
     client: Client
     sees: str = "200"  # without a fault
     logs: str | None = "closed"
-    steps: str = ""  # which of them to make fail: others are those of another scenario
+    steps: str = ""  # pattern of the steps to fail; other scenarios cover the rest
     before: Callable[[Faulty, str], None] | None = None
 
 
@@ -84,7 +84,7 @@ PROGRAMS = {
         "crowded page": Scenario(scenarios.crowded_page, steps="sendall"),
         "health": Scenario(scenarios.health),
     },
-    # Redirected in plain text, one certificate kept in the store: each new one makes the old one go.
+    # Redirected in plain text, one certificate kept in the store: each new one evicts the old one.
     "--ca=ca --store-max=1 --redirect=127.0.0.1:{plain} --proxy-protocol": {
         "redirected": Scenario(scenarios.tunnel, steps="origin|set_alpn|preamble"),
         "redirected, not TLS": Scenario(scenarios.not_tls, steps="relaying|preamble"),
@@ -94,11 +94,11 @@ PROGRAMS = {
         ),
         "CRL": Scenario(scenarios.crl, steps="thread|website|signer", before=scenarios.an_hour_later),
     },
-    # Redirected in TLS, for users with a password.
+    # Redirected over TLS, for users with a password.
     "--ca=ca --auth=users --redirect=tls://origin.example.com:{tls}": {
         "authenticated": Scenario(scenarios.tunnel, steps="access|upstream|interception|relaying"),
     },
-    # All that passes is looked at. (stderr by its name is a file like any other: what it loses is told.)
+    # All traffic is observed. (/dev/stderr is a log file like any other: lines that it loses are counted.)
     "--ca=ca --log-file=/dev/stderr --har=har --pcap=pcap": {
         "seen": Scenario(scenarios.tunnel, steps="getpeername|linefile|har|pcap|tunnel|streams"),
         "seen GET": Scenario(scenarios.plain_get, steps="getpeername|linefile|har|forward"),
@@ -123,38 +123,38 @@ OURS = "proxy_internal_error"
 
 
 class Row(NamedTuple):
-    """What comes of the faults that the pattern finds, written as ``scenario: step #number error``."""
+    """The result of the faults that match the pattern, written as ``scenario: step #number error``."""
 
     fault: str
     sees: str | None = None  # None: as without a fault
-    logs: str | None = "same"  # the outcome in the line of the connection; None: no line
-    bug: bool = False  # an error that should not be: told by a traceback, too
+    logs: str | None = "same"  # the outcome in the connection's log line; None: no line
+    bug: bool = False  # an error that should never happen: also logged with a traceback
 
 
 TABLE = [
-    # Work in the background: a connection knows nothing of it.
+    # Work in the background, which does not affect connections.
     Row(r"spawn (contexts\.find|renewals\.soon)", "cut", "failed", bug=True),
     Row("(renewed|refreshed|pruned): .* (internal|memory)$", bug=True),
     Row("renewed|refreshed|pruned"),
-    # Before anything was asked for, there is nothing to tell.
+    # Before a request, there is nothing to report.
     Row("accept|setsockopt"),
-    # What a socket does not take, or has not, at once is waited for.
+    # If a socket can't send or receive at once, certifier waits.
     Row("EAGAIN$"),
     Row("recv client proxy.handle", "cut", None),
     Row("recv client proxy._read_head #. timeout", "408 http_request_error", "http_request_error"),
     Row("recv client proxy._read_head", "cut", "cut-off"),
-    # Who may: see test_rules.py for the refusals themselves.
+    # Access: see test_rules.py for the refusals themselves.
     Row("thread (access|downloads|health).* memory", "cut", "failed", bug=True),
     Row("thread access._verify", "503 proxy_internal_error", OURS),
-    # Look-up and dial.
+    # DNS lookup and dial.
     Row("socket sockets._is_local .* EMFILE", "503 proxy_internal_error", OURS),
     Row("direct: thread resolver.* memory", "alert internal_error", OURS, bug=True),
     Row("thread resolver.* memory", "503 proxy_internal_error", OURS, bug=True),
-    # Without a CONNECT there is nobody to be answered in HTTP, but a page inside TLS can be had.
+    # Without a CONNECT, there is no HTTP reply, but a page inside TLS is possible.
     Row("direct: .*(resolver|upstream|sockets)[.]\\S* #. (thread|EMFILE|EADDRNOTAVAIL)", "alert internal_error", OURS),
     Row("thread resolver|getaddrinfo .*EMFILE", "503 proxy_internal_error", OURS),
     Row("getaddrinfo", "502 dns_error", "dns_error"),
-    Row("two addresses: .* (upstream._|sockets.)connect #1 (E|timeout)"),  # the other one answers
+    Row("two addresses: .* (upstream._|sockets.)connect #1 (E|timeout)"),  # the other address answers
     Row(
         "two addresses: (connect|wait) .*#2 (EHOST|ETIMED|timeout|EACCES)",
         "502 connection_refused",
@@ -168,9 +168,9 @@ TABLE = [
         "two addresses: connect origin sockets.connect #. EADDRNOTAVAIL", "502 connection_refused", "connection_refused"
     ),
     Row("(upstream._|sockets.)connect #. (EMFILE|EADDRNOTAVAIL)", "503 proxy_internal_error", OURS),
-    # The hello. An origin that has gone is told of where that can be done.
+    # The hello. That an origin is gone is reported to the client where possible.
     Row("(not TLS|bypassed): getpeername origin", "cut", "origin-reset"),
-    Row("(seen|tapped): getpeername origin", "cut", "origin-.*"),  # TLS with it was done
+    Row("(seen|tapped): getpeername origin", "cut", "origin-.*"),  # after the handshake with it
     Row("(GET|POST): getpeername origin", "502 connection_terminated", "connection_terminated"),
     Row("getpeername origin", "502 tls_protocol_error", "tls_protocol_error"),
     Row("(recv client|wait) greeting._read #. timeout", "cut", "hello-timeout"),
@@ -180,24 +180,24 @@ TABLE = [
     Row(
         "health: (thread health|[^u]\\S* store.probe|\\S+ serials.(check|peek))", "503"
     ),  # what can't be removed is cleared up later
-    # The certificate. What the store can't do costs nothing where one can be made.
-    Row("operator's: (open|l?stat) stored._content #1"),  # the exact name's; the wildcard's serves
+    # The certificate. Failures of the store don't matter if a certificate can be made.
+    Row("operator's: (open|l?stat) stored._content #1"),  # the exact name's; the wildcard's is served
     Row("(untouched|operator's): .* stored._content", "alert internal_error", OURS),
     Row("thread retrieval.attempt .* memory", "alert internal_error", OURS, bug=True),
     Row(" (serials[.]|files[.]|thread retrieval.attempt|.* tlsconfig)", "alert internal_error", OURS),
     Row(" (store|ledger|thread retrieval.(tidy|look))"),
     Row("CRL: .* internal$", "cut", "failed", bug=True),
     Row("load_pem_private_key .* memory", "alert internal_error", OURS, bug=True),
-    Row("from disk: load_pem_private_key .* internal"),  # such an error is a key's of an odd length, too
+    Row("from disk: load_pem_private_key .* internal"),  # a key of an odd length raises such an error, too
     Row(" internal$", "alert internal_error", OURS, bug=True),
-    # A redirect that is told who comes
+    # A redirect with a PROXY protocol header
     Row("client preamble", "cut", "cut-off"),
     Row("redirected: .* relaying.introduce", "502 connection_terminated", "connection_terminated"),
     Row("relaying.introduce", "cut", "connection_terminated"),
     # What is relayed without TLS
     Row("(not TLS|redirected): send origin streams.flush_now", "cut", "origin-reset"),
     Row("not TLS: send client streams.flush_now", "cut", "client-reset"),
-    Row("redirected: readv origin .* #1 eof", "cut", "client-truncated"),  # the plain FIN looks like an end
+    Row("redirected: readv origin .* #1 eof", "cut", "client-truncated"),  # a FIN without TLS looks like a proper end
     Row("not TLS: readv origin .* #1 eof", "cut"),
     Row("not TLS: readv client .* #1 eof"),
     Row("(not TLS|redirected): recv origin .* eof|shutdown (client|origin) streams.end"),
@@ -219,12 +219,12 @@ TABLE = [
         "cut",
         "client-tls-failed",
     ),
-    # The page inside TLS that says what is wrong with the origin
+    # The page inside TLS that explains what is wrong with the origin
     Row("untrusted: (recv client streams.fill #1 ECONNRESET|send client streams.flush #1|tls write client)", "cut"),
-    # That was no end: the client may be about to send its request, which nobody waits for any more.
+    # A false EOF: the client may be about to send its request, which nobody reads any more.
     Row("untrusted: recv client streams.fill #1 eof", "502 tls_certificate_error(, cut)?"),
     Row("untrusted|gone"),
-    # The relay: what one side does is passed on to the other; an origin that fails before it said anything is told of.
+    # The relay: how one side ends is passed on to the other; if an origin fails before it answers, the client is told.
     Row("crowded: send(all)? origin streams.flush #3 EPIPE", "cut", "origin-reset"),
     Row("(crowded: sendall client streams.flush #2|tapped: send client streams.flush #1)", "cut", "client-reset"),
     Row("(crowded|tapped): recv origin streams.fill #1 eof", "cut", "origin-truncated"),
@@ -232,7 +232,7 @@ TABLE = [
     Row("tapped: recv client streams.fill #1 eof", "cut", "client-truncated"),
     Row("(crowded|tapped): recv client streams.fill #[12] eof", None, "client-truncated"),
     Row("tapped: recv client streams.fill #2", None, "client-reset"),
-    # It may be the wait for what comes behind the request, which then is answered.
+    # It may be the read after the request, which is then answered.
     Row("crowded: recv client streams.fill #1 timeout", "cut|200", "client-reset"),
     Row("(crowded|tapped): recv client streams.fill", "cut", "client-reset"),
     Row("send origin streams.flush_now #3", "cut", "origin-reset"),
@@ -244,7 +244,7 @@ TABLE = [
     Row("readv client streams.fill_now #1 ECONNRESET", "cut", "client-reset"),
     Row("readv client streams.fill_now #1 eof", "cut", "client-truncated"),
     Row("tls read client tls.decrypt #1", "cut", "client-tls-error"),
-    # Its end, when the client has all that it wants
+    # The end of the relay, when the client has its whole response
     Row("readv client streams.fill_now #2 eof", None, "client-truncated"),
     Row("readv client streams.fill_now #2 ECONNRESET", None, "client-reset"),
     Row("tls read client tls.decrypt #2", None, "client-tls-error"),
@@ -258,8 +258,8 @@ TABLE = [
     ),
     Row("shutdown origin", None, "closed|origin-.*"),  # its close_notify may have come just before
     Row("send(all)? client streams.flush #[1-4]|(unwrap|shutdown) client"),
-    # Plain HTTP, and what we answer ourselves
-    Row("sendall origin forward._upload #. timeout"),  # it answers what it has
+    # Plain HTTP, and certifier's own replies
+    Row("sendall origin forward._upload #. timeout"),  # the origin answers what it has received
     Row("recv origin forward._recv #. timeout", "504 connection_read_timeout", "connection_read_timeout"),
     Row("origin forward", "502 connection_terminated", "connection_terminated"),
     Row("sendall client forward", "cut", "cut-off"),
@@ -271,11 +271,11 @@ TABLE = [
     Row("thread downloads", "503 proxy_internal_error", OURS),
     Row("send(all)? client sockets.last_word", "cut"),
     Row("(client|wait) sockets.last_word"),
-    # What looks on
-    Row("seen GET: spawn harqueue", None, "failed", bug=True),  # all was said: tunnels' watchers catch bugs
+    # Observers
+    Row("seen GET: spawn harqueue", None, "failed", bug=True),  # the reply was sent; tunnels' watchers catch bugs
     Row("(spawn|thread) harqueue.* memory", bug=True),
     Row("harqueue|(pwrite|link|rename|f?stat) (har|pcap)"),
-    Row("open taps", bug=True),  # the user's
+    Row("open taps", bug=True),  # in the user's tap
     Row("write linefile", None, None),  # the line is lost, and counted
     # Bugs
     Row("spawn", "cut", "failed", bug=True),
@@ -284,7 +284,7 @@ TABLE = [
 
 
 def prepared(program: Faulty, scenario: Scenario) -> str:
-    """A new name, for which all is as it should be before the scenario."""
+    """A new name, prepared for the scenario."""
     name = next(names)
     if scenario.before is not None:
         scenario.before(program, name)
@@ -293,14 +293,14 @@ def prepared(program: Faulty, scenario: Scenario) -> str:
 
 
 def errors(step: str) -> list[str]:
-    """What a step may fail with."""
+    """The errors that a step may raise."""
     what = re.sub(r"( client| origin)? \S+$", "", step)
     return ERRORS.get(step, ERRORS.get(what, "EIO")).split()
 
 
 def wrong(scenario: Scenario, program: Faulty, title: str) -> Iterator[str]:
-    """What comes otherwise than the table says, for each fault of a scenario."""
-    for _ in range(2):  # the first may have something to set up
+    """All deviations from the table, over all faults of a scenario."""
+    for _ in range(2):  # the first run may have something to set up
         plain = run(program, scenario.client, prepared(program, scenario))
     assert (plain.sees, plain.logs, plain.left) == (scenario.sees, [scenario.logs], {})
     for step, number in plain.steps.items():
@@ -335,7 +335,7 @@ def wrong_with(scenario: Scenario, program: Faulty, title: str, step: str, nth: 
     if not had.fired:
         yield f"{fault}: has not happened"
     left = {**had.left, **good.left}
-    assert not left, f"{fault}: left {left}"  # and would be, after all that follow
+    assert not left, f"{fault}: left {left}"  # stop here: it would be left after all later faults, too
 
 
 met: set[Row] = set()
@@ -343,7 +343,7 @@ ran: set[str] = set()  # scenarios
 ALL = [(options, title) for options, found in PROGRAMS.items() for title in found]
 
 
-@pytest.mark.timeout(180)  # a few seconds; there are busy machines
+@pytest.mark.timeout(180)  # takes a few seconds, but machines may be busy
 @pytest.mark.parametrize(("options", "title"), ALL, ids=[title for _, title in ALL])
 def test_each_step_fails_once(faulty: Callable[[str], Faulty], options: str, title: str) -> None:
     ran.add(title)
@@ -352,7 +352,7 @@ def test_each_step_fails_once(faulty: Callable[[str], Faulty], options: str, tit
 
 
 def test_each_row_is_met() -> None:
-    """Else a step has another name now, or is not made to fail any more."""
+    """Else a step was renamed, or no longer fails."""
     if len(ran) < len(ALL):
         pytest.skip("only some scenarios were run")
     assert [row.fault for row in TABLE if row not in met] == []

@@ -46,7 +46,7 @@ def stored(folder: Path, name: str) -> Path:
 
 
 def closed(sock: socket.socket) -> bytes:
-    """All that still comes, until the end."""
+    """Read all that still arrives until EOF."""
     data = b""
     while more := sock.recv(65_536):
         data += more
@@ -135,7 +135,7 @@ def test_alpn_is_what_the_origin_selects(
 
 
 def test_a_server_name_other_than_the_connect_host(program: Program, origin: Origin) -> None:
-    """The certificate is for the server_name, and so the origin is verified against it."""
+    """The certificate is for the server_name, so the origin's is verified for that name, too."""
     with secure_tunnel(program, f"127.0.0.1:{origin.port}", "example.com") as secure:
         assert get(secure).status == 200
     with secure_tunnel(program, f"127.0.0.1:{origin.port}", "other.example") as secure:
@@ -151,7 +151,7 @@ def test_addresses(program: Program, certificate: Path, host: str) -> None:
 
 
 def test_a_server_name_that_is_no_name(program: Program, origin: Origin) -> None:
-    """The CONNECT host is used in its stead, and nothing of it reaches the disk."""
+    """The CONNECT host is used instead, and the name never reaches the disk."""
     for name in (b"127.0.0.1", b"../../../../tmp/x", b"a\0b", b"x" * 300, b"_.example.com"):
         with tunnel(program.address, f"localhost:{origin.port}") as sock:
             sock.sendall(records(message(server_name(name))))
@@ -217,7 +217,7 @@ def test_restart_and_eviction_serve_what_is_stored(tmp_path: Path, roots: Path, 
 
 
 def test_generation_off(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
-    """Stored names are intercepted; others see the origin's own certificate."""
+    """Stored names are intercepted; for others, clients see the origin's own certificate."""
     operator = TestCA("operator")
     path = stored(tmp_path, "localhost")
     path.parent.mkdir(parents=True)
@@ -415,7 +415,7 @@ def test_a_connect_that_says_that_it_has_no_body(program: Program, origin: Origi
 def test_a_hello_of_post_quantum_size(program: Program, origin: Origin) -> None:
     with tunnel(program.address, f"localhost:{origin.port}") as sock:
         sock.sendall(records(message(server_name(b"localhost"), padding=12_000), 1000))
-        assert sock.recv(1) == b"\x15"  # OpenSSL's own answer to it: no supported group; it was read whole
+        assert sock.recv(1) == b"\x15"  # an alert from OpenSSL itself (no supported group): the whole hello was read
 
 
 def test_a_broken_hello_gets_an_alert(program: Program, origin: Origin) -> None:
@@ -425,12 +425,12 @@ def test_a_broken_hello_gets_an_alert(program: Program, origin: Origin) -> None:
 
 
 def test_half_a_hello_gets_an_alert_and_goes_nowhere(program: Program) -> None:
-    """A redirect that takes what was decrypted would have to make something of it."""
+    """It is not relayed as non-TLS: a redirect that expects plaintext could not make sense of it."""
     seen = len(program.lines)
     with Origin(echo) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
         sock.sendall(b"\x16\3\1\2\0\1")
         sock.shutdown(socket.SHUT_WR)
-        assert closed(sock) == b"\x15\3\3\0\2\2\x32"  # decode_error, not its echo
+        assert closed(sock) == b"\x15\3\3\0\2\2\x32"  # decode_error, not the echo
     assert " sent=0 " in program.wait_for("outcome=http_request_error", seen)
 
 
@@ -484,7 +484,7 @@ def test_direct_tls_to_a_name_that_cannot_be_reached(program: Program) -> None:
     ):
         reply = get(secure)
     assert reply.status == 502
-    assert reply.reason in ("Origin name not found", "Origin name lookup failed")  # the second where is no network
+    assert reply.reason in ("Origin name not found", "Origin name lookup failed")  # the second without a network
 
 
 def test_direct_tls_goes_to_the_redirect(tmp_path: Path, roots: Path, certificate: Path) -> None:
@@ -504,7 +504,7 @@ def test_direct_tls_goes_to_the_redirect(tmp_path: Path, roots: Path, certificat
 
 
 def test_redirect(tmp_path: Path, origin: Origin) -> None:
-    """Decrypted to the redirect, and no connection to the target; a client may speak HTTP/1.1 only."""
+    """Plaintext goes to the redirect, and no connection to the target; clients can speak HTTP/1.1 only."""
     with (
         Origin(http_origin) as plain,
         Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect=127.0.0.1:{plain.port}") as running,
@@ -517,7 +517,7 @@ def test_redirect(tmp_path: Path, origin: Origin) -> None:
         with pytest.raises(ssl.SSLError, match="no application protocol"):
             with secure_tunnel(running, "a.example:443", alpn=["h2"]):
                 pass
-        with tunnel(running.address, "a.example:2525") as sock:  # not TLS: there as it is
+        with tunnel(running.address, "a.example:2525") as sock:  # not TLS: redirected as is
             assert get(sock, "/plain").body.startswith(b"GET /plain")
     assert origin.connections == 0
 
@@ -563,7 +563,7 @@ def test_redirect_verifies_its_own_name(tmp_path: Path, roots: Path, certificate
 
 @pytest.mark.parametrize("kind", ["", "tls://"])
 def test_a_redirect_to_the_proxy_itself(tmp_path: Path, kind: str) -> None:
-    """Encrypted again, one tunnel would redirect itself until there are as many connections as there may be."""
+    """With ``tls://``, a single tunnel would redirect itself until the connection limit is reached."""
     own = f"localhost:{unused_port()}"
     options = ("--store=certs", "--max=9", "--ca=ca", f"--redirect={kind}{own}", f"--listen={own}")
     with Program(tmp_path, *options, listen=False) as running:
@@ -577,7 +577,7 @@ def test_a_redirect_to_the_proxy_itself(tmp_path: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("then", ["no-more.example", None])
 def test_a_bypass_that_ends_while_it_is_dialled(tmp_path: Path, then: str | None) -> None:
-    """It holds for that tunnel: decrypted, its bytes went to the origin itself. And twice the same without a change."""
+    """It still holds for that tunnel: decrypted, its plaintext would go to the origin itself. ``None``: no change."""
     rules = tmp_path / "bypass"
     with socket.socket() as slow, Origin(http_origin) as plain, ExitStack() as waiting:
         slow.bind(("127.0.0.1", 0))
@@ -585,7 +585,7 @@ def test_a_bypass_that_ends_while_it_is_dialled(tmp_path: Path, then: str | None
         host = f"127.0.0.1:{slow.getsockname()[1]}"
         filled = 0
         while _takes(slow.getsockname(), waiting):
-            filled += 1  # until the next one has to wait
+            filled += 1  # until the queue is full
         rules.write_text(host)
         with (
             Program(
@@ -612,7 +612,7 @@ def test_a_bypass_that_ends_while_it_is_dialled(tmp_path: Path, then: str | None
 
 
 def _takes(address: tuple[str, int], kept: ExitStack) -> bool:
-    """Whether a listener's queue takes one more connection, which is kept."""
+    """Whether a listener's queue accepts one more connection, which is kept open."""
     sock = kept.enter_context(socket.socket())
     sock.settimeout(0.2)
     try:
@@ -626,7 +626,7 @@ def _takes(address: tuple[str, int], kept: ExitStack) -> bool:
 
 
 def test_half_close_and_data_after_close_notify(program: Program, certificate: Path) -> None:
-    """The client's close_notify reaches the origin as such; what the origin says after it reaches the client."""
+    """The client's close_notify reaches the origin as such; what the origin sends after it reaches the client."""
     with Origin(echo, certificate) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
         client = BioClient(sock, strict_context(program.ca), "localhost")
         client.send(b"x")
@@ -656,11 +656,11 @@ def test_a_truncation_arrives_as_one(program: Program, certificate: Path) -> Non
 
 
 def test_a_client_that_leaves_without_a_word_is_no_fault_of_the_origins(program: Program, origin: Origin) -> None:
-    """As browsers leave connections that they opened ahead of need; the origin's OpenSSL answers that with an alert."""
+    """As browsers drop connections opened in advance; the origin's OpenSSL answers that with an alert."""
     seen = len(program.lines)
     with secure_tunnel(program, f"localhost:{origin.port}"):
         pass
-    # A reset where the session ticket was still unread.
+    # A reset if the client had not yet read the session ticket.
     assert re.search(" outcome=client-(truncated|reset)", program.wait_for(f"target=localhost:{origin.port}", seen))
 
 
@@ -698,10 +698,10 @@ def test_a_client_that_is_gone(program: Program, certificate: Path) -> None:
 
 
 def test_an_answer_before_the_upload_ends(program: Program, certificate: Path) -> None:
-    """An origin that refuses an upload and closes is heard, though the client still sends."""
+    """The reply of an origin that refuses an upload and closes arrives, though the client is still sending."""
 
     def refuse(sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else Nagle may keep it, and the reset drop it
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else Nagle may delay it, and the reset discard it
         sock.recv(100)
         sock.sendall(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\n\r\n")
 
@@ -709,7 +709,7 @@ def test_an_answer_before_the_upload_ends(program: Program, certificate: Path) -
 
         def upload() -> None:
             try:
-                for _ in range(60):  # what is read after an answer is at most a megabyte: past it, a reset
+                for _ in range(60):  # at most a megabyte is read after an answer: beyond it, a reset
                     secure.sendall(bytes(10_000))
             except OSError:
                 pass
@@ -723,9 +723,9 @@ def test_an_answer_before_the_upload_ends(program: Program, certificate: Path) -
 def test_a_client_with_nagles_algorithm_waits_for_no_acknowledgement(
     program: Program, certificate: Path, version: ssl.TLSVersion
 ) -> None:
-    """Behind its Finished it sends nothing until that is acknowledged, which Linux puts off for 40 ms or longer.
+    """After its Finished, it sends nothing until that is acknowledged, which Linux delays by 40 ms or longer.
 
-    The best of ten, beside the best of ten that wait for none: so it is not the machine that is slow.
+    Compares the best of ten with the best of ten with TCP_NODELAY, so that a slow machine does not matter.
     """
     context = strict_context(program.ca)
     context.maximum_version = context.minimum_version = version
@@ -738,7 +738,7 @@ def test_a_client_with_nagles_algorithm_waits_for_no_acknowledgement(
             return time.monotonic() - began
 
     def prompt(sock: socket.socket) -> None:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the origin may wait for one, too
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else the origin may wait, too
         http_origin(sock)
 
     with Origin(prompt, certificate) as origin:
@@ -747,10 +747,10 @@ def test_a_client_with_nagles_algorithm_waits_for_no_acknowledgement(
 
 
 def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> None:
-    """The other side ends at once; the request that came in the segment of the handshake's end must not break that."""
+    """The origin closes at once; a request in the same segment as the Finished must neither be lost nor break that."""
     got: AsyncResult[bytes] = AsyncResult()
 
-    handshaking = Event()  # an end before the hello would be a tunnel that is not TLS
+    handshaking = Event()  # closing before the hello would make it a tunnel without TLS
 
     def close(sock: socket.socket) -> None:
         assert handshaking.wait(WAIT)
@@ -781,7 +781,7 @@ def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> Non
         assert got.get(timeout=WAIT) == b"request"
 
 
-# Reads TLS and throws it away, in a process of its own: the test's own hub must not be what is slow.
+# Reads TLS and discards it, in a separate process: the test's own hub must not be the bottleneck.
 SINK = """
 import socket, ssl, sys, threading
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -795,7 +795,7 @@ with socket.create_server(("127.0.0.1", 0)) as server:
     while True:
         threading.Thread(target=drain, args=(server.accept()[0],), daemon=True).start()
 """
-# Sends records of one octet, made before, at once.
+# Sends one-octet records, prepared in advance, all at once.
 SENDER = """
 import socket, ssl, sys
 host, port, target, ca = sys.argv[1:]
@@ -822,7 +822,7 @@ sock.sendall(data)
 
 
 def test_tiny_records_hold_nobody_else_up(program: Program, certificate: Path, origin: Origin) -> None:
-    """Each costs as much as a whole one: two clients that send nothing else."""
+    """Two clients send nothing else; each such record costs as much as a full one."""
     with ExitStack() as stack:
 
         def start(script: str, *arguments: object) -> "subprocess.Popen[bytes]":
@@ -860,7 +860,7 @@ def test_tiny_records_hold_nobody_else_up(program: Program, certificate: Path, o
 def test_a_second_interrupt_cuts_tunnels_off(
     tmp_path: Path, roots: Path, echo_origin: Origin, number: signal.Signals, words: tuple[str, ...]
 ) -> None:
-    """As at a terminal, to the whole group; a second SIGTERM does not, which systemd sends to the whole group."""
+    """Sent to the process group, as by a terminal; a second SIGTERM, which systemd sends to the group, does not."""
     options = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}", *words)
     with (
         Program(tmp_path, *options, prefix=("setsid",)) as running,
@@ -887,7 +887,7 @@ def test_a_second_interrupt_cuts_tunnels_off(
 def test_a_second_interrupt_of_one_process_cuts_tunnels_off(
     tmp_path: Path, roots: Path, echo_origin: Origin, words: tuple[str, ...]
 ) -> None:
-    """As by kill, or in a container without a terminal."""
+    """As sent by kill, or in a container without a terminal."""
     options = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}", *words)
     with (
         Program(tmp_path, *options) as running,
@@ -899,7 +899,7 @@ def test_a_second_interrupt_of_one_process_cuts_tunnels_off(
         assert secure.recv(3) == b"two"
         began = time.monotonic()
         secure.settimeout(0.2)
-        while True:  # not all at once: then they would be one
+        while True:  # one after another: signals pending at the same time merge into one
             running.process.send_signal(signal.SIGINT)
             try:
                 assert secure.recv(3) == b""
@@ -913,7 +913,7 @@ def test_a_second_interrupt_of_one_process_cuts_tunnels_off(
 
 
 def test_a_tunnel_without_tls_does_not_look_complete_when_it_is_cut_off(tmp_path: Path) -> None:
-    """As a body that ends with the connection would."""
+    """A body delimited by the end of the connection would."""
     heard: AsyncResult[bytes] = AsyncResult()
 
     def begin(sock: socket.socket) -> None:
@@ -958,7 +958,7 @@ def test_sigint_ends_it_at_once_when_nothing_is_open(tmp_path: Path) -> None:
 
 
 def test_rsa_of_4096_bits_does_not_stall_others(tmp_path: Path, roots: Path, certificate: Path) -> None:
-    """An operator's RSA-4096 leaves and CA: the hub goes on serving meanwhile."""
+    """An operator's RSA-4096 leaves and CA work; ``test_contexts.py`` measures how long the hub stalls."""
     authority = TestCA("big", key=new_key(4096))
     leaf_key = new_key(4096)
     names = [f"host{n}.example" for n in range(10)]
@@ -986,7 +986,7 @@ def test_rsa_of_4096_bits_does_not_stall_others(tmp_path: Path, roots: Path, cer
 
 
 def test_sigterm_waits_for_no_further_request(tmp_path: Path) -> None:
-    """On connections that browsers keep, or open to have some; what is under way or comes at once is finished."""
+    """On connections that browsers keep open or open in advance; requests under way or sent at once are answered."""
     asked, told = Event(), Event()
 
     def slow(sock: socket.socket) -> None:
@@ -1005,7 +1005,7 @@ def test_sigterm_waits_for_no_further_request(tmp_path: Path) -> None:
             assert get(idle, f"http://localhost:{server.port}/").body == b"ok"
             busy.sendall(f"GET http://localhost:{server.port}/slow HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             assert asked.wait(WAIT)
-            # Behind it, in a segment of its own; left unread, it would reset the connection, and the reply with it.
+            # Pipelined, in a segment of its own; left unread, it would cause a reset, and the reply be lost.
             busy.sendall(f"GET http://localhost:{server.port}/next HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             running.process.terminate()
             began = time.monotonic()
@@ -1034,7 +1034,7 @@ signal.signal(signal.SIGUSR2, look)
 def test_what_fails_leaves_nothing_for_the_collector(
     tmp_path: Path, roots: Path, origin: Origin, monkeypatch: pytest.MonkeyPatch, name: str, status: int
 ) -> None:
-    """It comes seldom, and TLS on both sides holds a tenth of a megabyte until then."""
+    """The collector runs rarely, and TLS on both sides would hold a tenth of a megabyte until then."""
     (tmp_path / "sitecustomize.py").write_text(LOOKING)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     options = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}")

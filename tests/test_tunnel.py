@@ -1,4 +1,4 @@
-"""What passes between two ends: counted, kept for who is refused, and ended as it ended."""
+"""The relay between two ends: it counts, keeps early data for refused clients, and passes on how each end closes."""
 
 import gc
 import os
@@ -23,7 +23,7 @@ from tunnel import Tunnel
 
 
 class Ends:
-    """The two sockets of a tunnel, and their other ends."""
+    """The two sockets of a tunnel, and their peers."""
 
     def __init__(self) -> None:
         (self.client, self.client_end), (self.origin, self.origin_end) = socket.socketpair(), socket.socketpair()
@@ -47,7 +47,7 @@ def ends() -> Iterator[Ends]:
 
 @pytest.mark.parametrize(("one_way", "idle", "least", "most"), [(True, 6.0, 0.4, 5.0), (False, 0.6, 0.5, WAIT)])
 def test_an_idle_tunnel_ends(ends: Ends, one_way: bool, idle: float, least: float, most: float) -> None:
-    """With one direction ended, a tick without a byte is enough."""
+    """Once one direction has ended, a single tick without data suffices."""
     if one_way:
         ends.client_end.shutdown(socket.SHUT_WR)
     tunnel = ends.tunnel(idle)
@@ -69,7 +69,7 @@ def test_a_tunnel_relays_what_was_read_before_and_counts(ends: Ends) -> None:
 
 
 def test_nothing_is_left_of_a_tunnel_that_has_ended(ends: Ends) -> None:
-    """No timer that goes on looking at it, and shuts what is another's by then."""
+    """A timer left behind would shut down a file descriptor that belongs to someone else by then."""
     tunnel = ends.tunnel()
     for end in (ends.client_end, ends.origin_end):
         end.shutdown(socket.SHUT_WR)
@@ -85,7 +85,7 @@ def test_of_a_long_upload_only_the_beginning_is_kept(ends: Ends) -> None:
 
 
 def uploaded(ends: Ends, tunnel: Tunnel) -> None:
-    """More than is kept for who may have to be told why there is no answer; and with an answer nothing is."""
+    """Upload more than is kept for a client that may have to be told why there is no answer; an answer frees it."""
     running = gevent.spawn(tunnel.run)
     uploading = gevent.spawn(ends.client_end.sendall, bytes(3_000_000))
     left = 3_000_000
@@ -101,7 +101,7 @@ def uploaded(ends: Ends, tunnel: Tunnel) -> None:
 
 
 def test_a_pump_lets_others_run() -> None:
-    """Where neither side ever makes it wait: an upload that is all there, to who has room for it."""
+    """Even if neither side ever makes it wait: the whole upload has arrived, and the receiver has room for it."""
     with connected() as (client, client_end), connected() as (origin, origin_end):
         client_end.sendall(bytes(1 << 20))
         client_end.shutdown(socket.SHUT_WR)
@@ -112,7 +112,7 @@ def test_a_pump_lets_others_run() -> None:
 
 
 def test_a_pump_of_tiny_records_lets_others_run(certificate: Path) -> None:
-    """They cost as much each as large ones, so it is not octets that count."""
+    """Each costs as much as a large one, so octets are no measure."""
     careless = ssl._create_unverified_context()
     with connected() as (client, client_end), connected() as (origin, origin_end):
         upward = TlsStream(client, server_context(certificate.read_bytes()), [])
@@ -125,11 +125,11 @@ def test_a_pump_of_tiny_records_lets_others_run(certificate: Path) -> None:
             origin_end.shutdown(socket.SHUT_WR)
             looks = seen_of(Tunnel(upward, PlainStream(origin)))
     assert looks[-1] == 5000
-    assert len(looks) >= 10  # of fourteen times 8 KiB
+    assert len(looks) >= 10  # of fourteen batches of 8 KiB
 
 
 def seen_of(tunnel: Tunnel) -> list[int]:
-    """The counts that others find, looking whenever they can, while a tunnel runs; the last one is behind its end."""
+    """The counts that another greenlet sees whenever it runs beside the tunnel, and the final one."""
     seen = set()
 
     def look() -> None:
@@ -146,7 +146,7 @@ def seen_of(tunnel: Tunnel) -> list[int]:
 
 @contextmanager
 def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Both ends of a TCP connection, which takes some megabytes that nobody reads."""
+    """Both ends of a TCP connection, which buffers some megabytes of unread data."""
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         socket.create_connection(server.getsockname()) as theirs,
@@ -156,7 +156,7 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 
 def test_what_a_client_cut_off_does_not_look_complete(tmp_path: Path) -> None:
-    """Beside a plaintext redirect, where a FIN is all that tells an end: half of an upload would pass for the whole."""
+    """On a plaintext redirect, where a FIN alone marks the end, half an upload would pass for the whole."""
     heard: Queue[str] = Queue()
 
     def upload(sock: socket.socket) -> None:

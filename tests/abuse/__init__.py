@@ -1,5 +1,5 @@
-"""Loads of abuse: what hostile clients and origins do to a proxy, one function a load.
+"""Abusive loads: what hostile clients and origins do to a proxy, one function per load.
 
-Each takes the ``Site`` that it is done to and how often, makes sure that it got the answer it deserves, and leaves
-nothing open. Used in a short form by the tests and in a long one by ``make soak``. Everything is on loopback.
+Each takes a ``Site`` and the number of repetitions, asserts that it gets the answer it deserves, and leaves nothing
+open. The tests run them briefly, ``make soak`` for long. Everything is on loopback.
 """

@@ -1,4 +1,4 @@
-"""Both directions at once, in pieces and at paces of chance: every octet arrives, in its place, and ends stay ends."""
+"""Both directions at once, in random pieces at a random pace: every octet arrives, in order, and so does each end."""
 
 import random
 import socket
@@ -14,8 +14,8 @@ from lab import WAIT, strict_context
 from abuse.site import Site, cut, together
 from taps import Answer
 
-_MOST = 60_000  # octets of a message's body, on average a fifth of it
-_PAUSE = 0.004  # seconds at most between two pieces, where there is one
+_MOST = 60_000  # octets in a message body; the average is a fifth of that
+_PAUSE = 0.004  # longest pause in seconds between two pieces
 _VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _GET = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -26,15 +26,15 @@ _ASKS, _ANSWERS = b"\x83\x87\x84\x41\x09localhost", b"\x88"
 
 @dataclass(slots=True)
 class Script:
-    """What both sides say and hear, and where each part of the origin's answers needs so much to have come to it."""
+    """What both sides send and receive, and how much the origin must have received before each of its answers."""
 
     asked: bytearray = field(default_factory=bytearray)
-    passed: bytearray = field(default_factory=bytearray)  # of it, to the origin
+    passed: bytearray = field(default_factory=bytearray)  # the part of it that reaches the origin
     answers: list[tuple[int, bytes]] = field(default_factory=list)
     heard: bytearray = field(default_factory=bytearray)  # by the client
 
     def exchange(self, head: bytes, body: bytes, answer: bytes) -> None:
-        """A message each way; the answer may begin when the head is known, long before its body has come."""
+        """A message each way; the answer may begin once the head has arrived, long before the body."""
         self.asked += head + body
         self.passed += head
         self.answers.append((len(self.passed), answer))
@@ -42,18 +42,18 @@ class Script:
         self.heard += answer
 
     def answered(self, head: bytes, answer: bytes) -> None:
-        """A request that a tap answers in the origin's stead."""
+        """A request that a tap answers in place of the origin."""
         self.asked += head
         self.heard += answer
 
 
 class End:
-    """TLS in memory over a socket: one greenlet reads, one writes, and either direction ends alone."""
+    """TLS with ``MemoryBIO`` over a socket: one greenlet reads, one writes; each direction ends separately."""
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
         self.heard = bytearray()
-        self.whole = False  # the other side has ended by a close_notify
-        self.over = Event()  # nothing more will be said or heard
+        self.whole = False  # the peer has sent close_notify
+        self.over = Event()  # nothing more will be sent or received
         self._came = Event()
         self._ended = False
         self._sock = sock
@@ -76,7 +76,7 @@ class End:
                 return
 
     def read(self, most: Callable[[], int], pause: Callable[[], None]) -> None:
-        """To the other side's end, whatever that is."""
+        """Read until the peer ends its direction in any way."""
         try:
             while self._decrypt() and (data := self._sock.recv(most())):
                 self._in.write(data)
@@ -88,7 +88,7 @@ class End:
             self._came.set()
 
     def _decrypt(self) -> bool:
-        """Whether there may be more to come."""
+        """Decrypt what has arrived; return whether more may come."""
         try:
             while data := self._tls.read(65_536):
                 self.heard += data
@@ -101,7 +101,7 @@ class End:
         return False
 
     def wait(self, octets: int) -> None:
-        """Until so many have come."""
+        """Wait until ``octets`` octets have arrived."""
         while len(self.heard) < octets:
             if self._ended:
                 raise ConnectionAbortedError(f"{len(self.heard)} octets came of {octets}")
@@ -113,7 +113,7 @@ class End:
         self._sock.sendall(self._out.read())
 
     def finish(self) -> None:
-        self._decrypt()  # unwrap() reads as well, and would stumble over what it finds
+        self._decrypt()  # unwrap() reads as well, and would fail on application data
         with suppress(ssl.SSLWantReadError):
             self._tls.unwrap()
         self._sock.sendall(self._out.read())
@@ -121,22 +121,22 @@ class End:
 
 
 def of_any_protocol(site: Site, count: int) -> None:
-    """Opaque octets, HTTP/1.1 with requests in a row, HTTP/2."""
+    """Opaque octets, HTTP/1.1 with several requests, HTTP/2."""
     _every_octet(site, count, (_opaque, _http1, _http2))
 
 
 def of_http(site: Site, count: int) -> None:
-    """What passes where requests are judged."""
+    """What passes a proxy that judges requests."""
     _every_octet(site, count, (_http1, _http2))
 
 
 def of_http1(site: Site, count: int) -> None:
-    """What passes where a tap acts, and answers what it is asked for ``/answered``."""
+    """What passes a proxy with a tap that acts, and answers requests for ``/answered``."""
     _every_octet(site, count, (_http1_or_answered,))
 
 
 def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, random.Random], None]]) -> None:
-    """One in four is cut off by one of its ends."""
+    """Exchange scripts of these protocols; one connection in four is reset by one of its ends."""
     contexts = []
     for version in _VERSIONS:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -154,7 +154,7 @@ def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, ran
         for _ in range(chance.randint(1, 4)):
             dress(script, chance)
         if dress is _http1_or_answered:
-            _http1(script, chance)  # what comes behind the origin's end has no answer
+            _http1(script, chance)  # a tap would still answer requests after the origin has closed
         context = strict_context(site.trusted)
         context.maximum_version = _VERSIONS[number // 2 % 2]
         context.set_alpn_protocols([("h2", "http/1.1")[dress is not _http2], "http/1.1"])
@@ -165,7 +165,7 @@ def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, ran
             ends.append(end)
             try:
                 _talk(sock, end, parts, cuts, random.Random(seed))
-            except (OSError, AssertionError):  # where it is cut off, whatever may happen
+            except (OSError, AssertionError):  # any failure is fine on a connection that is cut off
                 if who_cuts is None:
                     raise
             finally:
@@ -193,7 +193,7 @@ def _every_octet(site: Site, count: int, dresses: Sequence[Callable[[Script, ran
 
 
 def _talk(sock: socket.socket, end: End, parts: list[tuple[int, bytes]], cuts: bool, chance: random.Random) -> None:
-    """Say the parts, each when it may be said, and read to the other side's end; or cut it off somewhere."""
+    """Send the parts, each when it is due, and read until the peer's end; or reset at a random point."""
     end.handshake()
     reading = gevent.spawn(end.read, lambda: chance.choice((100, 5000, 65_536)), lambda: pause(chance))
     try:
@@ -235,7 +235,7 @@ def _http1_or_answered(script: Script, chance: random.Random) -> None:
     what = chance.random()
     if what < 0.4:
         script.answered(_GET % b"answered", Answer(403, b"no").written("GET", closing=False))
-    elif what < 0.7:  # whatever comes behind it is there before its response
+    elif what < 0.7:  # without a body: the next request arrives before this one's response
         body = noise(chance)
         script.exchange(_GET % b"", b"", b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     else:
@@ -247,7 +247,7 @@ def chunked(body: bytes, chance: random.Random) -> bytes:
 
 
 def _http2(script: Script, chance: random.Random) -> None:
-    stream = 2 * len(script.answers) - 1  # the first ones are the SETTINGS
+    stream = 2 * len(script.answers) - 1  # the first answer is the SETTINGS
 
     def frame(kind: int, flags: int, payload: bytes) -> bytes:
         return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
@@ -270,7 +270,7 @@ def noise(chance: random.Random) -> bytes:
 
 
 def pieces(data: bytes, chance: random.Random) -> list[bytes]:
-    """From crumbs to more than a record holds."""
+    """Split into pieces of 10 octets to more than a record holds."""
     found, at = [], 0
     while at < len(data):
         size = int(10 ** (1 + 4 * chance.random()))

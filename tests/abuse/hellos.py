@@ -1,4 +1,4 @@
-"""ClientHellos that no decent client sends, names that no host has, and more names than anyone needs."""
+"""ClientHellos that no well-behaved client sends, invalid names, and names in excessive numbers."""
 
 import itertools
 import random
@@ -20,7 +20,7 @@ _PLAIN = (extension(10, b"\0\4\0\x1d\0\x17"), extension(11, b"\1\0"), extension(
 
 
 def _hello(*extensions: bytes, tail: bytes = b"", session: int = 0) -> bytes:
-    """A ClientHello of TLS 1.2 that OpenSSL answers with its certificate in the clear."""
+    """A TLS 1.2 ClientHello, which OpenSSL answers with its certificate in the clear."""
     block = b"".join(extensions + _PLAIN)
     body = b"\3\3" + bytes(32) + bytes((session,)) + bytes(session) + b"\0\6\x0a\x0a\xc0\x2b\xc0\x2f" + b"\1\0"
     body += len(block).to_bytes(2) + block + tail
@@ -46,7 +46,7 @@ BROKEN = [
     b"\x16\2\0\0\1\1",
     records(_GOOD[:50])[:55] + b"\x17\3\3\0\1x",
     records(b"\2" + _GOOD[1:]),
-    records(b"\1\1\1\0" + bytes(1000)),  # says 65,792
+    records(b"\1\1\1\0" + bytes(1000)),  # claims 65,792 octets
     b"\x16\3\1\0\4\1\0\xff\0" + b"\x16\3\1\0\1x" * 25_000,
     records(b"\1" + (len(_GOOD) - 6).to_bytes(3) + _GOOD[4:]),
     records(b"\1\0\0\2\3\3"),
@@ -62,7 +62,7 @@ BROKEN = [
     records(_hello(_NAME, extension(51, b"\1\xf9" + b"\x77\x77\0\1x" * 101))),
 ]
 
-# Server names that are none.
+# Invalid server names.
 NO_NAMES = [
     b"../../../etc/passwd", b"..", b".", b"/etc/passwd", b"a/../b", b"a\\..\\b", b"_", b"a..b", b"-a.example",
     b"a" * 64, b"a\r\n2026-01-01T00:00:00.000Z tunnel client=forged", b"a\n", b"\rb", b"\x1b[31mred\x1b[0m",
@@ -70,12 +70,12 @@ NO_NAMES = [
     b'a" outcome="closed', b"%n%s%d", b"${a}", b"<script>", b"127.0.0.1", b"::1", b"127.1", b"0x7f000001",
     b"*.example",
 ]  # fmt: skip
-# OpenSSL itself refuses those.
+# Names that OpenSSL itself refuses.
 _NO_NAMES_AT_ALL = [b"a\0b.example", b"\0", b"x" * 300, b"a." * 200, b"x" * 16_000]
 
 
 def odd_hellos(site: Site, count: int) -> None:
-    """Hellos in tiny records and segments, with GREASE, of any size: those that are whole are answered."""
+    """Hellos in tiny records and segments, with GREASE, of any size: all are answered."""
 
     def client(number: int) -> None:
         hello = ODD_BUT_GOOD[number // 2 % len(ODD_BUT_GOOD)]
@@ -87,7 +87,7 @@ def odd_hellos(site: Site, count: int) -> None:
 
 
 def broken_hellos(site: Site, count: int) -> None:
-    """Hellos that are none, in a tunnel and without: an alert, ``decode_error``."""
+    """Malformed hellos, in a tunnel and without: a ``decode_error`` alert."""
 
     def client(number: int) -> None:
         hello = BROKEN[number // 4 % len(BROKEN)]
@@ -99,7 +99,7 @@ def broken_hellos(site: Site, count: int) -> None:
 
 
 def names_that_are_none(site: Site, count: int) -> None:
-    """They become no file, no certificate and no line of the log: the CONNECT host is used, or there is an alert."""
+    """Invalid names make no file, no certificate and no forged log line: the CONNECT host is used, or an alert sent."""
     before = set(site.program.folder.rglob("*"))
     names = NO_NAMES + _NO_NAMES_AT_ALL
 
@@ -119,7 +119,7 @@ def names_that_are_none(site: Site, count: int) -> None:
 
 
 def unique_names(site: Site, count: int) -> None:
-    """A new name each: a certificate each, of which no more are kept than is said, in memory and on disk."""
+    """A new name for each client, and a certificate for each name, of which memory and disk keep a bounded number."""
     before = len(site.program.lines)
 
     def client(number: int) -> None:
@@ -140,13 +140,13 @@ def unique_names(site: Site, count: int) -> None:
 
 
 def names_past_the_rate(site: Site, count: int) -> None:
-    """More new names than may be asked for: some wait, some get an alert, and a known name is served meanwhile."""
+    """More new names than the limit allows: some wait, some get an alert, and a known name is served meanwhile."""
     site.good()
     with ExitStack() as opened:
         socks = [opened.enter_context(site.connect()) for _ in range(count)]
         for sock in socks:
             sock.sendall(hello_for(site.context, f"r{next(_NUMBERS)}.example"))
-        assert site.good() < 4  # seconds; who waits does so for 5
+        assert site.good() < 4  # seconds; those that wait do so for 5
         got = Counter(sock.recv(7)[:7] for sock in socks)
     alerts = got[_INTERNAL_ERROR]
     assert 0 < alerts < count, got
@@ -154,18 +154,18 @@ def names_past_the_rate(site: Site, count: int) -> None:
 
 
 def _send(sock: socket.socket, hello: bytes, number: int) -> None:
-    """Every second time in segments of an octet, if it is not too long."""
+    """Send a hello; every second one in segments of one octet, unless it is too long."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     size = 1 if number % 2 and len(hello) < 3000 else 65_536
     try:
         for start in range(0, len(hello), size):
             sock.sendall(hello[start : start + size])
     except ConnectionError:
-        pass  # it has heard enough
+        pass  # certifier has refused it already
 
 
 def _flight(sock: socket.socket) -> bytes:
-    """A server's first flight, or what it says instead."""
+    """A server's first flight, or what it sends instead."""
     heard = b""
     while _DONE not in heard and (data := sock.recv(65_536)):
         heard += data

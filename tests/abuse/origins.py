@@ -1,4 +1,4 @@
-"""Origins that answer with garbage, never, too much, or in crumbs, and that end at each step of the handshake."""
+"""Origins that answer with garbage, never, endlessly or in tiny pieces, or that close at any step of the handshake."""
 
 import random
 import socket
@@ -16,13 +16,13 @@ from abuse.site import SECONDS, Site, connect_head, cut, hear, plain_get, togeth
 _NOISE = random.Random(2).randbytes(3000)
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
-# In the place of a ServerHello.
+# In place of a ServerHello.
 NO_TLS = [
     b"", b"\0" * 100, _NOISE, b"HTTP/1.1 400 Bad Request\r\n\r\n", b"220 ready\r\n", b"\x15\3\3\0\2\2\x28",
     b"\x16\3\3\xff\xff" + _NOISE, b"\x16\3\3\0\4\2\xff\xff\xff", b"\x16\3\3\0\x01\x02" * 1000, b"\x17\3\3\0\1x",
     b"\x16\3\3\0\0" * 100, b"\x14\3\3\0\1\1" * 100,
 ]  # fmt: skip
-# In the place of a response.
+# In place of a response.
 NO_HTTP = [
     b"", b"\0" * 100, _NOISE, b"garbage\r\n\r\n", b"HTTP/1.1\r\n\r\n", b"HTTP/1.1 abc OK\r\n\r\n",
     b"HTTP/1.1 99 OK\r\n\r\n", b"HTTP/1.1 200 " + b"x" * 100_000, b"HTTP/1.1 200 OK\r\nX: y\r\n",
@@ -36,7 +36,7 @@ NO_HTTP = [
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
     b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 2000, b"HTTP/1.1 100 Continue\r\n\r\n" * 200 + _OK,
 ]  # fmt: skip
-# Begun, and then no response: what the client has got must not look whole.
+# Responses that begin and then break off: what the client receives must not look complete.
 CUT_OFF = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
     *(
@@ -56,7 +56,7 @@ CUT_OFF = [
 
 
 def garbage(site: Site, count: int) -> None:
-    """A 502, inside TLS or in plain; or the connection is cut off, where the response had begun."""
+    """A 502, inside TLS or in plain HTTP; or the connection is cut off, if the response had begun."""
 
     def secure(number: int) -> None:
         def answer(sock: socket.socket) -> None:
@@ -90,7 +90,7 @@ def garbage(site: Site, count: int) -> None:
 
 
 def ends_in_the_handshake(site: Site, count: int) -> None:
-    """By FIN or reset, after none, some or all of its flight, with TLS 1.2 and 1.3; or right after the handshake."""
+    """With FIN or RST, after none, part or all of its flight, in TLS 1.2 and 1.3; or right after the handshake."""
     contexts = []
     for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -131,7 +131,7 @@ def ends_in_the_handshake(site: Site, count: int) -> None:
 
 
 def never_answers(site: Site, count: int) -> None:
-    """It accepts and is silent, or does not even accept: 504. Clients that leave meanwhile are forgotten with it."""
+    """Origins that accept and stay silent, or do not even accept: 504. Some clients leave without waiting."""
     leave = Event()
 
     def silent(_: socket.socket) -> None:
@@ -142,7 +142,7 @@ def never_answers(site: Site, count: int) -> None:
         site.origin(silent) as target,
         ExitStack() as opened,
     ):
-        for _ in range(2):  # what the kernel's queue takes
+        for _ in range(2):  # fills the kernel's accept queue
             sock = opened.enter_context(socket.socket())
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
@@ -168,7 +168,7 @@ def never_answers(site: Site, count: int) -> None:
 
 
 def firehose(site: Site, count: int) -> None:
-    """Without end, into clients that do not read: it stops where the buffers are full, and costs nothing any more."""
+    """Endless data to clients that do not read: it stops when the buffers are full, and then costs no CPU."""
     sent = [0] * count
     place = numbers()
 
@@ -207,12 +207,12 @@ def firehose(site: Site, count: int) -> None:
         assert held.resident < before.resident + 1024 * count + 8192, (before, held)
         site.good()
         cpu, began = site.program.cpu(), time.monotonic()
-        gevent.sleep(0.5)  # the span that is measured
+        gevent.sleep(0.5)  # the measured interval
         assert site.program.cpu() - cpu < 0.3 * (time.monotonic() - began)
 
 
 def crumbs(site: Site, count: int) -> None:
-    """An octet a TLS record, an octet a chunk: all arrive, and others are served meanwhile."""
+    """One octet per TLS record, one octet per chunk: all arrive, and others are served meanwhile."""
     octets = 20_000
 
     def secure(sock: socket.socket) -> None:
@@ -252,7 +252,7 @@ def crumbs(site: Site, count: int) -> None:
 
 
 def answers_in_advance(site: Site, count: int) -> None:
-    """A second response behind the first, for whoever asks next on the same connection: it is nobody's."""
+    """A second response right behind the first, to poison the next request on the connection: it is discarded."""
 
     def answer(sock: socket.socket) -> None:
         path = sock.recv(65_536).split()[1]

@@ -1,4 +1,4 @@
-"""Plain HTTP in pieces and at paces of chance, requests in a row on a connection: each has its own answer, whole."""
+"""Plain HTTP in random pieces at a random pace, several requests per connection: each gets its own complete answer."""
 
 import hashlib
 import random
@@ -14,7 +14,7 @@ from abuse.site import Site, together
 
 
 def each_its_own(site: Site, count: int) -> None:
-    """Bodies by length and in chunks, answers before and behind the whole request, some pipelined."""
+    """Bodies with Content-Length and chunked, pipelined requests, answers before and after the end of the request."""
 
     def answer(sock: socket.socket) -> None:
         conn = h11.Connection(h11.SERVER)
@@ -78,13 +78,13 @@ def _next(conn: h11.Connection, sock: socket.socket) -> object:
 
 
 def _answer(seed: int) -> tuple[bool, bytes]:
-    """Whether it begins before the request is whole, and its body."""
+    """Whether the answer begins before the request is complete, and its body."""
     chance = random.Random(seed + 1)
     return chance.random() < 0.3, noise(chance)
 
 
 def _request(target: str, seed: int) -> tuple[bytes, bytes]:
-    """The octets, and the digest of the body."""
+    """The request's octets, and the digest of its body."""
     chance = random.Random(seed + 2)
     body = noise(chance)
     field, framed = b"Content-Length: %d" % len(body), body

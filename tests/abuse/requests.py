@@ -1,4 +1,4 @@
-"""Requests that are malformed, or that two readers would read in two ways."""
+"""Requests that are malformed, or that two parsers would understand differently."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ from abuse.site import Site, hear, together
 
 _STATUS = re.compile(rb"HTTP/1\.1 \d{3} ")
 
-# CONNECT targets that are none: 400, and nothing is looked up or dialled.
+# Invalid CONNECT targets: a 400, with nothing resolved or dialled.
 BAD_TARGETS = [
     b":", b":443", b"a", b"a:", b"a:0", b"a:65536", b"a:99999999999999999999", b"a:-1", b"a:+443", b"a:443:443",
     b"a:0x1bb", b"a:443x", b"a:443/", b"a:443/x", b"a:443?x", b"a:443#x", b"a/b:443", b"a?b:443", b"a#b:443",
@@ -29,7 +29,7 @@ BAD_TARGETS = [
 
 
 def bad_connect_targets(site: Site, count: int) -> None:
-    """Each is a 400, and the end of the connection."""
+    """Each gets a 400, and the connection ends."""
 
     def client(number: int) -> None:
         text = BAD_TARGETS[number % len(BAD_TARGETS)]
@@ -42,7 +42,7 @@ def bad_connect_targets(site: Site, count: int) -> None:
     together(client, count)
 
 
-# Smuggling. ``ORIGIN`` stands for the origin's authority; behind each request comes one that the origin must not see.
+# Smuggling. ``ORIGIN`` stands for the origin's authority; ``SMUGGLED`` follows each request.
 
 SMUGGLED = b"GET http://ORIGIN/smuggled HTTP/1.1\r\nHost: ORIGIN\r\n\r\n"
 _POST = b"POST http://ORIGIN/ HTTP/1.1\r\nHost: ORIGIN\r\n"
@@ -61,7 +61,7 @@ _BAD_SIZES = [
     b"5;\n",
 ]  # fmt: skip
 
-# Refused with a 400 before the origin hears of it.
+# Refused with a 400 before anything reaches the origin.
 REFUSED_AT_ONCE = [
     _POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n" + _CHUNK,
     _POST + b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n" + _CHUNK,
@@ -112,7 +112,7 @@ REFUSED_AT_ONCE = [
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
 ]
 
-# Begun, since the head is good, and broken off: the body is not what the head says.
+# Forwarding begins, since the head is good, and breaks off: the body is malformed.
 _CHUNKED = _POST + b"Transfer-Encoding: chunked\r\n\r\n"
 BROKEN_OFF = [
     *(_CHUNKED + size + b"\r\nhello\r\n0\r\n\r\n" for size in _BAD_SIZES),
@@ -125,7 +125,7 @@ BROKEN_OFF = [
     _CHUNKED + b"5\r\nhello\r\n0\r\n" + b"X: y\r\n" * 40_000 + b"\r\n",
 ]
 
-# Good, if odd: one request, and the one behind it is another, on a connection of its own.
+# Valid, if odd: one request, and the one behind it is a second one, on a connection of its own.
 GOOD = [
     b"GET http://ORIGIN/ HTTP/1.1\r\nHost: ORIGIN\r\n\r\n",
     b"\r\nGET http://ORIGIN/ HTTP/1.1\r\nHost: ORIGIN\r\n\r\n",
@@ -151,28 +151,28 @@ GOOD = [
 ]
 
 
-# With how many connections to the origin there are.
+# Each with the number of connections to the origin.
 KINDS = [(text, number) for number, texts in enumerate((REFUSED_AT_ONCE, BROKEN_OFF, GOOD)) for text in texts]
 
 
 def smuggling(site: Site, count: int) -> None:
-    """The origin never sees two requests in one, nor one behind a request that was refused."""
+    """The origin never sees two requests in one, nor a request behind one that was refused."""
 
     def client(number: int) -> None:
         request, expected = KINDS[number % len(KINDS)]
         seen: list[bytes] = []
         with site.origin(lambda sock: _answer(sock, seen)) as target, site.connect() as sock:
-            with suppress(ConnectionError):  # of a long one that was refused in its middle
+            with suppress(ConnectionError):  # a long request may be refused half-way
                 sock.sendall((request + SMUGGLED).replace(b"ORIGIN", target.encode()))
             sock.shutdown(socket.SHUT_WR)
             heard = hear(sock)
         if expected == 2 and b"\r\nConnection: close\r\n" in heard.partition(b"\r\n\r\n")[0] + b"\r\n":
-            expected = 1  # answered before the end of the request was read: the last on its connection
+            expected = 1  # answered before the whole request was read, which ends the connection
         shown = request[:300], heard, seen
         assert len(_STATUS.findall(heard)) == max(1, expected), shown
         good = request in GOOD
         assert heard.startswith(b"HTTP/1.1 200 " if good else b"HTTP/1.1 400 "), shown
-        # A connection that is broken off may come to nothing at the origin.
+        # Of a request that breaks off, the origin may see nothing.
         assert len(seen) == expected if good else len(seen) <= expected, shown
         assert all(check_request(octets, whole=good) is good for octets in seen if octets or good), shown
 
@@ -180,7 +180,7 @@ def smuggling(site: Site, count: int) -> None:
 
 
 def _answer(sock: socket.socket, seen: list[bytes]) -> None:
-    """Keep all that comes; answer each request, by h11's reading."""
+    """Record all that arrives; answer each request, as h11 parses it."""
     number = len(seen)
     seen.append(b"")
     connection = h11.Connection(h11.SERVER)

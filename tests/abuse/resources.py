@@ -1,4 +1,4 @@
-"""More connections than there are descriptors for, or than one client may have."""
+"""More connections than there are file descriptors for, or than one client may have."""
 
 import resource
 import time
@@ -10,12 +10,12 @@ from lab import exchange, secure_tunnel
 
 from abuse.site import Site, connect_head, cut, hear, together
 
-_FEW = 40  # descriptors that it has left: less than it wants
+_FEW = 40  # file descriptors left to it: fewer than it needs
 _MANY = 60  # connections
 
 
 def out_of_descriptors(site: Site, count: int) -> None:
-    """None left, or few, again and again: it stops accepting and does not spin, and goes on when there are some."""
+    """No descriptors left, or few, repeatedly: certifier stops accepting without spinning, and resumes afterwards."""
     pid = site.program.process.pid
     soft, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     held = site.program.vitals().descriptors
@@ -29,7 +29,7 @@ def out_of_descriptors(site: Site, count: int) -> None:
                     if other % 2:
                         sock.sendall(connect_head(site.target))
                 cpu, began = site.program.cpu(), time.monotonic()
-                gevent.sleep(1)  # the span that is measured
+                gevent.sleep(1)  # the measured interval
                 assert site.program.cpu() - cpu < 0.3 * (time.monotonic() - began)
             finally:
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
@@ -38,7 +38,7 @@ def out_of_descriptors(site: Site, count: int) -> None:
 
 
 def past_the_connections(site: Site, count: int) -> None:
-    """As many as there may be, and ``count`` more: those are told so, the proxy's own pages are served."""
+    """As many connections as allowed, and ``count`` more, which are refused; the proxy's own pages are served."""
     with ExitStack() as opened:
         for _ in range(40):
             opened.enter_context(secure_tunnel(site.program, site.target, context=site.context))

@@ -1,4 +1,4 @@
-"""``Site``: a proxy, the origins behind it, and a good request that must succeed whatever was done before."""
+"""``Site``: a proxy, the origins behind it, and a good request that must succeed whatever has happened before."""
 
 import socket
 import ssl
@@ -13,30 +13,30 @@ from gevent.pool import Pool
 from lab import WAIT, Handler, Origin, exchange, get, http_origin, read_reply, secure_tunnel, strict_context
 from vitals import Watched
 
-SECONDS = 2  # what the proxy is told as its time for heads, hellos, dials and handshakes
-PACE = 0.2  # seconds between two octets of who is slow
-AT_ONCE = 50  # clients that act at once, unless a load is about more: all of them, and the origins, are this process
+SECONDS = 2  # the proxy's timeouts for heads, hellos, dials and handshakes
+PACE = 0.2  # seconds between two octets of a slow client
+AT_ONCE = 50  # concurrent clients, unless a load needs more: all of them, and the origins, run in this process
 
 
 @dataclass(frozen=True)
 class Site:
-    """What a load is done to. ``secure`` and ``plain`` answer good requests; bad origins are the load's own."""
+    """The target of a load. ``secure`` and ``plain`` answer good requests; loads bring their own bad origins."""
 
     program: Watched
     secure: Origin
     plain: Origin
     certificate: Path
-    trusted: Path  # what a client trusts alone: the proxy's CA
+    trusted: Path  # the only CA that clients trust
     context: ssl.SSLContext  # of such a client
-    guarded: bool = False  # names must agree
+    guarded: bool = False  # runs with --mismatch=deny
 
     @property
     def target(self) -> str:
-        """Where a good request goes."""
+        """The target of a good request."""
         return f"localhost:{self.secure.port}"
 
     def good(self) -> float:
-        """A tunnel and a plain request that succeed; how many seconds they took."""
+        """Assert that a request in a tunnel and a plain one succeed; return the seconds they took."""
         began = time.monotonic()
         with secure_tunnel(self.program, self.target, context=self.context) as secure:
             assert get(secure, host="localhost").status == 200
@@ -44,7 +44,7 @@ class Site:
         return time.monotonic() - began
 
     def warm_up(self) -> None:
-        """Let it have all the threads that it will ever have, and its buffers and caches."""
+        """Make the proxy start all the threads it will ever have, and allocate its buffers and caches."""
 
         def client(number: int) -> None:
             with self.tunnel() as sock:
@@ -54,7 +54,7 @@ class Site:
         together(client, 50, at_once=20)
         slow = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         slow.load_cert_chain(self.certificate)
-        slow.set_ecdh_curve("ffdhe4096")  # an origin's flight that asks for it is read on a thread
+        slow.set_ecdh_curve("ffdhe4096")  # an origin's flight that asks for it is processed on a thread
         with Origin(http_origin, slow) as server:
 
             def asked(_: int) -> None:
@@ -68,7 +68,7 @@ class Site:
         return socket.create_connection(self.program.address, timeout=WAIT)
 
     def tunnel(self, target: str | None = None) -> socket.socket:
-        """A tunnel, established, to where a good request goes if nothing else is said."""
+        """An established tunnel, by default to the target of good requests."""
         sock = self.connect()
         sock.sendall(connect_head(target or self.target))
         reply = read_reply(sock)
@@ -77,7 +77,7 @@ class Site:
 
     @contextmanager
     def origin(self, handler: Handler, secure: bool = False) -> Iterator[str]:
-        """An origin of a load's own; its address as a target."""
+        """An origin for a load; yields its address as a target."""
         with Origin(handler, self.certificate if secure else None) as server:
             yield f"localhost:{server.port}"
 
@@ -86,9 +86,9 @@ class Site:
 def running(
     folder: Path, roots: Path, certificate: Path, *options: str, redirected: bool = False, untouched: bool = False
 ) -> Iterator[Site]:
-    """A site; ``redirected``: tunnels go, decrypted, to its plain origin, so that any name can be asked for.
+    """A site; ``redirected``: tunnels go, decrypted, to its plain origin, so that clients can ask for any name.
 
-    ``untouched``: they are not intercepted, and clients trust what the origins have.
+    ``untouched``: tunnels are not intercepted, and clients trust the origins' CA.
     """
     with Origin(http_origin, certificate) as secure, Origin(http_origin) as plain:
         words = ["--store=certs", "--max=100", "--ca=ca", f"--upstream-ca={roots}", *options]
@@ -113,14 +113,14 @@ def connect_head(target: str) -> bytes:
 
 
 def together(act: Callable[[int], object], count: int, at_once: int = AT_ONCE) -> None:
-    """Do it so often, so many at once; the first failure is raised."""
+    """Call ``act`` with each number below ``count``, ``at_once`` at a time; raise the first failure."""
     pool = Pool(at_once)
     for _ in pool.imap_unordered(act, range(count)):
         pass
 
 
 def hear(sock: socket.socket) -> bytes:
-    """All that the other side says until it ends, by FIN or reset."""
+    """Read all that the peer sends until a FIN or a reset."""
     heard = b""
     with suppress(ConnectionError):
         while data := sock.recv(65_536):
@@ -129,7 +129,7 @@ def hear(sock: socket.socket) -> bytes:
 
 
 def drip(sock: socket.socket, data: bytes) -> bytes:
-    """Send an octet now and then until the other side ends; what it said."""
+    """Send an octet every ``PACE`` seconds until the peer closes; return what it sent."""
     sock.settimeout(PACE)
     heard = b""
     with suppress(ConnectionError):
@@ -150,7 +150,7 @@ def cut(sock: socket.socket) -> None:
 
 
 def hello_for(context: ssl.SSLContext, name: str) -> bytes:
-    """A real ClientHello."""
+    """A ClientHello made by OpenSSL."""
     out = ssl.MemoryBIO()
     tls = context.wrap_bio(ssl.MemoryBIO(), out, server_hostname=name)
     with suppress(ssl.SSLWantReadError):

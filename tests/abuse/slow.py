@@ -1,4 +1,4 @@
-"""Who is slow, silent or gone: slowloris at each step, ends at each step, tunnels that say nothing."""
+"""Peers that are slow, silent or gone: slowloris at each step, closes at each step, silent tunnels."""
 
 import socket
 import time
@@ -12,11 +12,11 @@ from lab import BioClient
 from abuse.site import AT_ONCE, SECONDS, Site, cut, drip, hear, hello_for, together
 
 _PATIENCE = 4 * SECONDS  # the machine may be busy
-_LONG = 1000  # octets: more than are dripped before the proxy has had enough
+_LONG = 1000  # octets: more than drip() sends before the proxy gives up
 
 
 def slow_clients(site: Site, count: int) -> None:
-    """An octet now and then, of a head, a hello or a handshake, or not one: each is ended in time."""
+    """A head, a hello or a handshake sent octet by octet, or nothing at all: each connection ends in time."""
 
     def head(_: int) -> None:
         with site.connect() as sock:
@@ -24,7 +24,7 @@ def slow_clients(site: Site, count: int) -> None:
 
     def hello(number: int) -> None:
         with site.tunnel() if number & 4 else site.connect() as sock:
-            assert drip(sock, hello_for(site.context, "localhost")) == b""  # no alert tells of a timeout
+            assert drip(sock, hello_for(site.context, "localhost")) == b""  # no alert reports a timeout
 
     def handshake(_: int) -> None:
         with site.tunnel() as sock:
@@ -44,7 +44,7 @@ def slow_clients(site: Site, count: int) -> None:
 
 
 def half_open(site: Site, count: int) -> None:
-    """Clients that end, break off or fall silent at each step of the way."""
+    """Clients that half-close, reset or fall silent at each step."""
 
     def reach(sock: socket.socket, step: int) -> None:
         if step == 1:
@@ -81,7 +81,7 @@ def half_open(site: Site, count: int) -> None:
 
 
 def idle_tunnels(site: Site, count: int) -> None:
-    """Tunnels that say nothing: others go on beside them. Then clients close them, break them off, or origins close."""
+    """Silent tunnels: others are served beside them. Then clients close or reset them, or origins close."""
     leave = Event()
 
     def waiting(_: socket.socket) -> None:
