@@ -33,7 +33,7 @@ class Plan:
     row_step: int = 10_000
     # mixed load
     mixed_seconds: float = 10.0
-    flood_rate: int = 1000  # new names a second
+    flood_rate: int = 1000  # new names per second
     # the cost of observing the traffic
     ways: int = 100  # of observing, at most
 

@@ -35,7 +35,7 @@ def request(exchange):
         return Answer(200)
 """
 
-names = (f"n{number}.example.com" for number in count())  # new ones
+names = (f"n{number}.example.com" for number in count())  # a new name for each run
 
 
 class Lab(NamedTuple):

@@ -909,7 +909,7 @@ def test_a_second_interrupt_of_one_process_cuts_tunnels_off(
             except OSError:
                 break
         assert running.process.wait(WAIT) == 0
-        assert time.monotonic() - began < 5  # of the ten that tunnels have
+        assert time.monotonic() - began < 5  # of the ten seconds that tunnels have to finish
 
 
 def test_a_tunnel_without_tls_does_not_look_complete_when_it_is_cut_off(tmp_path: Path) -> None:
@@ -1015,7 +1015,7 @@ def test_sigterm_waits_for_no_further_request(tmp_path: Path) -> None:
             assert [read_reply(busy).body for _ in range(2)] == [b"ok", b"ok"]
             assert busy.recv(1) == silent.recv(1) == b""
             assert running.process.wait(WAIT) == 0
-            assert time.monotonic() - began < 5  # of the ten that tunnels have
+            assert time.monotonic() - began < 5  # of the ten seconds that tunnels have to finish
 
 
 LOOKING = """

@@ -13,7 +13,7 @@ class Mitmproxy(Peer):
     install = "pip install mitmproxy (into a venv whose bin/ is in PATH)"
 
     def version(self) -> str:
-        """As ``mitmdump --version`` says."""
+        """As printed by ``mitmdump --version``."""
         return first_line(self._program(), "--version").removeprefix("Mitmproxy: ")
 
     def command(self, setting: Setting) -> list[str]:
