@@ -1,7 +1,7 @@
 """The certificates of a run: all P-256, and strictly conforming to RFC 5280, which certifier requires of origins."""
 
+import os
 import ssl
-import tempfile
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -70,10 +70,9 @@ def server_context(certificate: bytes, key: Key, tickets: int = 1) -> ssl.SSLCon
     """A context that serves a certificate in PEM, and sends ``tickets`` session tickets per connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = tickets
-    with tempfile.NamedTemporaryFile() as file:
+    with open(os.memfd_create("certificate"), "wb", buffering=0) as file:
         file.write(certificate + key_pem(key))
-        file.flush()
-        context.load_cert_chain(file.name)
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
     return context
 
 

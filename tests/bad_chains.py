@@ -169,7 +169,7 @@ BAD: dict[str, tuple[Chain, str]] = {
 }  # fmt: skip
 # RSA keys below 2048 bits that OpenSSL's security level 2 still accepts.
 NARROW: dict[str, Chain] = {
-    "RSA 1976": _leaf(bits=1976),
+    "RSA 1968": _leaf(bits=1968),
     "RSA 2047": _leaf(bits=2047),
     "intermediate with RSA 2047": _below(bits=2047),
     "root with RSA 2047": _by("narrow"),

@@ -101,7 +101,7 @@ def client_hello(
     return records(HANDSHAKE, message(CLIENT_HELLO, body + vector(1, compressions) + _extensions(extensions)), TLS_1_0)
 
 
-def usual(name: str, **more: bytes) -> dict[int, bytes]:
+def usual(name: str) -> dict[int, bytes]:
     """The extensions of a permissive TLS 1.2 client."""
     return {
         SERVER_NAME: vector(2, b"\x00" + vector(2, name.encode())),

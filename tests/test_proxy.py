@@ -957,7 +957,7 @@ def test_sigint_ends_it_at_once_when_nothing_is_open(tmp_path: Path) -> None:
         assert running.stop(signal.SIGINT) == 0
 
 
-def test_rsa_of_4096_bits_does_not_stall_others(tmp_path: Path, roots: Path, certificate: Path) -> None:
+def test_an_operators_rsa_of_4096_bits(tmp_path: Path, roots: Path, certificate: Path) -> None:
     """An operator's RSA-4096 leaves and CA work; ``test_contexts.py`` measures how long the hub stalls."""
     authority = TestCA("big", key=new_key(4096))
     leaf_key = new_key(4096)
