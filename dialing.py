@@ -1,4 +1,4 @@
-"""``Dialer``: a TCP connection for a tunnel or request: where the policy lets it go, or to the redirect."""
+"""``Dialer``: opens the TCP connection for a tunnel or request, to a target the policy permits or to the redirect."""
 
 import socket
 import time
@@ -17,14 +17,14 @@ class Redirect:
     """Where the decrypted bytes of every tunnel go instead of to its own target."""
 
     target: Target
-    tls: bool  # encrypted again, verified for the target's host
-    preamble: bool = False  # a PROXY protocol header goes first
+    tls: bool  # encrypted again, the peer verified for the host of ``target``
+    preamble: bool = False  # preceded by a PROXY protocol header
 
 
 class Dialer:
-    """Looks up, checks and dials. The dialled address is one that was checked: nothing is looked up twice.
+    """Resolves, checks and dials. Dials only addresses that it has checked: no name is resolved twice.
 
-    ``client`` is the address of who asks: each has a share of the look-ups.
+    ``client`` is the IP address of the client that asks: each client has a share of the look-ups.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Dialer:
         self._board = board
 
     def tunnel(self, target: Target, client: str, redirected: bool) -> socket.socket:
-        """For a tunnel. Raises ``OriginError``, or ``Refused`` by the policy."""
+        """Dial for a tunnel. Raises ``OriginError``, or ``Refused`` by the policy."""
         self._policy.check_target(target)
         if self._redirect is None or not redirected:
             return self._dial(target, client)
@@ -45,33 +45,33 @@ class Dialer:
         return self._dial(self._redirect.target, None)
 
     def redirects(self, target: Target) -> bool:
-        """Whether a tunnel is to go to the redirect. To be asked once: while it is dialled, the rules may change."""
+        """Whether a tunnel goes to the redirect. Ask once per tunnel: the rules may change while it is dialled."""
         return self._redirect is not None and not self._policy.bypasses(target, None)
 
     def own(self, target: Target, client: str) -> socket.socket:
-        """To the target itself, whatever is redirected. Raises as ``tunnel``."""
+        """Dial the target itself, even if there is a redirect. Raises as ``tunnel``."""
         self._policy.check_target(target)
         return self._dial(target, client)
 
     def _dial(self, target: Target, client: str | None) -> socket.socket:
-        """To a target whose addresses are checked, unless the operator named it: for no client."""
+        """Dial a target. Its addresses are checked, unless the operator chose it: then ``client`` is None."""
         began = time.monotonic()
         deadline = began + self._seconds
         addresses = self._upstream.resolve(target, deadline, client or "")
         if client is not None:
             addresses = self._policy.permitted(target, addresses)
-        elif self._policy.is_self(addresses):  # encrypted again, it would come back to be redirected, on and on
+        elif self._policy.is_self(addresses):  # encrypted again, it would come back and be redirected, forever
             raise LoopDetected(f"{target}, where --redirect leads, is this proxy")
         sock = self._upstream.dial(addresses, target, deadline)
         self._board.dialled(time.monotonic() - began)
         return sock
 
     def is_self(self, target: Target, client: str) -> bool:
-        """Whether the target is the proxy itself. Raises ``OriginError`` where its name does not resolve."""
+        """Whether the target is the proxy itself. Raises ``OriginError`` if its name does not resolve."""
         return self._policy.is_self(self._upstream.resolve(target, time.monotonic() + self._seconds, client))
 
     def is_at(self, host: str, ip: str, client: str) -> bool:
-        """Whether a name resolves to an address, among others."""
+        """Whether ``host`` resolves to ``ip``, among other addresses or alone."""
         try:
             found = self._upstream.resolve(Target(host, 0), time.monotonic() + self._seconds, client)
         except OriginError:

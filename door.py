@@ -1,4 +1,4 @@
-"""``Door``: who comes in, and may have what he asks for: the limits of connections, his address, his name, no loops."""
+"""``Door``: whether a client may use the proxy: connection limits, its address, its user, no loops."""
 
 import socket
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ from record import Record
 
 @dataclass(slots=True)
 class Client:
-    """Who connected."""
+    """A connected client."""
 
     sock: socket.socket
     ip: str
     who: str  # address and port
-    refusal: CertifierError | None  # why there is nothing for it but that, past a limit of connections
+    refusal: CertifierError | None  # if it exceeds a connection limit: the error that answers all but page requests
 
 
 class Door:
-    """Lets clients in."""
+    """Admits clients."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
 
     def admit(self, client: Client, head: RequestHead | None, record: Record) -> None:
-        """Raise where the client may not have what it asks for, whatever that is. Without a head it speaks TLS."""
+        """Raise if the client may not use the proxy, for any request. ``head`` is None for TLS without a CONNECT."""
         if client.refusal is not None:
             raise client.refusal
         if head is None:

@@ -8,18 +8,18 @@ from errors import HelloError, HelloTimeout
 from hello import ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, ClientHello, HelloReader, is_old
 from limits import Limits
 
-CLOSED_SECONDS = 1.0  # for the first bytes of a client whose origin has closed: others wait for the origin's
+CLOSED_SECONDS = 1.0  # wait for a client's first bytes after the origin's close: a silent one waits for the origin's
 _RECV = 16_384
 
 
 def read_hello(
     client: socket.socket, origin: socket.socket | None, data: bytes, limits: Limits, patient: bool = False
 ) -> tuple[ClientHello | None, bytes]:
-    """The ClientHello, and all bytes received with it. None: the client speaks no TLS, or the origin spoke first.
+    """The ClientHello and all bytes received. None: the client does not use TLS, or the origin spoke first.
 
-    ``data`` was read before. Without an origin there is only the client to wait for. Raises ``HelloError``, or
-    ``HelloTimeout`` when neither side has said enough in time; the ``patient`` one waits for the first byte of either
-    as long as a tunnel may be idle.
+    ``data`` was read before. Without an origin, only the client is waited for. Raises ``HelloError``, or
+    ``HelloTimeout`` if neither side has sent enough in time; if ``patient``, the first byte of either side may take as
+    long as a tunnel may be idle.
     """
     reader = HelloReader(limits.hello)
     seconds = limits.idle_timeout
@@ -35,8 +35,8 @@ def read_hello(
 def _read(
     client: socket.socket, origin: socket.socket | None, data: bytes, reader: HelloReader, deadline: float
 ) -> tuple[ClientHello | None, bytes]:
-    closed = False  # the origin has
-    begun = b""  # what may be of a form that has no server name
+    closed = False  # whether the origin has
+    begun = b""  # not known yet to be TLS records: may be an SSL 2.0 ClientHello, without server_name
     while True:
         if data:
             begun += data
@@ -51,7 +51,7 @@ def _read(
         if origin is not None and not closed and sockets.either(client, origin, deadline):
             if not sockets.has_ended(origin):
                 return None, bytes(reader.wire) or begun
-            # A client that speaks TLS is to be told of it inside that, if it speaks soon.
+            # If the client speaks TLS, and soon, it is to be told inside TLS that the origin has closed.
             closed, deadline = True, min(deadline, time.monotonic() + CLOSED_SECONDS)
         sockets.arm(client, deadline)
         try:
@@ -67,8 +67,8 @@ def _read(
 
 
 def _is_dropped(data: bytes) -> bool:
-    """Whether it begins with what some servers pass over: Go's a warning, GnuTLS' a change of ciphers.
+    """Whether it begins with a record that some servers skip: Go's a warning alert, GnuTLS' a ChangeCipherSpec.
 
-    The name in the ClientHello behind it must not go unseen.
+    It is to be refused: otherwise the server_name in the ClientHello after it would go unseen.
     """
     return data[0] in (ALERT, CHANGE_CIPHER_SPEC) and data[1:2] in (b"", b"\3")

@@ -1,7 +1,7 @@
-"""``Interception``: a tunnel from its first byte to its end: hello, context, TLS on both sides, relay.
+"""``Interception``: a tunnel from its first byte to its end: ClientHello, context, TLS on both sides, relay.
 
-Steps 5 to 9 of the way that ARCHITECTURE.md draws. The client's socket stays its owner's to close. A ``CertifierError``
-that leaves here came before a byte of TLS went to the client: it can still be told by an alert.
+Steps 5 to 9 of the diagram in ARCHITECTURE.md. Closing the client's socket is left to its owner. A
+``CertifierError`` raised from here precedes any TLS sent to the client, which can therefore still be sent an alert.
 """
 
 import logging
@@ -45,7 +45,7 @@ log = logging.getLogger("certifier.interception")
 
 
 class Interception:
-    """Intercepts tunnels, by the policy and with the contexts and origins of one proxy."""
+    """Intercepts the tunnels of one proxy, with its policy, contexts and origins."""
 
     def __init__(
         self,
@@ -70,9 +70,9 @@ class Interception:
         self._relaying = relaying
 
     def run(self, way: Way, origin: socket.socket, data: bytes) -> None:
-        """A CONNECT tunnel whose origin was dialled; ``data`` came behind the CONNECT.
+        """Run a CONNECT tunnel whose origin was dialled; ``data`` was received after the CONNECT.
 
-        What is to be bypassed, is not TLS, or where the origin speaks first, is relayed untouched.
+        A tunnel that is bypassed, is not TLS, or whose origin speaks first is relayed untouched.
         """
         if self._bypasses(way, origin):
             if self._policy.rules.deny:
@@ -93,9 +93,9 @@ class Interception:
             raise NotTls("the tunnel is not TLS, or its origin spoke first (--non-tls=refuse)")
 
     def intercept(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, data: bytes) -> None:
-        """End the client's TLS with a certificate for its name, and relay; or relay untouched where we have none.
+        """Terminate the client's TLS with a certificate for its name, and relay; or relay untouched if we have none.
 
-        ``origin`` is a dialled socket, or why there is none: then the client is told so inside TLS.
+        ``origin`` is a dialled socket, or the error that prevented it, which the client is then told inside TLS.
         """
         record = way.record
         record.sni = hello.server_name
@@ -110,8 +110,8 @@ class Interception:
             record.context = "memory"
         else:
             retrieval = self._contexts.start(name, way.ip)
-            # Before a byte of our own TLS goes to the origin we must know that we will intercept; and a flood of names,
-            # most of which will be refused, must not cost a handshake each, nor cost origins one.
+            # Before we send any TLS of our own to the origin, we must know that we will intercept; and a flood of
+            # names, most of which will be refused, must not cost us and the origins a handshake each.
             ahead = self._contexts.generates and not self._contexts.crowded(way.ip)
             if not ahead and retrieval.wait() is None:
                 self._relaying.leave(way, dialled, data)
@@ -122,11 +122,11 @@ class Interception:
         try:
             upstream = dialled if isinstance(dialled, CertifierError) else self._secure(way, dialled, name, hello)
         except OriginError as error:
-            upstream = error.again()  # that one holds this frame, which would hold it
+            upstream = error.again()  # the traceback of the original refers to this frame: a reference cycle
         if context is None:
             assert retrieval is not None
             context = retrieval.wait()
-            assert context is not None  # there is a context for every name, or it was waited for above
+            assert context is not None  # either every name has a context, or we waited for it above
             record.context = context.source
         stream = TlsStream(way.client, context.ssl, self._client_alpn(hello, upstream), received=data)
         pair = Pair(way.ip, name)
@@ -164,7 +164,7 @@ class Interception:
             self._refused(way, pair, None, True)
 
     def _settle(self, record: Record, name: str, stream: TlsStream, tunnel: Tunnel) -> bool:
-        """Tell a client that can still be told why its tunnel has ended; whether there was something to tell."""
+        """Tell the client, if it still can be told, why its tunnel ended; return whether there was anything to tell."""
         if tunnel.alert is not None:
             failure = broke(self._verified(name), tunnel.alert)
             record.fail(failure)
@@ -180,44 +180,44 @@ class Interception:
         return tunnel.alert is not None or tunnel.refusal is not None
 
     def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
-        """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` where it may not pass."""
+        """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` if it may not pass."""
         other = name != way.target.host
         if other and self._policy.minds_names:
             self._policy.check_name(name, way.target, self._address(way, origin))
-        agrees = not other or self._agree(name, way)  # behind the check: what is refused is not looked up
+        agrees = not other or self._agree(name, way)  # after the check: no DNS look-up of refused names
         if not agrees:
             try:
                 way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
             except Misdirected as refusal:
                 if not hello.encrypted_client_hello:
                     raise
-                # Once it knows our certificate, a client comes back without (RFC 9849 §6.1.6); others are told.
+                # A client that accepts our certificate retries without ECH (RFC 9849 §6.1.6); others get the refusal.
                 way.refusal = refusal.again()
                 return self._bypasses(way, origin)
         return self._bypasses(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))
 
     def _bypasses(self, way: Way, origin: socket.socket | OriginError, name: str | None = None) -> bool:
-        """Whether the lists let a tunnel pass untouched: those of now, or beside a redirect, of when it was dialled."""
+        """Whether the rules let a tunnel pass untouched: now or, if there is a redirect, when it was dialled."""
         if self._redirect is not None and not way.redirected:
             return True
         return self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(way, origin), name)
 
     def _address(self, way: Way, origin: socket.socket | OriginError) -> tuple[str, int] | None:
-        """The origin's, as dialled; None where it is the redirect's, which says nothing of whom the client wants."""
+        """The origin's address as dialled; None for the redirect's, which tells nothing of the client's target."""
         return None if way.redirected else _peer(origin)
 
     def _agree(self, name: str, way: Way) -> bool:
-        """Whether a server name is that of a CONNECT to an address."""
+        """Whether a server name agrees with a CONNECT to an IP address, by resolving to it."""
         if not self._policy.minds_mismatch:
             return True  # saves the look-up
         return names.ip_of(way.target.host) is not None and self._dialer.is_at(name, way.target.host, way.ip)
 
     def _secure(self, way: Way, origin: socket.socket, name: str, hello: ClientHello) -> Stream:
-        """Our own TLS to the origin, or to a redirect that wants it."""
+        """Our own TLS to the origin, or to a redirect that uses it; else a plain stream to the redirect."""
         redirect = self._redirect
         if redirect is not None and not redirect.tls:
             return PlainStream(origin)
-        self._relaying.introduce(way, origin, hello.server_name)  # of the client's TLS nothing is known yet
+        self._relaying.introduce(way, origin, hello.server_name)  # nothing is known of the client's TLS yet
         deadline = time.monotonic() + self._limits.tls_timeout
         offered = hello.alpn_protocols
         if self._sight.rewrites:
@@ -227,17 +227,17 @@ class Interception:
         return stream
 
     def _verified(self, name: str) -> str:
-        """Whom the other end must prove to be."""
+        """The name that the other end must prove by its certificate."""
         return name if self._redirect is None else self._redirect.target.host
 
     def _client_alpn(self, hello: ClientHello, upstream: Stream | CertifierError) -> list[str]:
-        """The protocol to select for the client: what the origin selected; HTTP/1.1 where only that can be spoken."""
+        """The protocol to select for the client: what the origin selected; HTTP/1.1 if only that can be spoken."""
         if isinstance(upstream, TlsStream) and not self._sight.rewrites:
             return [upstream.alpn] if upstream.alpn is not None else []
         if not hello.alpn_protocols:
             return []
         if _HTTP not in hello.alpn_protocols:
-            if isinstance(upstream, CertifierError):  # the cause, of which the alert can't tell
+            if isinstance(upstream, CertifierError):  # keeps the cause, which the alert can't convey
                 failure = upstream.again()
                 failure.alert = NO_APPLICATION_PROTOCOL
                 raise failure
@@ -245,10 +245,10 @@ class Interception:
         return [_HTTP.decode("ascii")]
 
     def _refused(self, way: Way, pair: Pair, reason: str | None, closed: bool) -> None:
-        """Tell what it means that a client did not go on, and count it."""
+        """Note why a client gave up, if it refused our certificate, and count that."""
         meaning = refusals.meaning(reason)
         if meaning is None and not closed:
-            return  # something else is wrong with its TLS
+            return  # its TLS failed for another reason
         way.record.refused = "certificate"
         what = (
             f"refused our certificate: {meaning}"
@@ -261,5 +261,5 @@ class Interception:
 
 
 def _peer(origin: socket.socket | OriginError) -> tuple[str, int] | None:
-    """The address that was dialled; None where nobody is there, or no more: then its TLS fails, and that is told."""
+    """The dialled address; None without a connection, or if it was lost: then TLS on it fails, and that is reported."""
     return None if isinstance(origin, OriginError) else sockets.peer(origin)

@@ -1,6 +1,6 @@
-"""``Proxy``: one connection from accept to close. It knows the way, others do the work.
+"""``Proxy``: one connection from accept to close. It decides the order of the steps; other modules do the work.
 
-``Proxy.handle`` reads top to bottom as ARCHITECTURE.md draws it: head, policy, dial, then what ``interception.py`` does
+``Proxy.handle`` follows the diagram in ARCHITECTURE.md top to bottom: head, policy, dial, what ``interception.py`` does
 with the tunnel, and the log line. Its caller, the ``Acceptor``, owns the client's socket and closes it.
 """
 
@@ -39,9 +39,9 @@ from policy import Policy
 from record import Record
 from relaying import Way
 
-KEEP_ALIVE_SECONDS = 60.0  # for the next request on a plain-HTTP connection
-TOLD_SECONDS = 1.0  # for the head of a request that comes past a limit of connections
-SILENT_SECONDS = 1.0  # for the first octet of a connection when certifier is told to end
+KEEP_ALIVE_SECONDS = 60.0  # wait for the next request on a plain-HTTP connection
+TOLD_SECONDS = 1.0  # wait for the request head on a connection that exceeds a limit, to send the refusal
+SILENT_SECONDS = 1.0  # wait for a connection's first octet once certifier is told to stop
 _RECV = 16_384
 
 log = logging.getLogger("certifier.proxy")
@@ -71,14 +71,14 @@ class Proxy:
         self._limits = limits
         self._access_log = access_log
         self._board = board
-        self._between: set[socket.socket] = set()  # kept connections, between two requests
-        self._silent: set[socket.socket] = set()  # which have said nothing yet: browsers open some to have them
+        self._between: set[socket.socket] = set()  # keep-alive connections between two requests
+        self._silent: set[socket.socket] = set()  # nothing received yet: browsers open spare connections
         self._ends = False
 
     def let_go(self) -> None:
-        """Wait for no further request on kept connections, as certifier is ending; what is there is still served.
+        """Stop waiting for further requests on keep-alive connections, for shutdown; those received are still served.
 
-        Those that are new have some time for their first one.
+        New connections still get ``SILENT_SECONDS`` to send their first octet.
         """
         self._ends = True
         _end_reading(self._between)
@@ -107,13 +107,13 @@ class Proxy:
                 self._http(client, data, deadline)
         except OSError as error:
             log.debug("%s left: %s", client.who, error)
-        except Exception:  # the top of a connection: a bug ends this one alone
+        except Exception:  # the top of a connection's stack: a bug ends only this one
             log.exception("connection of %s failed", client.who)
         finally:
             self._admission.leave(ip, refused=refusal is not None)
 
     def _http(self, client: Client, data: bytes, deadline: float) -> None:
-        """HTTP requests, until a CONNECT takes the connection over or one of them ends it."""
+        """Serve HTTP requests until a CONNECT takes over the connection or a request ends it."""
         while data:
             rest: bytes | None = None
             record = Record(client.who, kind="request")
@@ -168,7 +168,7 @@ class Proxy:
         if client.refusal is not None:
             raise client.refusal
         hello, data = read_hello(client.sock, None, data, self._limits)
-        assert hello is not None  # it began as TLS, and there is no origin yet
+        assert hello is not None  # the data starts as TLS does, and there is no origin to speak first
         record.sni = hello.server_name
         target = Target(self._policy.name_for(hello, None), 443)
         record.target = str(target)
@@ -185,7 +185,7 @@ class Proxy:
 
     @contextmanager
     def _logged(self, record: Record) -> Iterator[None]:
-        """Log the record, whatever happens. A client that is gone is told there, and nowhere else."""
+        """Log the record, whatever happens. It is the only place that tells of a client that has disconnected."""
         number = self._board.opened(record)
         try:
             yield
@@ -200,7 +200,7 @@ class Proxy:
             self._board.closed(number)
 
     def _read_head(self, sock: socket.socket, data: bytes, deadline: float) -> tuple[RequestHead, bytes]:
-        """A request head that begins with ``data``, and what came behind it."""
+        """Read the request head that begins with ``data``; return it and what was received after it."""
         reader = HeadReader(self._limits.head)
         while (head := reader.receive(data)) is None:
             try:
@@ -215,14 +215,14 @@ class Proxy:
 
 
 def _next_request(sock: socket.socket, data: bytes, waits: bool) -> bytes:
-    """The first bytes of the next request on a kept connection; empty when there is none. Empty lines do not count.
+    """The first bytes of the next request on a keep-alive connection, without empty lines before it; empty at the end.
 
-    One that ``waits`` for none still takes what came: closed unread, the kernel's reset takes the last reply with it.
+    Read even if not ``waits``: closing with unread input makes the kernel send a reset, which can lose the last reply.
     """
     deadline = time.monotonic() + KEEP_ALIVE_SECONDS
     while not data.strip(b"\r\n"):
         if data:
-            sockets.give_way()  # they may come without end
+            sockets.give_way()  # a client may send empty lines forever
         if waits:
             sockets.arm(sock, deadline)
         else:
@@ -234,13 +234,13 @@ def _next_request(sock: socket.socket, data: bytes, waits: bool) -> bytes:
 
 
 def _end_reading(waiting: Iterable[socket.socket]) -> None:
-    """What has come is still read."""
+    """Shut down for reading. What has already been received can still be read."""
     for sock in list(waiting):
         sockets.shut(sock, socket.SHUT_RD)
 
 
 def _refuse_by_alert(sock: socket.socket, record: Record, error: CertifierError) -> None:
-    """The reply in a tunnel in which TLS has not begun is an alert; where there is none, the end."""
+    """Refuse a tunnel in which TLS has not begun: send an alert, or nothing to a client that has not spoken TLS."""
     record.fail(error)
     if not isinstance(error, (HelloTimeout, NotTls)):
         sockets.last_word(sock, tls.alert(error.alert))

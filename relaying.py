@@ -1,4 +1,4 @@
-"""``Relaying``: tunnels to their end, decrypted or untouched, to the origin or the redirect. ``Way``: one of them."""
+"""``Relaying``: relays tunnels, decrypted or untouched, to the origin or the redirect. ``Way``: one such tunnel."""
 
 import socket
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ _BYPASSED = "bypassed"
 
 @dataclass(slots=True)
 class Way:
-    """A tunnel that was asked for: whose, where to, and what its line in the log shall say."""
+    """A requested tunnel: its client, its target, and the record for its log line."""
 
     client: socket.socket
     ip: str  # the client's
     target: Target
     record: Record
-    redirected: bool = False  # the origin's place is taken by the redirect
-    user_agent: str = ""  # what the client said of itself in its CONNECT
-    refusal: CertifierError | None = None  # to be told inside its TLS
+    redirected: bool = False  # the redirect takes the origin's place
+    user_agent: str = ""  # the User-Agent of its CONNECT
+    refusal: CertifierError | None = None  # to be sent inside the client's TLS
 
 
 class Relaying:
-    """Relays the tunnels of one proxy. Sockets stay their owner's to close."""
+    """Relays the tunnels of one proxy. Closing sockets is left to their owners."""
 
     def __init__(self, dialer: Dialer, redirect: Redirect | None, limits: Limits, meter: Meter) -> None:
         self._dialer = dialer
@@ -42,7 +42,7 @@ class Relaying:
         self._meter = meter
 
     def bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
-        """Relay to the tunnel's own target, which is not where a redirect was dialled.
+        """Relay to the tunnel's own target, dialling it if ``origin`` is the redirect.
 
         Raises ``OriginError``, or ``Refused`` by the policy.
         """
@@ -55,7 +55,7 @@ class Relaying:
                 self.untouched(way, own, data, _BYPASSED)
 
     def leave(self, way: Way, origin: socket.socket | CertifierError, data: bytes) -> None:
-        """Relay what we have no certificate for. Raises why there is no origin, or ``Refused`` beside a redirect."""
+        """Relay what we have no certificate for. Raises ``Refused`` with a redirect, or the error in ``origin``."""
         if self._redirect is not None:
             raise Refused("no certificate for this name, and a redirect takes decrypted tunnels only")
         if isinstance(origin, CertifierError):
@@ -63,20 +63,20 @@ class Relaying:
         self.untouched(way, origin, data)
 
     def untouched(self, way: Way, origin: socket.socket, data: bytes, how: str = "untouched") -> None:
-        """Relay what is not looked into; a redirect is told whose it is, a bypassed tunnel's own target is not."""
+        """Relay without decrypting. A PROXY header goes to the redirect, not to a bypassed tunnel's own target."""
         way.record.context = how
         if how != _BYPASSED:
             try:
                 self.introduce(way, origin, None)
             except OriginError as error:
-                way.record.fail(error)  # what the client speaks, nobody knows: its end tells it
+                way.record.fail(error)  # the client's protocol is unknown: it is told by the close alone
                 return
         self.run(way, PlainStream(way.client, data), PlainStream(origin))
 
     def introduce(
         self, way: Way, origin: socket.socket, name: str | None, version: str | None = None, alpn: str | None = None
     ) -> None:
-        """Tell a redirect that wants it whose stream it gets. Raises ``OriginGone``, or ``OSError``: the client is."""
+        """Send the redirect its PROXY header, if it wants one. Raises ``OriginGone``, or ``OSError`` for the client."""
         if self._redirect is not None and self._redirect.preamble:
             told = preamble.of_socket(way.client, name, version, alpn)
             try:
@@ -86,7 +86,7 @@ class Relaying:
                 raise OriginGone(f"{self._redirect.target} closed the connection") from error
 
     def run(self, way: Way, client: Stream, origin: Stream, witness: Witness | None = None) -> Tunnel:
-        """Relay to the end; the tunnel as it was."""
+        """Relay to the end; return the finished tunnel."""
         record = way.record
         idle, meter = self._limits.idle_timeout, self._meter
         if witness is None:
@@ -95,16 +95,16 @@ class Relaying:
             tunnel = ObservedTunnel(client, origin, witness, idle, meter)
             witness.opened()
         record.progress = tunnel
-        outcome = "stopped"  # unless it comes to its end
+        outcome = "stopped"  # unless it runs to its end
         try:
             tunnel.run()
             outcome = tunnel.outcome if tunnel.refusal is None else "refused"
         finally:
             record.sent, record.received = tunnel.sent, tunnel.received
-            if outcome == "stopped":  # without TLS, a FIN would look like the end of what is cut off here
+            if outcome == "stopped":  # without TLS, a FIN would make the cut-off data look complete
                 client.abort()
                 origin.abort()
             if witness is not None:
                 witness.closed(outcome)
-        record.outcome = tunnel.outcome  # not after a bug
+        record.outcome = tunnel.outcome  # not reached after a bug
         return tunnel
