@@ -1,7 +1,7 @@
-"""Answers a client's first request, inside its TLS, where its origin can't, or must not.
+"""Answers a client's first request, inside its TLS, when its origin can't or must not.
 
-In HTTP/1 or HTTP/2: a client that has the latter selected when its origin turns out to refuse us takes nothing else,
-and few come back by HTTP/1 when they are told to.
+In HTTP/1 or HTTP/2: if HTTP/2 was selected before its origin turns out to refuse us, the client accepts nothing else,
+and few clients retry with HTTP/1 when told to.
 """
 
 import logging
@@ -18,7 +18,7 @@ from headerblocks import HeaderBlocks
 from http2 import PREFACE
 from tls import TlsStream
 
-_FILL = 8_192  # octets read at once, after which others may run: what is no request may come without end
+_FILL = 8_192  # octets per read, after which others may run: data that is no request may never end
 REQUEST_SECONDS = 10.0  # for a request inside TLS that we answer ourselves
 _HTTP_2 = "h2"
 
@@ -26,9 +26,9 @@ log = logging.getLogger("certifier.answering")
 
 
 def explain(stream: TlsStream, error: CertifierError, said: bytes = b"", follows: bool = True) -> None:
-    """Answer the client's request with the reply that the error deserves.
+    """Answer the client's request with the reply for the error.
 
-    ``said`` is what was read of it before, and ``follows`` whether what is read now goes on from there.
+    ``said`` is the part of it read before; ``follows``: what is read next continues it without a gap.
     """
     reader = Http2Reader() if stream.alpn == _HTTP_2 else HeadReader()
     deadline = time.monotonic() + REQUEST_SECONDS
@@ -44,7 +44,7 @@ def explain(stream: TlsStream, error: CertifierError, said: bytes = b"", follows
                 sockets.arm(stream.sock, deadline)
                 stream.fill(_FILL)
     except (CertifierError, TimeoutError) as problem:
-        log.debug("no request to answer: %s", problem)  # it is told all the same
+        log.debug("no request to answer: %s", problem)  # the client is sent the error all the same
     head_only = request is not None and request.method == "HEAD"
     if isinstance(reader, Http2Reader):
         number = request.stream if isinstance(request, Http2Request) else 0
@@ -66,21 +66,21 @@ def tell(stream: TlsStream, reply: bytes) -> None:
 
 
 class Http2Request(NamedTuple):
-    """What must be known of a request to answer it; ``stream`` is where its answer is expected."""
+    """What is needed to answer a request; ``stream`` is the stream for the answer."""
 
     stream: int
     method: str
 
 
 class Http2Reader:
-    """Reads a client's half of an HTTP/2 connection (RFC 9113) as far as its first request."""
+    """Reads a client's half of an HTTP/2 connection (RFC 9113) up to its first request."""
 
     def __init__(self) -> None:
-        self._preface = PREFACE  # what is missing of it
+        self._preface = PREFACE  # the part not received yet
         self._frames = Frames()
 
     def receive(self, data: bytes) -> Http2Request | None:
-        """Take more bytes. The request once its head is complete, None while more is needed; else ``ClientError``."""
+        """Take more bytes; return the request once its head is complete, until then None. Raises ``ClientError``."""
         count = min(len(data), len(self._preface))
         if data[:count] != self._preface[:count]:
             raise ClientError("no HTTP/2 preface")

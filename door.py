@@ -27,7 +27,7 @@ class Door:
         self._access = access
 
     def admit(self, client: Client, head: RequestHead | None, record: Record) -> None:
-        """Raise if the client may not use the proxy, for any request. ``head`` is None for TLS without a CONNECT."""
+        """Raise if the client may not use the proxy at all. ``head`` is None for TLS without a CONNECT."""
         if client.refusal is not None:
             raise client.refusal
         if head is None:

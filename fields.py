@@ -1,4 +1,4 @@
-"""The fields of plain-HTTP messages that pass us, by RFC 9110 §7.6: what is hop by hop stays behind, Via is added."""
+"""The fields of forwarded plain-HTTP messages (RFC 9110 §7.6): hop-by-hop ones are dropped, Via is added."""
 
 from collections.abc import Set
 from email.utils import formatdate
@@ -10,29 +10,29 @@ from heads import Fields
 from names import Target
 from pages import VIA
 
-# The fields that were meant for us, and those of RFC 9110 §7.6.1.
+# The fields addressed to the proxy, and the hop-by-hop ones of RFC 9110 §7.6.1.
 _OURS = {b"proxy-connection", b"proxy-authorization"}
 _HOP_BY_HOP = {
     *_OURS, b"connection", b"keep-alive", b"proxy-authenticate", b"te", b"transfer-encoding", b"upgrade",
 }  # fmt: skip
-# Connection must not name these: without them the message would be another one (RFC 9110 §7.6.1).
+# Kept even if Connection names them: without them the message would mean something else (RFC 9110 §7.6.1).
 _END_TO_END = {b"content-length", b"host"}
-# About framing, routing, who asks, and how content is to be read: recipients that merge trailers would believe them.
+# Framing, routing, authentication and content format: recipients that merge trailers into heads would obey them.
 _OF_HEADS = {
     b"content-length", b"content-encoding", b"content-type", b"content-range", b"trailer", b"host", b"authorization",
     b"www-authenticate", b"cookie", b"set-cookie", b"max-forwards", b"via",
 }  # fmt: skip
 _LENGTH = {b"content-length"}
-_DIGITS = 9  # of a Max-Forwards that is counted down
+_DIGITS = 9  # at most, in a Max-Forwards that is decremented
 
 
 def addressed(fields: Fields, target: Target) -> Fields:
-    """Those of a request; Host is the target's, whatever the client's said (RFC 9112 §3.2.2)."""
+    """A request's fields, with the target as Host, whatever the client's Host was (RFC 9112 §3.2.2)."""
     return [_host(target), *((key, value) for key, value in fields if key.lower() != b"host")]
 
 
 def for_origin(head: RequestHead) -> Fields:
-    """Of a request."""
+    """A request's fields for the origin."""
     passed = []
     left = forwards_left(head)
     for key, value in _end_to_end(head.headers):
@@ -42,13 +42,13 @@ def for_origin(head: RequestHead) -> Fields:
     if head.header(b"transfer-encoding"):
         passed.append((b"Transfer-Encoding", b"chunked"))
     passed.append((b"Via", f"{head.http_version} {VIA}".encode("ascii")))
-    if not head.has_body:  # where the connection ends, Node.js cuts off an upload that it has answered
+    if not head.has_body:  # with ``close``, Node.js cuts off an upload that it has answered
         passed.append((b"Connection", b"close"))
     return passed
 
 
 def forwards_left(head: RequestHead) -> int | None:
-    """How often a request may still be forwarded (RFC 9110 §7.6.2); None where that is not counted."""
+    """How many times a request may still be forwarded (RFC 9110 §7.6.2); None if there is no limit."""
     if head.method not in ("TRACE", "OPTIONS"):
         return None
     said = head.header(b"max-forwards")
@@ -56,22 +56,22 @@ def forwards_left(head: RequestHead) -> int | None:
 
 
 def for_judges(head: RequestHead, target: Target) -> Fields:
-    """Of a request, for who may refuse or change it: Host is the target's, and Connection takes nothing away later."""
+    """A request's fields for taps that may change it: Host is the target's, what Connection names is gone."""
     framing = [(key, value) for key, value in head.headers if key.lower() == b"transfer-encoding"]
     return addressed([*_end_to_end(head.headers), *framing], target)
 
 
 def without_ours(fields: Fields) -> Fields:
-    """Of a request, for who looks: the client's password to the proxy is no part of what it says to the origin."""
+    """A request's fields for observers, without the proxy credentials, which are not meant for the origin."""
     return [(key, value) for key, value in fields if key.lower() not in _OURS]
 
 
 def for_client(response: h11.Response, closing: bool) -> Fields:
-    """Of a response; ``closing``: the connection ends behind it."""
+    """A response's fields for the client; ``closing``: the connection ends after it."""
     chunked = any(key == b"transfer-encoding" for key, _ in response.headers)
-    # Chunked overrides a Content-Length (RFC 9112 §6.3), which would be false without it.
+    # Chunked overrides a Content-Length (RFC 9112 §6.3), which may be false and must not stay behind alone.
     passed = _end_to_end(response.headers.raw_items(), but=_LENGTH if chunked else frozenset())
-    if not any(key.lower() == b"date" for key, _ in passed):  # RFC 9110 §6.6.1: who has a clock adds it
+    if not any(key.lower() == b"date" for key, _ in passed):  # RFC 9110 §6.6.1: a recipient with a clock adds it
         passed.append((b"Date", formatdate(usegmt=True).encode("ascii")))
     passed.append((b"Via", f"{response.http_version.decode('ascii')} {VIA}".encode("ascii")))
     if closing:
@@ -80,12 +80,12 @@ def for_client(response: h11.Response, closing: bool) -> Fields:
 
 
 def interim(response: h11.InformationalResponse) -> Fields:
-    """Of a 1xx response, which has no content (RFC 9110 §8.6)."""
+    """The fields of a 1xx response, which has no content (RFC 9110 §8.6)."""
     return _end_to_end(response.headers.raw_items(), but=_LENGTH)
 
 
 def trailers(end: h11.EndOfMessage) -> Fields:
-    """Of a chunked message: none that a head alone may have (RFC 9110 §6.5.1)."""
+    """The trailers of a chunked message, without fields allowed in heads only (RFC 9110 §6.5.1)."""
     return _end_to_end(end.headers.raw_items(), but=_OF_HEADS)
 
 
@@ -101,8 +101,6 @@ def _host(target: Target) -> tuple[bytes, bytes]:
 
 
 def _end_to_end(fields: Fields, but: Set[bytes] = frozenset()) -> Fields:
-    """The fields that are not hop by hop: neither those of RFC 9110 §7.6.1 nor those that Connection names; nor
-    ``but`` these.
-    """
+    """The end-to-end fields: without those of RFC 9110 §7.6.1, those that Connection names, and those in ``but``."""
     dropped = _HOP_BY_HOP | (connection_options(fields) - _END_TO_END) | but
     return [(key, value) for key, value in fields if key.lower() not in dropped]

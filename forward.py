@@ -1,6 +1,6 @@
 """Plain HTTP: one request forwarded to its origin, and the response brought back; h11 speaks HTTP/1 on both sides.
 
-Each exchange has a connection of its own to the origin, so that no request meets one that is being closed.
+Each exchange has its own connection to the origin, so no request is sent on one that is being closed.
 """
 
 import socket
@@ -28,16 +28,16 @@ from meter import Meter
 from names import Target
 from record import Record
 
-QUIET_SECONDS = 300.0  # how long either side may say nothing while we wait for it: long polls end before that
-LINGER_SECONDS = 5.0  # how long an upload that was answered already may pause; as nginx has it
+QUIET_SECONDS = 300.0  # how long either side may be silent while we wait for it: long polls end sooner
+LINGER_SECONDS = 5.0  # how long an upload that was already answered may pause, as in nginx
 _CHUNK = 65_536
-_EVENTS = 64  # after which others may run: gevent's calls switch only when they would block, and each event is work
+_EVENTS = 64  # after which others may run: gevent's calls switch only if they would block, and each event costs time
 
 
 class Forwarding:
     """One request from a client's socket to an origin's, and the response back.
 
-    The ``recorder`` is told of them as ``exchange``; their octets are added to the ``meter`` of all connections.
+    Both are reported to the ``recorder`` as ``exchange``; their octets are added to the ``meter`` of all connections.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class Forwarding:
         self._head = head
         assert head.connection is not None  # a CONNECT is not forwarded
         self._to_client = head.connection
-        # h11's limit is for heads that are not complete.
+        # h11 applies this limit to incomplete heads only.
         self._to_origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)
         self._record = record
         self._uploaded = False  # the whole request was read and passed on
         self._client_error: ClientError | None = None
-        self._out = bytearray()  # for the client: small pieces are sent together
+        self._out = bytearray()  # pending for the client: small pieces are sent together
 
     def run(self, target: Target, path: str, rest: bytes) -> bytes | None:
-        """Do the exchange; ``rest`` is what came behind the head.
+        """Run the exchange; ``rest`` is what was received after the head.
 
-        What came behind the whole request, when the connection can serve another one, else None. Raises a
-        ``CertifierError`` where the client can still be sent its reply, ``OSError`` where it is cut off instead.
+        Returns what was received after the whole request if the connection can serve another one, else None. Raises
+        ``CertifierError`` if the client can still be sent the error's reply, ``OSError`` if it is cut off instead.
         """
         error: str | None = "cut off"
         try:
@@ -83,13 +83,13 @@ class Forwarding:
             raise
         finally:
             if error is not None and self._exchange.first_byte is not None and self._head.http_version == "1.0":
-                sockets.reset(self._client)  # which takes a FIN for the end of the body
+                sockets.reset(self._client)  # it would take a FIN for the end of the body
             self._recorder.end(self._exchange, error)
 
     def _run(self, target: Target, path: str, rest: bytes) -> bytes | None:
         for sock in (self._client, self._origin):
             sock.settimeout(QUIET_SECONDS)
-        if rest:  # h11 takes b"" for the end
+        if rest:  # to h11, b"" is the end
             self._to_client.receive_data(rest)
         request = h11.Request(method=self._head.method, target=path, headers=fields.for_origin(self._head))
         try:
@@ -98,14 +98,14 @@ class Forwarding:
             raise OriginGone(f"{target} closed the connection") from error
         if self._head.has_body:
             upload = gevent.spawn(self._upload)
-            sockets.give_way()  # it waits first: where both sides are silent, the origin waits for the client
+            sockets.give_way()  # its wait starts first: if both sides stay silent, the client has timed out
             try:
                 self._download(target)
                 self._linger(upload)
             finally:
                 upload.kill()
         else:
-            self._upload()  # the end of the request, which is here: no wait, and known before the response comes
+            self._upload()  # only the request's end, already here: no wait, and done before the response
             self._download(target)
         if (
             not self._uploaded
@@ -117,7 +117,7 @@ class Forwarding:
         return self._to_client.trailing_data[0]
 
     def _upload(self) -> None:
-        """Pass the request's body on as it comes. Only this greenlet writes to the origin now."""
+        """Pass on the request's body as it arrives. From now on, only this greenlet writes to the origin."""
         events = 0
         try:
             while True:
@@ -145,7 +145,7 @@ class Forwarding:
                 try:
                     if out:
                         self._origin.sendall(out)
-                except OSError:  # the origin has closed, and may have answered before; else the FIN makes it end
+                except OSError:  # the origin has closed, perhaps after answering; if not, the FIN ends its wait
                     self._uploaded = False
                     sockets.shut(self._origin, socket.SHUT_WR)
                     return
@@ -159,19 +159,19 @@ class Forwarding:
             sockets.shut(self._origin)  # the origin must not take half a request for a whole one
 
     def _linger(self, upload: "gevent.Greenlet[[], None]") -> None:
-        """Let an upload that was answered early go on as long as both sides move.
+        """Let an upload that was answered early go on as long as it makes progress.
 
-        An origin may answer at once and read on, and many clients send everything before they read.
+        An origin may answer at once and keep reading, and many clients send everything before they read.
         """
         if self._to_client.our_state is not h11.DONE:
-            sockets.shut(self._client, socket.SHUT_WR)  # the connection ends, and the response may end with it
+            sockets.shut(self._client, socket.SHUT_WR)  # the connection is closing, which may mark the response's end
         sent = -1
         while not upload.ready() and sent != self._record.sent:
             sent = self._record.sent
             upload.join(LINGER_SECONDS)
 
     def _download(self, target: Target) -> None:
-        """Pass the response on as it comes, interim ones (RFC 9110 §15.2) too."""
+        """Pass on the response as it arrives, and interim ones (RFC 9110 §15.2) before it."""
         began = closed = False
         events = interim = 0
         while True:
@@ -214,7 +214,7 @@ class Forwarding:
                 self._recorder.download(self._exchange, event.data, 0, len(event.data))
                 self._send(event)
             else:
-                assert isinstance(event, h11.EndOfMessage)  # h11 refuses an upgrade, and an end where none may be
+                assert isinstance(event, h11.EndOfMessage)  # h11 refuses an upgrade, and a premature end
                 self._exchange.trailers = event.headers.raw_items()[:MAX_FIELDS]
                 trailers = fields.trailers(event) if self._head.http_version != "1.0" else []
                 self._send(h11.EndOfMessage(headers=trailers))
@@ -222,7 +222,7 @@ class Forwarding:
                 return
 
     def _ends_by(self, response: h11.Response) -> bool:
-        """Whether nothing of an upload need come any more, as this answers it: curl stops where it is told so."""
+        """Whether the rest of an upload is not needed after this response: told of the close, curl stops sending."""
         return (
             self._to_client.they_are_waiting_for_100_continue
             or response.http_version < b"1.1"
@@ -235,7 +235,7 @@ class Forwarding:
         except OSError as error:
             raise _OriginLost from error
         if not data and self._client_error is not None:
-            raise _OriginLost  # our own end of it, while a slow client was waited for: none of the response's
+            raise _OriginLost  # we shut the connection when the upload failed: not the end of the response
         return data
 
     def _send(self, event: h11.Event) -> None:
@@ -250,7 +250,7 @@ class Forwarding:
 
 
 def _recv(sock: socket.socket, moved: Callable[[], int]) -> bytes:
-    """What a side says next. It may be silent while the other one is not, whose octets ``moved`` tells."""
+    """Receive from one side, which may be silent while the other one is not: ``moved`` counts the other's octets."""
     while True:
         before = moved()
         try:
@@ -261,7 +261,7 @@ def _recv(sock: socket.socket, moved: Callable[[], int]) -> bytes:
 
 
 class _OriginLost(Exception):
-    """Reading from the origin failed, by the ``OSError`` that is the cause, none of the client's, or as we ended it."""
+    """Reading from the origin failed: by its ``OSError``, the cause (none of the client's), or as we shut it down."""
 
 
 def _origin_error(target: Target, error: Exception, closed: bool) -> OriginError:

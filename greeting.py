@@ -51,7 +51,7 @@ def _read(
         if origin is not None and not closed and sockets.either(client, origin, deadline):
             if not sockets.has_ended(origin):
                 return None, bytes(reader.wire) or begun
-            # If the client speaks TLS, and soon, it is to be told inside TLS that the origin has closed.
+            # A client that soon speaks TLS is to be told inside TLS that the origin has closed.
             closed, deadline = True, min(deadline, time.monotonic() + CLOSED_SECONDS)
         sockets.arm(client, deadline)
         try:

@@ -1,7 +1,7 @@
-"""Names of origins: the one place where a peer's string becomes a name, an address or a path.
+"""Names of origins: the only place where a peer's string becomes a name, an address or a path.
 
 A *name* is canonical text: a lower-case DNS name without its trailing dot, or an IP address as
-``ipaddress`` writes it. What is no name here never becomes a certificate, a file or a connection.
+``ipaddress`` writes it. What is not a name here never becomes a certificate, a file or a connection.
 """
 
 import re
@@ -30,10 +30,10 @@ class Target(NamedTuple):
 
 
 def dns_name(text: str) -> str | None:
-    """The canonical DNS name of a server_name or host; None if it is none that we accept.
+    """The canonical DNS name of a server_name or host; None if we do not accept it.
 
-    Labels of 1 to 63 of ``[a-z0-9_-]``, none that begins with ``-`` or is just ``_``, the last one not a
-    number in decimal or hexadecimal (else ``127.1`` would be a name here and an address elsewhere).
+    Labels are 1 to 63 of ``[a-z0-9_-]``; none begins with ``-`` or is just ``_``, and the last one is not a
+    decimal or hexadecimal number (else ``127.1`` would be a name here and an address elsewhere).
     """
     name = text.lower() if text.isascii() else ""
     name = name.removesuffix(".")
@@ -41,16 +41,16 @@ def dns_name(text: str) -> str | None:
 
 
 def ip_of(text: str) -> IPv4Address | IPv6Address | None:
-    """The IP address that the text is; None for anything else, and for a scoped one (``fe80::1%eth0``).
+    """The IP address that the text denotes; None for anything else, and for a scoped one (``fe80::1%eth0``).
 
-    An IPv4-mapped one (RFC 4291 §2.5.5.2) is the IPv4 address that a connection to it reaches.
+    An IPv4-mapped one (RFC 4291 §2.5.5.2) gives the IPv4 address that a connection to it reaches.
     """
     if not 0 < len(text) <= _MAX_IP or "%" in text or not (":" in text or text[-1].isdigit()):
-        return None  # what most names are told by: an exception costs more than the rest
+        return None  # rules out most names: an exception costs more than all the rest
     return _ip_of(text)
 
 
-@lru_cache(maxsize=1024)  # a connection asks several times for the same few
+@lru_cache(maxsize=1024)  # each connection asks for the same few several times
 def _ip_of(text: str) -> IPv4Address | IPv6Address | None:
     try:
         address = ip_address(text)
@@ -60,20 +60,20 @@ def _ip_of(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def host_name(text: str) -> str | None:
-    """The canonical name of a host: a DNS name or an IP address, not in brackets."""
+    """The canonical name of a host: a DNS name or an IP address, without brackets."""
     address = ip_of(text)
     return dns_name(text) if address is None else str(address)
 
 
 def target(text: str, default_port: int | None = None, lowest_port: int = 1) -> Target:
-    """Parse ``host:port`` (RFC 9110 §7.2 and §9.3.6); an IPv6 address stands in brackets.
+    """Parse ``host:port`` (RFC 9110 §7.2 and §9.3.6); an IPv6 address is in brackets.
 
-    Raises ``ClientError`` when it is malformed, or has no port and there is no default.
+    Raises ``ClientError`` if it is malformed, or has no port and there is no default.
     """
     host, colon, port = text.rpartition(":")
     if not colon or "]" in port:
         host, port = text, ""
-    if not port and default_port is not None:  # an empty one is the default as well: RFC 3986 §3.2.3
+    if not port and default_port is not None:  # an empty port also means the default: RFC 3986 §3.2.3
         port = str(default_port)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1] if ":" in host else ""

@@ -26,7 +26,7 @@ STREAM_SECONDS = 30.0  # for a client to take a page, or the next piece of live 
 
 
 class PlainHttp:
-    """Serves them one by one."""
+    """Serves plain-HTTP requests."""
 
     def __init__(
         self, dialer: Dialer, policy: Policy, door: Door, website: Website, sight: Sight, meter: Meter
@@ -39,18 +39,18 @@ class PlainHttp:
         self._meter = meter
 
     def serve(self, client: Client, head: RequestHead, behind: bytes, record: Record) -> bytes | None:
-        """A plain-HTTP request: for the proxy itself, or forwarded. What follows it, or None at the end."""
+        """Serve a request to the proxy itself, or forward it; return what was received after it, or None at the end."""
         if head.target.startswith("/") or head.target == "*":
             self._own_page(client, head, head.target, head.header(b"host"), record)
             return None
         target, path = http_target(head.target, head.method)
         record.target = str(target)
-        literal = names.ip_of(target.host) is not None or target.host == "localhost"  # asks no DNS for a stranger
+        literal = names.ip_of(target.host) is not None or target.host == "localhost"  # no DNS query before admission
         if literal and self._dialer.is_self(target, client.ip):
             self._own_page(client, head, path, str(target), record)
             return None
         self._door.admit(client, head, record)
-        self._policy.check_target(target)  # first: else what is refused would leave in questions to DNS
+        self._policy.check_target(target)  # first: otherwise refused names would leak in DNS queries
         if (not literal and self._dialer.is_self(target, client.ip)) or fields.forwards_left(head) == 0:
             self._own_page(client, head, path, str(target), record)
             return None
@@ -72,7 +72,7 @@ class PlainHttp:
         behind: bytes,
         record: Record,
     ) -> bytes | None:
-        """Forward a request before those who look, and act; what follows it, or None at the end."""
+        """Forward a request past observers and taps; return what was received after it, or None at the end."""
         where = sockets.peer(origin)
         if where is None:
             raise OriginGone(f"{target} closed the connection")
@@ -95,7 +95,7 @@ class PlainHttp:
         if answer is None:
             if changed is not None:
                 head = replace(head, method=exchange.method, headers=exchange.request_fields)
-                if not head.header(b"host"):  # a request in HTTP/1.0 needs none
+                if not head.header(b"host"):  # optional in HTTP/1.0
                     head = replace(head, headers=fields.addressed(head.headers, target))
             return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
                 target, exchange.target, behind
@@ -103,13 +103,13 @@ class PlainHttp:
         record_answer(recorder, exchange, answer, closing=True)
         record.status = answer.status
         client.sock.settimeout(STREAM_SECONDS)
-        sockets.send(client.sock, answer.written(head.method))  # however large: the last word has a second
+        sockets.send(client.sock, answer.written(head.method))  # may be large: ``last_word`` has one second
         sockets.last_word(client.sock, b"")
         return None
 
     def _own_page(self, client: Client, head: RequestHead, path: str, called: str, record: Record) -> None:
         record.kind = "page"
-        try:  # what the client calls us may be another address than ours: a container's published port
+        try:  # the client may know us by another address than ours: a container's published port
             where = parse_target(called, default_port=80)
         except ClientError:
             where = Target(*client.sock.getsockname()[:2])
@@ -117,10 +117,10 @@ class PlainHttp:
         record.status, record.outcome = answer.status, "closed"
         if answer.stream is None:
             client.sock.settimeout(STREAM_SECONDS)
-            sockets.send(client.sock, answer.reply)  # however large: the last word has a second
+            sockets.send(client.sock, answer.reply)  # may be large: ``last_word`` has one second
             sockets.last_word(client.sock, b"")
             return
-        with closing(answer.stream) as pieces, suppress(OSError):  # whoever looked has left
+        with closing(answer.stream) as pieces, suppress(OSError):  # the viewer has left
             client.sock.settimeout(STREAM_SECONDS)
             sockets.send(client.sock, answer.reply)
             for piece in pieces:

@@ -1,4 +1,4 @@
-"""The PROXY protocol, version 2: what goes in front of a redirected stream, so that its reader knows whose it is.
+"""The PROXY protocol, version 2: a header in front of a redirected stream that tells its reader whose it is.
 
 Source: HAProxy's doc/proxy-protocol.txt, §2.2.
 """
@@ -23,7 +23,7 @@ def preamble(
     tls_version: str | None = None,
     alpn: str | None = None,
 ) -> bytes:
-    """The header for a client of a listener, with its server name, and its TLS where that is known."""
+    """The header for a client of a listener, with its server name, ALPN protocol and TLS version where known."""
     source, destination = ip_address(client[0].partition("%")[0]), ip_address(listener[0].partition("%")[0])
     body = source.packed + destination.packed + struct.pack(">HH", client[1], listener[1])
     if alpn is not None:
@@ -31,13 +31,13 @@ def preamble(
     if server_name is not None:
         body += _vector(_AUTHORITY, server_name.encode("latin-1", "replace")[:255])
     if tls_version is not None:
-        # Not zero: no certificate of the client's was verified.
+        # ``verify`` is not zero: no client certificate was verified.
         body += _vector(_SSL, struct.pack(">BL", _CLIENT_SSL, 1) + _vector(_SSL_VERSION, tls_version.encode("ascii")))
     return _SIGNATURE + struct.pack(">BBH", _PROXY, _FAMILIES[source.version], len(body)) + body
 
 
 def of_socket(client: socket.socket, server_name: str | None, tls_version: str | None, alpn: str | None) -> bytes:
-    """The same for a connected socket. Raises ``OSError`` if it is no more."""
+    """The same for a connected socket. Raises ``OSError`` if it no longer is."""
     return preamble(client.getpeername()[:2], client.getsockname()[:2], server_name, tls_version, alpn)
 
 

@@ -76,7 +76,7 @@ class Relaying:
     def introduce(
         self, way: Way, origin: socket.socket, name: str | None, version: str | None = None, alpn: str | None = None
     ) -> None:
-        """Send the redirect its PROXY header, if it wants one. Raises ``OriginGone``, or ``OSError`` for the client."""
+        """Send a redirect its PROXY header if configured. Raises ``OriginGone``; ``OSError`` if the client left."""
         if self._redirect is not None and self._redirect.preamble:
             told = preamble.of_socket(way.client, name, version, alpn)
             try:
