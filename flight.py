@@ -1,4 +1,4 @@
-"""A server's flight, sans-IO: what an origin wants, told by the octets of a handshake."""
+"""A server's handshake flight, sans-IO: what its octets tell about the origin."""
 
 from collections.abc import Iterator
 
@@ -7,15 +7,15 @@ from hello import ALERT, HANDSHAKE
 _CERTIFICATE_REQUEST = 13  # HandshakeType
 # The random of a HelloRetryRequest, RFC 8446 §4.1.3.
 _RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
-_RANDOM = slice(11, 43)  # of a ServerHello: behind the headers of record and message, and legacy_version
-# With each certificate whose key names a curve of its own, of 672 octets, OpenSSL may be busy for a sixth of a second.
+_RANDOM = slice(11, 43)  # of a ServerHello: after the record and message headers, and legacy_version
+# Each certificate of 672 octets whose key has explicit curve parameters may keep OpenSSL busy for a sixth of a second.
 _LONG = 8_192
 
 
 def wants_certificate(flight: bytes, closed: bool = False) -> bool:
-    """Whether a server asked for a certificate (RFC 5246 §7.4.4) and sent an alert, or ``closed``, without.
+    """Whether a server asked for a certificate (RFC 5246 §7.4.4), then sent an alert or ``closed`` without one.
 
-    ``flight`` are its records as received. With TLS 1.3 they are encrypted: then the answer is no.
+    ``flight`` holds its records as received. With TLS 1.3 they are encrypted: then the answer is no.
     """
     records = list(_whole(flight, 3, 2))
     refused = closed or any(kind == ALERT for kind, _ in records)
@@ -24,9 +24,9 @@ def wants_certificate(flight: bytes, closed: bool = False) -> bool:
 
 
 def is_costly(flight: bytes | bytearray) -> bool:
-    """Whether OpenSSL may be busy for long with it: many certificates, or another group, perhaps of a finite field.
+    """Whether it may keep OpenSSL busy for long: many certificates, or a retry with a group that may be a finite field.
 
-    Python can't say which groups are offered. One that is cut so that this can't be seen counts as such.
+    Python can't set which groups are offered. A flight whose first record is too short to tell counts as costly.
     """
     if len(flight) > _LONG:
         return True
@@ -34,9 +34,9 @@ def is_costly(flight: bytes | bytearray) -> bool:
 
 
 def _whole(octets: bytes, before: int, width: int) -> Iterator[tuple[int, bytes]]:
-    """Type and content of each record or message up to one that is cut off.
+    """Type and content of each record or message, up to one that is incomplete.
 
-    The type is the first of ``before`` octets, behind which the content's length stands in ``width`` of them.
+    The type is the first of ``before`` octets; the next ``width`` octets are the content's length.
     """
     at = 0
     while (start := at + before + width) <= len(octets):

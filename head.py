@@ -1,8 +1,8 @@
 """The head of an HTTP/1 request, sans-IO: bytes go in; a ``RequestHead``, "need more" or an error comes out.
 
-h11 parses; checked here is what it lets pass and a proxy must not (RFC 9112 §2.2, §5.2, §6.1 and §6.3): a bare LF, a
-folded line, Content-Length beside Transfer-Encoding, a CONNECT with a body, a version other than 1.x, and the head's
-size when it comes in one piece.
+h11 parses; checked here is what it accepts and a proxy must not (RFC 9112 §2.2, §5.2, §6.1 and §6.3): a bare LF, a
+folded line, Content-Length with Transfer-Encoding, a CONNECT with a body, a version other than 1.x, and a head that is
+too large but arrives in one piece.
 """
 
 import re
@@ -21,13 +21,13 @@ MAX_HEAD = 32_768  # octets; browsers and servers stop at 8 to 64 KiB
 
 _QUOTE = re.compile(r":? (?:bytearray\(|b['\"])")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_SOCKS = (b"\4", b"\5")  # its versions: who speaks it waits for an answer to a few octets
+_SOCKS = (b"\4", b"\5")  # its versions: a SOCKS client sends a few octets, then waits for an answer
 _BODY_HEADERS = {b"content-length", b"transfer-encoding"}
 
 
 @dataclass(frozen=True, slots=True)
 class RequestHead:
-    """One request head. ``connection`` is h11's side of a server that has just read it; a CONNECT needs none."""
+    """One request head. ``connection`` is the h11 server connection that has read it; a CONNECT needs none."""
 
     method: str
     target: str
@@ -37,12 +37,12 @@ class RequestHead:
     connection: h11.Connection | None
 
     def header(self, name: bytes) -> str:
-        """A field's value, as ``exchange.header`` has it."""
+        """A field's value, as by ``exchange.header``."""
         return header(self.headers, name)
 
 
 class HeadReader:
-    """Reads one head; each byte is looked at once. ``rest`` holds what came behind it."""
+    """Reads one head; each byte is examined once. ``rest`` holds what was received after it."""
 
     __slots__ = ("_most", "_seen", "_skipped", "rest")
 
@@ -53,9 +53,9 @@ class HeadReader:
         self._skipped = False
 
     def receive(self, data: bytes) -> RequestHead | None:
-        """Take more bytes. The head once it is complete, None while more is needed.
+        """Take more bytes; return the head once it is complete, None while more is needed.
 
-        Raises ``ClientError`` when it is malformed, ``HeadTooLarge`` past ``most`` octets.
+        Raises ``ClientError`` if it is malformed, ``HeadTooLarge`` if it exceeds ``most`` octets.
         """
         buffer = self.rest
         buffer += data
@@ -79,7 +79,7 @@ class HeadReader:
 
 
 def _connect(head: bytes) -> RequestHead | None:
-    """A plain CONNECT; None where ``_parse`` must look at the head."""
+    """Parse an ordinary CONNECT; None if ``_parse`` must read the head."""
     found = heads.request(head) if head.startswith(b"CONNECT ") else None
     if found is None or _BODY_HEADERS.intersection([name.lower() for name, _ in found.fields]):
         return None
@@ -120,7 +120,7 @@ def _parse(head: bytes) -> RequestHead:
 
 
 def without_quote(error: object) -> str:
-    """The text of one of h11's errors, or of another, without the line that it quotes, which may hold a secret."""
+    """The text of an error, of h11's or another, without the line that it quotes, which may hold a secret."""
     return _QUOTE.split(str(error), maxsplit=1)[0]
 
 

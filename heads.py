@@ -1,7 +1,7 @@
-"""Heads of HTTP/1 messages as nearly everyone writes them, each read by one expression; h11 reads the others.
+"""Parses HTTP/1 heads in their common form, each by one regular expression; h11 parses the others.
 
-What is read here, h11 would read alike, in five times the time; what it could see otherwise, or refuse, is None here.
-So a field a line, of printable ASCII; one Host; a body's framing that can be read in one way; versions 1.0 and 1.1.
+h11 would give the same result in five times the time; the result is None if it might differ, or h11 might refuse.
+Hence one field per line, in printable ASCII; one Host; unambiguous framing of the body; versions 1.0 and 1.1.
 """
 
 import re
@@ -21,7 +21,7 @@ _SIZES = {len("host"), len("content-length"), len("transfer-encoding")}
 
 
 class Request(NamedTuple):
-    """The head of a request; names of fields in the case they were sent in, values without space around them."""
+    """The head of a request; field names in the case they were sent in, values without surrounding whitespace."""
 
     method: bytes
     target: bytes
@@ -38,7 +38,7 @@ class Response(NamedTuple):
 
 
 def request(head: bytes) -> Request | None:
-    """What h11 would read of a whole head; None where it must be asked."""
+    """Parse a complete head as h11 would; None if h11 must parse it."""
     match = _REQUEST.fullmatch(head)
     if match is None:
         return None
@@ -48,7 +48,7 @@ def request(head: bytes) -> Request | None:
 
 
 def response(head: bytes) -> Response | None:
-    """The same of a response."""
+    """The same for a response."""
     match = _RESPONSE.fullmatch(head)
     if match is None:
         return None
@@ -58,7 +58,7 @@ def response(head: bytes) -> Response | None:
 
 
 def escaped(head: bytes) -> bytes:
-    """The head of a request with octets outside of ASCII in its target escaped (RFC 3986 §2.1), as it was meant."""
+    """The head of a request with non-ASCII octets in its target percent-encoded (RFC 3986 §2.1), as was meant."""
     line, end, fields = head.partition(b"\n")
     method, space, target = line.partition(b" ")
     return method + space + _OUTSIDE.sub(lambda octet: b"%%%02X" % ord(octet[0]), target) + end + fields
@@ -71,7 +71,7 @@ def _fields(block: bytes, version: bytes, hosts: int | None) -> Fields | None:
         name, _, value = line.partition(b":")
         value = value.strip(b" \t")
         found.append((name, value))
-        if len(name) in _SIZES:  # else it is none of the names that are looked for
+        if len(name) in _SIZES:  # otherwise it is none of the names of interest
             key = name.lower()
             if key == b"host":
                 hosts = None if hosts is None else hosts - 1

@@ -1,8 +1,8 @@
 """The ClientHello, sans-IO: bytes go in; a ``ClientHello``, "need more" or an error comes out.
 
 Source: RFC 8446 §4.1.2 and §5.1, RFC 6066 §3 (server_name), RFC 7301 §3.1 (ALPN), RFC 8446 §4.2.1
-(supported_versions), §4.2.7 (supported_groups) and §4.2.8 (key_share). Knows nothing of sockets, and judges only what
-is needed to read the hello on: the TLS library that is fed the same bytes judges the rest.
+(supported_versions), §4.2.7 (supported_groups) and §4.2.8 (key_share). Knows nothing of sockets, and checks only what
+parsing the hello needs: the TLS library that is fed the same bytes checks the rest.
 """
 
 import struct
@@ -12,28 +12,28 @@ from errors import HelloError
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE = 0x14, 0x15, 0x16  # ContentType
 
-_WIRE = 2  # times its limit, with record headers: a hello cut into tiny records is abuse
+_WIRE = 2  # times the limit, for all bytes with record headers: a hello cut into tiny records is abuse
 _CLIENT_HELLO = 1  # HandshakeType
 _MAX_RECORD = 16_384
 _SERVER_NAME, _GROUPS, _ALPN, _SUPPORTED_VERSIONS, _KEY_SHARES, _ECH = 0, 10, 16, 43, 51, 0xFE0D
 _CURVES = frozenset((23, 24, 25, 29, 30, 4587, 4588, 4589))  # NamedGroups, hybrids of curves and ML-KEM last
 _FINITE_FIELDS = range(0x0100, 0x0200)  # RFC 7919
 _MOST_SHARES = (
-    100  # OpenSSL looks for the group of each among all groups: 64 KB of both take 60 ms. Clients send three.
+    100  # OpenSSL searches all groups for each share's: 64 KB of the two take 60 ms. Clients send three shares.
 )
 _SHORT = "ClientHello shorter than its lengths say"
 
 _LENGTH = struct.Struct(">H").unpack_from
-_EXTENSION = struct.Struct(">HH").unpack_from  # its type, and its length
-_OLD = struct.Struct(">H3xHHH")  # of SSL 2.0: the record's length; behind type and version, those of its three parts
+_EXTENSION = struct.Struct(">HH").unpack_from  # an extension's type and length
+_OLD = struct.Struct(">H3xHHH")  # SSL 2.0: the record's length; after type and version, its three parts' lengths
 
 
 @dataclass(frozen=True, slots=True)
 class ClientHello:
-    """What the way of a connection depends on.
+    """What decides how a connection is handled.
 
-    ``server_name`` is the host_name as sent, undecoded bytes shown as Latin-1, or None if the client sent none.
-    ``finite_field``: OpenSSL would take a key exchange in a finite field, with which a client can keep it busy.
+    ``server_name`` is the host_name as sent, its bytes decoded as Latin-1, or None if the client sent none.
+    ``finite_field``: OpenSSL would choose a finite-field key exchange, with which a client can keep it busy.
     """
 
     server_name: str | None
@@ -44,20 +44,20 @@ class ClientHello:
 
 
 class HelloReader:
-    """Reads one ClientHello of at most ``most`` octets; each byte is looked at once, however they are cut."""
+    """Reads one ClientHello of at most ``most`` octets; each byte is examined once, however the input is split."""
 
     __slots__ = ("_body", "_most", "_next", "wire")
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self.wire = bytearray()  # all bytes received, to be handed to whoever goes on
+        self.wire = bytearray()  # all bytes received, for whatever handles the connection next
         self._body = bytearray()  # handshake message, without record headers
         self._next = 0  # offset in wire of the next record
 
     def receive(self, data: bytes) -> ClientHello | None:
-        """Take more bytes. The hello once it is complete, None while more is needed.
+        """Take more bytes; return the hello once it is complete, None while more is needed.
 
-        Raises ``HelloError`` when it can't be a ClientHello, or is larger than it may be.
+        Raises ``HelloError`` if it can't be a ClientHello or is too large.
         """
         self.wire += data
         wire, body = self.wire, self._body
@@ -87,9 +87,9 @@ class HelloReader:
 
 
 def is_old(data: bytes) -> bool | None:
-    """Whether octets, one at least, begin with a ClientHello in the form of SSL 2.0; None while more must be known.
+    """Whether one or more octets begin a ClientHello in the form of SSL 2.0; None while there are too few to tell.
 
-    Servers of TLS 1.2 may take it (RFC 5246 appendix E.2), and OpenSSL does. There is no server_name in it.
+    TLS 1.2 servers may accept that form (RFC 5246 appendix E.2), and OpenSSL does. It has no server_name.
     """
     if not 0x80 <= data[0] < 0xC0 or data[2:3] not in (b"", b"\1"):
         return False
@@ -100,7 +100,7 @@ def is_old(data: bytes) -> bool | None:
 
 
 def _parse(hello: bytes) -> ClientHello:
-    """Walked by offsets: of a dozen extensions or more, five are read."""
+    """Parse by offsets: of a dozen or more extensions, only five are read."""
     name: str | None = None
     protocols: tuple[bytes, ...] = ()
     versions: tuple[int, ...] = ()
@@ -146,14 +146,14 @@ def _parse(hello: bytes) -> ClientHello:
 
 
 def _is_finite(shares: tuple[int, ...], groups: tuple[int, ...]) -> bool:
-    """OpenSSL takes the client's first share that it can; where there is none, it asks for a curve if it may."""
+    """Whether OpenSSL would use a finite field: it takes the first share it can or, without one, prefers a curve."""
     for group in shares:
         if group in _CURVES or group in _FINITE_FIELDS:
             return group not in _CURVES
     return _CURVES.isdisjoint(groups) and any(group in _FINITE_FIELDS for group in groups)
 
 
-# Of an extension between two offsets; what is behind the vector in it is the TLS library's to judge.
+# Each parses one extension, between two offsets; the TLS library checks what follows the vector in it.
 
 
 def _server_name(hello: bytes, at: int, end: int) -> str | None:
@@ -190,7 +190,7 @@ def _alpn_protocols(hello: bytes, at: int, end: int) -> tuple[bytes, ...]:
 
 
 def _key_shares(hello: bytes, at: int, end: int) -> tuple[int, ...]:
-    """Their groups."""
+    """The groups of the shares."""
     found = []
     while at + 4 <= end:
         group, size = _EXTENSION(hello, at)

@@ -1,7 +1,7 @@
-"""``Resolver``: a host's addresses, by the system's own resolver. One look-up for all who wait, and a short memory.
+"""``Resolver``: a host's addresses from the system's resolver, with shared look-ups and a short-lived cache.
 
-``getaddrinfo`` blocks a thread for as long as the C library likes, whatever our own deadline. So the threads are
-bounded, in all and for each client, a name takes one at most, and a name that failed is not asked for again at once.
+``getaddrinfo`` blocks a thread for as long as the C library likes, whatever our own deadline. So threads are bounded,
+in total and per client, a name takes one at most, and a name that failed is not looked up again at once.
 """
 
 import socket
@@ -18,18 +18,18 @@ from lru import LRU
 from turns import Turns
 from workers import Workers
 
-LOOK_UP_SECONDS = 5.0  # how long one may take
-_GOOD_SECONDS = 10.0  # how long an answer counts: getaddrinfo tells no TTL, and browsers keep one for a minute
-_BAD_SECONDS = 2.0  # how long a failure counts
+LOOK_UP_SECONDS = 5.0  # how long a look-up may take
+_GOOD_SECONDS = 10.0  # how long an answer is kept: getaddrinfo gives no TTL, and browsers keep one for a minute
+_BAD_SECONDS = 2.0  # how long a failure is kept
 _NAMES = 4096
-_MOST = 100  # addresses of a name that count: the rules look at each, and a stranger's DNS may give thousands
-_THREADS = 32  # look-ups under way; a thread that waits costs some kilobytes
-_SHARE = 8  # of one client: who asks for names that nobody answers for must not keep the others from theirs
-_NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)  # of a name server, not that there is no such name
+_MOST = 100  # addresses used per name: the rules check each, and hostile DNS may return thousands
+_THREADS = 32  # concurrent look-ups; a waiting thread costs some kilobytes
+_SHARE = 8  # per client: one that asks for names with unresponsive servers must not starve the others
+_NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)  # from a name server, as opposed to "no such name"
 
 Answer = list[str] | errors.CertifierError
 
-_getaddrinfo = get_original("socket", "getaddrinfo")  # on a pool thread, where gevent's own is not to be used
+_getaddrinfo = get_original("socket", "getaddrinfo")  # runs on a pool thread, where gevent's must not be used
 
 
 class Resolver:
@@ -42,9 +42,9 @@ class Resolver:
         self._turns = Turns(_THREADS, _SHARE)
 
     def look_up(self, host: str, deadline: float, client: str = "") -> list[str]:
-        """The addresses of a canonical host, 100 at most, in the order to try them: families in turn (RFC 8305 §4).
+        """The addresses of a canonical host, at most 100, in the order to try them: families alternate (RFC 8305 §4).
 
-        ``deadline`` is in ``time.monotonic()`` seconds; ``client`` is who asks, empty for the operator.
+        ``deadline`` is in ``time.monotonic()`` seconds; ``client`` is who asks: an IP address, empty for the operator.
         """
         if names.ip_of(host) is not None:
             return [host]
@@ -65,7 +65,7 @@ class Resolver:
             known, result = self._known(host), self._under_way.get(host)
             if known is None and result is None:
                 result = self._begin(host, client)
-            else:  # another's, meanwhile
+            else:  # another greenlet was faster
                 self._turns.give_back(client)
             if result is None:
                 assert known is not None
@@ -74,10 +74,10 @@ class Resolver:
         return errors.OriginLookupTimeout(f"looking up {host} took too long") if found is None else found
 
     def _begin(self, host: str, client: str) -> "AsyncResult[Answer]":
-        """Begin a look-up, which gives the turn back that was taken for it."""
+        """Start a look-up, which gives back the turn taken for it."""
         result: AsyncResult[Answer] = AsyncResult()
         try:
-            gevent.spawn(self._lead, host, result, client)  # before others can wait for what fails to begin
+            gevent.spawn(self._lead, host, result, client)  # first: if this fails, nobody must wait for the result
         except BaseException:
             self._turns.give_back(client)
             raise
@@ -85,15 +85,15 @@ class Resolver:
         return result
 
     def _lead(self, host: str, result: "AsyncResult[Answer]", client: str) -> None:
-        """Look up to the end, which may be long after all who asked have gone."""
-        answer: Answer = errors.OutOfResources(f"the look-up of {host} failed")  # a bug, told by its traceback
+        """Complete a look-up, perhaps long after everyone waiting for it has gone."""
+        answer: Answer = errors.OutOfResources(f"the look-up of {host} failed")  # after a bug: its traceback is printed
         try:
             answer = self._workers.run(_look_up, host)
             self._answers.put(host, (time.monotonic() + _GOOD_SECONDS, answer))
         except errors.OriginNotFound as error:
             answer = error.again()
             self._answers.put(host, (time.monotonic() + _BAD_SECONDS, answer))
-        except errors.OutOfResources as error:  # says nothing of the name: the next who asks may have more luck
+        except errors.OutOfResources as error:  # says nothing about the name: not kept, the next look-up may succeed
             answer = error.again()
         finally:
             del self._under_way[host]
@@ -107,11 +107,11 @@ def _look_up(host: str) -> list[str]:
     except socket.gaierror as error:
         kind = errors.OriginLookupFailed if error.errno in _NO_ANSWER else errors.OriginNotFound
         raise kind(f"{host}: {error.strerror}") from error
-    except UnicodeError as error:  # ".." and the like, which our own names exclude: the last net
+    except UnicodeError as error:  # ".." and the like, which ``names`` excludes already: a safety net
         raise errors.OriginNotFound(f"{host} can't be looked up") from error
     except OSError as error:
         raise errors.OutOfResources(f"{host} can't be looked up: {error.strerror}") from error
-    # Scoped addresses (of link-local ones) are left out: a name of the DNS has none.
+    # Scoped (link-local) addresses are left out: DNS names have none.
     ips = list(dict.fromkeys(str(ip) for entry in found if (ip := names.ip_of(str(entry[4][0]))) is not None))
     if not ips:
         raise errors.OriginNotFound(f"{host} has no usable address")

@@ -1,7 +1,7 @@
-"""How strong the keys of a chain must be that vouches for an origin.
+"""How strong the keys in an origin's certificate chain must be.
 
-OpenSSL's security level 2 counts in bits of strength, of which it finds 112 in RSA keys from 1962 bits on. Baseline
-Requirements §6.1.5, NIST SP 800-131A and browsers say 2048.
+OpenSSL's security level 2 requires 112 bits of security, which it credits to RSA keys of 1962 bits or more. Baseline
+Requirements §6.1.5, NIST SP 800-131A and browsers require 2048.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ MIN_RSA = 2048
 
 
 def weakness(chain: Iterable[bytes]) -> str | None:
-    """What is too weak in a verified chain of certificates in DER, from the leaf to the root; None if nothing is."""
+    """What is too weak in a verified chain of DER certificates, from leaf to root; None if nothing is."""
     for number, der in enumerate(chain, 1):
         wrong = _wrong(der)
         if wrong is not None:
@@ -23,7 +23,7 @@ def weakness(chain: Iterable[bytes]) -> str | None:
     return None
 
 
-@lru_cache(maxsize=1024)  # 2 µs a connection instead of 60; origins share what is above their leaves
+@lru_cache(maxsize=1024)  # 2 µs per connection instead of 60; origins share intermediates and roots
 def _wrong(der: bytes) -> str | None:
     try:
         key = certificates.key_of(der)

@@ -1,6 +1,6 @@
-"""``Upstream``: finds, dials and verifies origins. It knows nothing of the client's side.
+"""``Upstream``: resolves, dials and verifies origins. It knows nothing of the client's side.
 
-Deadlines are ``time.monotonic()`` seconds. What goes wrong is an ``OriginError`` that says whose host and why.
+Deadlines are ``time.monotonic()`` seconds. Failures are ``OriginError``, naming host and reason, or ``OutOfResources``.
 """
 
 import errno
@@ -24,23 +24,23 @@ from tls import TlsStream
 from tlsconfig import client_context
 from workers import Workers
 
-_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # no fault of the origin's
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # not the origin's fault
 
 Address = tuple[str, int]  # an IP address as text, and a port
 
 ATTEMPT_SECONDS = 0.25  # Connection Attempt Delay, RFC 8305 §5
-_THREADS = 4  # that read long chains: apart from those that make certificates, which must not wait for a hostile one
-_MOST_ADDRESSES = 8  # of a name that are tried: each is a descriptor, and after 2 s a client has had enough
-# Alerts about a certificate, which can only be ours, and we have none (RFC 8446 §6.2): Go and Java send the second.
+_THREADS = 4  # for long chains; not those that make certificates, which must not wait for a hostile chain
+_MOST_ADDRESSES = 8  # tried per name: each takes a file descriptor, and after 2 s a client has waited enough
+# Alerts about a certificate, which must mean that we have none (RFC 8446 §6.2): Go and Java send the second one.
 _ABOUT_OURS = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "NO_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA")
-_ALERT = re.compile(r"(?:SSLV3|TLSV13?)_(?:ALERT_)?(\w+)")  # of a peer, as OpenSSL has it: TLSV1_UNRECOGNIZED_NAME
+_ALERT = re.compile(r"(?:SSLV3|TLSV13?)_(?:ALERT_)?(\w+)")  # a peer's, as OpenSSL names it: TLSV1_UNRECOGNIZED_NAME
 _AROUND = re.compile(r"\[SSL\] | \(_ssl\.c:\d+\)")
 
 
 class Upstream:
-    """Origins are verified against the system's roots and those in the PEM file ``extra_roots``.
+    """Verifies origins against the system's roots and those in the PEM file ``extra_roots``.
 
-    Raises ``UsageError`` if that file can't be used. ``verify=False`` takes any certificate.
+    Raises ``UsageError`` if that file can't be used. ``verify=False`` accepts any certificate.
     """
 
     def __init__(self, extra_roots: str | None = None, verify: bool = True, keylog: KeyLog | None = None) -> None:
@@ -50,15 +50,15 @@ class Upstream:
         self._workers = Workers(_THREADS)
 
     def read_roots(self) -> ssl.SSLContext:
-        """The roots, read anew, for ``use``. Raises ``UsageError``."""
+        """A context with the roots read anew, to be passed to ``use``. Raises ``UsageError``."""
         return client_context(self._extra_roots, self._verifies, self._keylog)
 
     def use(self, roots: ssl.SSLContext) -> None:
-        """Verify by these from now on."""
+        """Verify with these from now on."""
         self._context = roots
 
     def resolve(self, target: Target, deadline: float, client: str = "") -> list[Address]:
-        """The target's addresses in the order to try them. ``client`` is who asks, empty for the operator."""
+        """The target's addresses in the order to try them. ``client`` is an IP address, or empty for the operator."""
         return [(ip, target.port) for ip in self._resolver.look_up(target.host, deadline, client)]
 
     def dial(self, addresses: list[Address], target: Target, deadline: float) -> socket.socket:
@@ -96,9 +96,9 @@ class Upstream:
 
 
 def broke(name: str, reason: str) -> errors.OriginError:
-    """The error of a TLS connection to an origin that broke, by OpenSSL's reason.
+    """The error for a failed TLS connection to an origin, by OpenSSL's reason.
 
-    In the handshake or, with TLS 1.3, after it: only then an origin says that it wants a client certificate.
+    With TLS 1.3, an origin that requires a client certificate says so only after the handshake.
     """
     if reason == RENEGOTIATES:
         return errors.OriginRenegotiates(
@@ -114,7 +114,7 @@ def broke(name: str, reason: str) -> errors.OriginError:
 
 
 def _unnamed(error: ssl.SSLError) -> str:
-    """OpenSSL's reason where Python has no name for it: ``[SSL] tlsv1 alert no application protocol (_ssl.c:1006)``."""
+    """OpenSSL's reason if Python has no name for it: ``[SSL] tlsv1 alert no application protocol (_ssl.c:1006)``."""
     return _AROUND.sub("", str(error)).upper().replace(" ", "_")
 
 
@@ -131,14 +131,14 @@ def _connect(address: Address, deadline: float) -> socket.socket:
     try:
         sockets.tune(sock)
         sockets.connect(sock, address, deadline)
-    except BaseException:  # a kill, too, must not leave the socket behind
+    except BaseException:  # a kill must not leak the socket either
         sock.close()
         raise
     return sock
 
 
 def _race(addresses: list[Address], target: Target, deadline: float) -> socket.socket:
-    """Happy Eyeballs, RFC 8305 §5: the attempts overlap, the first that succeeds wins."""
+    """Happy Eyeballs, RFC 8305 §5: the attempts overlap, the first to succeed wins."""
     results: Queue[socket.socket | Exception] = Queue()
     attempts = []
     failures: list[OSError] = []
@@ -148,7 +148,7 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
     def attempt(address: Address) -> None:
         try:
             results.put(_connect(address, deadline))
-        except Exception as error:  # a bug, too: who waits for the result must hear of it
+        except Exception as error:  # a bug, too: the loop below waits for a result
             results.put(error)
 
     try:
@@ -157,7 +157,7 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
             if address is not None:
                 attempts.append(gevent.spawn(attempt, address))
             try:
-                # The last one under way is waited for until its own deadline makes it fail.
+                # When no address is left, wait: the deadline makes every attempt fail.
                 result = results.get(timeout=None if address is None else ATTEMPT_SECONDS)
             except Empty:
                 continue
@@ -179,8 +179,8 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
 
 
 def _dial_error(target: Target, addresses: list[Address], failures: list[OSError]) -> errors.CertifierError:
-    """The error of a dial whose every attempt failed: what tells most about the origin, first."""
-    # Of an IPv6 address, EADDRNOTAVAIL says that there is no IPv6 here: what another address said tells more.
+    """The error for a dial whose attempts all failed, from the failure that says most."""
+    # For an IPv6 address, EADDRNOTAVAIL means that there is no IPv6 here: failures of other addresses say more.
     others = [failure for failure in failures if failure.errno != errno.EADDRNOTAVAIL]
     if not others and all(":" in ip for ip, _ in addresses) and not _has_way(addresses[0]):
         return errors.OriginError(f"{target} can't be reached: it has only IPv6 addresses, and there is no IPv6 here")
@@ -196,7 +196,7 @@ def _dial_error(target: Target, addresses: list[Address], failures: list[OSError
 
 
 def _has_way(address: Address) -> bool:
-    """Whether there is an IPv6 address here to reach another from: else EADDRNOTAVAIL is of our ports, all in use."""
+    """Whether we have an IPv6 address to connect from: then EADDRNOTAVAIL means that all our ports are in use."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
             probe.connect(address)  # sends nothing
