@@ -1,4 +1,4 @@
-"""``ObservedTunnel``: a tunnel whose plaintext passes before a witness, who may act on it."""
+"""``ObservedTunnel``: a tunnel whose plaintext is shown to a witness, which may act on it."""
 
 import time
 from collections import deque
@@ -13,18 +13,18 @@ from streams import ORDERLY, TRUNCATED, Stream
 from tunnel import Tunnel
 from witness import Witness
 
-_LEAST, _MOST = 1_024, 4_096  # octets that a witness is given at once, unless they are all content
-_LONG = 0.002  # seconds to look at them, in which nobody else runs
+_LEAST, _MOST = 1_024, 4_096  # octets that a witness is given at once, except more if all are content
+_LONG = 0.002  # seconds that a witness may look at data before others run
 
 
 class ObservedTunnel(Tunnel):
-    """What the witness is told is a copy: it may wait, and the buffers are shared."""
+    """Gives the witness copies: it may wait, and the buffers are shared."""
 
     def __init__(self, client: Stream, origin: Stream, witness: Witness, idle: float, meter: Meter) -> None:
         super().__init__(client, origin, idle, meter)
         self._witness = witness
         self._acts = witness.acts
-        self._writing = BoundedSemaphore()  # a witness that acts answers the client from the other pump
+        self._writing = BoundedSemaphore()  # if the witness acts, the pump that reads the client also writes to it
         self._most = _MOST
 
     def _take(self, source: Stream, sink: Stream) -> tuple[int, int]:
@@ -52,16 +52,16 @@ class ObservedTunnel(Tunnel):
         return len(records), len(octets)
 
     def _pieces(self, octets: bytes, sent: bool) -> Iterator[bytes]:
-        """So many at once as are looked at in a moment, after which others may run.
+        """Split into pieces that take the witness only a moment, after which others may run.
 
-        Frames of some octets cost as much each as large ones: a whole fill of them would hold everyone up for 0.3 s.
-        How long it took before does not count for more: small ones may come behind large ones.
+        A frame of a few octets costs as much as a large one: a whole fill of them would stall everyone for 0.3 s.
+        However fast earlier pieces were, ``_MOST`` is the limit: small frames may follow large ones.
         """
         at = 0
-        began = since = time.monotonic()  # with this piece; since others ran
+        began = since = time.monotonic()  # of this piece; when others last ran
         while at < len(octets):
             piece = octets[at : at + max(self._most, self._witness.ahead(sent))]
-            at += len(piece)  # before others run: the other direction may change how many
+            at += len(piece)  # before others run: the other direction may change the size
             yield piece
             now = time.monotonic()
             took, began = now - began, now
@@ -88,7 +88,7 @@ class ObservedTunnel(Tunnel):
             self._over = self._unread = True
 
     def _answer(self) -> None:
-        """Send the client what the witness says in the origin's stead."""
+        """Send the client the witness's answer in the origin's stead."""
         if answer := self._witness.answer():
             self._count(self._origin, len(answer))
             try:
@@ -105,7 +105,7 @@ class ObservedTunnel(Tunnel):
             sink.flush()
 
     def _refuse(self, refusal: CertifierError) -> None:
-        self.quiet = self._witness.quiet  # now: the end of the tunnel ends all that it asks of
+        self.quiet = self._witness.quiet  # now: the end of the tunnel ends the exchanges that it depends on
         super()._refuse(refusal)
 
     def _gone(self, sink: Stream) -> None:
@@ -117,16 +117,16 @@ class ObservedTunnel(Tunnel):
         if source is self._origin and self.refusal is None and not self._over:
             self._witness.origin_ended(how if how is ORDERLY else f"origin-{how}")
         if sink is self._client:
-            with self._writing:  # an answer may be on its way
+            with self._writing:  # an answer may be being sent
                 super()._pass_on(how, source, sink)
         else:
             super()._pass_on(how, source, sink)
 
 
 def _records(piece: bytes, sizes: deque[int]) -> Iterator[memoryview]:
-    """The next piece, in the records that it came in, whose ``sizes`` are those that are left.
+    """The piece split into the records that it arrived in; ``sizes`` are of those that are left.
 
-    A client may take what is in one record at once: curl 7.88 forgets a response if there is a reset behind it.
+    A client may process a record as a whole: curl 7.88 loses a response if a reset follows in the same record.
     """
     left = memoryview(piece)
     while left:

@@ -1,4 +1,4 @@
-"""What certifier itself says in HTTP: the form of its replies, and those that errors deserve."""
+"""certifier's own HTTP replies: their form, and those for errors."""
 
 import secrets
 from email.utils import formatdate
@@ -10,18 +10,18 @@ from frames import ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, SETTINGS
 
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
 NAME = "certifier"  # our name in Proxy-Status
-VIA = f"{NAME}-{secrets.token_hex(4)}"  # our pseudonym in Via (RFC 9110 §7.6.3): another certifier is another
+VIA = f"{NAME}-{secrets.token_hex(4)}"  # our pseudonym in Via (RFC 9110 §7.6.3); each certifier has another
 
 
 def for_error(error: CertifierError, head_only: bool = False) -> bytes:
-    """The reply that an error deserves: its cause in the reason phrase, in Proxy-Status (RFC 9209) and in the body."""
+    """The reply for an error, with its cause in the reason phrase, in Proxy-Status (RFC 9209) and in the body."""
     return reply(error.status, error.reason, _body(error), "text/plain", head_only, _fields(error))
 
 
 def for_error_2(error: CertifierError, stream: int, head_only: bool) -> bytes:
-    """The same for a request on a stream of an HTTP/2 connection, with all that we ever say there (RFC 9113).
+    """The same for a request on an HTTP/2 stream, with everything that we send on its connection (RFC 9113).
 
-    Stream 0: for no request. GOAWAY tells the client that requests on later streams were not seen.
+    Stream 0: there is no request. GOAWAY tells the client that requests on later streams were not seen.
     """
     body = _body(error)
     frames = _frame(SETTINGS, 0, 0, b"")
@@ -43,7 +43,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _body(error: CertifierError) -> bytes:
-    text = "".join(c if c.isprintable() else "?" for c in str(error))  # terminals obey control characters
+    text = "".join(c if c.isprintable() else "?" for c in str(error))  # terminals interpret control characters
     return f"{NAME}: {text}\n".encode()
 
 
@@ -55,13 +55,13 @@ def _fields(error: CertifierError) -> dict[str, str]:
 def reply(
     status: int, reason: str, body: bytes, kind: str, head_only: bool, fields: dict[str, str] | None = None
 ) -> bytes:
-    """A response that ends its connection. ``kind`` is the media type; with ``head_only`` the body is only measured."""
+    """A response that ends its connection. ``kind`` is the media type; ``head_only`` keeps only the body's length."""
     head = stream(status, reason, kind, {"Content-Length": str(len(body)), **(fields or {})})
     return head if head_only else head + body
 
 
 def stream(status: int, reason: str, kind: str, fields: dict[str, str]) -> bytes:
-    """The head of a response whose body goes on until the connection ends, unless a field says where."""
+    """The head of a response whose body ends with the connection, unless a field gives its length."""
     lines = {**_head(kind, fields), "Connection": "close"}
     head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
     return head.encode("ascii") + b"\r\n"
@@ -73,7 +73,7 @@ def _head(kind: str, fields: dict[str, str]) -> dict[str, str]:
     return {
         "Date": formatdate(usegmt=True),
         "Content-Type": kind,
-        "X-Content-Type-Options": "nosniff",  # no browser shall take a message for a page of the origin's
+        "X-Content-Type-Options": "nosniff",  # browsers must not take a message for a page of the origin's
         "Cache-Control": "no-store",
         **fields,
     }

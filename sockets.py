@@ -1,4 +1,4 @@
-"""What certifier does with a TCP socket beside sending and receiving: deadlines, watching two, the last word.
+"""Operations on TCP sockets besides sending and receiving: deadlines, watching two, the last reply.
 
 Deadlines are ``time.monotonic()`` seconds; one that passes raises ``TimeoutError``.
 """
@@ -18,24 +18,24 @@ from gevent.hub import Waiter, get_hub
 from errors import OutOfResources
 
 READ, WRITE = 1, 2  # libev's event mask
-_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux has it
-LINGER_SECONDS = 1.0  # how long, and how many octets, we read on after a reply that ends a connection:
-LINGER_OCTETS = 1 << 20  # closed with input unread, the kernel's reset takes the reply with it
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
+LINGER_SECONDS = 1.0  # how long, and how many octets, we keep reading after the last reply on a connection:
+LINGER_OCTETS = 1 << 20  # closed with unread input, the kernel sends a reset, which can lose the reply
 
 
 def tune(sock: socket.socket) -> None:
-    """No Nagle delay: a record is written whole. Keep-alive: a peer that vanished is noticed, after some hours."""
+    """No Nagle delay: records are written whole. Keep-alive: a vanished peer is noticed, after some hours."""
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    except OSError:  # a connection that is gone already: its next use tells that
+    except OSError:  # a connection that is gone already: its next use fails
         pass
 
 
 def acknowledge(sock: socket.socket) -> bool:
-    """Acknowledge what came though nothing is to be sent, which a peer with Nagle's algorithm may wait for: 40 ms.
+    """Acknowledge received data with nothing to send: a peer with Nagle's algorithm may wait 40 ms for that.
 
-    Whether that can be done on this system.
+    Returns whether this system can do that.
     """
     if _QUICKACK is None:
         return False
@@ -55,22 +55,22 @@ def arm(sock: socket.socket, deadline: float) -> None:
 
 
 def wait(sock: socket.socket, deadline: float, event: int = READ) -> None:
-    """Wait until the socket can be read, by data or by its end, or written.
+    """Wait until the socket can be read (data or its end) or, by ``event``, written.
 
-    For where there is nothing to be read yet, as behind a question: gevent's calls try first, and cost twice as much.
+    For when there is nothing to read yet, as after a request: gevent's calls try first, and cost twice as much.
     """
-    # The socket's own watcher: one more would cost as much as the wait. Whoever waits by it meanwhile gets an error.
+    # The socket's own watcher: another one would cost as much as the wait. gevent's calls that need it meanwhile raise.
     _first((sock._read_event if event == READ else sock._write_event,), deadline)  # type: ignore[attr-defined]
 
 
 def either(one: socket.socket, other: socket.socket, deadline: float | None = None) -> int:
-    """Wait until one of two can be read, by data or by its end: 0 for the first one, 1 for the other."""
+    """Wait until one of two can be read (data or its end); return 0 for the first one, 1 for the other."""
     watchers = one._read_event, other._read_event  # type: ignore[attr-defined]
     while True:
         try:
             return _first(watchers, deadline)
         except OSError as error:
-            if error.errno != errno.EBADF:  # gevent's, when we shut one of them: the next look tells which
+            if error.errno != errno.EBADF:  # gevent raises that if we shut one down: the next pass tells which
                 raise
 
 
@@ -112,12 +112,12 @@ def connect(sock: socket.socket, address: tuple[str, int], deadline: float) -> N
 
 
 def give_way() -> None:
-    """Let all others run that can. After ``sleep(0)`` gevent looks at sockets only every fifty times."""
+    """Let all other greenlets run that can. After ``sleep(0)``, gevent polls sockets only every fiftieth time."""
     gevent.sleep(1e-6)
 
 
 def peer(sock: socket.socket) -> tuple[str, int] | None:
-    """The address at the other end; None where nobody is there any more."""
+    """The address at the other end; None if it is no longer connected."""
     try:
         host, port, *_ = sock.getpeername()
     except OSError:
@@ -126,7 +126,7 @@ def peer(sock: socket.socket) -> tuple[str, int] | None:
 
 
 def send_now(sock: socket.socket, data: bytes) -> int:
-    """Send what the socket takes at once; how many octets that were."""
+    """Send what the socket accepts without waiting; return the number of octets."""
     try:
         return os.write(sock.fileno(), data)
     except BlockingIOError:
@@ -134,7 +134,7 @@ def send_now(sock: socket.socket, data: bytes) -> int:
 
 
 def send(sock: socket.socket, data: bytes) -> bool:
-    """Send all; whether that meant to wait for a slow reader. (``sendall`` asks for the buffer's size each time.)"""
+    """Send all; return whether it waited for a slow peer. (``sendall`` asks for the buffer's size each time.)"""
     sent = send_now(sock, data)
     if sent == len(data):
         return False
@@ -143,7 +143,7 @@ def send(sock: socket.socket, data: bytes) -> bool:
 
 
 def has_ended(sock: socket.socket) -> bool:
-    """Whether a socket's peer has ended, and all that it said was read; without a wait."""
+    """Whether a socket's peer has closed and all that it sent was read; does not wait."""
     before = sock.gettimeout()
     sock.settimeout(0)
     try:
@@ -157,7 +157,7 @@ def has_ended(sock: socket.socket) -> bool:
 
 
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-    """``shutdown`` that does not mind a connection that is gone; wakes whoever waits on the socket."""
+    """``shutdown`` that ignores a lost connection; wakes greenlets waiting on the socket."""
     try:
         sock.shutdown(how)
     except OSError:
@@ -165,13 +165,13 @@ def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
 
 
 def reset(sock: socket.socket) -> None:
-    """Let ``close`` send a reset instead of a FIN: what was cut off must not look complete."""
+    """Make ``close`` send a reset instead of a FIN: what was cut off must not look complete."""
     with suppress(OSError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def last_word(sock: socket.socket, reply: bytes) -> None:
-    """Send a reply that ends the connection so that it arrives: FIN behind it, then read on for a while."""
+    """Send the last reply on a connection so that it arrives: follow it by FIN, then keep reading for a while."""
     deadline = time.monotonic() + LINGER_SECONDS
     left = LINGER_OCTETS
     with suppress(OSError):
@@ -197,15 +197,15 @@ def same_endpoint(address: tuple[str, int], listener: tuple[str, int]) -> bool:
     if address[0] == listener[0]:
         return True
     theirs, ours = ip_address(address[0]), ip_address(listener[0])
-    if theirs.version != ours.version:  # our IPv6 listeners take no IPv4
+    if theirs.version != ours.version:  # our IPv6 listeners do not accept IPv4
         return False
-    if theirs.is_unspecified:  # connects to loopback
+    if theirs.is_unspecified:  # a connection to it reaches loopback
         return ours.is_loopback or ours.is_unspecified
     return ours.is_unspecified and _is_local(address[0])
 
 
 def _is_local(ip: str) -> bool:
-    """Whether the address is one of this machine's: the only addresses that can be bound."""
+    """Whether the address belongs to this machine: no other can be bound."""
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     try:
         probe = socket.socket(family, socket.SOCK_DGRAM)

@@ -1,11 +1,11 @@
-"""``Stream``: one end of a tunnel over one TCP socket; ``PlainStream`` is one without TLS, ``tls.py`` has that with.
+"""``Stream``: one end of a tunnel over one TCP socket; ``PlainStream`` is the one without TLS, ``TlsStream`` with.
 
-A pump (``tunnel.py``) moves bytes between any two of them. Two rules that everything here rests on:
+A pump (``tunnel.py``) moves bytes between any two of them. Everything here rests on two rules:
 
 * The read buffers are shared by all connections. **Nothing between filling one and its last use may switch
   greenlets**: no wait, no lock, no log call.
-* **One writer a socket.** Only the pump that writes to an end sends what waits there, else records would land in the
-  middle of a blocked ``sendall``. A reader does so only while nothing is being sent, and never waits: ``answer``.
+* **One writer per socket.** Only the pump that writes to an end sends its pending output; otherwise records would land
+  in the middle of a blocked ``sendall``. A reader may do so in ``answer``, if nothing is being sent, without waiting.
 """
 
 import os
@@ -14,11 +14,11 @@ from abc import ABC, abstractmethod
 
 import sockets
 
-ORDERLY = "closed"  # the peer said that it has sent all: close_notify, or FIN where there is no TLS
+ORDERLY = "closed"  # the peer ended its data: by close_notify, or by FIN without TLS
 TRUNCATED = "truncated"  # TCP ended without a close_notify
 RESET = "reset"  # TCP was reset
-BROKEN = "tls-error"  # what came is not TLS, or the peer sent a fatal alert
-RENEGOTIATES = "NO_RENEGOTIATION"  # in the place of OpenSSL's reason: the peer wanted to, we did not, and it ended
+BROKEN = "tls-error"  # the peer sent invalid TLS or a fatal alert
+RENEGOTIATES = "NO_RENEGOTIATION"  # in place of OpenSSL's reason: the peer wanted to, we refused, and it ended
 
 WIRE = bytearray(131_072)  # octets of one recv; shared, see above
 WIRE_VIEW = memoryview(WIRE)
@@ -27,7 +27,7 @@ NOTHING = WIRE_VIEW[:0]
 
 
 class Stream(ABC):
-    """One end of a tunnel. ``ended`` is None until its peer ended: then it says how."""
+    """One end of a tunnel. ``ended`` is None until its peer ends, then says how."""
 
     __slots__ = ("_sending", "_unsent", "alpn", "ended", "reason", "renegotiates", "sock", "version")
 
@@ -36,15 +36,15 @@ class Stream(ABC):
         self.version: str | None = None  # of TLS, such as ``TLSv1.3``
         self.alpn: str | None = None  # the application protocol that was selected
         self.ended: str | None = None
-        self.reason: str | None = None  # as OpenSSL names what broke it
-        self.renegotiates = False  # the peer wanted to, and was told no
+        self.reason: str | None = None  # OpenSSL's name for what broke it
+        self.renegotiates = False  # the peer wanted to and was refused
         self._sending = False
         self._unsent = b""
 
     def fill(self, most: int = FULL) -> int:
-        """Wait for bytes of the peer, at most so many, or for its end; how many octets came.
+        """Wait for bytes from the peer, at most so many, or for its end; return the number of octets.
 
-        No switch from here until ``decrypt`` has given them all.
+        No greenlet switch may occur from here until ``decrypt`` has returned them all.
         """
         try:
             count = self.sock.recv_into(WIRE, most)
@@ -55,7 +55,7 @@ class Stream(ABC):
         return count
 
     def fill_now(self, most: int = FULL) -> int | None:
-        """The same without a wait: None when there is nothing yet."""
+        """The same without waiting: None if there is nothing yet."""
         try:
             count = os.readv(self.sock.fileno(), [WIRE_VIEW[:most]])
         except BlockingIOError:
@@ -67,9 +67,9 @@ class Stream(ABC):
         return count
 
     def flush(self) -> None:
-        """Send all that was encrypted; waits for a slow reader."""
+        """Send all that was encrypted, waiting for a slow peer."""
         waited = True
-        while waited and (data := self._waiting()):  # a reader may have added to it meanwhile
+        while waited and (data := self._waiting()):  # our reader of this end may have added to it meanwhile
             self._unsent = b""
             self._sending = True
             try:
@@ -78,19 +78,19 @@ class Stream(ABC):
                 self._sending = False
 
     def flush_now(self) -> bool:
-        """Send what the peer takes at once; whether that was all."""
+        """Send what the socket accepts without waiting; return whether that was everything."""
         if data := self._waiting():
-            self._unsent = data  # who tries again after a failure shall fail, too
+            self._unsent = data  # kept, so that another try after a failure fails, too
             self._unsent = data[sockets.send_now(self.sock, data) :]
         return not self._unsent
 
     @abstractmethod
     def answer(self) -> None:
-        """Send what the protocol says to the peer by itself, for the reader when it has decrypted all; never waits."""
+        """Send the protocol's own replies; called by the reader once it has decrypted everything. Never waits."""
 
     @abstractmethod
     def decrypt(self) -> memoryview:
-        """The next plaintext received, in a shared buffer; empty when there is none left, and at the peer's end."""
+        """The next plaintext received, in a shared buffer; empty if none is left, and at the peer's end."""
 
     @abstractmethod
     def encrypt(self, data: memoryview | bytes) -> None:
@@ -98,23 +98,23 @@ class Stream(ABC):
 
     @abstractmethod
     def finish(self) -> None:
-        """Take the end of an orderly stream to be sent with what waits, before ``end``: saves a write."""
+        """Queue the end of an orderly stream behind the pending output, before ``end``: saves a write."""
 
     @abstractmethod
     def end(self, how: str) -> None:
-        """Tell the peer that no more comes, and whether that is all there is."""
+        """Tell the peer that no more data follows, and whether the data is complete."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Give the connection up, so that its peer sees that it was cut off; its reader wakes."""
+        """Abandon the connection so that its peer sees that it was cut off; wakes its reader."""
 
     @abstractmethod
     def _take(self, count: int) -> None:
-        """So many octets are in the buffer; none at the end of TCP."""
+        """Take ``count`` octets from the shared buffer; 0 means the end of TCP."""
 
     @abstractmethod
     def _waiting(self) -> bytes:
-        """What is to be sent, in its order."""
+        """Remove and return the pending output, in order."""
 
 
 class PlainStream(Stream):
@@ -133,7 +133,7 @@ class PlainStream(Stream):
         return data
 
     def encrypt(self, data: memoryview | bytes) -> None:
-        """As it is."""
+        """Queue it unchanged."""
         self._out.append(bytes(data))
 
     def answer(self) -> None:
@@ -143,11 +143,11 @@ class PlainStream(Stream):
         """Nothing."""
 
     def end(self, how: str) -> None:  # noqa: ARG002
-        """A FIN is all that there is without TLS, for a truncation or not."""
+        """Send a FIN, which is all there is without TLS, for a truncation or not."""
         self.sock.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
-        """A reset at close."""
+        """Let ``close`` send a reset."""
         sockets.reset(self.sock)
         sockets.shut(self.sock, socket.SHUT_RD)
 

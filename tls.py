@@ -1,7 +1,7 @@
 """``TlsStream``: one TLS end over one TCP socket, as an ``SSLObject`` on two ``MemoryBIO``s.
 
-To the rules of ``streams.py`` comes one that makes ``unwrap()`` safe: when a switch can happen, the in-BIO has been
-decrypted to its last complete record. ``unwrap`` reads as well, and would destroy what it finds.
+One more rule than in ``streams.py`` makes ``unwrap()`` safe: whenever a switch can happen, the in-BIO has been
+decrypted up to its last complete record. ``unwrap`` reads as well, and would discard what it finds.
 """
 
 import os
@@ -22,9 +22,9 @@ from workers import Workers
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as well
 _PLAIN_VIEW = memoryview(_PLAIN)
 _DER = 2  # _ssl.ENCODING_DER
-_MOST_FLIGHT = 262_144  # octets of a handshake: OpenSSL takes chains of 100 KB; HelloRequests may come without end
-_STEP = WIRE_VIEW[:16_384]  # of it is read at once: what comes behind it is for a pump, which lets others run
-_UNSAID = 2 * FULL  # octets that wait for a peer that asks on and on, and does not read: more than a fill leaves
+_MOST_FLIGHT = 262_144  # octets of a handshake: OpenSSL takes chains of 100 KB; HelloRequests may never end
+_STEP = WIRE_VIEW[:16_384]  # read at once in a handshake: data after it is left to a pump, which lets others run
+_UNSAID = 2 * FULL  # pending octets for a peer that keeps asking but does not read: more than one fill's replies
 
 
 def alert(description: int) -> bytes:
@@ -33,11 +33,11 @@ def alert(description: int) -> bytes:
 
 
 class TlsStream(Stream):
-    """A TLS connection: ``handshake`` first. Reading ends, writing raises ``OSError``.
+    """A TLS connection; call ``handshake`` first. Failure ends reading, while writing raises ``OSError``.
 
     ``alpn`` are the protocols to offer or to choose from. A context is shared by many connections: its protocols
-    are set right before OpenSSL reads them, and no switch lies between. A client's are read once, when it is made;
-    a server's with each ClientHello, of which there may be two.
+    are set right before OpenSSL reads them, without a switch in between: for a client once, when it is made; for a
+    server at each ClientHello, of which there may be two.
     """
 
     __slots__ = ("_context", "_finished", "_in", "_offer", "_out", "_tickets", "_tls", "flight")
@@ -56,9 +56,9 @@ class TlsStream(Stream):
         Raises ``OutOfResources``.
         """
         super().__init__(sock)
-        self.flight = bytearray()  # what was received in a handshake that has not succeeded
+        self.flight = bytearray()  # what was received in a handshake that has not succeeded yet
         self._finished = False
-        self._tickets = 0  # octets of session tickets that wait for something to be sent with
+        self._tickets = 0  # octets of session tickets that wait to be sent with other data
         self._context = context
         self._offer = alpn
         server_side = server_hostname is None
@@ -72,16 +72,16 @@ class TlsStream(Stream):
             raise OutOfResources(f"OpenSSL can't begin a connection: {error!r}") from error
 
     def verified_chain(self) -> list[bytes]:
-        """The certificates by which the peer was verified, in DER, from its own to the root."""
+        """The DER certificates that the peer was verified with, from its own to the root."""
         if sys.version_info >= (3, 13):
             return self._tls.get_verified_chain()
-        chain = self._tls._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # what 3.13 gave a public name
+        chain = self._tls._sslobj.get_verified_chain()  # type: ignore[attr-defined]  # public from 3.13 on
         return [certificate.public_bytes(_DER) for certificate in chain]
 
     def handshake(self, deadline: float, workers: Workers | None = None) -> None:
-        """Complete the handshake. A failed one has sent its alert; a peer that left is a ``ConnectionError``.
+        """Complete the handshake. A failed one has sent its alert; a peer that left raises ``ConnectionError``.
 
-        The ``workers`` read a flight that may take long. Raises ``OutOfResources`` where they can't.
+        The ``workers`` process a flight that may take long. Raises ``OutOfResources`` if they can't.
         """
         step, server_side = self._tls.do_handshake, self._tls.server_side
         while True:
@@ -103,7 +103,7 @@ class TlsStream(Stream):
                 done = True
                 self.version, self.alpn = self._tls.version(), self._tls.selected_alpn_protocol()
             if done and server_side and self.version == "TLSv1.3" and sockets.acknowledge(self.sock):
-                self._tickets = self._out.pending  # RFC 8446 §4.6.1: at any time; a write of their own costs 60 µs
+                self._tickets = self._out.pending  # allowed at any time (RFC 8446 §4.6.1); their own write costs 60 µs
             elif not self.flush_now():
                 sockets.arm(self.sock, deadline)
                 self.flush()
@@ -123,9 +123,9 @@ class TlsStream(Stream):
             self._in.write(WIRE_VIEW[:count])
 
     def _step_apart(self, workers: Workers, deadline: float) -> None:
-        """Past the deadline, the thread goes on, and nobody else must use the connection."""
+        """Step on a thread. Past the deadline it goes on, and nothing else may use the connection."""
         with gevent.Timeout(max(0.0, deadline - time.monotonic()), TimeoutError("deadline passed")):
-            # Without what ``KeyLog`` adds to it, which is for the hub: the next step or read does that.
+            # Not ``KeyLog``'s override, which must run on the hub: the next step or read calls that.
             workers.run(ssl.SSLObject.do_handshake, self._tls)
 
     def decrypt(self) -> memoryview:
@@ -146,23 +146,23 @@ class TlsStream(Stream):
         return _PLAIN_VIEW[:count]
 
     def encrypt(self, data: memoryview | bytes) -> None:
-        """As records."""
+        """Queue it as records."""
         self._tls.write(data)
 
     def answer(self) -> None:
-        """That we do not renegotiate. The peer may wait for this answer, and the writer for the peer."""
+        """Tell the peer that we do not renegotiate. It may be waiting for that, and our writer for it."""
         if self._out.pending <= self._tickets:
             return
         if self.ended is None and self.version == "TLSv1.2":  # 1.3 has key updates instead
             self.renegotiates = True
         if not self._sending:
-            with suppress(OSError):  # the next read finds out
+            with suppress(OSError):  # the next read notices
                 self.flush_now()
         if len(self._unsent) + self._out.pending > _UNSAID and self.ended is None:
             self.ended, self.reason = BROKEN, RENEGOTIATES
 
     def end(self, how: str) -> None:
-        """Close_notify and FIN, or FIN alone for a truncation."""
+        """Send close_notify and FIN, or FIN alone for a truncation."""
         try:
             if how is ORDERLY:
                 self.close_notify()
@@ -170,7 +170,7 @@ class TlsStream(Stream):
             sockets.shut(self.sock, socket.SHUT_WR)
 
     def abort(self) -> None:
-        """No close_notify, so that its peer sees a truncation."""
+        """Close without a close_notify, so that the peer sees a truncation."""
         sockets.shut(self.sock)
 
     def close_notify(self) -> None:
@@ -186,7 +186,7 @@ class TlsStream(Stream):
             self._finished = True
             try:
                 self._tls.unwrap()
-            except ssl.SSLWantReadError:  # the peer's has not come yet
+            except ssl.SSLWantReadError:  # the peer's has not arrived yet
                 pass
 
     def _take(self, count: int) -> None:
@@ -196,7 +196,7 @@ class TlsStream(Stream):
             self.ended = TRUNCATED
 
     def _waiting(self) -> bytes:
-        if self._out.pending <= self._tickets:  # alone they'd reset what a client that has left had yet to upload
+        if self._out.pending <= self._tickets:  # alone, they'd draw a reset from a client that left, losing its upload
             return self._unsent
         self._tickets = 0
         return self._unsent + self._out.read() if self._unsent else self._out.read()

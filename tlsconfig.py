@@ -1,4 +1,4 @@
-"""The TLS that certifier speaks: one context for all origins, one for each name towards clients."""
+"""TLS settings: one context for all origins, and one per name for clients."""
 
 import os
 import ssl
@@ -11,47 +11,47 @@ import files
 from errors import NotServable, RetrievalError, UsageError
 from keylog import KeyLog
 
-# TLS 1.2; the suites of 1.3 are all forward secret and authenticated. Towards clients nothing else.
+# Of TLS 1.2, clients get nothing but suites that are forward secret and authenticated, as all those of 1.3 are.
 _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
-# Origins may be older: forward secret CBC behind the others, with SHA-2. No Diffie-Hellman in finite fields, nor have
-# browsers any (draft-ietf-tls-deprecate-obsolete-kex): an origin chooses the group, and one of 10,000 bits takes a
-# second of CPU. Level 2 refuses RSA under 1962 bits (``strength.py`` has the rest) and signatures with SHA-1 or MD5.
-# Said here, since distributions, their openssl.cnf and versions of Python differ in what they have by default.
+# Origins may be older: forward secret CBC suites with SHA-2 come last. No finite-field Diffie-Hellman, which browsers
+# lack, too (draft-ietf-tls-deprecate-obsolete-kex): an origin chooses the group, and one of 10,000 bits takes a second
+# of CPU. Level 2 refuses RSA keys under 1962 bits (``strength.py`` does the rest) and signatures with SHA-1 or MD5.
+# Set explicitly, as defaults differ between distributions, their openssl.cnf and versions of Python.
 _ORIGINS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AES:!aNULL:!SHA1:!AESCCM"
 # SSL_OP_LEGACY_SERVER_CONNECT and SSL_OP_ALLOW_UNSAFE_LEGACY_RENEGOTIATION, for which Python has no names.
 _WITHOUT_RFC_5746 = 0x4 | 0x40000
-# SSL_OP_NO_RX_CERTIFICATE_COMPRESSION (RFC 8879), of which OpenSSL before 3.2 knows nothing: in few octets there may be
-# 100 KB of certificates, which would be read on the hub, see ``flight.py``.
+# SSL_OP_NO_RX_CERTIFICATE_COMPRESSION (RFC 8879), unknown to OpenSSL before 3.2: a few octets may expand to 100 KB of
+# certificates, which would be parsed on the hub, see ``flight.py``.
 _NO_COMPRESSED_CERTIFICATES = 1 << 33
-_DESCRIPTORS = "/proc/self/fd"  # of a file in memory, the only path
+_DESCRIPTORS = "/proc/self/fd"  # where files in memory have their only path
 _OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing about the certificate
 
 
 def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None) -> ssl.SSLContext:
     """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used.
 
-    It is the first: where no file in memory can be given to OpenSSL, that is a ``UsageError``, too.
+    As the first context made, it also raises ``UsageError`` if OpenSSL can't be given files in memory.
     """
     if hasattr(os, "memfd_create") and not os.path.exists(_DESCRIPTORS):
         raise UsageError(
             "there is no /proc, through which OpenSSL gets certificates: mount it (mount -t proc proc /proc)"
         )
-    # Not create_default_context, which opens SSLKEYLOGFILE by itself, in whatever state it is.
+    # Not create_default_context, which opens SSLKEYLOGFILE itself, whatever kind of file that is.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_default_certs()  # 31 ms: once, not a connection
+    context.load_default_certs()  # 31 ms: once, not per connection
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_ORIGINS)
-    context.hostname_checks_common_name = False  # RFC 9525 §2: as browsers, Go and Apple
+    context.hostname_checks_common_name = False  # RFC 9525 §2, as in browsers, Go and Apple
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     context.options |= _NO_COMPRESSED_CERTIFICATES
     context.options &= ~_WITHOUT_RFC_5746
-    # RFC 5280 to the letter, as Python 3.13 and newer do, and the same on every version.
+    # RFC 5280 to the letter: the default from Python 3.13 on, here on every version.
     context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     if keylog is not None:
         keylog.follow(context)
     if extra_roots is not None:
         try:
-            with _as_file(files.whole(Path(extra_roots))) as path:  # OpenSSL would wait for who writes to a FIFO
+            with _as_file(files.whole(Path(extra_roots))) as path:  # OpenSSL would wait for a FIFO's writer
                 context.load_verify_locations(path)
         except ssl.SSLError as error:
             raise UsageError(f"--upstream-ca: {extra_roots} holds no PEM certificate") from error
@@ -64,8 +64,8 @@ def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None)
 
 
 def system_has_roots() -> bool:
-    """Whether there are roots of the system's to verify origins with: small containers have none."""
-    found = ssl.get_default_verify_paths()  # what does not exist is None
+    """Whether the system has roots to verify origins with: small containers have none."""
+    found = ssl.get_default_verify_paths()  # None for paths that do not exist
     with suppress(OSError):
         return found.cafile is not None or bool(found.capath and os.listdir(found.capath))
     return False
@@ -74,18 +74,18 @@ def system_has_roots() -> bool:
 def server_context(pem: bytes, keylog: KeyLog | None = None) -> ssl.SSLContext:
     """The context that serves one certificate; TLS 1.2 and 1.3.
 
-    Raises ``NotServable`` if OpenSSL refuses it, ``RetrievalError`` if it could not be asked.
+    Raises ``NotServable`` if OpenSSL refuses it, ``RetrievalError`` if that could not be tried.
     """
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_ciphers(_CLIENTS)
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-        context.num_tickets = 1  # OpenSSL makes two: saves 0.03 ms a connection
+        context.num_tickets = 1  # OpenSSL makes two by default: saves 0.03 ms per connection
         if keylog is not None:
             keylog.follow(context)
         with _as_file(pem) as path:
-            context.load_cert_chain(path, password="")  # without a password, OpenSSL asks the terminal for one
+            context.load_cert_chain(path, password="")  # else OpenSSL asks for one on the terminal
     except ssl.SSLError as error:
         reason = (error.reason or "its file can't be read").lower().replace("_", " ")
         if error.reason in _OUT_OF_ORDER:
@@ -98,7 +98,7 @@ def server_context(pem: bytes, keylog: KeyLog | None = None) -> ssl.SSLContext:
 
 @contextmanager
 def _as_file(pem: bytes) -> Iterator[str]:
-    """A path, which is all that OpenSSL loads a chain from, to the very bytes that were checked."""
+    """A path to exactly the bytes that were checked, as OpenSSL loads a chain only from a path."""
     if hasattr(os, "memfd_create"):
         with open(os.memfd_create("certificate", os.MFD_CLOEXEC), "wb", buffering=0) as file:
             file.write(pem)

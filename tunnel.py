@@ -1,7 +1,7 @@
 """``Tunnel``: both directions between a client and an origin, their byte counts, deadlines and ends.
 
 An end is passed on as what it was, a close_notify as such and a truncation as a truncation, and the other
-direction goes on. Back-pressure is the blocking write: a pump does not read while the other side is slow.
+direction goes on. Blocking writes are the back-pressure: a pump does not read while the other side is slow.
 """
 
 import socket
@@ -14,27 +14,27 @@ from errors import CertifierError
 from meter import Meter
 from streams import BROKEN, FULL, ORDERLY, RENEGOTIATES, RESET, Stream
 
-BATCH = 131_072  # octets received after which a pump lets others run: gevent's calls switch only when they would block
-_RECORDS = 256  # records after which it does so too: tiny ones cost as much each as large ones
-_TINY = 512  # octets of a record below which it is tiny
-_HOLLOW = 24_576  # octets without content after which it does so as well: a record that has begun, 300 key updates
-_SMALL = 8_192  # octets of a fill while records are tiny: of 23 octets each there are 350 in it
-_EARLY = 16_384  # octets of the client's that are kept until the origin says something: a request's head
-IDLE_SECONDS = 3600.0  # no byte either way for so long (up to a tick more)
-_TICKS = 12  # how often in that time it is looked at; with one direction ended, one tick without a byte is enough
+BATCH = 131_072  # octets received after which a pump lets others run: gevent's calls switch only if they would block
+_RECORDS = 256  # records after which it does so too: a tiny one costs as much as a large one
+_TINY = 512  # a record of fewer octets is tiny
+_HOLLOW = 24_576  # octets besides content after which it does so as well: an incomplete record and 300 key updates
+_SMALL = 8_192  # octets per fill while records are tiny: 350 records of 23 octets
+_EARLY = 16_384  # octets from the client that are kept until the origin sends any: a request's head
+IDLE_SECONDS = 3600.0  # ends a tunnel without a byte either way for so long (up to a tick more)
+_TICKS = 12  # checks in that time; once one direction has ended, one tick without a byte is enough
 
 
 class Tunnel:
-    """Relays between two streams, whose sockets stay their owner's to close.
+    """Relays between two streams. Closing their sockets is left to the owner.
 
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
     went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is why the origin
-    ended its TLS before it had sent a byte: then the client was told nothing, and can still be told why; ``early`` is
-    what it had said until then, all of it where ``sent`` is as long. ``refusal`` is why no more was let pass, and
-    ``quiet`` whether the client can be told in the place of a response.
+    ended its TLS before it had sent a byte: then the client was sent nothing, and can still be told why; ``early`` is
+    what the client had sent until then, complete if ``sent`` is as large. ``refusal`` is why no more was let pass,
+    and ``quiet`` whether the client can be sent it in place of a response.
     """
 
-    _acts = False  # something answers the client in the origin's stead, and may wait in one direction for the other
+    _acts = False  # a witness answers in the origin's stead, and may make one direction wait for the other
 
     def __init__(self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS, meter: Meter | None = None) -> None:
         self.sent = 0
@@ -52,16 +52,16 @@ class Tunnel:
         self._quiet = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
         self._meter = meter or Meter()  # of all tunnels
-        self._over = False  # after an answer in the origin's stead
-        self._unread = False  # the client still sends, and nobody takes it
+        self._over = False  # ended by an answer in the origin's stead
+        self._unread = False  # the client may still send, and nobody reads it
 
     def run(self) -> None:
         """Relay until both directions have ended."""
         self._client.sock.settimeout(None)
         self._origin.sock.settimeout(None)
-        # What was received with the handshakes is taken before either pump can end the other side: see streams.py.
+        # What was received with the handshakes is taken before either pump can end the other side: see tls.py.
         try:
-            if not self._acts:  # else that may wait for what the origin's pump brings
+            if not self._acts:  # otherwise it may wait for what the origin's pump delivers
                 self._take(self._client, self._origin)
             self._take(self._origin, self._client)
         except CertifierError as refusal:
@@ -75,15 +75,15 @@ class Tunnel:
             if self._over:
                 self._client.end(ORDERLY)
             if self._unread and self.refusal is None and self.alert is None:
-                sockets.last_word(self._client.sock, b"")  # what the origin said at last must arrive
+                sockets.last_word(self._client.sock, b"")  # so that the origin's last data arrives
         finally:
             watchdog.stop()
             watchdog.close()
 
     def _together(self) -> bool:
-        """Both directions in one greenlet, which is what an idle tunnel costs least in; whether that did to the end.
+        """Relay both directions in one greenlet, the cheapest for an idle tunnel; return whether it ended that way.
 
-        As soon as one side does not take at once what the other one sent, each direction needs its own.
+        Once a side does not accept the other's data without a wait, each direction needs a greenlet of its own.
         """
         client, origin = self._client, self._origin
         if client.ended is not None or origin.ended is not None:
@@ -93,7 +93,7 @@ class Tunnel:
             if (self.sent and not origin.flush_now()) or (self.received and not client.flush_now()):
                 return False
         except OSError:
-            return False  # the pumps find out which
+            return False  # the pumps find out which side
         while True:
             side = sockets.either(client.sock, origin.sock)
             source, sink = (origin, client) if side else (client, origin)
@@ -105,7 +105,7 @@ class Tunnel:
                 records, content = self._take(source, sink)
                 most[side] = _most(octets, records, content)
                 source.answer()
-                if records and source.ended is ORDERLY:  # else the client may yet have to be told why
+                if records and source.ended is ORDERLY:  # otherwise the client may have to be told why
                     sink.finish()
                 if not sink.flush_now():
                     return False
@@ -124,10 +124,10 @@ class Tunnel:
         return True
 
     def _apart(self) -> None:
-        """Each direction in a greenlet of its own."""
+        """Relay each direction in a greenlet of its own."""
         upward = gevent.spawn(self._pump, self._client, self._origin)
         try:
-            sockets.give_way()  # it takes what was received with the handshake before the other one can end its side
+            sockets.give_way()  # it takes what was received with the handshake before the other can end that side
             self._pump(self._origin, self._client)
             if self.alert is None and self.refusal is None:
                 upward.get()
@@ -173,7 +173,7 @@ class Tunnel:
         self._pass_on(source.ended, source, sink)
 
     def _take(self, source: Stream, sink: Stream) -> tuple[int, int]:
-        """Decrypt what was received, and encrypt it for the other side; how many records that were, and octets.
+        """Decrypt what was received, and encrypt it for the other side; return the numbers of records and octets.
 
         Raises ``CertifierError`` for what may not pass.
         """
@@ -205,12 +205,12 @@ class Tunnel:
         sink.flush()
 
     def _refuse(self, refusal: CertifierError) -> None:
-        self.refusal = refusal.again()  # what was raised holds the frames that hold the tunnel
-        sockets.shut(self._origin.sock)  # wakes the other pump, if it is that which reads there
+        self.refusal = refusal.again()  # the original's traceback refers to the tunnel: a cycle
+        sockets.shut(self._origin.sock)  # wakes the other pump, if that is the one reading there
 
     def _gone(self, sink: Stream) -> None:
-        """An end that takes no more. What it said before may still be on its way: its own direction finds its end."""
-        sockets.shut(sink.sock, socket.SHUT_WR)  # makes that come where only our own side failed
+        """Handle a side that accepts no more. What it sent may still be in transit: its own direction finds its end."""
+        sockets.shut(sink.sock, socket.SHUT_WR)  # brings that end about if only our own side failed
         self._unread = sink is self._origin
         self._went_wrong(sink, RESET)
 
@@ -225,7 +225,7 @@ class Tunnel:
             self.client_ended_first = source is self._client
         if how is not ORDERLY:
             self._went_wrong(source, how)
-        # What an origin says to the truncation of a client that has left is no news.
+        # How an origin reacts to the truncation by a client that has left does not matter.
         if source is self._origin and not self.received and self._client.ended in (None, ORDERLY):
             self.alert = source.reason if not source.renegotiates else RENEGOTIATES
             if self.alert is not None:
@@ -235,7 +235,7 @@ class Tunnel:
             return
         try:
             sink.end(how)
-        except OSError:  # it is gone: its own pump finds out
+        except OSError:  # it is gone: its own pump notices
             pass
 
     def _watch(self) -> None:
@@ -247,11 +247,11 @@ class Tunnel:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Wake both pumps, whatever they wait for."""
+        """Wake both pumps, whatever they are waiting for."""
         sockets.shut(self._client.sock)
         sockets.shut(self._origin.sock)
 
 
 def _most(octets: int, records: int, content: int) -> int:
-    """How much to take at once behind so much: little where records are tiny, or TLS's own, which cost more still."""
+    """How much to read at once next: little if records are tiny or not content but TLS's own, which cost even more."""
     return _SMALL if records * _TINY > octets or content * 2 < octets else FULL

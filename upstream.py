@@ -58,7 +58,7 @@ class Upstream:
         self._context = roots
 
     def resolve(self, target: Target, deadline: float, client: str = "") -> list[Address]:
-        """The target's addresses in the order to try them. ``client`` is an IP address, or empty for the operator."""
+        """The target's addresses in the order to try them, for a ``client``'s IP address or, if empty, the operator."""
         return [(ip, target.port) for ip in self._resolver.look_up(target.host, deadline, client)]
 
     def dial(self, addresses: list[Address], target: Target, deadline: float) -> socket.socket:
