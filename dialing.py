@@ -71,7 +71,7 @@ class Dialer:
         return self._policy.is_self(self._upstream.resolve(target, time.monotonic() + self._seconds, client))
 
     def is_at(self, host: str, ip: str, client: str) -> bool:
-        """Whether ``host`` resolves to ``ip``, among other addresses or alone."""
+        """Whether ``host`` resolves to ``ip``, perhaps among other addresses."""
         try:
             found = self._upstream.resolve(Target(host, 0), time.monotonic() + self._seconds, client)
         except OriginError:

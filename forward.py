@@ -98,7 +98,7 @@ class Forwarding:
             raise OriginGone(f"{target} closed the connection") from error
         if self._head.has_body:
             upload = gevent.spawn(self._upload)
-            sockets.give_way()  # its wait starts first: if both sides stay silent, the client has timed out
+            sockets.give_way()  # its timeout starts first: if both sides stay silent, the client is at fault
             try:
                 self._download(target)
                 self._linger(upload)

@@ -35,7 +35,7 @@ def read_hello(
 def _read(
     client: socket.socket, origin: socket.socket | None, data: bytes, reader: HelloReader, deadline: float
 ) -> tuple[ClientHello | None, bytes]:
-    closed = False  # whether the origin has
+    closed = False  # whether the origin has closed
     begun = b""  # not known yet to be TLS records: may be an SSL 2.0 ClientHello, without server_name
     while True:
         if data:

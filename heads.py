@@ -1,6 +1,6 @@
 """Parses HTTP/1 heads in their common form, each by one regular expression; h11 parses the others.
 
-h11 would give the same result in five times the time; the result is None if it might differ, or h11 might refuse.
+h11 would give the same result in five times the time; what it might read differently, or refuse, gives None here.
 Hence one field per line, in printable ASCII; one Host; unambiguous framing of the body; versions 1.0 and 1.1.
 """
 
@@ -58,7 +58,7 @@ def response(head: bytes) -> Response | None:
 
 
 def escaped(head: bytes) -> bytes:
-    """The head of a request with non-ASCII octets in its target percent-encoded (RFC 3986 §2.1), as was meant."""
+    """The head of a request with non-ASCII octets in its target percent-encoded (RFC 3986 §2.1), as is proper."""
     line, end, fields = head.partition(b"\n")
     method, space, target = line.partition(b" ")
     return method + space + _OUTSIDE.sub(lambda octet: b"%%%02X" % ord(octet[0]), target) + end + fields

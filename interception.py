@@ -72,7 +72,7 @@ class Interception:
     def run(self, way: Way, origin: socket.socket, data: bytes) -> None:
         """Run a CONNECT tunnel whose origin was dialled; ``data`` was received after the CONNECT.
 
-        A tunnel that is bypassed, is not TLS, or whose origin speaks first is relayed untouched.
+        It is relayed untouched if bypassed or, without ``--non-tls=refuse``, if not TLS or if its origin speaks first.
         """
         if self._bypasses(way, origin):
             if self._policy.rules.deny:

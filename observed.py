@@ -13,7 +13,7 @@ from streams import ORDERLY, TRUNCATED, Stream
 from tunnel import Tunnel
 from witness import Witness
 
-_LEAST, _MOST = 1_024, 4_096  # octets that a witness is given at once, except more if all are content
+_LEAST, _MOST = 1_024, 4_096  # octets that a witness is given at once; more only if all are content
 _LONG = 0.002  # seconds that a witness may look at data before others run
 
 

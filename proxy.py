@@ -185,7 +185,7 @@ class Proxy:
 
     @contextmanager
     def _logged(self, record: Record) -> Iterator[None]:
-        """Log the record, whatever happens. It is the only place that tells of a client that has disconnected."""
+        """Log the record, whatever happens. That its client has disconnected is reported nowhere else."""
         number = self._board.opened(record)
         try:
             yield

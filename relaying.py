@@ -55,7 +55,7 @@ class Relaying:
                 self.untouched(way, own, data, _BYPASSED)
 
     def leave(self, way: Way, origin: socket.socket | CertifierError, data: bytes) -> None:
-        """Relay what we have no certificate for. Raises ``Refused`` with a redirect, or the error in ``origin``."""
+        """Relay what we have no certificate for. Raises ``Refused`` if redirecting, or the error in ``origin``."""
         if self._redirect is not None:
             raise Refused("no certificate for this name, and a redirect takes decrypted tunnels only")
         if isinstance(origin, CertifierError):

@@ -171,7 +171,7 @@ def reset(sock: socket.socket) -> None:
 
 
 def last_word(sock: socket.socket, reply: bytes) -> None:
-    """Send the last reply on a connection so that it arrives: follow it by FIN, then keep reading for a while."""
+    """Send the last reply on a connection so that it arrives: follow it by a FIN, then read on for a while."""
     deadline = time.monotonic() + LINGER_SECONDS
     left = LINGER_OCTETS
     with suppress(OSError):

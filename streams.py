@@ -18,7 +18,7 @@ ORDERLY = "closed"  # the peer ended its data: by close_notify, or by FIN withou
 TRUNCATED = "truncated"  # TCP ended without a close_notify
 RESET = "reset"  # TCP was reset
 BROKEN = "tls-error"  # the peer sent invalid TLS or a fatal alert
-RENEGOTIATES = "NO_RENEGOTIATION"  # in place of OpenSSL's reason: the peer wanted to, we refused, and it ended
+RENEGOTIATES = "NO_RENEGOTIATION"  # in place of OpenSSL's reason: the peer wanted to, we refused, and it left
 
 WIRE = bytearray(131_072)  # octets of one recv; shared, see above
 WIRE_VIEW = memoryview(WIRE)

@@ -11,7 +11,7 @@ import files
 from errors import NotServable, RetrievalError, UsageError
 from keylog import KeyLog
 
-# Of TLS 1.2, clients get nothing but suites that are forward secret and authenticated, as all those of 1.3 are.
+# For clients: only those suites of TLS 1.2 that are forward secret and authenticated, as all of TLS 1.3 are.
 _CLIENTS = "@SECLEVEL=2:ECDHE+AESGCM:ECDHE+CHACHA20"
 # Origins may be older: forward secret CBC suites with SHA-2 come last. No finite-field Diffie-Hellman, which browsers
 # lack, too (draft-ietf-tls-deprecate-obsolete-kex): an origin chooses the group, and one of 10,000 bits takes a second
