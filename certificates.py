@@ -1,7 +1,7 @@
-"""Certificates that others wrote, read from PEM or DER.
+"""Certificates made by others, read from PEM or DER.
 
-cryptography looks at the parts of a certificate when it is asked for them, and has an exception for each way in which
-they can be wrong. What was read here gives all the parts that certifier asks for.
+cryptography parses the parts of a certificate on access, and raises a different exception for each way in which they
+can be malformed. Of a certificate that was read here, all parts that certifier uses can be accessed safely.
 """
 
 import warnings
@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.utils import CryptographyDeprecationWarning
 
-# Of serial numbers that are not positive: old scripts give them, ``check`` tells of them, and the log is ours alone.
+# About serial numbers that are not positive: old scripts use them, ``check`` reports them, and stderr is for our log.
 warnings.filterwarnings("ignore", "Parsed a serial number", CryptographyDeprecationWarning)
 
 _WRONG = (
@@ -31,11 +31,11 @@ ExtensionT = TypeVar("ExtensionT", bound=x509.ExtensionType)
 
 
 class Unreadable(Exception):
-    """A certificate is malformed, or holds what nobody uses."""
+    """A certificate is malformed, or contains something unsupported."""
 
 
 def read(pem: bytes) -> list[x509.Certificate]:
-    """The certificates in PEM, one at least, in their order. Raises ``Unreadable`` if one of them is."""
+    """The certificates in PEM, at least one, in order. Raises ``Unreadable`` if there is none, or one is unreadable."""
     with _unreadable():
         found = x509.load_pem_x509_certificates(pem)
         for certificate in found:
@@ -44,7 +44,7 @@ def read(pem: bytes) -> list[x509.Certificate]:
 
 
 def first(pem: bytes) -> x509.Certificate:
-    """The first certificate in PEM, whatever comes behind it. Raises ``Unreadable``."""
+    """The first certificate in PEM, whatever follows it. Raises ``Unreadable``."""
     with _unreadable():
         certificate = x509.load_pem_x509_certificate(pem)
         _look_at(certificate)
@@ -52,7 +52,7 @@ def first(pem: bytes) -> x509.Certificate:
 
 
 def issuer_and_serial(pem: bytes) -> tuple[x509.Name, int]:
-    """What tells the first certificate in PEM from all others (RFC 5280 §4.1.2.2). Raises ``Unreadable``."""
+    """What identifies the first certificate in PEM (RFC 5280 §4.1.2.2). Raises ``Unreadable``."""
     with _unreadable():
         certificate = x509.load_pem_x509_certificate(pem)
         return certificate.issuer, certificate.serial_number
@@ -65,7 +65,7 @@ def key_of(der: bytes) -> CertificatePublicKeyTypes:
 
 
 def extension(holder: x509.Certificate | x509.CertificateSigningRequest, kind: type[ExtensionT]) -> ExtensionT | None:
-    """The value of an extension, None where there is none."""
+    """The value of an extension, None if it is absent."""
     try:
         return holder.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
@@ -73,7 +73,7 @@ def extension(holder: x509.Certificate | x509.CertificateSigningRequest, kind: t
 
 
 def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    """By its name and its key: a CA that got a new key has the name it had."""
+    """Whether both the issuer's name and key match: a CA with a new key may keep its name."""
     try:
         certificate.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):  # another name, kind of key, or key

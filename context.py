@@ -8,10 +8,10 @@ from store import Stamp
 
 @dataclass(slots=True)
 class Context:
-    """A TLS server context for one name, and where it came from at first. Moments are seconds since the epoch.
+    """A TLS server context for one name, and where its leaf came from. Times are seconds since the epoch.
 
-    When something was last done is kept, not when it is due again: a clock that was ahead may be set back, and what
-    was done in the future is done anew.
+    It records when something was last done, not when it is next due: after a clock that was ahead is set back, what was
+    done "in the future" is done again at once.
     """
 
     ssl: ssl.SSLContext
@@ -20,9 +20,9 @@ class Context:
     not_after: float
     renew_at: float
     source: str  # "disk" or "made"
-    ours: bool  # its certificate is of certifier's making
-    stamp: Stamp  # of the files it was looked up in
-    looked: float  # when they were last looked at
-    tried: float  # when a newer one was last asked for
+    ours: bool  # certifier made its certificate
+    stamp: Stamp  # of the files that were looked up for the name
+    looked: float  # when those files were last checked
+    tried: float  # when a renewal was last attempted
     used: float  # when a connection last asked for it
-    refreshing: bool = False  # just now
+    refreshing: bool = False  # a check of its files is under way

@@ -1,15 +1,15 @@
-"""``ContextCache``: a name's ``SSLContext``, from memory, the store or the signer. One retrieval for all who wait.
+"""``ContextCache``: a name's ``SSLContext``, from memory, the store or the signer, retrieved once for all waiters.
 
-``get(name)`` goes down this list:
+``get(name)`` goes through these steps:
 
-1. in the LRU and valid: returned, moved to the head; no lock, no thread, no wait. Past its renewal, or when its files
-   were not looked at for some seconds, it is returned as well, and refreshed in the background;
-2. a retrieval for the name is under way: wait on its Event; its result or its error reaches all who wait;
-3. else a greenlet leads one: the slow work (``Leaves.retrieve``) on the pool's threads, then the context, the LRU, the
-   Event, the log;
-4. neither stored nor generated: None, a *won't do*, remembered for some seconds.
+1. It is in the LRU and valid: move it to the head and return it, without a lock, a thread or a wait. If its files have
+   not been checked for ``LOOK_SECONDS``, check them in the background, or renew it there if that is due.
+2. A retrieval for the name is under way: wait on its Event. Its result or error reaches all waiters.
+3. Otherwise a new greenlet runs one: the slow work (``Leaves.retrieve``) on pool threads, then the context, the LRU
+   and the Event.
+4. Neither stored nor generated: None, a *won't do*, remembered for ``WONT_DO_SECONDS``.
 
-Nothing that waits can be evicted, and no error is cached.
+A retrieval under way can't be evicted, and no error is cached.
 """
 
 import logging
@@ -36,11 +36,11 @@ from snapshot import Held
 from tlsconfig import server_context
 from workers import Workers
 
-WONT_DO_SECONDS = 5.0  # an operator who places a certificate waits no longer than this for it to be seen
-MOST_SESSIONS = 100  # of TLS 1.2 that a context may keep: 150 KB
-_WONT_DO_NAMES = 10_000  # names so remembered; a miss costs a look at the disk
-LOOK_SECONDS = 5.0  # between two looks at the files of a name in use: an operator's new file counts after that
-_LOT = 30  # contexts that are freed at once
+WONT_DO_SECONDS = 5.0  # the longest that a certificate newly placed by an operator goes unnoticed
+MOST_SESSIONS = 100  # TLS 1.2 sessions that a context may hold: 150 KB
+_WONT_DO_NAMES = 10_000  # names remembered as *won't do*; a miss costs a disk lookup
+LOOK_SECONDS = 5.0  # between two checks of the files of a name in use: an operator's new file is noticed after that
+_LOT = 30  # contexts freed before other greenlets may run
 _RETRY_SECONDS = 60.0  # between two attempts to renew a leaf that is still good
 
 log = logging.getLogger("certifier.contexts")
@@ -75,18 +75,18 @@ class ContextCache:
 
     @property
     def capacity(self) -> int:
-        """Most names in memory."""
+        """The most names held in memory."""
         return self._contexts.capacity
 
     def crowded(self, client: str) -> bool:
-        """Whether a new name of this client would have to wait for its turn."""
+        """Whether a new name that this client asks for would have to wait."""
         return self._retriever.crowded(client)
 
     def __len__(self) -> int:
         return len(self._contexts)
 
     def held(self, most: int) -> list[Held]:
-        """What is in memory, the latest used first, at most so many."""
+        """Up to ``most`` of the entries in memory, most recently used first."""
         return [
             {
                 "name": name,
@@ -101,17 +101,17 @@ class ContextCache:
         ]
 
     def clear(self) -> None:
-        """Forget all names: each is looked up anew at its next use. Connections that have a context keep it."""
+        """Forget all names: each is retrieved anew at its next use. Open connections keep their contexts."""
         gevent.spawn(_free, self._contexts)
         self._contexts = LRU(self._contexts.capacity)
         self._wont_do = LRU(_WONT_DO_NAMES)
 
     def get(self, name: str, client: str = "") -> Context | None:
-        """The context for a canonical name, or None: *won't do*. Waits; raises ``CertifierError``."""
+        """The context for a canonical name, or None (*won't do*). May wait; raises ``CertifierError``."""
         return self.find(name) or self.start(name, client).wait()
 
     def find(self, name: str) -> Context | None:
-        """The context if it is in memory and valid: step 1 alone, without a wait."""
+        """The context if it is in memory and valid: step 1 alone, which never waits."""
         context = self._contexts.get(name)
         if context is None:
             return None
@@ -125,30 +125,30 @@ class ContextCache:
                 self._renewals.soon(name)
             else:
                 gevent.spawn(self._refresh, name, context)
-                context.refreshing = True  # now that it is sure to begin, and to end
+                context.refreshing = True  # only now: if the spawn had failed, nothing would reset it
         return context
 
     def relieve(self, name: str, context: Context) -> None:
-        """Load a name's context anew where OpenSSL keeps many sessions in it, behind a handshake of TLS 1.2.
+        """After a TLS 1.2 handshake, replace a name's context if OpenSSL has cached many sessions in it.
 
-        Of clients that take no tickets, up to 20,480 for two hours, 1.5 KB each: Python's ``ssl`` can't forbid it.
+        For clients without tickets it caches up to 20,480 for two hours, 1.5 KB each, which ``ssl`` can't turn off.
         """
         if context.ssl.session_stats()["number"] > MOST_SESSIONS and self._contexts.peek(name) is context:
             self._renewals.soon(name)
 
     def renew(self) -> None:
-        """Renew what is due among the names in memory, used or not: so no connection waits for that. Takes a while."""
+        """Renew all names in memory that are due, used or not, so that no connection waits for it. Takes a while."""
         for name in list(self._contexts):
             context = self._contexts.peek(name)
             if context is not None and self._is_due(context, self._clock()):
                 self._renew(name, used=False)
 
     def tidy(self) -> None:
-        """As ``Retriever.tidy``."""
+        """See ``Retriever.tidy``."""
         self._retriever.tidy()
 
     def _is_due(self, context: Context, now: float) -> bool:
-        """Whether to renew it now; the next look and attempt are put off."""
+        """Whether to renew it now. Notes the time of this check, and of the attempt that follows if it is due."""
         context.looked = now
         due = now >= context.renew_at and not 0 <= now - context.tried < _RETRY_SECONDS
         if due:
@@ -156,9 +156,9 @@ class ContextCache:
         return due
 
     def start(self, name: str, client: str = "") -> Retrieval:
-        """Steps 2 to 4, to be waited for by whoever called. ``client`` is whose turn it is to have a new name made.
+        """Steps 2 to 4: return a retrieval for the caller to wait on. A new name waits for the turn of ``client``.
 
-        Raises ``TooManyNames`` where it would come too late.
+        Raises ``TooManyNames`` if that turn would come too late.
         """
         retrieval = self._retrievals.get(name)
         if retrieval is not None:
@@ -169,10 +169,10 @@ class ContextCache:
             retrieval.finish()
             return retrieval
         self._retriever.admit(name, client)
-        if name in self._retrievals:  # another came meanwhile
+        if name in self._retrievals:  # another greenlet has started one meanwhile
             return self._retrievals[name]
-        # A greenlet of its own: the client that asked first may leave, the others stay.
-        gevent.spawn(self._lead, name, client, retrieval)  # before others can wait for what fails to begin
+        # In a greenlet of its own: the client that asked first may leave while others still wait.
+        gevent.spawn(self._lead, name, client, retrieval)  # first: if this raises, nobody must wait for the retrieval
         self._retrievals[name] = retrieval
         return retrieval
 
@@ -183,9 +183,9 @@ class ContextCache:
             context = self._retrieve(name, client)
         except CertifierError as failure:
             error = failure.again()
-            if isinstance(failure, RetrievalError):  # what is the client's fault is told in its own line
+            if isinstance(failure, RetrievalError):  # other faults are the client's, and go into its own log line
                 log.error("%s", failure)
-        except Exception:  # the top of this greenlet: whoever waits must hear of it
+        except Exception:  # the top of this greenlet: every waiter must get an error
             error = RetrievalError(f"no certificate for {name}: a bug in certifier, see its log")
             log.exception("retrieval of %s failed", name)
         finally:
@@ -200,7 +200,7 @@ class ContextCache:
         now = self._clock()
         contexts = self._contexts
         outcome = self._retriever.retrieve(name, client, wanted)
-        if contexts is not self._contexts:  # cleared meanwhile: the outcome may be another CA's
+        if contexts is not self._contexts:  # cleared meanwhile: the leaf may be from the former CA
             return self._retrieve(name, client, wanted._replace(refused=None))
         if outcome is None:
             self._contexts.pop(name)
@@ -223,12 +223,12 @@ class ContextCache:
             outcome.ours,
             outcome.stamp,
             looked=now,
-            tried=now,  # it is as new as can be had, of a CA that ends, perhaps; or is renewed below
+            tried=now,  # it is as new as it gets, even if due (its CA may end soon); or it is renewed below
             used=now,
         )
         if wanted.renew:
             before = self._contexts.peek(name)
-            if before is not None:  # what fell out meanwhile stays out; and a renewal is no use
+            if before is not None:  # an entry evicted meanwhile stays out; a renewal does not count as use
                 context.used = before.used
                 self._contexts.replace(name, context)
         else:
@@ -238,9 +238,9 @@ class ContextCache:
         return context
 
     def _refresh(self, name: str, context: Context) -> None:
-        """Look whether there is a better leaf for a name that is being served; what goes wrong changes nothing.
+        """Check the files of a name in use, and retrieve its leaf anew if they have changed. An error changes nothing.
 
-        Of each context, one at a time: on a disk that hangs they would pile up.
+        One at a time per context: on a disk that hangs, they would pile up.
         """
         try:
             with _spared(name):
@@ -259,7 +259,7 @@ class ContextCache:
 
 
 def _free(dropped: LRU[str, Context]) -> None:
-    """Little by little: OpenSSL takes 0.03 ms for each, and all others would wait for thousands."""
+    """Free contexts a few at a time: OpenSSL takes 0.03 ms for each, so that thousands would stall the hub."""
     for count, name in enumerate(list(dropped)):
         dropped.pop(name)
         if count % _LOT == 0:
@@ -267,7 +267,7 @@ def _free(dropped: LRU[str, Context]) -> None:
 
 
 def _spared(name: str) -> AbstractContextManager[None]:
-    """For work whose failure changes nothing."""
+    """Run work whose failure is logged and changes nothing."""
     return background(f"the present certificate for {name} stays in use")
 
 

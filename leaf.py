@@ -1,4 +1,4 @@
-"""``Leaf``: a certificate that can be served for a name, and what makes one of what a store holds."""
+"""``Leaf``: a certificate that can be served for a name, and the checks that turn a stored file into one."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,9 +13,9 @@ from certificates import Unreadable
 from store import Stamp
 from stored import Stored
 
-MARGIN = timedelta(minutes=5)  # a leaf this near to its end is not served any more: clocks differ
-BACKDATED = timedelta(days=2)  # before it is made, for clients whose clock is behind
-RENEW_LEFT = 1 / 3  # share of its life that is left when certifier's own leaf is reissued
+MARGIN = timedelta(minutes=5)  # a leaf this close to expiry is no longer served: clocks differ
+BACKDATED = timedelta(days=2)  # from issuance back to notBefore, for clients whose clock is behind
+RENEW_LEFT = 1 / 3  # certifier's own leaf is reissued when this share of its life is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +29,24 @@ class Leaf:
     renew_at: datetime
     source: str  # "disk" or "made"
     ours: bool  # certifier made it
-    stamp: Stamp = ()  # of the files it was looked up in
+    stamp: Stamp = ()  # of the files that were looked up for the name
     in_store: bool = True  # else in memory only
 
 
 class Unusable(Exception):
-    """A stored certificate can't be served; says why, as the end of a sentence."""
+    """A stored certificate can't be served. The message says why, as the end of a sentence."""
 
 
 class Unsettled(Exception):
-    """An operator's file can't be served, but was written just now: he may be at it still. To be tried again."""
+    """An operator's file can't be served, but was written just now and may be incomplete: try again."""
 
 
 class NotForName(Unusable):
-    """It is for other names."""
+    """The certificate is for other names."""
 
 
 def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, list[x509.Certificate]]:
-    """What is stored, and its certificates, if it can be served for the name now; else raises ``Unusable``."""
+    """The stored leaf and its whole chain, if it can be served for the name now; else raises ``Unusable``."""
     try:
         chain = certificates.read(stored.pem)
     except Unreadable as error:
@@ -67,7 +67,7 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, list[x509.Cert
 
 
 def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str) -> Leaf:
-    """The value, with the times that follow from the certificate's."""
+    """A ``Leaf``, its times derived from the certificate's."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     life = end - begin
     not_after = end - min(MARGIN, life / 10)
@@ -84,14 +84,14 @@ def _check_key(pem: bytes, certificate: x509.Certificate) -> None:
         key = serialization.load_pem_private_key(pem[start:], password=None, unsafe_skip_rsa_key_validation=True)
     except TypeError as error:
         raise Unusable("its private key has a passphrase") from error
-    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: of a length that its kind has not
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: a length wrong for its type
         raise Unusable("its private key can't be read") from error
     if key.public_key() != certificate.public_key():
         raise Unusable("its private key belongs to another certificate")
 
 
 def _covers(sans: x509.SubjectAlternativeName, name: str) -> bool:
-    """Whether the name is among the subject alternative names, by RFC 9525 §6.3: a wildcard is a whole first label."""
+    """Whether a subject alternative name matches the name (RFC 9525 §6.3): a wildcard is the whole leftmost label."""
     address = names.ip_of(name)
     if address is not None:
         return address in sans.get_values_for_type(x509.IPAddress)

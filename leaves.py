@@ -1,7 +1,7 @@
-"""``Leaves``: the leaf certificate for a name, from the store or, where there is a CA, made and stored.
+"""``Leaves``: the leaf certificate for a name, from the store or, if there is a CA, made and stored.
 
-This is the slow half of a retrieval. ``retrieve`` runs on a pool thread: plain values go in and plain values come
-out, no gevent object, no logging; what is to be logged is added to a list of notes.
+This is the slow half of a retrieval. ``retrieve`` runs on a pool thread: it takes and returns plain values, and uses
+no gevent objects and no logging; what is to be logged is added to a list of notes.
 """
 
 import time
@@ -23,20 +23,20 @@ from signer import Authority
 from store import Failures, Occupied, Stamp, Store
 from stored import Stored
 
-SETTLE_SECONDS = 1.0  # a file so young may not be whole: an editor, or a copy of a certificate and then of its key
-_MOST_TOLD = 10_000  # notes remembered
+SETTLE_SECONDS = 1.0  # a younger file may be incomplete: in an editor, or a certificate copied before its key
+_MOST_TOLD = 10_000  # notes remembered, so that each is logged once
 
 
 class Wanted(NamedTuple):
-    """What is wanted of a retrieval. A renewal in the background is no use: what is in memory would never be unused."""
+    """What a retrieval is to do. A background renewal is not a use, or names in memory would never count as unused."""
 
-    renew: bool = False  # certifier's own leaf of whose life less than a third is left: a client need not wait for that
-    make: bool = True  # a leaf where none is stored
-    used: bool = True  # now, and by a client
-    refused: tuple[bytes, str] | None = None  # a stored PEM that OpenSSL does not serve, and why
+    renew: bool = False  # reissue certifier's own leaf if less than a third of its life is left; no client waits for it
+    make: bool = True  # make a leaf if none is stored
+    used: bool = True  # count this as use by a client
+    refused: tuple[bytes, str] | None = None  # a stored PEM that OpenSSL rejected, and why
 
 
-SERVED = Wanted()  # by a connection
+SERVED = Wanted()  # for a connection
 
 
 class Leaves:
@@ -48,7 +48,7 @@ class Leaves:
         self._keys = keys
         self._authority = authority
         self._told: set[str] = set()
-        self._failing = False  # the store, when it was last written to
+        self._failing = False  # whether the last write to the store failed
         self._since = time.time()
 
     def use(self, authority: Authority | None) -> None:
@@ -57,20 +57,20 @@ class Leaves:
 
     @property
     def generates(self) -> bool:
-        """Whether there is a leaf for every name."""
+        """Whether a leaf can be made for any name."""
         return self._authority is not None
 
     def retrieve(self, name: str, now: datetime, notes: list[str], wanted: Wanted = SERVED) -> Leaf | None:
-        """The leaf for a canonical name; None when it is not stored and none can be made, or shall.
+        """The leaf for a canonical name; None if none is stored, and none can or should be made.
 
-        1. The first of what the store holds that can be served: an operator's, else certifier's own.
-        2. An operator's file that can't, or that OpenSSL refused, is moved aside; such a one of certifier's own, or
-           one that is to be renewed, is replaced by what comes next.
-        3. With an authority: a new key, request and leaf, stored; had another process stored one meanwhile, its.
+        1. The first stored leaf that can be served: an operator's, else certifier's own.
+        2. An operator's file that can't be served, or that OpenSSL rejected, is moved aside. Such a file of certifier's
+           own, or one that is to be renewed, is replaced in step 3.
+        3. With an authority, a new key, request and leaf, stored; if another process was faster, the leaf it stored.
 
-        Warnings for the log are added to ``notes``, one sentence each, whatever comes of it. Raises ``RetrievalError``
-        when none can be made, and ``Unsettled`` where an operator may still be placing a file: ask again a little
-        later. A store that fails costs a note; the connection only where nothing can be made.
+        Warnings for the log are added to ``notes``, one sentence each, whatever the outcome. Raises ``RetrievalError``
+        if no leaf can be made, and ``Unsettled`` if an operator may still be placing a file: try again a little later.
+        A failing store costs a note, and the connection only if no leaf can be made.
         """
         replacing, why_replaced = None, ""
         stamp = self._store.stamp(name)
@@ -92,7 +92,7 @@ class Leaves:
                 if wanted.used:
                     self._store.touch(stored, now.timestamp())
                 return replace(found, stamp=stamp)
-        if self._authority is None and unread:  # it may be for the name: then the tunnel must not pass untouched
+        if self._authority is None and unread:  # it may be for the name, whose tunnel must not pass untouched then
             raise RetrievalError(unread)
         notes += self._once(unread)
         if self._authority is None or not wanted.make:
@@ -105,33 +105,33 @@ class Leaves:
 
     @property
     def is_tidy(self) -> bool:
-        """Whether ``tidy`` has nothing to do: keys of this type are not made ahead, the store has no bound."""
+        """Whether ``tidy`` has nothing to do: enough keys are made ahead, if any, and the store has no bound."""
         return self._bound is None and self._keys.is_full
 
     def tidy(self, now: datetime) -> tuple[str, ...]:
-        """What is due after leaves were made: keys ahead for the next ones, a store within its bound. Notes to log."""
+        """Do what is due after leaves were made: make keys ahead, prune the store to its bound; the notes to log."""
         self._keys.fill()
         removed = self._bound.keep(now.timestamp()) if self._bound is not None else 0
         what = "1 certificate" if removed == 1 else f"{removed} certificates"
         return (f"removed {what} from the store, unused longest (--store-max)",) if removed else ()
 
     def stored(self, names: Iterable[str]) -> set[str]:
-        """Those of the names for which something is stored, whether it can be served or not."""
+        """Those of the names for which something is stored, whether or not it can be served."""
         return {name for name in names if self._store.holds(name)}
 
     def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
-        """Look at the files of a name in use, as ``Store.look``: the stamp for next time, None when they changed."""
+        """Check the files of a name in use, as ``Store.look``: the stamp for next time, None if they have changed."""
         return self._store.look(name, stamp, ours, now)
 
     def _load(self, name: str) -> tuple[list[Stored], str]:
-        """What is stored for the name; and what of it can't be read, as a sentence where there is such."""
+        """What is stored for the name; and a sentence about what can't be read, empty if all can."""
         failures: Failures = []
         stored = self._store.load(name, failures)
         unread = "; ".join(f"{path}: {error.strerror}" for path, error in failures)
         return stored, unread and f"can't read the stored certificate for {name}, {unread}"
 
     def _once(self, note: str) -> list[str]:
-        """A note, unless it is empty or was given before: what can't be mended need not be said at each retrieval."""
+        """The note, unless it is empty or was given before: a lasting fault need not be logged at each retrieval."""
         if not note or note in self._told:
             return []
         if len(self._told) > _MOST_TOLD:
@@ -152,9 +152,9 @@ class Leaves:
     def _keep(
         self, made: Leaf, name: str, now: datetime, replacing: Stored | None, notes: list[str], used: bool
     ) -> Leaf:
-        """Store a leaf; the stored one, which may be another process's. Where there is none, it is told so."""
+        """Store a leaf; the stored one, perhaps another process's, or this one with ``in_store`` false if none is."""
         unstored = replace(made, in_store=False)
-        if replacing is None and not used:  # it was pruned, and would come back as if it were new
+        if replacing is None and not used:  # it was pruned, and would return as if newly used
             return unstored
         try:
             stored = self._store.save(name, made.pem, replacing, used)
@@ -166,7 +166,7 @@ class Leaves:
                 notes.append(f"the store failed, certificates are in memory only: {error.strerror}")
             self._failing = True
             return unstored
-        if stored is None:  # too long a name: that it was not written tells nothing of the store
+        if stored is None:  # the name is too long, which says nothing about the store
             return unstored
         if self._failing:
             self._failing = False
@@ -181,11 +181,11 @@ class Leaves:
             return unstored
 
     def _pass_over(self, stored: Stored, name: str, now: datetime, why: Unusable) -> list[str]:
-        """What becomes of an operator's file that can't be served for a name."""
+        """Skip or move aside an operator's file that can't be served for a name; the notes to log."""
         problem = f"{stored.path} can't be used for {name}: {why}"
         if isinstance(why, NotForName) and stored.is_wildcard:
-            return self._once(f"{problem}; skipped")  # it may be for others
-        if abs(stored.age(now.timestamp())) < SETTLE_SECONDS:  # ``now`` is when this began to wait for its thread
+            return self._once(f"{problem}; skipped")  # it may be for other names
+        if abs(stored.age(now.timestamp())) < SETTLE_SECONDS:  # abs: ``now`` was taken before the wait for a thread
             raise Unsettled
         return self._set_aside(stored, problem)
 
@@ -197,12 +197,12 @@ class Leaves:
         return [f"{problem}; moved aside as {stored.path.name}.rejected" if moved else problem]
 
     def _check(self, stored: Stored, name: str, now: datetime) -> Leaf:
-        """Raise ``Unusable`` unless the stored certificate can be served for the name now."""
+        """The stored leaf, if it can be served for the name now; else raises ``Unusable``."""
         found, (certificate, *behind) = leaf.read(stored, name, now)
         if stored.ours and self._authority is not None:
             if fault := self._authority.fault(certificate, behind):
                 raise Unusable(fault)
-            made_before = stored.placed() < self._since  # else by another process, which wants other keys than we
+            made_before = stored.placed() < self._since  # else by another process, with its own --key-type
             if made_before and kind_of(certificate.public_key()) != self._keys.kind:
                 raise Unusable(f"its key is not {self._keys.kind}")
         return found

@@ -1,7 +1,7 @@
-"""``Lookout``: whether anything is stored for a name, looked up for many names by one piece of work on a thread.
+"""``Lookout``: whether anything is stored for a name, looked up for many names by one job on a pool thread.
 
-For a crowd of names of which most will have to wait for their turn, or be refused: a hop to a thread and back for each
-would cost more than all the rest of its refusal, and the connections that are served their pace.
+For a burst of new names, most of which will have to wait for their turn or be refused: a hop to a thread and back for
+each would cost more than the rest of its refusal, and slow down the connections that are served.
 """
 
 import logging
@@ -13,13 +13,13 @@ from gevent.event import Event
 from errors import CertifierError, RetrievalError
 from workers import Workers
 
-GATHER_SECONDS = 0.01  # how long names are gathered
+GATHER_SECONDS = 0.01  # how long names are collected for one lookup
 
 log = logging.getLogger("certifier.lookout")
 
 
 class _Look:
-    """Names that are looked up together."""
+    """Names looked up together, and the outcome."""
 
     __slots__ = ("done", "error", "found", "names")
 
@@ -31,7 +31,7 @@ class _Look:
 
 
 class Lookout:
-    """``stored`` tells, on a thread, which of some names may have something stored for them: in so many seconds."""
+    """``stored`` runs on a pool thread, for at most ``seconds``, and returns the names that have something stored."""
 
     def __init__(self, workers: Workers, stored: Callable[[list[str]], Collection[str]], seconds: float) -> None:
         self._workers = workers
@@ -40,11 +40,11 @@ class Lookout:
         self._next: _Look | None = None
 
     def sees(self, name: str) -> bool:
-        """Whether something may be stored for a name. Waits; raises the ``CertifierError`` of the look."""
+        """Whether something is stored for a name. Waits; raises the ``CertifierError`` of the lookup."""
         look = self._next
         if look is None:
             look = _Look()
-            gevent.spawn(self._lead, look)  # before others can wait for what fails to begin
+            gevent.spawn(self._lead, look)  # first: if this raises, nobody must wait for the lookup
             self._next = look
         look.names.append(name)
         look.done.wait()
@@ -60,7 +60,7 @@ class Lookout:
                 look.found = self._workers.run(self._stored, look.names)
         except CertifierError as error:
             look.error = error.again()
-        except Exception:  # the top of this work: whoever waits must hear of it
+        except Exception:  # the top of this greenlet: every waiter must get an error
             look.error = RetrievalError("a bug in certifier, see its log")
             log.exception("what is stored can't be looked up")
         finally:

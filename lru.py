@@ -1,6 +1,6 @@
 """``LRU``: a mapping that keeps its most recently used entries, as a doubly linked list plus a dict.
 
-All operations are O(1). It knows nothing of TLS, locks or logging; it is not for use by several threads.
+All operations are O(1). It knows nothing of TLS, locks or logging, and is not thread-safe.
 """
 
 from collections.abc import Hashable, Iterator
@@ -34,7 +34,7 @@ class LRU(Generic[K, V]):
         self.capacity = capacity
 
     def __del__(self) -> None:
-        """Its entries hold each other: as they are, all would stay until the collector comes, which may be never."""
+        """Unlink the nodes: they are reference cycles, which only the collector would free, perhaps never."""
         node = self._head
         while node is not None:
             node.newer, node.older, node = None, None, node.older
@@ -50,7 +50,7 @@ class LRU(Generic[K, V]):
             node = node.older
 
     def get(self, key: K) -> V | None:
-        """The value, its entry moved to the head; None where there is none."""
+        """Return the value, and move its entry to the head; None if the key is not held."""
         node = self._nodes.get(key)
         if node is None:
             return None
@@ -60,18 +60,18 @@ class LRU(Generic[K, V]):
         return node.value
 
     def peek(self, key: K) -> V | None:
-        """The value, its place unchanged; None where there is none."""
+        """Return the value without moving its entry; None if the key is not held."""
         node = self._nodes.get(key)
         return None if node is None else node.value
 
     def replace(self, key: K, value: V) -> None:
-        """Give a key another value if it is held, its place unchanged."""
+        """Change the value of a key without moving its entry; do nothing if the key is not held."""
         node = self._nodes.get(key)
         if node is not None:
             node.value = value
 
     def put(self, key: K, value: V) -> None:
-        """Put an entry at the head; where there is no room, the one at the tail falls out."""
+        """Put an entry at the head; beyond the capacity, evict the one at the tail."""
         node = self._nodes.get(key)
         if node is not None:
             node.value = value
@@ -87,7 +87,7 @@ class LRU(Generic[K, V]):
             del self._nodes[last.key]
 
     def pop(self, key: K) -> V | None:
-        """Take an entry out; its value, or None where there was none."""
+        """Remove an entry and return its value; None if the key is not held."""
         node = self._nodes.pop(key, None)
         if node is None:
             return None

@@ -1,16 +1,16 @@
-"""``Renewals``: names whose context is due to be made anew, in the background and one after the other."""
+"""``Renewals``: names whose contexts are due for renewal, renewed in the background, one after the other."""
 
 from collections.abc import Callable
 
 import gevent
 
-_MOST = 1000  # names that wait; what is due beyond them is so at its next use, too
+_MOST = 1000  # names in the queue; one that finds it full is tried again at a later use
 
 
 class Renewals:
-    """After a long stop many are due at once: together they would keep all threads from new names.
+    """Renews one name at a time: after a long stop many are due at once, and would keep all threads from new names.
 
-    ``renew`` is called with a name, and raises nothing.
+    ``renew`` is called with a name, and must not raise.
     """
 
     def __init__(self, renew: Callable[[str], None]) -> None:
@@ -18,7 +18,7 @@ class Renewals:
         self._due: dict[str, None] = {}  # the first of them is being renewed
 
     def soon(self, name: str) -> None:
-        """Renew it when its turn comes; once, however often that is asked for meanwhile."""
+        """Renew a name when its turn comes: once, however often that is asked for until it is done."""
         if len(self._due) < _MOST:
             if not self._due:
                 gevent.spawn(self._run)

@@ -1,4 +1,4 @@
-"""``Retrieval``: one name's leaf being had, and those who wait for it. ``Retriever``: has it, by a pool thread."""
+"""``Retrieval``: the retrieval of one name, which others can wait for. ``Retriever``: gets leaves, on pool threads."""
 
 import logging
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from store import Stamp
 from workers import Workers
 
 RETRIEVAL_SECONDS = 30.0  # a disk or lock that takes longer has failed
-_AGAIN_SECONDS = 0.25  # between two looks at a file that an operator seems to be placing
+_AGAIN_SECONDS = 0.25  # between two attempts while an operator seems to be placing a file
 
 log = logging.getLogger("certifier.retrieval")
 
@@ -34,7 +34,7 @@ class Retrieval:
         self._context: Context | None = None
 
     def wait(self) -> Context | None:
-        """The result, as soon as it is there. Raises the ``CertifierError`` of the retrieval."""
+        """Wait for the result. Raises the retrieval's ``CertifierError``, or ``RetrievalError`` after too long."""
         if not self._done.wait(RETRIEVAL_SECONDS):
             raise RetrievalError("no certificate in time: the store's disk does not answer")
         if self._error is not None:
@@ -42,13 +42,13 @@ class Retrieval:
         return self._context
 
     def finish(self, context: Context | None = None, error: CertifierError | None = None) -> None:
-        """Wake all who wait."""
+        """Set the outcome, and wake all waiters."""
         self._context, self._error = context, error
         self._done.set()
 
 
 class Retriever:
-    """Has leaves from a store or a CA, and tidies up after them. ``clock`` gives seconds since the epoch."""
+    """Gets leaves from a store or a CA, and tidies up afterwards. ``clock`` gives seconds since the epoch."""
 
     def __init__(self, leaves: Leaves, workers: Workers, turnstile: Turnstile, clock: Callable[[], float]) -> None:
         self._leaves = leaves
@@ -65,16 +65,16 @@ class Retriever:
         return self._leaves.generates
 
     def crowded(self, client: str) -> bool:
-        """Whether a new name would have to wait for its turn."""
+        """Whether a new name that this client asks for would have to wait."""
         return self._turnstile.crowded(client)
 
     def admit(self, name: str, client: str) -> None:
-        """Raise ``TooManyNames`` where ``retrieve`` would, for next to nothing."""
+        """Raise ``TooManyNames`` if ``retrieve`` would, but at hardly any cost."""
         if self.generates and self._turnstile.is_full(client) and not self._lookout.sees(name):
             raise self._turnstile.refusal(client)
 
     def retrieve(self, name: str, client: str, wanted: Wanted) -> Leaf | None:
-        """The leaf, or None: *won't do*. One that is to be made waits for its turn, one that is stored does not."""
+        """The leaf, or None (*won't do*). One that has to be made waits for its turn, a stored one does not."""
         notes: list[str] = []
         passed = wanted.renew or self._turnstile.at_once(client)
         leaf = None
@@ -96,13 +96,13 @@ class Retriever:
         return leaf
 
     def look(self, name: str, context: Context) -> Stamp | None:
-        """Look at the files of a name in use, as ``Leaves.look``."""
+        """Check the files of a name in use; see ``Leaves.look``."""
         return self._workers.run(self._leaves.look, name, context.stamp, context.ours, self._clock())
 
     def tidy(self) -> None:
-        """Do what is due now and then, and after leaves were made. Takes a while; where it is being done, nothing."""
+        """Do what is due periodically and after leaves were made. Takes a while; does nothing if already under way."""
         if self._tidying:
-            return  # that one sees what was made meanwhile
+            return  # the call under way sees what was made meanwhile
         self._tidying = True
         try:
             with background("the store can't be tidied"):
@@ -125,7 +125,7 @@ class Retriever:
 
 
 def settled(attempt: Callable[[], Leaf | None]) -> Leaf | None:
-    """What an attempt to have a leaf gives, made again while an operator seems to be placing a file for it."""
+    """The result of ``attempt``, which is repeated while an operator seems to be placing a file for the name."""
     while True:
         try:
             return attempt()
