@@ -1,6 +1,6 @@
-"""``Batch``: what several threads want at once, had by one of them for all: ten then cost no more syncs than one.
+"""``Batch``: what several threads want at once, fetched by one of them for all: ten then cost no more syncs than one.
 
-For pool threads alone: greenlets of one thread would wait for each other for ever.
+For pool threads only: greenlets on one thread would deadlock.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from gevent.monkey import get_original
 
 T = TypeVar("T")
 
-_new_lock = get_original("_thread", "allocate_lock")  # for pool threads, where gevent's own is not to be used
+_new_lock = get_original("_thread", "allocate_lock")  # for pool threads, where gevent's must not be used
 
 
 class _Order(Generic[T]):
@@ -24,9 +24,9 @@ class _Order(Generic[T]):
 
 
 class Batch(Generic[T]):
-    """Gives each caller one of what ``supply(count, notes)`` returns so many of.
+    """Gives each caller one of the ``count`` items that ``supply(count, notes)`` returns.
 
-    Whoever comes while another thread is being supplied waits, and the first of them is supplied with all others.
+    Threads that arrive while ``supply`` runs wait; the first of them to go on then calls it for all of them.
     """
 
     def __init__(self, supply: Callable[[int, list[str]], Sequence[T]]) -> None:
@@ -35,7 +35,7 @@ class Batch(Generic[T]):
         self._orders: deque[_Order[T]] = deque()  # its append and popleft are atomic
 
     def take(self, notes: list[str]) -> T:
-        """One for the caller alone; or what ``supply`` raised, to all that it was to supply. Its notes go to one."""
+        """An item for this caller alone. What ``supply`` raises reaches all it was called for; its notes, only one."""
         order = _Order[T]()
         self._orders.append(order)
         with self._supplying:
@@ -50,6 +50,6 @@ class Batch(Generic[T]):
         try:
             for order, one in zip(orders, self._supply(len(orders), notes), strict=True):
                 order.outcome = (one,)
-        except Exception as error:  # the top of this work: whoever waits must hear of it
+        except Exception as error:  # the top of this work: every waiting thread must get it
             for order in orders:
                 order.outcome = error

@@ -1,4 +1,4 @@
-"""The CA's files: an operator's certificate, key and serial file, or a folder with the three, made on first use.
+"""The CA's files: an operator's certificate, key and serial file, or a folder with the three, created on first use.
 
 ``load`` and ``open_folder`` return a ``CaFiles`` that can be signed with, or raise ``UsageError`` with one line that
 says what is wrong and what to do.
@@ -37,10 +37,10 @@ _GOOD_CA = (
 
 @dataclass(frozen=True)
 class CaFiles:
-    """A CA to sign with. ``chain`` is what is sent behind a leaf: the intermediates, not the root.
+    """A CA to sign with. ``chain`` is what is sent after a leaf: the intermediates, not the root.
 
-    ``anchor`` is what clients are to trust: the root above it, where its file holds that, else the certificate itself.
-    One that ``is_new`` was made just now: nothing was signed in its name, though its key may be older.
+    ``anchor`` is what clients are to trust: the root, if the CA's file holds it, else the CA's certificate itself.
+    ``is_new``: it was created just now, and nothing was signed in its name yet, though its key may be older.
     """
 
     certificate: x509.Certificate
@@ -53,12 +53,12 @@ class CaFiles:
 
     @property
     def signs_crls(self) -> bool:
-        """Whether its keyUsage, where it has one, lets it sign CRLs (RFC 5280 §4.2.1.3)."""
+        """Whether its keyUsage, if any, lets it sign CRLs (RFC 5280 §4.2.1.3)."""
         usage = certificates.extension(self.certificate, x509.KeyUsage)
         return usage is None or usage.crl_sign
 
     def expiry_warning(self, now: datetime) -> str | None:
-        """What to tell the operator when the CA certificate is near its end."""
+        """A warning for the operator when the CA certificate is about to expire, else None."""
         end = self.certificate.not_valid_after_utc
         if now < end - EXPIRY_NOTICE:
             return None
@@ -70,12 +70,12 @@ class CaFiles:
 def open_folder(folder: Path, now: datetime) -> CaFiles:
     """The CA in a folder: ``ca.crt``, ``ca.key``, ``serial.txt``; a new root if there is no ``ca.crt``.
 
-    A key or serial file that is there is used for it: a start that was cut off left it, or an operator put it there.
+    An existing key or serial file is used for it: an interrupted start left it behind, or an operator put it there.
     """
     paths = paths_in(folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with files.locked(folder / ".lock"):  # two programs started at once make one CA
+        with files.locked(folder / ".lock"):  # two programs started at once must make one CA
             if is_new := not files.exists(paths[0]):
                 _make(*paths, now)
     except OSError as error:
@@ -89,7 +89,7 @@ def paths_in(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> CaFiles:
-    """The CA of three files of an operator's, checked."""
+    """Load the CA from an operator's three files, and check it."""
     try:
         certificate, *others = certificates.read(_read(certificate_path))
     except Unreadable as error:
@@ -105,10 +105,10 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     except RetrievalError as error:
         raise UsageError(str(error)) from error
     except OSError as error:
-        missing_file = isinstance(error, FileNotFoundError)  # one that is there must not be begun anew
+        missing_file = isinstance(error, FileNotFoundError)  # an existing one must not be restarted
         hint = f"; it holds the next serial number: echo 1000 > {serial_path}" if missing_file else ""
         raise UsageError(f"can't use the serial file {serial_path}: {error.strerror}{hint}") from error
-    refused: dict[str, list[str]] = {}  # by whom, and for what
+    refused: dict[str, list[str]] = {}  # what refuses it, and for which problems
     for fault in rules.of_ca(certificate):
         refused.setdefault(fault.meaning, []).append(fault.problem)
     warnings = [
@@ -126,7 +126,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
 
 
 def _anchor(certificate: x509.Certificate, others: list[x509.Certificate]) -> x509.Certificate:
-    """The root; most clients take no intermediate for one (``X509_V_FLAG_PARTIAL_CHAIN``)."""
+    """The root, if given: most clients accept no intermediate as trust anchor (``X509_V_FLAG_PARTIAL_CHAIN``)."""
     top = certificate
     for other in others:  # each certifies the one before it, as in a handshake
         if not _is_root(top) and certificates.is_issued_by(top, other):
@@ -148,7 +148,7 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
             f"the CA certificate {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC;"
             " check this machine's clock"
         )
-    if certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:  # RFC 4055: it signs nothing else
+    if certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:  # RFC 4055: no other signatures
         raise UsageError(
             f"the key of the CA certificate {path} is for RSASSA-PSS alone, which Go and browsers do not support;"
             f" make another: {_GOOD_CA}"
@@ -159,8 +159,8 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
 
 
 def _is_root(certificate: x509.Certificate) -> bool:
-    """Whether it is a CA's own word for its key. One in the same name that tells of another key (RFC 5280 §4.2.1.1) is
-    not: a new key, certified by the former one, which is what clients know.
+    """Whether it is self-signed. One in the CA's own name, but with the key identifier of another key as its authority
+    (RFC 5280 §4.2.1.1), is not: there the CA's new key is certified by its former one, which is what clients know.
     """
     signer = certificates.extension(certificate, x509.AuthorityKeyIdentifier)
     own = certificates.extension(certificate, x509.SubjectKeyIdentifier)
@@ -176,7 +176,7 @@ def _load_key(path: Path) -> CaKey:
             f"the key in {path} has a passphrase, which certifier can't ask for; take it off:"
             f" openssl pkey -in {path} -out plain.key"
         ) from error
-    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: of a length that its kind has not
+    except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: a length wrong for its type
         raise UsageError(f"{path} holds no usable PEM private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise UsageError(f"the key in {path} is neither RSA nor EC")
@@ -199,7 +199,7 @@ def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: dateti
         files.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     if not files.exists(serial_path):
         SerialFile(serial_path).create()
-    # Firefox refuses a second CA with the issuer and serial number of another: no two have the same name.
+    # Firefox refuses a second CA with the same issuer and serial number: each has a name of its own.
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"certifier CA {secrets.token_hex(4)}")])
     usage = dict.fromkeys(
         ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
@@ -218,5 +218,5 @@ def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: dateti
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    # The certificate comes last: a folder that has it has all three.
+    # The certificate is written last: a folder that has it has all three.
     files.write_new(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)

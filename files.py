@@ -1,8 +1,8 @@
-"""Files that are whole or not there: a temporary file, mode before content, fsync, then link or rename.
+"""Files that are either complete or absent: a temporary file, mode before content, fsync, then link or rename.
 
-Every function may block on the disk and raises ``OSError`` from it. Safe between threads and processes: a temporary
-file has no name, or is under ``flock`` while its maker lives, so that what a crash left can be told from what is being
-written.
+Every function may block on the disk and raise its ``OSError``. Safe between threads and processes: a temporary file
+has no name, or is under ``flock`` while the process that writes it lives, so that one left by a crash can be told from
+one in use.
 """
 
 import errno
@@ -20,21 +20,21 @@ from gevent.monkey import get_original
 
 LOCK_SECONDS = 5.0  # what is done under a lock takes milliseconds
 _POLL_SECONDS = 0.001
-_SECTOR = 512  # octets: what no disk writes half of
-# On a pool thread, where gevent's own are not to be used; its ``close`` first asks the system about the descriptor.
+_SECTOR = 512  # octets that a disk writes completely or not at all
+# For pool threads, where gevent's must not be used; its ``close`` also makes system calls to check the descriptor.
 _sleep = get_original("time", "sleep")
 close: Callable[[int], None] = get_original("os", "close")
-_TEMPORARY = ".certifier-{}-{}-{}.tmp"  # no operator's file is called so
+_TEMPORARY = ".certifier-{}-{}-{}.tmp"  # no operator's file has such a name
 
-_number = count()  # tells the temporary files of this process's threads apart
-_program = secrets.token_hex(4)  # and those of process 1 of one container from those of another's, in a shared store
+_number = count()  # distinguishes the temporary files of this process's threads
+_program = secrets.token_hex(4)  # and those of processes with the same PID, in containers that share a store
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold ``flock`` on a file that is never renamed nor removed, made (0600) if missing.
+    """Hold ``flock`` on a file that is never renamed or removed, created (0600) if missing.
 
-    Held by another for too long, by a process that was stopped perhaps, it is a ``TimeoutError``.
+    Raises ``TimeoutError`` if another process, stopped perhaps, holds it for longer than ``LOCK_SECONDS``.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
@@ -57,7 +57,7 @@ def _lock(fd: int, path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether a file is there; ``Path.exists`` says no where it can't be seen, since Python 3.14."""
+    """Whether a file exists; since Python 3.14, ``Path.exists`` also says no if that can't be determined."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -66,22 +66,22 @@ def exists(path: Path) -> bool:
 
 
 def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Make a file whole or not at all; ``FileExistsError`` if there is one. Durable on return."""
+    """Create a file, completely or not at all; raises ``FileExistsError`` if there is one. Durable on return."""
     create(path, content, mode)
     sync(path.parent)
 
 
 def create(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """As ``write_new``, but a power cut may take the whole file back until its folder is synced."""
+    """As ``write_new``, but until its folder is synced, the whole file may be lost in a power cut."""
     if not _create_at_once(path, content, mode):
         with temporary(path, content, mode) as made:
             _link(made, path)
 
 
 def _create_at_once(path: Path, content: bytes, mode: int) -> bool:
-    """By a file without a name until it is whole (O_TMPFILE, open(2)): a third less time, and a crash leaves nothing.
+    """Write a file that has no name until it is complete (O_TMPFILE): a third less time, and a crash leaves nothing.
 
-    False where that can't be: on a file system without such, without /proc, on macOS; or if the disk fails.
+    False if that is not possible: a file system without it, no /proc, macOS; or if the disk fails.
     """
     try:
         fd = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode)
@@ -90,7 +90,7 @@ def _create_at_once(path: Path, content: bytes, mode: int) -> bool:
     try:
         _set_mode(fd, mode)
         _write(fd, content)
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # what it links to, by linkat(2)
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # linkat(2), which follows it
     except FileExistsError:
         raise
     except OSError:
@@ -101,7 +101,7 @@ def _create_at_once(path: Path, content: bytes, mode: int) -> bool:
 
 
 def _link(made: Path, path: Path) -> None:
-    """Give a temporary file its name, or raise ``FileExistsError``. Without hard links (FAT), a rename does."""
+    """Give a temporary file its name, or raise ``FileExistsError``. Without hard links (FAT), by a rename."""
     try:
         os.link(made, path)
     except OSError as error:
@@ -113,10 +113,10 @@ def _link(made: Path, path: Path) -> None:
 
 
 def overwrite(path: Path, content: bytes) -> None:
-    """Give a file other content, whole or not at all, and keep its mode; durable on return.
+    """Replace a file's content, completely or not at all, and keep its mode; durable on return.
 
-    A few octets in place of as many are written there: one sync instead of two, and a fifth of a replacement's time.
-    A mount point is written over; what a power cut may leave of that is not known.
+    Content of the same length, up to a sector, is written in place: one sync instead of two, a fifth of the time.
+    A mount point is written over in place; what a power cut leaves of that is undefined.
     """
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -137,7 +137,7 @@ def overwrite(path: Path, content: bytes) -> None:
 
 
 def _write_over(path: Path, content: bytes) -> None:
-    """Nothing else does for a file that a container has mounted by itself: nothing can be renamed to a mount point."""
+    """For a file that is itself a mount point, as in a container: nothing can be renamed onto it."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         if os.pwrite(fd, content, 0) < len(content):
@@ -150,7 +150,7 @@ def _write_over(path: Path, content: bytes) -> None:
 
 @contextmanager
 def temporary(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
-    """A synced file beside ``path``, for linking or renaming to it; gone at the end where it still is."""
+    """A synced file beside ``path``, to be linked or renamed to it; removed at the end if it is still there."""
     fd, made = _open_temporary(path.parent, mode)
     try:
         _write(fd, content)
@@ -161,7 +161,7 @@ def temporary(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
 
 
 def _remove(made: Path) -> None:
-    with suppress(OSError):  # renamed; or a disk that fails: ``clear_stale`` comes by once a day
+    with suppress(OSError):  # it was renamed; or the disk fails: ``clear_stale`` runs once a day
         os.unlink(made)
 
 
@@ -172,12 +172,12 @@ def _write(fd: int, content: bytes) -> None:
 
 
 def told(error: OSError) -> str:
-    """What failed, and with which file where that is known."""
+    """What failed, and on which file if that is known."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
 def write_at(fd: int, content: bytes, end: int) -> None:
-    """Write all of it where a file ends, or over what comes behind; where that fails, the file ends there."""
+    """Write all of ``content`` at ``end``, over anything behind it; if that fails, truncate the file to ``end``."""
     try:
         if os.pwrite(fd, content, end) < len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -187,7 +187,7 @@ def write_at(fd: int, content: bytes, end: int) -> None:
 
 
 def _set_mode(fd: int, mode: int) -> os.stat_result:
-    """Whatever the umask is; what was there before."""
+    """Set a file's mode, whatever the umask is; its ``fstat`` from before that."""
     found = os.fstat(fd)
     if stat.S_IMODE(found.st_mode) != mode:
         os.fchmod(fd, mode)
@@ -195,8 +195,8 @@ def _set_mode(fd: int, mode: int) -> os.stat_result:
 
 
 def content(path: Path, most: int) -> bytes:
-    """What a regular file holds, its first octets where there are more."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us up
+    """The content of a regular file, up to its first ``most`` octets."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would block
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
@@ -207,17 +207,17 @@ def content(path: Path, most: int) -> bytes:
 
 
 def whole(path: Path) -> bytes:
-    """All that a file holds. Of a FIFO what is written to it, nothing where nobody does: or we would wait for ever."""
+    """All that a file holds. Of a FIFO, what its writers write; nothing if it has none, as we would wait for ever."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
         return file.read()
 
 
 def clear_stale(folder: Path) -> int:
-    """Remove the temporary files in a folder whose makers have crashed; how many."""
+    """Remove the temporary files that crashed processes left in a folder, and return how many."""
     cleared = 0
     for path in folder.glob(_TEMPORARY.format("*", "*", "*")):
-        with suppress(OSError):  # its maker is faster, or still at it
+        with suppress(OSError):  # its process has removed it, or is still using it
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -240,7 +240,7 @@ def sync(folder: Path) -> None:
 def _open_temporary(folder: Path, mode: int) -> tuple[int, Path]:
     while True:
         path = folder / _TEMPORARY.format(_program, os.getpid(), next(_number))
-        with suppress(FileExistsError):  # of a process of this number that crashed, perhaps in another container
+        with suppress(FileExistsError):  # left by a crashed worker of this program with the same PID
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
@@ -251,4 +251,4 @@ def _open_temporary(folder: Path, mode: int) -> tuple[int, Path]:
                 with suppress(OSError):
                     os.unlink(path)
                 raise
-            close(fd)  # taken for stale between the two lines above
+            close(fd)  # ``clear_stale`` removed it between its creation and the lock

@@ -1,6 +1,6 @@
-"""``KeyStock``: private keys for leaves, those that take long (RSA: 50 to 500 ms and more) made ahead.
+"""``KeyStock``: private keys for leaves; those that take long (RSA: 50 to 500 ms and more) are made ahead.
 
-Every leaf has a fresh key of its own. Keys are made on pool threads, where OpenSSL lets the others go on.
+Every leaf has a fresh key of its own. Keys are made on pool threads, with the GIL released.
 """
 
 from collections import deque
@@ -13,7 +13,7 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _CURVES: dict[str, type[ec.EllipticCurve]] = {"p256": ec.SECP256R1, "p384": ec.SECP384R1}
 _RSA_BITS = {"rsa2048": 2048, "rsa3072": 3072, "rsa4096": 4096}
 KEY_TYPES = (*_CURVES, *_RSA_BITS)
-AHEAD = 8  # RSA keys made ahead: a page that asks for many new names at once
+AHEAD = 8  # RSA keys made ahead: a page may need many new names at once
 
 
 def generate(kind: str) -> Key:
@@ -43,7 +43,7 @@ class KeyStock:
         self._keys: deque[Key] = deque()  # its append and popleft are atomic
 
     def take(self) -> Key:
-        """A key that nobody had before."""
+        """A key that was never handed out before."""
         try:
             return self._keys.popleft()
         except IndexError:

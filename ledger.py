@@ -1,8 +1,8 @@
-"""``Ledger``: the highest serial number of one CA that a store has seen; what its serial file is checked against.
+"""``Ledger``: the highest serial number of one CA that a store has seen, to check its serial file against.
 
-A serial file that was restored from an old backup, or is another's, would repeat serials. The store knows better: it
-holds the certificates. So that not all of them need be read, the highest is kept in ``<store>/.serials/<CA>``, a
-decimal integer and a newline; where that is missing (a store of another program's), the certificates are read once.
+A serial file restored from an old backup, or another CA's, would repeat serials. The store knows better: it holds the
+certificates. So that not all of them need be read, the highest is kept in ``<store>/.serials/<CA>``, a decimal integer
+and a newline; if that is missing (the store was another program's), the certificates are read once.
 
 Blocks on the disk. Written under the serial file's lock, which makes it safe between processes.
 """
@@ -23,9 +23,9 @@ from certificates import Unreadable
 from stored import MARK, MAX_FILE
 
 _LINE = re.compile(rb"([0-9]{1,48})\n\Z")
-_COUNTED = 1 << 64  # a longer one of another program's is random, and is not met by counting up
-_MANY = 10_000  # certificates: to read more takes seconds
-_CERTIFICATE = re.compile(r"\.crt(?:\.rejected.*)?\Z")  # what was moved aside was issued all the same
+_COUNTED = 1 << 64  # a larger one of another program's is random: counting up never reaches it
+_MANY = 10_000  # certificates: reading more takes seconds
+_CERTIFICATE = re.compile(r"\.crt(?:\.rejected.*)?\Z")  # certificates moved aside were issued, too
 
 
 class Ledger:
@@ -34,18 +34,18 @@ class Ledger:
     def __init__(self, root: Path, issuer: x509.Certificate) -> None:
         self._root = root
         self._issuer = issuer
-        self.own = issuer.serial_number  # a root's is used up: Firefox refuses a leaf that shares it
+        self.own = issuer.serial_number  # a root's is used already: Firefox refuses a leaf that shares it
         public = issuer.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         self._path = root / ".serials" / hashlib.sha256(public).hexdigest()[:32]
-        self._highest = 0  # that this process has taken: for a store that can't be written
+        self._highest = 0  # that this process knows: for a store that can't be written
 
     def highest(self) -> int:
-        """The highest serial that is known; 0 if none is."""
+        """The highest serial known; 0 if none is."""
         self._highest = max(self._highest, self.kept() or 0)
         return self._highest
 
     def kept(self) -> int | None:
-        """What was kept of this CA; None if nothing was."""
+        """The highest serial on file for this CA; None if there is none."""
         try:
             kept = _LINE.match(files.content(self._path, 64))
         except OSError:
@@ -53,7 +53,7 @@ class Ledger:
         return int(kept[1]) if kept is not None else None
 
     def read(self, tell: Callable[[str], None]) -> int:
-        """The highest serial in the store's certificates. No lock is needed; it may take minutes, which is told."""
+        """The highest serial in the store's certificates. Needs no lock; calls ``tell`` if it may take minutes."""
         highest = 0
         for number, path in enumerate(self._certificates()):
             if number == _MANY:
@@ -62,7 +62,7 @@ class Ledger:
         return highest
 
     def _certificates(self) -> Iterator[Path]:
-        """Not by glob, which since Python 3.13 passes over a folder that fails as over one that may not be read."""
+        """Not by glob, which since Python 3.13 skips a folder on any error, not only on a lack of permission."""
         with os.scandir(self._root) as found:
             folders = [folder.path for folder in found if len(folder.name) == 3 and folder.is_dir()]
         for folder in folders:
@@ -70,12 +70,12 @@ class Ledger:
                 yield from [Path(file.path) for file in found if _CERTIFICATE.search(file.name)]
 
     def note(self, serial: int) -> None:
-        """Keep a serial that was taken, not below any before.
+        """Record a serial that was taken, not lower than any before.
 
-        Written in one call but not synced: it counts only when the serial file, which is synced, was tampered with.
+        Written in one call but not synced: it matters only if the serial file, which is synced, was tampered with.
         """
         self._highest = serial
-        with suppress(OSError):  # the store fails: that is told where a certificate can't be stored
+        with suppress(OSError):  # a failing store is reported when a certificate can't be stored
             try:
                 fd = self._open()
             except FileNotFoundError:

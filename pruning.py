@@ -1,4 +1,4 @@
-"""A bounded store: expired and long unused certificates of certifier's own go, an operator's never."""
+"""Pruning a store: expired and long unused certificates of certifier's own are removed, an operator's never."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from store import Store
 from stored import MAX_FILE, TOUCH_SECONDS, Entry
 
 DAY_SECONDS = 86_400.0
-_SLACK = 10  # a running proxy goes a tenth below its bound, so that not each new name walks through the store
+_SLACK = 10  # a running proxy prunes to a tenth below its bound, so that not every new name causes a walk
 
 Walk = Callable[[Iterable[Entry]], Iterable[Entry]]
 
@@ -37,7 +37,7 @@ def prune(
     dry: bool = False,
     walk: Walk = lambda entries: entries,
 ) -> Pruned:
-    """Remove certificates of certifier's own: expired, unused for so many seconds, or beyond the ``keep`` latest used.
+    """Remove certificates of certifier's own: expired, unused for ``unused`` seconds, or beyond the ``keep`` last used.
 
     ``now`` is in seconds since the epoch. With ``dry`` nothing is removed. Blocks on the disk; for a pool thread.
     """
@@ -51,7 +51,7 @@ def prune(
             else:
                 doomed.append((entry, reason))
     if keep is not None:
-        # A use to come was noted by a clock that was ahead: such a one would stay, and those in use go, until then.
+        # A use in the future was noted while the clock was ahead: until then it would outrank those really in use.
         good.sort(key=lambda entry: entry.used if entry.used - now <= TOUCH_SECONDS else 0.0, reverse=True)
         doomed += [(entry, f"beyond the {keep} most recently used") for entry in good[keep:]]
         good = good[:keep]
@@ -72,26 +72,26 @@ def _reason(entry: Entry, now: float, unused: float | None) -> str | None:
 
 
 class Bound:
-    """Keeps a store to ``most`` certificates of certifier's own; with many processes on it, to about that.
+    """Keeps a store to ``most`` certificates of certifier's own, or about that many if several processes share it.
 
-    How many were made since the last count, by whichever process, is told by the serial numbers.
+    The serial numbers tell how many were made since the last count, by whichever process.
     """
 
     def __init__(self, store: Store, most: int) -> None:
         self._store = store
         self._most = most
-        self._latest = 0  # the serial number that was saved last
-        self._counted = 0  # that of the last count
+        self._latest = 0  # the serial number of the last certificate saved
+        self._counted = 0  # the same at the last count
         self._room = 0  # how many may be made until the next count
 
     def saved(self, serial: int) -> None:
-        """A certificate was stored."""
+        """Note that a certificate was stored."""
         self._latest = serial
 
     def keep(self, now: float) -> int:
-        """Prune if need be; how many were removed. Blocks on the disk, one call at a time."""
+        """Prune if necessary, and return how many were removed. Blocks on the disk; one call at a time."""
         latest = self._latest
-        if abs(latest - self._counted) < self._room:  # much lower, they are those of another CA
+        if abs(latest - self._counted) < self._room:  # abs: much lower ones are another CA's
             return 0
         held = sum(entry.ours for entry in self._store.entries())
         removed = 0

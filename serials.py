@@ -1,8 +1,8 @@
-"""``SerialFile``: the next serial number of a CA, on disk, never given twice.
+"""``SerialFile``: the next serial number of a CA, on disk, never handed out twice.
 
 The file holds a decimal integer and a newline: the *next* serial (RFC 5280 §4.1.2.2: positive, at most 20 octets).
-It is taken under ``flock`` on ``<file>.lock`` and written back before use, so no number is used twice
-by any number of threads or processes, through any crash. (A lock on the file itself does not do: it may be replaced.)
+It is taken under ``flock`` on ``<file>.lock``, and the next one is written back before use, so that no number is used
+twice, by whichever thread or process, after any crash. (A lock on the file itself would not do: it may be replaced.)
 """
 
 import os
@@ -27,11 +27,11 @@ class SerialFile:
         self._lock = self.path.with_name(self.path.name + ".lock")
 
     def create(self) -> None:
-        """Make the file, at a random start: a CA made anew must not repeat the serials of the one before."""
+        """Create the file with a random serial: a CA made anew must not repeat the serials of the one before it."""
         files.write_new(self.path, b"%d\n" % (secrets.randbits(63) + 1))
 
     def peek(self, count: int = 1) -> int:
-        """The next serial, not taken. Raises ``RetrievalError`` when the file holds none, or fewer than ``count``."""
+        """The next serial, which is not taken. Raises ``RetrievalError`` if there is none, or not ``count`` of them."""
         content = files.content(self.path, 64)
         serial = int(content) if _LINE.match(content) else 0
         if not 0 < serial <= MAX_SERIAL - count:
@@ -39,15 +39,15 @@ class SerialFile:
         return serial
 
     def check(self) -> None:
-        """See that serials can be taken: raises what ``take`` would, and takes none."""
+        """Check that serials can be taken: raises what ``take`` would, but takes none."""
         with files.locked(self._lock):
             self.peek()
             self.path.open("r+b").close()
 
     def prepare(self, ledger: Ledger, tell: Callable[[str], None], is_new: bool = False) -> None:
-        """See that the ledger knows what its store has seen: before ``take``, which can't wait for that.
+        """Make sure that the ledger knows what its store has seen, before ``take``, which can't wait for that.
 
-        Nothing, where the CA ``is_new``. What may take minutes is told.
+        If the CA ``is_new``, that is nothing. ``tell`` is called if it may take minutes.
         """
         if ledger.kept() is None:
             found = 0 if is_new else ledger.read(tell)
@@ -55,11 +55,11 @@ class SerialFile:
                 ledger.note(max(found, ledger.highest()))
 
     def take(self, ledger: Ledger, notes: list[str], count: int = 1) -> range:
-        """The next serials, taken for good before this returns; never one that the ledger knows, once it is prepared,
-        nor that of the CA's own certificate.
+        """Take the next serials, durably before this returns; never one that the ledger, once prepared, knows, nor that
+        of the CA's own certificate.
 
-        What is to be logged is added to ``notes``. Raises ``RetrievalError`` when the file holds no serial: what other
-        stores with the same CA have used can't be known then.
+        What is to be logged is added to ``notes``. Raises ``RetrievalError`` if the file holds no serial: which ones
+        other stores of the same CA have used is then unknown.
         """
         with files.locked(self._lock):
             highest = ledger.highest()

@@ -24,8 +24,8 @@ from leaf import BACKDATED, MARGIN
 from ledger import Ledger
 
 MAX_LIFE = timedelta(days=398) - timedelta(seconds=1)  # what Apple's clients accept, both ends counted
-DAYS = 45  # of a leaf's life: well under what Apple (398 days) and browsers (200) accept
-CRL_VALIDITY = timedelta(days=7)  # clients keep it so long; it never changes
+DAYS = 45  # of a leaf's life: well below what Apple (398 days) and browsers (200) accept
+CRL_VALIDITY = timedelta(days=7)  # how long clients may cache it: what it says never changes
 _MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1
 
 # The same in all leaves; made once.
@@ -45,7 +45,7 @@ _KEY_USAGE = x509.KeyUsage(
 
 
 def request(name: str, key: Key) -> tuple[bytes, x509.CertificateSigningRequest]:
-    """A fresh key for a canonical name, as PKCS#8 PEM, and the request for its certificate."""
+    """The key as PKCS#8 PEM, and a request, signed with it, for a canonical name's certificate."""
     csr = (
         x509.CertificateSigningRequestBuilder()
         .subject_name(_subject(name))
@@ -56,12 +56,12 @@ def request(name: str, key: Key) -> tuple[bytes, x509.CertificateSigningRequest]
 
 
 class Authority:
-    """Signs requests with the operator's CA, for so many days, and knows its own signatures again."""
+    """Signs requests with the operator's CA, valid for ``days`` days, and recognizes the leaves that it signed."""
 
     def __init__(self, files: CaFiles, ledger: Ledger, days: int = DAYS, crl_url: str | None = None) -> None:
         default_backend()  # loads what signing needs: the first signature may find no file descriptor left for that
         self._files = files
-        # Each costs a sync: threads that want one at the same time share them.
+        # Taking one costs a sync: threads that want one at the same time share it.
         self._serials = Batch[int](lambda count, notes: files.serials.take(ledger, notes, count))
         self._lifetime = timedelta(days=days)
         self._points = _distribution_points(crl_url) if crl_url is not None else None
@@ -73,10 +73,10 @@ class Authority:
         self._chain = b"".join(c.public_bytes(Encoding.PEM) for c in files.chain)
 
     def sign(self, csr: x509.CertificateSigningRequest, name: str, now: datetime, notes: list[str]) -> bytes:
-        """The leaf for a request and the CA's intermediates behind it, as PEM. What is to be logged goes to ``notes``.
+        """The leaf for a request, followed by the CA's intermediates, as PEM. What is to be logged goes to ``notes``.
 
-        Raises ``RetrievalError`` if the request is not signed by the key it holds or asks for anything but
-        exactly this name, and ``OSError`` from the serial file.
+        Raises ``RetrievalError`` if the request is not signed with the key it holds or asks for anything but
+        exactly this name, or if the CA is about to expire; and ``OSError`` from the serial file.
         """
         san, subject = _san(name), _subject(name)
         asked = certificates.extension(csr, x509.SubjectAlternativeName)
@@ -108,24 +108,24 @@ class Authority:
         return leaf.public_bytes(Encoding.PEM) + self._chain
 
     def fault(self, leaf: x509.Certificate, behind: Sequence[x509.Certificate]) -> str | None:
-        """Why a leaf that certifier made is not what would be made now, as the end of a sentence; None if it is.
+        """Why a leaf that certifier made is not as it would be made now, as the end of a sentence; None if it is.
 
-        ``behind`` it are the intermediates that it would be sent with.
+        ``behind`` are the intermediates that would be sent after it.
         """
         if not self.signed(leaf):
             return "it was signed by another CA"
-        if tuple(behind) != self._files.chain:  # an intermediate that was missing, perhaps, or was issued anew
+        if tuple(behind) != self._files.chain:  # perhaps one was missing, or was reissued
             return "its intermediate certificates are not the CA's"
-        # By another one, OpenSSL and others would not find its issuer.
+        # By another identifier, OpenSSL and others would not find the leaf's issuer.
         if certificates.extension(leaf, x509.AuthorityKeyIdentifier) != self._aki:
             return "the CA's certificate has another key identifier now"
         points = certificates.extension(leaf, x509.CRLDistributionPoints)
         return None if points == self._points else "its CRL distribution point is not that of --crl-url"
 
     def revocation_list(self, now: datetime) -> bytes:
-        """A CRL (RFC 5280 §5) as DER that revokes nothing: what Windows clients ask for before they trust a leaf.
+        """A CRL (RFC 5280 §5) that revokes nothing, as DER: Windows clients fetch one before they trust a leaf.
 
-        Raises ``RetrievalError`` where the CA may not sign one, or has ended.
+        Raises ``RetrievalError`` if the CA may not sign one, or has expired.
         """
         if not self._files.signs_crls:
             raise RetrievalError("the CA certificate may not sign a CRL: its keyUsage lacks cRLSign")
@@ -143,7 +143,7 @@ class Authority:
         return crl.public_bytes(Encoding.DER)
 
     def check_end(self, now: datetime, margin: timedelta = MARGIN) -> None:
-        """Raise ``RetrievalError`` where the CA's end is too near: a leaf that ends with it would not be served."""
+        """Raise ``RetrievalError`` if the CA expires too soon: a leaf expires no later, and would not be served."""
         end = self._files.certificate.not_valid_after_utc
         if now >= end - margin:
             raise RetrievalError(

@@ -16,20 +16,20 @@ from pathlib import Path
 import files
 from stored import MARK, Entry, Stored, is_ours, keep_use, note_use
 
-MAX_STEM = 200  # octets of a name that is stored: with suffixes it must stay under NAME_MAX (255)
+MAX_STEM = 200  # octets of a name that can be stored: with suffixes it must stay below NAME_MAX (255)
 
-Stamp = tuple[tuple[int, int, int] | None, ...]  # inode, mtime (ns) and size of each file that may count for a name
+Stamp = tuple[tuple[int, int, int] | None, ...]  # inode, mtime (ns) and size of each file that is looked up for a name
 Failures = list[tuple[Path, OSError]]  # what can't be read, and why
 
 
 class Occupied(OSError):
-    """What stands where a certificate shall be stored can't be read: no fault of the store's."""
+    """Something unreadable is in the place of a certificate to be stored, which is no fault of the store's."""
 
 
 class Store:
-    """The directory ``root``, made (0700) if missing. Raises ``OSError`` if that, or writing to it, fails.
+    """The directory ``root``, created (0700) if missing. Raises ``OSError`` if that, or writing to it, fails.
 
-    Without ``create`` it must be there, and need not be writable.
+    Without ``create`` it must exist, and need not be writable.
     """
 
     def __init__(self, root: str | os.PathLike[str], create: bool = True) -> None:
@@ -42,35 +42,35 @@ class Store:
             pass
 
     def probe(self, write: bool) -> None:
-        """Try whether it can be read or, leaving nothing behind, be written. Raises ``OSError``."""
+        """Check that it can be read and, if asked, written, leaving nothing behind. Raises ``OSError``."""
         os.scandir(self.root).close()
         if write:
             with files.temporary(self.root / "probe", b"x"):
                 pass
 
     def clear_stale(self) -> int:
-        """Remove the temporary files that a crash left behind; how many. Takes a while in a large store."""
+        """Remove the temporary files that a crash left behind, and return how many. Takes a while in a large store."""
         return sum(files.clear_stale(folder) for folder in (self.root, *self._folders()))
 
     def entries(self) -> Iterator[Entry]:
-        """All certificates in the store, in no order; what is gone is left out. Takes a while in a large one."""
+        """All certificates in the store, in no order, without those gone meanwhile. Takes a while in a large one."""
         for path in self.paths():
             with suppress(OSError):
                 yield Entry.of(path)
 
     def paths(self) -> Iterator[Path]:
-        """Where all certificates stand, in no order."""
+        """The paths of all certificates, in no order."""
         for folder in self._folders():
             with suppress(OSError), os.scandir(folder) as found:
                 yield from [Path(file.path) for file in found if file.name.endswith(".crt")]
 
     def _folders(self) -> list[Path]:
-        """Where certificates may stand; not what a symbolic link leads to, out of the store perhaps."""
+        """The folders that may hold certificates; no symbolic links, which may lead out of the store."""
         with os.scandir(self.root) as found:
             return [Path(f.path) for f in found if len(f.name) == 3 and f.is_dir(follow_symlinks=False)]
 
     def remove(self, entry: Entry) -> bool:
-        """Remove a certificate of certifier's own; whether it was still what the entry says."""
+        """Remove a certificate of certifier's own, unless it has changed since it was found; whether it was removed."""
         with self._lock(), suppress(OSError):
             if entry.is_unchanged():
                 entry.path.unlink()
@@ -78,19 +78,19 @@ class Store:
         return False
 
     def touch(self, stored: Stored, now: float) -> None:
-        """Note that a certificate of certifier's own is used; an operator's file is not touched."""
+        """Note the use of a certificate of certifier's own; an operator's file is not touched."""
         if stored.ours:
             note_use(stored.path, now)
 
     def path(self, name: str) -> Path | None:
-        """Where the certificate of a canonical name stands; None for a name too long for a file."""
+        """The path of a canonical name's certificate; None for a name too long for a file."""
         return _path(self.root, name)
 
     def load(self, name: str, failures: Failures | None = None) -> list[Stored]:
-        """What is stored for the name, in the order to be tried. What can't be read goes to ``failures``, or is raised.
+        """What is stored for the name, in the order to try it. Read errors are added to ``failures``, or else raised.
 
-        1. an operator's file for the name; 2. an operator's for the wildcard (``_.example.com.crt`` is that of
-        ``*.example.com``) one label above; 3. certifier's own.
+        1. an operator's file for the name; 2. an operator's file for the wildcard that replaces the first label
+        (``_.example.com.crt`` is that of ``*.example.com``); 3. certifier's own.
         """
         found = []
         for path in self._paths(name):
@@ -106,29 +106,29 @@ class Store:
         return sorted(found, key=lambda stored: stored.ours)
 
     def holds(self, name: str) -> bool:
-        """Whether anything is where ``load`` looks, be it what it may."""
+        """Whether anything at all is where ``load`` looks."""
         return any(os.path.lexists(path) for path in self._paths(name))
 
     def read(self, path: Path) -> Stored:
-        """A certificate that must be there. Raises ``OSError``."""
+        """A certificate that must exist. Raises ``OSError``."""
         stored = Stored.load(path)
         if stored is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return stored
 
     def stamp(self, name: str) -> Stamp:
-        """What changes when a file that counts for the name is placed, replaced or removed."""
+        """A value that changes when a file that counts for the name is placed, replaced or removed."""
         return tuple(_stamp(file) for path in self._paths(name) for file in (str(path), f"{str(path)[:-4]}.key"))
 
     def stamp_again(self, name: str, stamp: Stamp) -> Stamp:
-        """The stamp after ``save``: what others placed since it was taken is still to be noticed."""
+        """The stamp after ``save``, new for the saved file only: what others placed meanwhile must still be noticed."""
         path = self.path(name)
         return stamp if path is None else (_stamp(str(path)), *stamp[1:])
 
     def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
-        """Look at the files of a name in use: the stamp to compare with next time, None when they have changed.
+        """Check the files of a name in use: the stamp to compare with next time, None if they have changed.
 
-        With ``ours``, certifier's own certificate is in use: that its file was touched or pruned changes nothing.
+        With ``ours``, certifier's own certificate is in use: that is noted, and a touched or pruned file is no change.
         """
         path = self.path(name)
         if ours and path is not None:
@@ -148,11 +148,11 @@ class Store:
         return [path for path in (self.path(name), wildcard) if path is not None]
 
     def save(self, name: str, pem: bytes, replacing: Stored | None = None, used: bool = True) -> Stored | None:
-        """Store a certificate that certifier made; what the store holds for the name afterwards.
+        """Store a certificate that certifier made; return what the store holds for the name afterwards.
 
-        Where it held nothing, the first of several processes wins and the others get the winner's; where it
-        held ``replacing``, the same: a file that changed meanwhile stays. None: not stored, the name is too long.
-        Unless it is ``used`` now, the time of last use is that of what it replaces. Raises ``Occupied``.
+        If nothing was stored, the first of several processes wins and the others get the winner's. Likewise if it is
+        ``replacing`` a file: one that has changed meanwhile stays. None if the name is too long to be stored.
+        Unless it is ``used`` now, it inherits the time of last use from what it replaces. Raises ``Occupied``.
         """
         path = self.path(name)
         if path is None:
@@ -162,7 +162,7 @@ class Store:
         except FileExistsError:
             _refuse_link(path.parent)
         new = Stored(MARK + pem, True, path)
-        # The folder is not synced: what a power cut takes back is made again, with a serial of its own.
+        # The folder is not synced: a certificate lost in a power cut is made again, with a new serial.
         if replacing is None:
             try:
                 files.create(path, new.pem)
@@ -210,13 +210,13 @@ def _path(root: Path, name: str) -> Path | None:
     if len(name) > MAX_STEM:
         return None
     if "/" in name or "\0" in name or name.startswith("."):
-        raise ValueError("not a canonical name")  # names.py lets none through: this is the second lock
+        raise ValueError("not a canonical name")  # names.py lets none through: this is a second line of defence
     digest = hashlib.md5(name.encode("ascii"), usedforsecurity=False).hexdigest()
     return root / digest[:3] / f"{name}.crt"
 
 
 def _refuse_link(folder: Path) -> None:
-    """Raise ``NotADirectoryError`` for a symbolic link: what is changed behind it may be outside of the store."""
+    """Raise ``NotADirectoryError`` for a symbolic link: changes made through it may hit files outside the store."""
     if folder.is_symlink():
         raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a symbolic link")
 
@@ -230,5 +230,5 @@ def _stamp(path: str) -> tuple[int, int, int] | None:
 
 
 def _free(path: Path) -> Path:
-    """The path, or with a number behind it where that is taken: nothing set aside is ever overwritten."""
+    """The path, with a number appended if it is taken: nothing moved aside is ever overwritten."""
     return next(p for n in count() if not os.path.lexists(p := path.with_name(f"{path.name}.{n}") if n else path))

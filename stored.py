@@ -1,7 +1,7 @@
-"""``Stored``: a certificate's file in the store, and ``Entry``: the same as found in a walk.
+"""``Stored``: a certificate's file in the store, and ``Entry``: one that was found in a walk through it.
 
 A file that certifier wrote begins with ``MARK`` (explanatory text before the PEM, RFC 7468 §2). One without it is an
-operator's: never overwritten, at most moved aside. What a PEM holds is not looked at here.
+operator's: never overwritten, at most moved aside. The contents of the PEM are not examined here.
 """
 
 import codecs
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import files
 
 MARK = b"Made by certifier, which may replace or remove it. Remove this line to keep it.\n"
-MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger; a file that is, is no certificate
-TOUCH_SECONDS = 3600.0  # how exactly the time of last use is kept: not a write a connection
+MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger
+TOUCH_SECONDS = 3600.0  # the precision of the time of last use: it must not cost a write per connection
 
 
 class Stored(NamedTuple):
-    """A certificate's file, an operator's ``.key`` file behind it."""
+    """A certificate's file, with an operator's ``.key`` file appended if it holds no key."""
 
     pem: bytes
     ours: bool
@@ -26,25 +26,25 @@ class Stored(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> "Stored | None":
-        """What stands there, None for nothing. Raises ``OSError``."""
+        """What is stored at ``path``; None if there is no file. Raises ``OSError``."""
         pem = _content(path)
         if pem is None:
             return None
         if pem.startswith(MARK):
             return cls(pem, True, path)
         if b"PRIVATE KEY-----" not in pem and (key := _content(path.with_suffix(".key"))) is not None:
-            pem += b"\n" + key.removeprefix(codecs.BOM_UTF8)  # which OpenSSL passes over at the begin of a file alone
+            pem += b"\n" + key.removeprefix(codecs.BOM_UTF8)  # OpenSSL skips a BOM only at the start of a file
         return cls(pem, False, path)
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether it is for the names below one, and may be for some of them only."""
+        """Whether it is stored for all names below one, though it may cover only some of them."""
         return self.path.name.startswith("_.")
 
     def age(self, now: float) -> float:
-        """Seconds since one of its files was last written or came to stand there: somebody may still be at it.
+        """Seconds since one of its files was last written or put in place: somebody may still be working on it.
 
-        ``now`` since the epoch. A copy may keep the time of its origin (``cp -p``, ``rsync -a``); a link has its own.
+        ``now`` since the epoch. A copy may keep the mtime (``cp -p``, ``rsync -a``), not the ctime; a link has its own.
         """
         times: list[float] = []
         for file in (self.path, self.path.with_suffix(".key")):
@@ -53,9 +53,9 @@ class Stored(NamedTuple):
         return now - max(times, default=0.0)
 
     def placed(self) -> float:
-        """When the file came to stand there, or was last touched, since the epoch; 0.0 where it is gone.
+        """When the file was put in place or last touched, in seconds since the epoch; 0.0 if it is gone.
 
-        The time of change: a renewal carries the time of last use over, this one nobody can set.
+        This is the ctime, which nobody can set; a renewal carries the mtime over, as the time of last use.
         """
         try:
             return self.path.stat().st_ctime
@@ -69,41 +69,41 @@ class Entry(NamedTuple):
     path: Path
     ours: bool
     size: int  # octets
-    used: float  # seconds since the epoch: of certifier's own, when last used, to the hour; else when last written
+    used: float  # seconds since the epoch: the last use, to the hour, of certifier's own; the last write of others
     inode: int
 
     @classmethod
     def of(cls, path: Path) -> "Entry":
-        """The entry of a file. Raises ``OSError`` when it is gone."""
+        """The entry of a file. Raises ``OSError`` if it is gone."""
         found = path.stat()
         try:
             ours = is_ours(path)
         except OSError:
-            ours = False  # what can't be read is nobody's to remove
+            ours = False  # what can't be read must not be removed
         return cls(path, ours, found.st_size, found.st_mtime, found.st_ino)
 
     def is_unchanged(self) -> bool:
-        """Whether it is still the file that was found, and certifier's own. Raises ``OSError`` when it is gone."""
+        """Whether it is still the file that was found, and certifier's own. Raises ``OSError`` if it is gone."""
         found = self.path.stat()
         return (found.st_ino, found.st_mtime) == (self.inode, self.used) and is_ours(self.path)
 
     @property
     def name(self) -> str:
-        """The name that it is the certificate of; a wildcard as ``*.example.com``."""
+        """The name that it is stored for; a wildcard as ``*.example.com``."""
         stem = self.path.name.removesuffix(".crt")
         return f"*{stem[1:]}" if stem.startswith("_.") else stem
 
 
 def _content(path: Path) -> bytes | None:
-    """What a file holds, None for nothing. Raises ``OSError``, with the file's name."""
+    """A file's content, None if there is no file. Raises ``OSError`` with the file's name."""
     try:
         return files.content(path, MAX_FILE)
     except FileNotFoundError:
         try:
-            path.lstat()  # not is_symlink, for which nothing fails since Python 3.14
+            path.lstat()  # not is_symlink, which hides all errors since Python 3.14
         except FileNotFoundError:
             return None
-        return files.content(path, MAX_FILE)  # come meanwhile; or fails again: a link to nowhere, something is meant
+        return files.content(path, MAX_FILE)  # it has appeared; or it fails again: a dangling link is an error
 
 
 def is_ours(path: Path) -> bool:
@@ -112,13 +112,13 @@ def is_ours(path: Path) -> bool:
 
 
 def keep_use(path: Path, new: Path) -> None:
-    """Give the file that shall stand in a certificate's place the time of last use of that one."""
-    with suppress(OSError):  # as below
+    """Give the file that is to replace a certificate its time of last use."""
+    with suppress(OSError):  # as in ``note_use``
         os.utime(new, ns=(path.stat().st_mtime_ns,) * 2)
 
 
 def note_use(path: Path, now: float) -> None:
     """Set the time of last use of a certificate of certifier's own; ``now`` since the epoch."""
-    with suppress(OSError):  # gone, or a store that can't be written: use is not worth an error
-        if abs(now - path.lstat().st_mtime) > TOUCH_SECONDS and is_ours(path):  # the clock may have been ahead
+    with suppress(OSError):  # it is gone, or the store can't be written: noting its use is not worth an error
+        if abs(now - path.lstat().st_mtime) > TOUCH_SECONDS and is_ours(path):  # abs: the clock may have been ahead
             os.utime(path, (now, now), follow_symlinks=False)  # a link may lead out of the store

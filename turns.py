@@ -1,4 +1,4 @@
-"""``Turns``: who may do what takes a thread, now or after a wait."""
+"""``Turns``: who may do something that takes a thread, now or after a wait."""
 
 import time
 
@@ -6,16 +6,16 @@ from gevent.lock import Semaphore
 
 
 class Turns:
-    """So many in all, and of those so many of each client: who asks on and on must not keep the others out."""
+    """At most ``most`` turns in all, and ``share`` per client, so that no client can keep the others out."""
 
     def __init__(self, most: int, share: int) -> None:
         self._all = Semaphore(most)
         self._share = share
         self._shares: dict[str, Semaphore] = {}
-        self._users: dict[str, int] = {}  # who have a turn of a client's, or wait for one
+        self._users: dict[str, int] = {}  # how many of a client's have a turn or wait for one
 
     def take(self, client: str, deadline: float) -> bool:
-        """Wait for a turn, until ``deadline`` in ``time.monotonic()`` seconds; whether there is one."""
+        """Wait for a turn until ``deadline``, in ``time.monotonic()`` seconds; whether it was granted."""
         self._users[client] = self._users.get(client, 0) + 1
         share = self._shares.setdefault(client, Semaphore(self._share))
         taken = False
@@ -32,7 +32,7 @@ class Turns:
         return taken
 
     def give_back(self, client: str) -> None:
-        """A turn is over."""
+        """End a turn."""
         self._all.release()
         self._shares[client].release()
         self._left(client)

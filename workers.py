@@ -1,6 +1,6 @@
-"""``Workers``: the pool of threads for what would stall the hub: disk, keys, signatures, PEM.
+"""``Workers``: the pool of threads for work that would stall the hub: disk, keys, signatures, PEM.
 
-Work gets plain values and returns plain values: no gevent object, no logging, no ``threading`` object on its thread.
+Work takes and returns plain values; on its thread it uses no gevent objects, no logging, no ``threading`` objects.
 """
 
 from collections.abc import Callable
@@ -15,30 +15,30 @@ R = TypeVar("R")
 
 
 class Workers:
-    """At most ``threads`` pieces of work at once; more wait their turn."""
+    """Runs at most ``threads`` pieces of work at once; others wait for their turn."""
 
     def __init__(self, threads: int = 4) -> None:
         self._pool = ThreadPool(threads)
 
     def run(self, work: Callable[P, R], *arguments: P.args, **keywords: P.kwargs) -> R:
-        """Do it on a thread while other greenlets go on; its result or its exception.
+        """Run ``work`` on a pool thread while other greenlets go on; returns its result or raises its exception.
 
-        Raises ``OutOfResources`` where the system gives no thread.
+        Raises ``OutOfResources`` if no thread can be started.
         """
         try:
             outcome: R | Exception = self._pool.apply(_outcome, (work, arguments, keywords))
-        except RuntimeError as error:  # as threads are started on demand
+        except RuntimeError as error:  # threads are started on demand
             raise OutOfResources(f"certifier can't start a thread: {error}") from error
         if isinstance(outcome, Exception):
             try:
                 raise outcome
             finally:
-                del outcome  # its traceback holds this frame
+                del outcome  # its traceback refers to this frame: a cycle
         return outcome
 
 
 def _outcome(work: Callable[..., R], arguments: tuple[object, ...], keywords: dict[str, object]) -> R | Exception:
-    """The exception as a value: gevent's pool prints those that are raised."""
+    """The result of the work, or its exception as a value: gevent's pool prints any that is raised."""
     try:
         return work(*arguments, **keywords)
     except Exception as error:  # the top of this thread's work
