@@ -1,4 +1,4 @@
-"""``Assets``: the files of the page, read once. The HTML has places, ``{{so}}``, for what is said of this proxy."""
+"""``Assets``: the files of the page, read once. The HTML has placeholders, ``{{name}}``, for facts about this proxy."""
 
 import hashlib
 import html
@@ -40,11 +40,11 @@ class Assets:
             raise UsageError(f"the page's files in {folder} are incomplete: {error}") from error
 
     def find(self, path: str) -> Asset | None:
-        """The file that a path names."""
+        """The file at a path of the site, if there is one."""
         return self._files.get(path)
 
     def index(self, said: dict[str, str], trust: bool) -> Asset:
-        """The page, with what is said in its places; ``trust``: with how to trust the CA."""
+        """The page with ``said`` in its placeholders; with ``trust``, it explains how to trust the CA."""
         text = self._fragments["index.html"]
         text = text.replace("{{trust}}", self._fragments["trust.html" if trust else "no-ca.html"])
         text = _PLACE.sub(lambda match: html.escape(said.get(match[1], "")), text)

@@ -1,8 +1,8 @@
-"""``Board``: what this process does now and did lately, for the page and the metrics: counts, samples, latest rows.
+"""``Board``: what this process is doing and did lately, for the page and the metrics: counts, samples, latest rows.
 
-In memory and bounded. Counting costs some microseconds a tunnel, and no timer: a second is sampled when the first thing
-after it happens, or somebody asks; with nobody looking and nothing happening, nothing runs. Everything runs on the hub,
-so counting needs no lock. Moments are seconds since the epoch.
+In memory and bounded. Counting costs some microseconds per tunnel, and no timer: a second is sampled at the first event
+after it, or when somebody asks; if nothing happens and nobody looks, nothing runs. Everything runs on the hub's thread,
+so counting needs no lock. Times are seconds since the epoch.
 """
 
 import secrets
@@ -20,18 +20,18 @@ from meter import Meter
 from record import Record
 from snapshot import LATE_SECONDS, MAX_OPEN, MAX_ROWS, Counts, Cursor, Kept, Row, Sample
 
-LOOKED_SECONDS = 10.0  # somebody who looked so long ago may be between two pages, and still there
-MAX_LABELS = 64  # of one count: what is counted by has fewer, and a slip must not become a leak
+LOOKED_SECONDS = 10.0  # a viewer last seen this long ago may be between two requests, and still there
+MAX_LABELS = 64  # per count: more than there should ever be, lest a bug become a leak
 _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"))
 
-Latest = deque[tuple[int, Callable[[], Row]]]  # rows, each with the number of the event that it came by
+Latest = deque[tuple[int, Callable[[], Row]]]  # rows to be made, each with the number of its event
 
 
 class Board:
-    """Of one process, which ``name`` tells from the others. It is an ``exchange.Observer``, too.
+    """The board of one process, which is identified by ``name``. It is also an ``exchange.Observer``.
 
-    ``kept`` is what another process had counted, whose place this one takes. ``stirred`` is called whenever something
-    is counted. Who relays adds to ``meter``.
+    ``kept`` is what the process whose place this one takes had counted. ``stirred`` is called whenever something is
+    counted. Those who relay add to ``meter``.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Board:
         stirred: Callable[[], object] | None = None,
     ) -> None:
         self.name = name or secrets.token_hex(4)
-        self.events = 0  # number of the latest
+        self.events = 0  # number of the latest one
         self.meter = Meter()
         self.histograms = {"retrieval": Histogram(), "dial": Histogram(), "first_byte": Histogram()}
         self._clock = clock
         self._stirred = stirred
         self._started = clock()
-        self._cpu = 0.0  # seconds that others had used before
+        self._cpu = 0.0  # seconds used by the processes before this one, in its place
         self._counts: Counts = {
             "connections": {"accepted": 0}, "tunnels": {}, "plain": {}, "retrievals": {}, "refusals": {}, "requests": {}
         }  # fmt: skip
@@ -71,18 +71,18 @@ class Board:
             histogram.add(kept["histograms"][name])
 
     def connected(self) -> None:
-        """A connection was accepted."""
+        """Count an accepted connection."""
         self._stir(self._clock())
         self._counts["connections"]["accepted"] += 1
 
     def opened(self, record: Record) -> int:
-        """A tunnel or request begins; the number to say that it is over by."""
+        """Note that a tunnel or request begins; the number to be given to ``closed``."""
         number = next(self._number)
         self._open[number] = record
         return number
 
     def closed(self, number: int) -> None:
-        """It is over, and its record is written."""
+        """Note that it has ended, and that its record is complete."""
         record = self._open.pop(number)
         if record.kind == "page":
             return
@@ -99,21 +99,21 @@ class Board:
             self._refusals.append(entry)
 
     def dialled(self, seconds: float) -> None:
-        """An origin was looked up and dialled."""
+        """Count the look-up and dialling of an origin."""
         self.histograms["dial"].observe(seconds)
 
     def retrieved(self, source: str, seconds: float | None = None) -> None:
-        """A context came from ``memory``, ``disk``, was ``made``, ``renewed``, is ``none``, or ``failed``; how fast."""
+        """Count a context: ``memory``, ``disk``, ``made``, ``renewed``, ``none`` or ``failed``; and the time taken."""
         self._stir(self._clock())
         self._count("retrievals", source)
         if seconds is not None:
             self.histograms["retrieval"].observe(seconds)
 
     def request(self, exchange: Exchange) -> None:
-        """Nothing is told of an exchange before its end."""
+        """Count nothing: an exchange is counted at its end."""
 
     def ended(self, exchange: Exchange) -> None:
-        """An exchange is over."""
+        """Count an exchange that has ended."""
         method = exchange.method if exchange.method in _METHODS else "other"
         status = exchange.status if exchange.status is not None and 100 <= exchange.status < 600 else None
         self._stir(self._clock())
@@ -127,7 +127,7 @@ class Board:
         self._requests.append((self.events, row))
 
     def noted(self, connection: Connection, what: str) -> None:
-        """That a connection is not looked at any more is for the log."""
+        """Count nothing: that a connection is no longer observed is for the log alone."""
 
     @property
     def tunnels(self) -> int:
@@ -136,7 +136,7 @@ class Board:
 
     @property
     def looked_at(self) -> bool:
-        """Whether somebody looks at rows: then it is worth to look into tunnels for requests."""
+        """Whether somebody is looking at rows, so that it is worth observing the requests in tunnels."""
         return 0 <= self._clock() - self._looked < LOOKED_SECONDS
 
     def kept(self) -> Kept:
@@ -150,7 +150,7 @@ class Board:
         }
 
     def history(self, since: Cursor) -> list[Sample]:
-        """The samples of the last minutes that are news, or that others may still add to."""
+        """The samples of the last minutes that are new, or that other processes may still add to."""
         self._history.sample(int(self._clock()), self._sums())
         return self._history.after(since.at - LATE_SECONDS)
 
@@ -161,7 +161,7 @@ class Board:
         return [rows.of_record(r, f"{self.name}-{n}", now - _age(r), None) for n, r in newest][::-1]
 
     def latest(self, since: Cursor) -> dict[str, list[Row]]:
-        """The latest rows that are news, the oldest first."""
+        """The latest rows that are new, the oldest first."""
         self._looked = self._clock()
         seen = dict(since.seen).get(self.name, 0)
         kinds = {"tunnels": self._tunnels, "requests": self._requests, "refusals": self._refusals}
@@ -174,7 +174,7 @@ class Board:
         counts[label] = counts.get(label, 0) + 1
 
     def _stir(self, now: float) -> None:
-        """Something is about to be counted."""
+        """To be called before something is counted: the seconds before it are sampled first."""
         if int(now) != self._history.second:
             self._history.sample(int(now), self._sums())
         if self._stirred is not None:

@@ -1,7 +1,7 @@
-"""``Channels``: questions from each of several processes to each, and their answers.
+"""``Channels``: questions between several processes, and their answers.
 
-A question is a datagram that brings a socket to answer on. So there is no path that others could find, or that a
-crash leaves; an answer has no bound but its end; and the successor of a process that died finds the questions to it.
+A question is a datagram that carries a socket to answer on. So there is no path that others could find, or that a crash
+leaves behind; an answer may be of any length; and the successor of a dead process finds the questions sent to it.
 Deadlines are ``time.monotonic()`` seconds, which are the same in all processes of a machine.
 """
 
@@ -23,7 +23,7 @@ log = logging.getLogger("certifier.channels")
 
 
 class Channels:
-    """One to each of so many processes, made before they are forked."""
+    """One channel to each of ``count`` processes, to be made before they are forked."""
 
     def __init__(self, count: int) -> None:
         self._pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(count)]
@@ -31,7 +31,7 @@ class Channels:
             asking.settimeout(0.0)
 
     def close(self) -> None:
-        """In this process, ask and answer no more."""
+        """Stop asking and answering, in this process."""
         for pair in self._pairs:
             for end in pair:
                 end.close()
@@ -40,9 +40,9 @@ class Channels:
         return len(self._pairs)
 
     def ask(self, number: int, question: bytes, deadline: float) -> bytes | None:
-        """What process ``number`` answers; None if it does not by the deadline, or has hundreds of questions waiting.
+        """The answer of process ``number``; None if none comes by the deadline, or hundreds of questions are queued.
 
-        An answer may be cut short, by the death of who gives it.
+        An answer may be cut short if that process dies.
         """
         try:
             ours, theirs = socket.socketpair()
@@ -60,7 +60,7 @@ class Channels:
             return None
 
     def serve(self, number: int, answer: Callable[[bytes], bytes]) -> None:
-        """Answer what process ``number`` is asked, until ``close``."""
+        """Answer the questions to process ``number``, until ``close``."""
         asked = self._pairs[number][1]
         while True:
             try:
@@ -72,15 +72,15 @@ class Channels:
                 gevent.sleep(1.0)
                 continue
             until, _, question = message.partition(b" ")
-            for descriptor in found:  # none where we are out of them: then who asked finds the end
+            for descriptor in found:  # none if we are out of descriptors: the asker then reads EOF
                 gevent.spawn(_reply, socket.socket(fileno=descriptor), float(until), question, answer)
 
 
 def _reply(sock: socket.socket, deadline: float, question: bytes, answer: Callable[[bytes], bytes]) -> None:
-    """Answer, unless who asked waits no more: a process that was stopped finds many such when it goes on."""
+    """Answer, unless the asker no longer waits: a process that was stopped finds many such questions on resuming."""
     with sock:
         if time.monotonic() < deadline:
             said = answer(question)
-            with suppress(OSError):  # who asked has left
+            with suppress(OSError):  # the asker has left
                 sockets.arm(sock, deadline)
                 sock.sendall(said)

@@ -1,4 +1,4 @@
-"""``Downloads``: the CA in the forms in which clients take it: PEM, DER, an Apple profile, and its CRL."""
+"""``Downloads``: the CA in the forms that clients accept: PEM, DER, an Apple profile; and its CRL."""
 
 import plistlib
 import time
@@ -14,11 +14,11 @@ from cryptography.x509.oid import NameOID
 from signer import Authority
 from workers import Workers
 
-_CRL_SECONDS = 3600.0  # a CRL is signed at most so often, whoever asks
+_CRL_SECONDS = 3600.0  # a CRL is signed at most this often, however many ask
 
 
 class Downloads:
-    """Of one CA. ``clock`` gives seconds since the epoch."""
+    """The downloads of one CA. ``clock`` gives seconds since the epoch."""
 
     def __init__(
         self,
@@ -40,16 +40,16 @@ class Downloads:
         self._crl: tuple[float, bytes] | None = None
 
     def revocation_list(self) -> bytes:
-        """The CRL as DER, signed once an hour. Waits; raises ``RetrievalError`` where the CA may not sign one."""
+        """The CRL as DER, signed at most once an hour. Waits; raises ``RetrievalError`` if the CA can't sign one."""
         now = self._clock()
-        if self._crl is None or not 0 <= now - self._crl[0] < _CRL_SECONDS:  # it may be of a clock that was ahead
+        if self._crl is None or not 0 <= now - self._crl[0] < _CRL_SECONDS:  # the clock may have been ahead
             crl = self._workers.run(self._authority.revocation_list, datetime.fromtimestamp(now, UTC))
             self._crl = now, crl
         return self._crl[1]
 
 
 def _name_of(certificate: x509.Certificate) -> str:
-    """For people. What can't be printed, as of an arrow key in the dialogue of ``openssl req``, no profile takes."""
+    """Its display name, printable: control characters, as of arrow keys typed into ``openssl req``, break a profile."""
     common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     name = str(common[0].value) if common else certificate.subject.rfc4514_string()
     return "".join(character if character.isprintable() else "\ufffd" for character in name)
@@ -58,7 +58,7 @@ def _name_of(certificate: x509.Certificate) -> str:
 def _profile(der: bytes, name: str, digest: bytes) -> bytes:
     """A configuration profile for iOS and macOS that holds the certificate and nothing else.
 
-    Its identifiers come from the certificate: installed again, it replaces itself.
+    Its identifiers are derived from the certificate, so that it replaces itself when installed again.
     """
 
     def identity(what: str) -> dict[str, object]:

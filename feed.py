@@ -1,6 +1,6 @@
-"""``Feed``: wakes those who look at live data, once a second. At most so many, and nobody waits for a slow one.
+"""``Feed``: wakes the viewers of live data, once a second. Their number is bounded, and nobody waits for a slow one.
 
-No data passes here: each asks for what is news to it, and who comes late finds only the latest rows.
+No data passes here: each viewer asks for what is new to it, and one that is late finds only the latest rows.
 """
 
 import time
@@ -15,7 +15,7 @@ MAX_ONLOOKERS = 16  # each costs a connection, and some milliseconds of CPU a se
 
 
 class Feed:
-    """The ticks of one process: each a little after a second of the ``clock`` begins, and can be told."""
+    """The ticks of one process, each a little after a second of the ``clock`` has ended and can be reported."""
 
     def __init__(self, most: int = MAX_ONLOOKERS, clock: Callable[[], float] = time.time) -> None:
         self._most = most
@@ -25,7 +25,7 @@ class Feed:
 
     @contextmanager
     def look(self) -> Iterator[Iterator[None]]:
-        """Yields an iterator that gives one item at once, and one after each tick that it waited for.
+        """Yields an iterator that gives one item at once, and then waits for a tick before each further one.
 
         Raises ``TooManyOnlookers``.
         """
@@ -38,7 +38,7 @@ class Feed:
             self.onlookers -= 1
 
     def close(self) -> None:
-        """There will be no more: whoever looks comes to an end."""
+        """Stop ticking: the iterators of all viewers end."""
         self._closed.set()
 
     def _ticks(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""``Health``: whether certificates can be served now, by the CA and the store; looked at every few seconds at most."""
+"""``Health``: whether CA and store are able to serve certificates now; checked every few seconds at most."""
 
 import time
 from collections.abc import Callable
@@ -10,12 +10,12 @@ from errors import OutOfResources
 from issuance import Issuance
 from workers import Workers
 
-LOOK_SECONDS = 2.0  # between two looks, whoever asks
+LOOK_SECONDS = 2.0  # between two checks, however many ask
 ANSWER_SECONDS = 5.0  # a disk that takes longer has failed
 
 
 class Health:
-    """Of one proxy. ``clock`` gives seconds since the epoch."""
+    """The health of one proxy. ``clock`` gives seconds since the epoch."""
 
     def __init__(self, issuance: Issuance, workers: Workers, clock: Callable[[], float] = time.time) -> None:
         self._issuance = issuance

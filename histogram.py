@@ -1,4 +1,4 @@
-"""``Histogram``: how often a duration fell between which bounds, and their sum. Counting costs half a microsecond."""
+"""``Histogram``: the number of durations between bounds, and their sum. Counting one costs half a microsecond."""
 
 from bisect import bisect_left
 from typing import TypedDict
@@ -8,7 +8,7 @@ BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0
 
 
 class HistogramData(TypedDict):
-    """A histogram as plain values: ``counts`` has one more than ``bounds``, for what is above the last of them."""
+    """A histogram as plain values: ``counts`` has one more than ``bounds``, for values above the last bound."""
 
     bounds: list[float]
     counts: list[int]
@@ -16,7 +16,7 @@ class HistogramData(TypedDict):
 
 
 class Histogram:
-    """Counts values by ``BOUNDS``; one that equals a bound falls below it."""
+    """Counts values by ``BOUNDS``; one equal to a bound counts as below it."""
 
     __slots__ = ("_counts", "_sum")
 
@@ -30,7 +30,7 @@ class Histogram:
         self._sum += value
 
     def add(self, data: HistogramData) -> None:
-        """Count what another one has counted."""
+        """Add the counts of another histogram."""
         self._counts = [sum(pair) for pair in zip(self._counts, data["counts"], strict=True)]
         self._sum += data["sum"]
 

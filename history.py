@@ -7,7 +7,7 @@ from snapshot import HISTORY_SECONDS, Sample
 
 
 class Sums(NamedTuple):
-    """What samples are the differences of."""
+    """Totals; the samples are their differences."""
 
     connections: int = 0
     sent: int = 0
@@ -19,10 +19,10 @@ class Sums(NamedTuple):
 
 
 class History:
-    """Of one process, from a second of the epoch on, at whose beginning there were these sums.
+    """The history of one process from ``second`` (since the epoch) on, with the sums at its beginning.
 
-    ``second`` is the first one that is not sampled yet. All but octets is counted only after its second was begun by
-    ``sample``.
+    ``second`` is the first one not sampled yet. In each second, ``sample`` must be called before anything is counted,
+    except octets.
     """
 
     def __init__(self, second: int, sums: Sums) -> None:
@@ -31,14 +31,14 @@ class History:
         self._samples: deque[Sample] = deque(maxlen=HISTORY_SECONDS)
 
     def sample(self, second: int, sums: Sums) -> None:
-        """Sample the seconds up to this one.
+        """Sample the seconds before this one that are not sampled yet.
 
-        What was counted since the last time happened in the first of them. When in them octets passed is not known:
-        while somebody looks there is but one second; else they are spread evenly.
+        All that was counted since the last call happened in the first of them. When octets passed is not known: while
+        somebody looks, there is only one second; otherwise they are spread evenly.
         """
         first, self.second = self.second, second
         if second < first:
-            self._samples.clear()  # the clock was set back: they are of times to come
+            self._samples.clear()  # the clock was set back: they lie in the future
         if second <= first:
             return
         grown = Sums(*(new - old for new, old in zip(sums, self._before, strict=True)))
@@ -64,5 +64,5 @@ class History:
 
 
 def _share(whole: int, number: int, parts: int) -> int:
-    """Of a whole that is cut into so many parts, as even as can be, the one with this number."""
+    """The part with this number, of a whole that is divided into ``parts`` as evenly as possible."""
     return whole * (number + 1) // parts - whole * number // parts

@@ -2,8 +2,8 @@
 
 
 class Meter:
-    """``sent`` by clients and ``received`` by them; whoever relays adds to it. That costs 0.1 µs a batch, and asking
-    nothing: adding up thousands of open tunnels would cost milliseconds, each second that somebody looks.
+    """``sent`` by clients and ``received`` by them; those who relay add to it. That costs 0.1 µs per batch, and reading
+    it nothing: adding up thousands of open tunnels would cost milliseconds in each second that somebody looks.
     """
 
     __slots__ = ("received", "sent")

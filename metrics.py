@@ -1,6 +1,6 @@
 """The metrics of a snapshot, in the text formats of Prometheus and OpenMetrics, by Prometheus' own library.
 
-Nothing is counted here: what the board has counted is read when somebody asks, of one process or of several.
+Nothing is counted here: on each request, what the boards of all processes have counted is read.
 """
 
 import re
@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from histogram import HistogramData
 from snapshot import Snapshot
 
-# By what the board calls it: name, help, labels. Their values stand in a key, parted by spaces.
+# By the board's name for it: name, help, labels. The key of a count holds the labels' values, separated by spaces.
 _COUNTERS = {
     "connections": ("connections_accepted", "Connections accepted.", ()),
     "tunnels": ("tunnels", "Tunnels that ended, by how: closed, or the word that the log has for it.", ("outcome",)),
@@ -37,8 +37,8 @@ _COUNTERS = {
         ("method", "code"),
     ),
 }
-# Labels of these that are there from the start, as 0. A burst between two scrapes may be the first of its kind: where a
-# series begins with it, Prometheus sees no increase, and no alert fires.
+# Labels that are exported from the start, as 0. A burst between two scrapes may be the first of its kind: in a series
+# that begins with it, Prometheus sees no increase, and no alert fires.
 _FROM_ZERO: dict[str, tuple[str, ...]] = {
     "retrievals": ("memory", "disk", "made", "renewed", "none", "failed"),
     "refusals": (
@@ -65,10 +65,10 @@ _ODD_VERSION = re.compile(r"version=(?![0-9]{1,3}(?:\.[0-9]{1,3}){0,3}\s*(?:[;,]
 
 
 def expose(snapshot: Snapshot, healthy: bool, accept: str) -> tuple[str, bytes]:
-    """Media type and text for a client that accepts so much (the value of its Accept field)."""
+    """Media type and text for a client that sent ``accept`` as its Accept field."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(snapshot, healthy))
-    # The library takes versions for numbers, and gives some back as they came: what holds another is not read.
+    # The library parses versions as numbers, and echoes some as they came: a field with any other version is ignored.
     encode, kind = choose_encoder("" if _ODD_VERSION.search(accept) else accept)
     return kind, encode(registry)
 
@@ -114,7 +114,7 @@ def _histogram(name: str, about: str, data: HistogramData) -> HistogramMetricFam
 
 
 def _buckets(data: HistogramData) -> Iterable[tuple[str, float]]:
-    """Cumulative, as Prometheus has them."""
+    """The buckets, cumulative as Prometheus wants them."""
     total = 0
     for bound, number in zip([*data["bounds"], float("inf")], data["counts"], strict=True):
         total += number

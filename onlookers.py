@@ -1,4 +1,4 @@
-"""``Onlookers``: who may see live data, which tells what others do: clients on this machine, or users."""
+"""``Onlookers``: who may see live data, which shows what others do: clients on this machine, or users."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from access import Access
 from errors import ClientError, Refused
 from names import Target
 
-_OWN_SITE = ("", "none", "same-origin")  # Sec-Fetch-Site of a program, of somebody who typed the address, of our page
+_OWN_SITE = ("", "none", "same-origin")  # Sec-Fetch-Site of a program, of an address typed by the user, of our own page
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Visit:
     method: str
     target: str  # in origin-form
     ip: str  # the client's
-    called: str  # what it calls us, as sent: its Host field, or the authority of an absolute-form; empty if nothing
-    where: Target  # the same, or where it reached us if that is no host and port
-    header: Callable[[bytes], str]  # of the request: the value of a field, its name in lower case
+    called: str  # the name it has for us, as sent: its Host field or the authority of an absolute-form; empty if none
+    where: Target  # the same, parsed; or the address where it reached us, if that is no host and port
+    header: Callable[[bytes], str]  # returns the value of a request field, by its name in lower case
 
 
 class Onlookers:
-    """Checks visits. ``hosts`` are names by which browsers may call us, beside IP addresses and ``localhost``."""
+    """Checks visits. ``hosts`` are names by which browsers may call us, besides IP addresses and ``localhost``."""
 
     def __init__(self, access: Access, hosts: frozenset[str] = frozenset()) -> None:
         self._access = access
@@ -32,24 +32,24 @@ class Onlookers:
 
     @property
     def has_users(self) -> bool:
-        """Whether there are users, so that each client must say a name and a password."""
+        """Whether there are users, so that each client must give a name and password."""
         return self._access.users is not None
 
     def check(self, visit: Visit) -> None:
-        """Raise ``Refused``, or ``AuthenticationRequired`` where a name and a password would do.
+        """Raise ``Refused``, or ``AuthenticationRequired`` if a name and password would help, unless:
 
-        1. No other site's page may ask, whosever browser it is in.
-        2. The client may use the proxy at all, and where there are users, it is one of them, on whatever machine.
-        3. Without users, it is on this machine, and it calls us by a name that can't be another site's: a page whose
-           name was made to resolve to us (DNS rebinding) speaks from here, too. No browser sends it a password that
-           was given to us as a site; the one for us as a proxy goes with all that is asked through us.
+        1. The request does not come from another site's page, in whoever's browser.
+        2. The client may use the proxy at all and, if there are users, is one of them, on whatever machine.
+        3. Without users, it is on this machine and calls us by a name that can't be another site's: a page whose name
+           was rebound to our address (DNS rebinding) asks from here, too. With users, browsers don't send such a page
+           the password for our site; that for the proxy comes with all requests, but counts only by a name of ours.
         """
         if visit.header(b"sec-fetch-site") not in _OWN_SITE:
             raise Refused("another site's page may not see live data")
         self.check_client(visit)
 
     def check_client(self, visit: Visit) -> None:
-        """The same without its first step: whether a page of ours, in the same client, may see live data."""
+        """``check`` without its first step: whether a page of ours, in the same client, may see live data."""
         if self._access.check(visit.ip, lambda: self._authorization(visit)) is not None:
             return
         address = names.ip_of(visit.ip)
@@ -61,13 +61,13 @@ class Onlookers:
             )
 
     def _authorization(self, visit: Visit) -> str:
-        """To us as a site (RFC 9110 §11.6.2) or, by a name that is ours alone, as the proxy that a browser uses."""
+        """Credentials for us as a site (RFC 9110 §11.6.2) or, if called by a name that is ours alone, as a proxy."""
         as_proxy = visit.header(b"proxy-authorization") if self._knows(visit.called) else ""
         return visit.header(b"authorization") or as_proxy
 
     def _knows(self, called: str) -> bool:
         if not called:
-            return True  # HTTP/1.0, and no browser
+            return True  # HTTP/1.0 without Host, which no browser sends
         try:
             host = names.target(called, default_port=80).host
         except ClientError:
@@ -76,5 +76,5 @@ class Onlookers:
 
 
 def hosts_of(listeners: tuple[Target, ...]) -> frozenset[str]:
-    """The names among the addresses that the operator gave."""
+    """The hosts in the addresses that the operator gave."""
     return frozenset(listener.host for listener in listeners)

@@ -15,7 +15,7 @@ _LEARNED = 100  # pairs that are shown
 
 
 class Overview:
-    """Of one process."""
+    """The overview of one process."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class Overview:
         self._version = version
 
     def snapshot(self, since: Cursor | None) -> Snapshot:
-        """All, and of rows and samples what is news to somebody who has seen so much; for None, numbers alone."""
+        """A snapshot, with the rows and samples that are new to a viewer at this cursor; for None, with none."""
         board = self._board
         latest = {"tunnels": [], "requests": [], "refusals": []} if since is None else board.latest(since)
         learned = self._refused.learned()
@@ -72,7 +72,7 @@ class Overview:
 
 
 def _resident() -> int:
-    """Octets of memory in use; 0 where the system has no /proc."""
+    """Octets of resident memory; 0 on a system without /proc."""
     try:
         with open("/proc/self/statm", "rb", buffering=0) as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

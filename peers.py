@@ -1,9 +1,9 @@
 """``Peers``: the workers of one proxy, as one of them sees them. Whichever is asked answers for all.
 
-Each worker goes on counting where the one before it in its place stopped; so what a dead one counted is not lost, and
-a sum never falls. For that each keeps its totals where they outlive it (``Tallies``): before it tells them to anybody,
-and a second after it counted something. So a kill loses what was counted in the last second, and the octets of tunnels
-that began to flow again after it was quiet.
+Each worker goes on counting where its predecessor in the same place stopped, so that what a dead one counted is not
+lost, and no sum ever falls. For that, each saves its totals where they outlive it (``Tallies``): before it reports them
+to anybody, and a second after it counted something. So a kill loses what was counted in the last second, and the octets
+that open tunnels relayed after a second without any, if nothing else was counted since.
 """
 
 import json
@@ -18,14 +18,14 @@ from channels import Channels
 from snapshot import Cursor, Kept, Snapshot, kept_of, merge
 from tallies import Tallies
 
-# For a worker that is stopped or too busy: its counts are those that it kept, its gauges are left out.
+# A worker that does not answer by then, stopped or too busy, counts with its saved totals, without its gauges.
 ANSWER_SECONDS = 1.0
 KEEP_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A worker's place among the workers; those who take it one after the other count on."""
+    """A worker's place among the workers; each successor in it continues the counts."""
 
     number: int
     channels: Channels
@@ -33,17 +33,17 @@ class Post:
 
     @property
     def kept(self) -> Kept | None:
-        """What was kept by who had the place last; None if nobody had."""
+        """What the last worker in this place had saved; None if there was none."""
         return _kept(self.tallies, self.number)
 
     @property
     def is_first(self) -> bool:
-        """Whether nobody accepted connections before who has it now, in this place or another: they start in turn."""
+        """Whether the worker that starts here is the first of all to accept connections: they start in turn."""
         return self.number == 0 and self.kept is None
 
 
 def posts(count: int) -> list[Post]:
-    """The places of so many workers, made before they are forked."""
+    """The places of ``count`` workers, to be made before they are forked."""
     channels, tallies = Channels(count), Tallies(count)
     return [Post(number, channels, tallies) for number in range(count)]
 
@@ -63,11 +63,11 @@ class Peers:
         gevent.spawn(self._post.channels.serve, self._post.number, self._answer)
 
     def keep(self) -> None:
-        """Keep what was counted."""
+        """Save what was counted."""
         self._told(None)
 
     def snapshot(self, since: Cursor | None) -> Snapshot:
-        """What all do, as ``Overview.snapshot`` has it of one. Waits for them, but not long."""
+        """A snapshot of all workers, as ``Overview.snapshot`` of one. Waits for them for up to ``ANSWER_SECONDS``."""
         deadline = time.monotonic() + ANSWER_SECONDS
         others = [number for number in range(len(self._post.channels)) if number != self._post.number]
         asked = [gevent.spawn(self._ask, number, since, deadline) for number in others]
@@ -91,7 +91,7 @@ class Peers:
         return json.dumps(self._told(Cursor.parse(question.decode()) if question else None)).encode()
 
     def _told(self, since: Cursor | None) -> Snapshot:
-        """What this worker does, to be told: from then on its counts must not be lost."""
+        """A snapshot of this worker to be reported, its totals saved: once reported, they must not be lost."""
         snapshot = self._own(since)
         self._post.tallies.keep(self._post.number, json.dumps(kept_of(snapshot)).encode())
         return snapshot
@@ -103,7 +103,7 @@ class Peers:
             gevent.sleep(KEEP_SECONDS)
             self._stirred.clear()
             before, octets = octets, self._told(None)["counts"]["octets"]
-            if octets != before:  # they stir nothing themselves
+            if octets != before:  # octets alone don't set ``stirred``
                 self._stirred.set()
 
 

@@ -1,4 +1,4 @@
-"""Rows of the page's tables: a record of the log, an exchange. Plain values; long text is cut, secrets are left out."""
+"""Rows of the page's tables, each of a log record or an exchange: plain values, long text cut, secrets left out."""
 
 import re
 import time
@@ -16,21 +16,21 @@ MAX_FIELDS = 40  # of a head
 
 _SMALL = 4096  # octets of an exchange's heads
 
-# Fields whose content may let somebody in. Their names are shown, and how long they are.
+# Fields whose values may be credentials. Only their names and the lengths of the values are shown.
 _SECRET = re.compile(
     rb"auth|cookie|token|secret|key|pass|session|sign|credential|csrf|xsrf|jwt|assertion|otp", re.IGNORECASE
 )
 
 
 def shorten(record: Record) -> None:
-    """Cut what a row would cut or leave out, before a record is kept for one."""
+    """Cut or drop from a record what its row would not show, before it is kept for that."""
     record.user, record.target, record.sni = _cut(record.user), _cut(record.target), _cut(record.sni)
     record.detail, record.remark = _cut(record.detail), _cut(record.remark)
     record.method = record.url = None  # no row has them
 
 
 def of_record(record: Record, key: str, started: float, ended: float | None) -> Row:
-    """Of a tunnel or a plain-HTTP request; ``ended`` is None while it goes on. Moments are seconds since the epoch."""
+    """The row of a tunnel or plain-HTTP request; ``ended`` is None while it is open. Times are since the epoch."""
     octets = record.progress or record
     return {
         "key": key,
@@ -57,7 +57,7 @@ def of_record(record: Record, key: str, started: float, ended: float | None) -> 
 
 
 def is_small(exchange: Exchange) -> bool:
-    """Whether it may be kept for a row that perhaps nobody asks for. Else what is kept is the row, which is bounded."""
+    """Whether it may be kept until somebody asks for its row. Otherwise the row, which is bounded, is kept instead."""
     if exchange.request_body is not None:
         return False
     fields = chain(exchange.request_fields, exchange.response_fields, exchange.trailers)
@@ -66,7 +66,7 @@ def is_small(exchange: Exchange) -> bool:
 
 
 def of_exchange(exchange: Exchange, key: str) -> Row:
-    """Of one HTTP transaction that is over."""
+    """The row of an HTTP transaction that has ended."""
     began = exchange.began
     lasted = (exchange.ended or time.monotonic()) - began
     return {
@@ -104,9 +104,9 @@ def _shown(fields: Fields) -> list[tuple[str, str]]:
     return shown
 
 
-@lru_cache(maxsize=512)  # the same ones come again and again: a third of a row's cost
+@lru_cache(maxsize=512)  # the same names recur: this saves a third of a row's cost
 def _name(raw: bytes) -> tuple[str, bool]:
-    """As text, and whether its content may let somebody in."""
+    """A field's name as text, and whether its value may be a credential."""
     return raw.decode("latin-1"), _SECRET.search(raw) is not None
 
 

@@ -1,10 +1,10 @@
-"""``Snapshot``: what certifier does now and did lately, as plain values that JSON can carry; ``merge`` adds up several.
+"""``Snapshot``: what certifier is doing and did lately, as plain values for JSON; ``merge`` combines several.
 
-Each process of a proxy answers for itself (``Overview.snapshot``), and whoever is asked merges what all of them said.
+Each process of a proxy answers for itself (``Overview.snapshot``), and the one that is asked merges the answers of all.
 What a process has counted, its ``Kept``, may outlive it (``Peers``).
-A ``Cursor`` tells what the asker has seen, and so what is news to it: nothing is kept for those who look.
+A ``Cursor`` tells what a viewer has seen, and so what is new to it: no state is kept per viewer.
 
-Moments are seconds since the epoch, durations seconds, sizes octets.
+Times are seconds since the epoch, durations seconds, sizes octets.
 """
 
 import re
@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, Self, TypedDict
 from histogram import HistogramData, merged
 
 HISTORY_SECONDS = 300  # what plots show
-MAX_ROWS = 300  # of tunnels, of requests, of refusals, that are kept: more than anybody reads, a few hundred kilobytes
+MAX_ROWS = 300  # kept each of tunnels, requests and refusals: more than anybody reads, a few hundred kilobytes
 MAX_OPEN = 100  # open tunnels that are shown, the newest
-MAX_HELD = 200  # certificates in memory that are shown, the latest used
-LATE_SECONDS = 5  # samples so old are told again: of several processes, some may have come late
+MAX_HELD = 200  # certificates in memory that are shown, the last used
+LATE_SECONDS = 5  # samples this recent are sent again: some processes may have added to them late
 
 Row = dict[str, Any]  # of a table: ``rows.py``
-Counts = dict[str, dict[str, int]]  # by what is counted, and by a label of few values
+Counts = dict[str, dict[str, int]]  # by what is counted, then by a label with few values
 
 _CURSOR = re.compile(r"[0-9]{1,12}(;[0-9a-z]{1,16}=[0-9]{1,15}){0,256}\Z")
 
@@ -50,7 +50,7 @@ class Held(TypedDict):
 
 
 class Learned(TypedDict):
-    """A client whose tunnels for a name pass untouched for so many seconds more."""
+    """A client whose tunnels for a name pass untouched for ``seconds`` more."""
 
     client: str
     name: str
@@ -58,7 +58,7 @@ class Learned(TypedDict):
 
 
 class Kept(TypedDict):
-    """What only grows, since ``started``."""
+    """Totals since ``started``, which only grow."""
 
     started: float
     cpu_seconds: float
@@ -69,8 +69,8 @@ class Kept(TypedDict):
 class Snapshot(Kept):
     """All that the page and the metrics show.
 
-    ``seen`` has the number of each process's latest event. Gauges, counts and histograms are whole; rows and samples
-    may be those that are news.
+    ``seen`` has the number of each process's latest event. Gauges, counts and histograms are complete; rows and samples
+    may be only those that are new.
     """
 
     now: float
@@ -87,19 +87,19 @@ class Snapshot(Kept):
 
 
 class Cursor(NamedTuple):
-    """What somebody who looks has seen: up to when, and up to which event of each process."""
+    """What a viewer has seen: up to when, and up to which event of each process."""
 
     at: int = 0
     seen: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> Self:
-        """After a snapshot was seen."""
+        """The cursor of a viewer that has seen this snapshot."""
         return cls(int(snapshot["now"]), tuple(snapshot["seen"].items()))
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What ``str`` gave, as it comes back from a client; for anything else, one who has seen nothing."""
+        """Parse what ``str`` returned, as a client sends it back; anything else is a viewer that has seen nothing."""
         if not _CURSOR.match(text):
             return cls()
         at, *pairs = text.split(";")
@@ -110,7 +110,7 @@ class Cursor(NamedTuple):
 
 
 def kept_of(snapshot: Kept) -> Kept:
-    """Of a snapshot, what only grows."""
+    """The totals in a snapshot."""
     return {
         "started": snapshot["started"],
         "cpu_seconds": snapshot["cpu_seconds"],
@@ -120,9 +120,9 @@ def kept_of(snapshot: Kept) -> Kept:
 
 
 def merge(snapshots: list[Snapshot], silent: Iterable[Kept] = ()) -> Snapshot:
-    """One snapshot of several processes', at least one: sums, and the latest rows of all.
+    """Merge the snapshots of several processes, at least one: sums, and the latest rows of all.
 
-    Of those that are ``silent`` there is only what they had counted.
+    Of processes that did not answer, only the totals are known (``silent``).
     """
     gauges: dict[str, float] = {}
     for snapshot in snapshots:
@@ -165,7 +165,7 @@ def _add(sums: dict[str, Any], values: dict[str, Any]) -> None:
 
 
 def _learned(entries: Iterable[Learned]) -> list[Learned]:
-    """Each pair once, with the most of its time left: each process learns for itself."""
+    """Each pair once, with the most time that any process has left for it: each learns for itself."""
     longest: dict[tuple[str, str], Learned] = {}
     for entry in sorted(entries, key=lambda entry: entry["seconds"]):
         longest[entry["client"], entry["name"]] = entry

@@ -1,26 +1,26 @@
-"""``Tallies``: what processes have counted, in memory that they share and that outlives each of them.
+"""``Tallies``: what processes have counted, in shared memory that outlives each of them.
 
-A process that is killed leaves its latest tally whole: each slot has two halves that are written in turns, so that a
-write that a kill cut off, or that somebody reads meanwhile, leaves the one before it.
+A process that is killed leaves a complete tally: each slot has two halves that are written alternately, so that during
+a write, or after a kill has cut it off, the tally before it can still be read.
 """
 
 import mmap
 import struct
 import zlib
 
-_HALF = 65_536  # octets: a tally of all labels that there may be has a third of that; pages never written cost nothing
-_HEAD = struct.Struct("=QII")  # which tally it is, counted from 1; its length; its CRC-32
-_TRIES = 3  # whoever reads while another one writes finds both halves torn only if he was overtaken twice
+_HALF = 65_536  # octets: a tally with every possible label takes a third of that; pages never written cost nothing
+_HEAD = struct.Struct("=QII")  # the tally's number, counted from 1; its length; its CRC-32
+_TRIES = 3  # a reader finds both halves torn only if a writer has overtaken it twice
 
 
 class Tallies:
-    """A slot for each of so many processes, made before they are forked. One process at a time writes to a slot."""
+    """A slot for each of ``count`` processes, to be made before they are forked. Each slot has one writer at a time."""
 
     def __init__(self, count: int) -> None:
         self._memory = mmap.mmap(-1, count * 2 * _HALF)
 
     def keep(self, number: int, tally: bytes) -> None:
-        """Let this be the latest one of process ``number``. Raises ``ValueError`` for one that is too long."""
+        """Save the latest tally of process ``number``. Raises ``ValueError`` if it is too long."""
         if len(tally) > _HALF - _HEAD.size:
             raise ValueError(f"a tally of {len(tally)} octets")
         which, _ = self._newest(number)
@@ -29,7 +29,7 @@ class Tallies:
         self._memory[at : at + _HEAD.size] = _HEAD.pack(which + 1, len(tally), zlib.crc32(tally))
 
     def last(self, number: int) -> bytes | None:
-        """The latest one; None if there was none yet."""
+        """The latest tally of process ``number``; None if there is none yet."""
         for _ in range(_TRIES):
             which, tally = self._newest(number)
             if which:

@@ -31,8 +31,8 @@ Its SHA-256 fingerprint:
   {fingerprint}"""
 _NO_CA = "It has no CA: only names whose certificate is in its store are intercepted."
 
-_CHECKED = {"Cache-Control": "no-cache"}  # kept, and asked for by its tag
-# Scripts, styles and data of our own alone; and no script may make markup of text.
+_CHECKED = {"Cache-Control": "no-cache"}  # cached, but always revalidated by its ETag
+# Only our own scripts, styles and data; and no script may turn text into markup.
 _SECURE = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
     " img-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none';"
@@ -54,7 +54,7 @@ _FORMS: dict[str, tuple[str, str, Callable[[Downloads], bytes]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Status and reply; where there is a stream, what comes behind its head until the end."""
+    """Status and reply; if there is a stream, the reply is only its beginning, and ``stream`` yields the rest."""
 
     status: int
     reply: bytes
@@ -62,7 +62,7 @@ class Answer:
 
 
 class Website:
-    """The pages of one proxy. ``gather`` gives what all its processes do, as ``Overview.snapshot``."""
+    """The pages of one proxy. ``gather`` returns a snapshot of all its processes, as ``Overview.snapshot`` of one."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Website:
         self._ca = ca
 
     def answer(self, visit: Visit) -> Answer:
-        """The answer to a visit. Waits, for a signature, a password or the disk."""
+        """The answer to a visit. May wait for a signature, a password check or the disk."""
         path = visit.target.partition("?")[0]
         page = self._pages.get(path)
         file = self._assets.find(path)
@@ -107,7 +107,7 @@ class Website:
         return _file(visit, file, _SECURE)
 
     def _home(self, visit: Visit) -> Answer:
-        """HTML for browsers, text for whoever did not ask for that."""
+        """HTML for browsers, text for clients that did not ask for HTML."""
         ca = self._ca
         said = {"host": str(visit.where), "hostname": visit.where.host, "port": str(visit.where.port)}
         users = self._onlookers.has_users
@@ -149,9 +149,9 @@ class Website:
         return _said(visit, 200, "OK", "ok") if fault is None else _said(visit, 503, "Not Ready", fault)
 
     def _sign_in(self, visit: Visit) -> Answer:
-        """The page, for which a browser asks for name and password, to send them with all else from then on.
+        """The page, for which a browser asks for name and password, and sends them with everything else from then on.
 
-        No redirection: Chromium would ask for the page behind it without them.
+        No redirect: Chromium would request its target without them.
         """
         return self._refusal(visit, challenge=True) or self._home(visit)
 
@@ -168,7 +168,7 @@ class Website:
         return Answer(200, reply(200, "OK", body, "application/json", visit.method == "HEAD", _SECURE))
 
     def _events(self, visit: Visit) -> Answer:
-        """Server-sent events: what is news, once a tick."""
+        """Server-sent events: what is new, once per tick."""
         if refused := self._refusal(visit):
             return refused
         head = stream(200, "OK", "text/event-stream", _SECURE)
@@ -176,7 +176,7 @@ class Website:
             return Answer(200, head)
         news = self._news(_cursor(visit))
         try:
-            return Answer(200, head + next(news, b""), news)  # nothing where certifier is ending
+            return Answer(200, head + next(news, b""), news)  # nothing if certifier is shutting down
         except CertifierError as error:
             return _said(visit, error.status, error.reason, str(error), error.fields)
 
@@ -188,7 +188,7 @@ class Website:
                 yield f"id: {cursor}\ndata: {json.dumps(snapshot)}\n\n".encode()
 
     def _refusal(self, visit: Visit, challenge: bool = False) -> Answer | None:
-        """The answer to whoever may not see live data; with a challenge, a browser asks for a password."""
+        """The refusal if a visit may not see live data, else None; with a challenge, browsers ask for a password."""
         try:
             self._onlookers.check(visit)
         except AuthenticationRequired as error:
@@ -202,18 +202,18 @@ class Website:
 
 
 def _cursor(visit: Visit) -> Cursor:
-    """What the client says that it has seen: after a reconnection, or by ``?since=``."""
+    """What the client says it has seen: in Last-Event-ID, after a reconnection, or in ``?since=``."""
     _, _, since = visit.target.partition("?since=")
     return Cursor.parse(visit.header(b"last-event-id") or since)
 
 
 def _said(visit: Visit, status: int, reason: str, text: str, fields: dict[str, str] | None = None) -> Answer:
-    body = f"{text}\n".encode("utf-8", "backslashreplace")  # a path in it may be of any octets
+    body = f"{text}\n".encode("utf-8", "backslashreplace")  # it may contain a path, which may be any octets
     return Answer(status, reply(status, reason, body, "text/plain", visit.method == "HEAD", fields))
 
 
 def _file(visit: Visit, found: Asset, fields: dict[str, str]) -> Answer:
-    """The body, unless the client has it already (RFC 9110 §13.1.2)."""
+    """The file, or 304 if the client has it already (RFC 9110 §13.1.2)."""
     fields = {"ETag": found.tag, **_CHECKED, **fields}
     known = [tag.strip().removeprefix("W/") for tag in visit.header(b"if-none-match").split(",")]
     if found.tag in known or "*" in known:
