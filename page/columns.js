@@ -1,4 +1,4 @@
-// What the tables show of a row, and what all is told of it once it is opened.
+// What the tables show of a row, and all that is shown once it is opened.
 
 import { clock, count, day, duration, element, exact, octets, serial } from "./format.js";
 
@@ -25,7 +25,7 @@ function outcomeTone(row) {
   return isOpen(row) ? "good" : "warn";
 }
 
-// A button that shows other rows: those of a tab that a filter finds.
+// A button that shows other rows: those in a tab that match a filter.
 function shows(title, tab, filter) {
   const button = element("button", { type: "button" }, title);
   button.addEventListener("click", () => {
@@ -34,7 +34,7 @@ function shows(title, tab, filter) {
   return button;
 }
 
-// "now" gives the proxy's time.
+// "now" returns the proxy's time.
 export const tunnels = (now) => ({
   label: "Tunnels",
   columns: [

@@ -1,4 +1,4 @@
-// A copy button beside every command. Where there is no clipboard, over http:// to another machine, the text is selected.
+// A copy button beside every command. Without a clipboard (over http:// to another machine), the text is selected.
 
 import { element } from "./format.js";
 

@@ -1,4 +1,4 @@
-// Which rows to show: words that each must have, "-word" that it must not, "key:word" for one of its values.
+// Which rows to show: words that each must contain, "-word" that it must not, "key:word" for one of its values.
 
 export function parse(text) {
   return text.toLowerCase().split(/\s+/).filter(Boolean).map((word) => {
@@ -10,7 +10,7 @@ export function parse(text) {
 
 const textOf = (value) => (value === null || value === undefined ? "" : String(value).toLowerCase());
 
-// Text of a row is made once: rows do not change, open ones are made anew.
+// A row's text is made once: rows do not change, and those of open tunnels are replaced.
 const texts = new WeakMap();
 
 function wholeText(row) {

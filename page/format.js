@@ -1,4 +1,4 @@
-// Numbers, moments and elements as people read them. Everything goes into the page as text, never as markup.
+// Numbers, times and elements for people to read. Everything goes into the page as text, never as markup.
 
 const COUNT = new Intl.NumberFormat("en");
 const UNITS = ["B", "kB", "MB", "GB", "TB"];
@@ -14,7 +14,7 @@ export function element(tag, attributes = {}, ...children) {
 
 export const count = (number) => COUNT.format(number);
 
-// Two digits, more before the point.
+// One decimal place below 10, none from there on.
 function significant(value) {
   return value < 9.95 ? String(Number(value.toFixed(1))) : String(Math.round(value));
 }
@@ -46,7 +46,7 @@ export function duration(seconds) {
 
 const two = (number) => String(number).padStart(2, "0");
 
-// Moments are seconds since the epoch; people see their own time of day.
+// Moments are seconds since the epoch, shown in local time.
 export function clock(moment) {
   const when = new Date(moment * 1000);
   return `${two(when.getHours())}:${two(when.getMinutes())}:${two(when.getSeconds())}`;
@@ -59,7 +59,7 @@ export function day(moment) {
 
 export const exact = (moment) => new Date(moment * 1000).toISOString();
 
-// In whole octets, as browsers and OpenSSL show it.
+// In pairs of digits, one per octet, as browsers and OpenSSL show it.
 export function serial(hexadecimal) {
   const whole = hexadecimal.length % 2 ? `0${hexadecimal}` : hexadecimal;
   return whole.replace(/(..)(?=.)/g, "$1:");

@@ -1,14 +1,14 @@
-// What the proxy says once a second: asked for by server-sent events while somebody looks, kept here within bounds.
+// What the proxy reports once a second: received as server-sent events while the page is visible, kept within bounds.
 
 const MOST_ROWS = 300;
 const HISTORY_SECONDS = 300;
-const SOONEST = 1000; // milliseconds before the next try
+const SOONEST = 1000; // milliseconds before the first retry
 const LATEST = 15000;
-const SILENT = 5000; // without news, which come each second: a machine or a network that is gone ends no connection
-const FIRST = 30000; // the same before the first ones, all that is kept: a megabyte, perhaps over a slow line
+const SILENT = 5000; // without an event; one is due each second, but a dead machine or network closes no connection
+const FIRST = 30000; // the same before the first event, which has all that is kept: a megabyte, maybe over a slow line
 
 export class Live {
-  // "changed" is called after each news, "linked" with live, waiting or off.
+  // "changed" is called after each event, "linked" with the state: live, waiting or off.
   constructor(changed, linked) {
     this.now = 0;
     this.snapshot = null;
@@ -24,7 +24,7 @@ export class Live {
     this.look();
   }
 
-  // A page that nobody sees asks for nothing.
+  // A hidden page asks for nothing.
   look() {
     clearTimeout(this.timer);
     if (document.hidden) {
@@ -38,7 +38,7 @@ export class Live {
 
   connect() {
     this.linked("waiting");
-    // Not relative: the page's own address may have a name and a password in it, which such requests may not.
+    // Not relative: the page's own URL may contain a name and password, which such requests must not.
     const source = new EventSource(`${location.origin}/events?since=${this.cursor}`);
     this.source = source;
     const lost = () => {
@@ -84,7 +84,7 @@ export class Live {
     this.changed(this);
   }
 
-  // Latest first; tunnels that are open come with those that ended.
+  // Latest first; open tunnels are listed along with those that ended.
   latest(kind) {
     const rows = [...this.rows[kind].values()];
     if (kind === "tunnels") {

@@ -1,4 +1,4 @@
-// The page: plots and tables of what the proxy tells, while somebody looks.
+// The page: plots and tables of what the proxy reports, while somebody looks.
 
 import * as tablesOf from "./columns.js";
 import { addButtons } from "./copy.js";
@@ -81,7 +81,7 @@ class Page {
       if (event.key === "ArrowDown") this.tables[this.tabs.name].enter();
       else if (event.key !== "Escape") return;
       else if (filter.value === "") filter.blur();
-      else return; // a search field empties itself
+      else return; // the search field clears itself
       event.preventDefault();
     });
     document.addEventListener("keydown", (event) => {

@@ -1,10 +1,10 @@
-// Plots, drawn as SVG: lines or stacked bars over the last minutes, and histograms. A pointer or the arrow keys read values.
+// Plots in SVG: lines or stacked bars over the last minutes, and histograms. Pointer or arrow keys read out values.
 
 import { clock, count, duration, element } from "./format.js";
 
 const WIDTH = 300;
 const HEIGHT = 80;
-const MARKED = [0.001, 0.01, 0.1, 1, 10]; // bounds of a histogram that are named
+const MARKED = [0.001, 0.01, 0.1, 1, 10]; // bounds of a histogram that are labelled
 
 function shape(tag, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -12,7 +12,7 @@ function shape(tag, attributes) {
   return made;
 }
 
-// The next of 1, 2, 5, 10 … from a value on: an axis that does not tremble.
+// The next of 1, 2, 5, 10 … times "least" that is not below a value: the axis must not jitter.
 export function ceiling(value, least) {
   let top = least;
   for (let step = 0; top < value; step += 1) top *= [2, 2.5, 2][step % 3];
@@ -22,7 +22,7 @@ export function ceiling(value, least) {
 class Plot {
   constructor(title, legend, slots) {
     this.slots = slots;
-    this.at = null; // the slot that is read
+    this.at = null; // the slot whose value is read out
     this.svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", tabindex: "0" });
     this.top = element("span", { class: "top", "aria-hidden": "true" });
     this.axis = element("div", { class: "axis", "aria-hidden": "true" });
@@ -64,7 +64,7 @@ class Plot {
     return shape("line", { class: "marker", x1: x, x2: x, y1: 0, y2: HEIGHT });
   }
 
-  // Marks below the plot: text, and how far to the right, 0 to 1.
+  // Marks below the plot: each a text and its position from the left, 0 to 1.
   ticks(marks) {
     if (this.axis.childElementCount) return;
     for (const [text, part] of marks) {
@@ -84,7 +84,7 @@ class Plot {
   }
 }
 
-// Series: { name, color, of(sample), stacked }. Stacked ones are bars upon each other, the others lines.
+// Series: { name, color, of(sample), stacked }. Stacked ones are drawn as bars on top of each other, others as lines.
 export class Timeline extends Plot {
   constructor(title, series, unit, least) {
     super(title, series.map(({ name, color }) => [name, color]), WIDTH);
@@ -137,7 +137,7 @@ export class Timeline extends Plot {
   }
 }
 
-// The value below which a part of all falls, as exactly as the bounds tell.
+// The value below which this part of all values lies, interpolated between the bounds.
 export function quantile({ bounds, counts }, part) {
   const all = counts.reduce((sum, number) => sum + number, 0);
   let seen = 0;
@@ -155,7 +155,7 @@ export function quantile({ bounds, counts }, part) {
 export class Bars extends Plot {
   constructor(title, color, none) {
     super(title, [], 1);
-    this.top.classList.add("right"); // where bars are rare
+    this.top.classList.add("right"); // where there are few bars
     this.color = color;
     this.none = none;
   }

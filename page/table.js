@@ -1,11 +1,11 @@
-// A table whose rows come and go: rows keep their place under the keyboard, and open to show all that is known.
+// A table whose rows come and go: they keep the keyboard focus, and open to show all that is known.
 
 import { element } from "./format.js";
 
 const FIELDS = [["Request", "request_fields"], ["Response", "response_fields"]];
 
 export class Table {
-  // Columns: { title, text(row), small(row), tone(row), kind }. "facts" gives pairs of label and text for a row.
+  // Columns: { title, text(row), small(row), tone(row), kind }. "facts" returns pairs of label and text for a row.
   constructor(label, columns, facts, empty) {
     this.columns = columns;
     this.facts = facts;
@@ -19,7 +19,7 @@ export class Table {
     this.table.addEventListener("keydown", (event) => this.key(event));
   }
 
-  // Rows in the order to show them, each with a "key" of its own.
+  // Takes the rows in the order to show them, each with a unique "key".
   show(rows, nothing) {
     const focused = document.activeElement;
     const keys = new Set(rows.map((row) => row.key));
@@ -29,7 +29,7 @@ export class Table {
         this.entries.delete(key);
       }
     }
-    const fresh = this.entries.size > 0; // what comes now, beside rows that are there, is seen to arrive
+    const fresh = this.entries.size > 0; // rows that join others are seen to arrive
     let next = this.table.tBodies[0] ?? null;
     for (const row of rows) {
       const entry = this.entries.get(row.key) ?? this.add(row, fresh);
@@ -105,7 +105,7 @@ export class Table {
   }
 
   click(event) {
-    // Who selects text of a row by the mouse does not mean to open it; a key (detail 0) does, whatever is selected.
+    // Selecting text with the mouse must not open a row; a key (detail 0) must, whatever is selected.
     const selects = event.detail > 0 && !getSelection().isCollapsed;
     if (event.target.closest(".detail") || selects) return;
     const entry = this.entryOf(event.target);
@@ -129,7 +129,7 @@ export class Table {
     if (first !== null) this.focus(first);
   }
 
-  // One row at a time is in the order of Tab.
+  // Only one row at a time is in the tab order.
   focus(button) {
     for (const other of this.table.querySelectorAll(".more[tabindex='0']")) other.setAttribute("tabindex", "-1");
     button.setAttribute("tabindex", "0");

@@ -1,9 +1,9 @@
-// Tabs, as the ARIA authoring practices have them: arrow keys choose, one is in the order of Tab.
+// Tabs as in the ARIA Authoring Practices: arrow keys choose, and only one is in the tab order.
 
 import { element } from "./format.js";
 
 export class Tabs {
-  // "chosen" is called with the name of the tab that is shown from now on.
+  // "chosen" is called with the name of each tab that is shown.
   constructor(list, panels, names, chosen) {
     this.tabs = new Map();
     this.chosen = chosen;
