@@ -108,7 +108,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         missing_file = isinstance(error, FileNotFoundError)  # an existing one must not be restarted
         hint = f"; it holds the next serial number: echo 1000 > {serial_path}" if missing_file else ""
         raise UsageError(f"can't use the serial file {serial_path}: {error.strerror}{hint}") from error
-    refused: dict[str, list[str]] = {}  # what refuses it, and for which problems
+    refused: dict[str, list[str]] = {}  # what it means for clients, and the problems behind it
     for fault in rules.of_ca(certificate):
         refused.setdefault(fault.meaning, []).append(fault.problem)
     warnings = [
@@ -126,7 +126,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
 
 
 def _anchor(certificate: x509.Certificate, others: list[x509.Certificate]) -> x509.Certificate:
-    """The root, if given: most clients accept no intermediate as trust anchor (``X509_V_FLAG_PARTIAL_CHAIN``)."""
+    """The root, if ``others`` hold it: most clients trust no intermediate alone (``X509_V_FLAG_PARTIAL_CHAIN``)."""
     top = certificate
     for other in others:  # each certifies the one before it, as in a handshake
         if not _is_root(top) and certificates.is_issued_by(top, other):
@@ -159,8 +159,8 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
 
 
 def _is_root(certificate: x509.Certificate) -> bool:
-    """Whether it is self-signed. One in the CA's own name, but with the key identifier of another key as its authority
-    (RFC 5280 §4.2.1.1), is not: there the CA's new key is certified by its former one, which is what clients know.
+    """Whether it is self-signed. One that has its own name as issuer, but another key's identifier as authority key
+    identifier (RFC 5280 §4.2.1.1), is not: there a CA's former key, which clients know, certifies its new one.
     """
     signer = certificates.extension(certificate, x509.AuthorityKeyIdentifier)
     own = certificates.extension(certificate, x509.SubjectKeyIdentifier)
@@ -199,7 +199,7 @@ def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: dateti
         files.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     if not files.exists(serial_path):
         SerialFile(serial_path).create()
-    # Firefox refuses a second CA with the same issuer and serial number: each has a name of its own.
+    # Firefox refuses a second CA with the same issuer and serial number: each gets a name of its own.
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"certifier CA {secrets.token_hex(4)}")])
     usage = dict.fromkeys(
         ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",

@@ -70,7 +70,7 @@ class ContextCache:
 
     @property
     def generates(self) -> bool:
-        """Whether no name is ever a *won't do*."""
+        """Whether a leaf can be made for any name, so that none is a *won't do*."""
         return self._retriever.generates
 
     @property
@@ -183,7 +183,7 @@ class ContextCache:
             context = self._retrieve(name, client)
         except CertifierError as failure:
             error = failure.again()
-            if isinstance(failure, RetrievalError):  # other faults are the client's, and go into its own log line
+            if isinstance(failure, RetrievalError):  # other faults are the client's, and go into its line of the log
                 log.error("%s", failure)
         except Exception:  # the top of this greenlet: every waiter must get an error
             error = RetrievalError(f"no certificate for {name}: a bug in certifier, see its log")

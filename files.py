@@ -21,7 +21,7 @@ from gevent.monkey import get_original
 LOCK_SECONDS = 5.0  # what is done under a lock takes milliseconds
 _POLL_SECONDS = 0.001
 _SECTOR = 512  # octets that a disk writes completely or not at all
-# For pool threads, where gevent's must not be used; its ``close`` also makes system calls to check the descriptor.
+# For pool threads, where gevent's versions must not be used; its ``close`` also costs system calls for a check.
 _sleep = get_original("time", "sleep")
 close: Callable[[int], None] = get_original("os", "close")
 _TEMPORARY = ".certifier-{}-{}-{}.tmp"  # no operator's file has such a name
@@ -90,7 +90,7 @@ def _create_at_once(path: Path, content: bytes, mode: int) -> bool:
     try:
         _set_mode(fd, mode)
         _write(fd, content)
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # linkat(2), which follows it
+        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # linkat(2): it follows the link
     except FileExistsError:
         raise
     except OSError:
@@ -101,7 +101,7 @@ def _create_at_once(path: Path, content: bytes, mode: int) -> bool:
 
 
 def _link(made: Path, path: Path) -> None:
-    """Give a temporary file its name, or raise ``FileExistsError``. Without hard links (FAT), by a rename."""
+    """Give a temporary file its name, or raise ``FileExistsError``. Without hard links (FAT), rename it."""
     try:
         os.link(made, path)
     except OSError as error:
@@ -137,7 +137,7 @@ def overwrite(path: Path, content: bytes) -> None:
 
 
 def _write_over(path: Path, content: bytes) -> None:
-    """For a file that is itself a mount point, as in a container: nothing can be renamed onto it."""
+    """Overwrite a file that is itself a mount point, as in a container: nothing can be renamed onto it."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         if os.pwrite(fd, content, 0) < len(content):
@@ -207,7 +207,7 @@ def content(path: Path, most: int) -> bytes:
 
 
 def whole(path: Path) -> bytes:
-    """All that a file holds. Of a FIFO, what its writers write; nothing if it has none, as we would wait for ever."""
+    """All that a file holds. Of a FIFO, what its writers write; nothing if it has none, rather than wait for ever."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
         return file.read()

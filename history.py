@@ -59,7 +59,7 @@ class History:
             )
 
     def after(self, at: int) -> list[Sample]:
-        """The samples later than that."""
+        """The samples later than ``at``."""
         return [sample for sample in self._samples if sample["at"] > at]
 
 

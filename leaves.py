@@ -23,7 +23,7 @@ from signer import Authority
 from store import Failures, Occupied, Stamp, Store
 from stored import Stored
 
-SETTLE_SECONDS = 1.0  # a younger file may be incomplete: in an editor, or a certificate copied before its key
+SETTLE_SECONDS = 1.0  # a younger file may be incomplete: still being written, or a certificate copied before its key
 _MOST_TOLD = 10_000  # notes remembered, so that each is logged once
 
 
@@ -70,7 +70,7 @@ class Leaves:
 
         Warnings for the log are added to ``notes``, one sentence each, whatever the outcome. Raises ``RetrievalError``
         if no leaf can be made, and ``Unsettled`` if an operator may still be placing a file: try again a little later.
-        A failing store costs a note, and the connection only if no leaf can be made.
+        A failing store is noted, and fails the retrieval only if no leaf can be made.
         """
         replacing, why_replaced = None, ""
         stamp = self._store.stamp(name)
@@ -202,7 +202,7 @@ class Leaves:
         if stored.ours and self._authority is not None:
             if fault := self._authority.fault(certificate, behind):
                 raise Unusable(fault)
-            made_before = stored.placed() < self._since  # else by another process, with its own --key-type
+            made_before = stored.placed() < self._since  # if not, by another process, for its own --key-type
             if made_before and kind_of(certificate.public_key()) != self._keys.kind:
                 raise Unusable(f"its key is not {self._keys.kind}")
         return found

@@ -36,7 +36,7 @@ class Overview:
         self._version = version
 
     def snapshot(self, since: Cursor | None) -> Snapshot:
-        """A snapshot, with the rows and samples that are new to a viewer at this cursor; for None, with none."""
+        """A snapshot, with the rows and samples that are new to a viewer at this cursor; for None, without any."""
         board = self._board
         latest = {"tunnels": [], "requests": [], "refusals": []} if since is None else board.latest(since)
         learned = self._refused.learned()

@@ -61,7 +61,7 @@ class Retriever:
 
     @property
     def generates(self) -> bool:
-        """Whether no name is ever a *won't do*."""
+        """Whether a leaf can be made for any name, so that none is a *won't do*."""
         return self._leaves.generates
 
     def crowded(self, client: str) -> bool:

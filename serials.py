@@ -31,7 +31,7 @@ class SerialFile:
         files.write_new(self.path, b"%d\n" % (secrets.randbits(63) + 1))
 
     def peek(self, count: int = 1) -> int:
-        """The next serial, which is not taken. Raises ``RetrievalError`` if there is none, or not ``count`` of them."""
+        """The next serial, without taking it. Raises ``RetrievalError`` if there is none, or not ``count`` of them."""
         content = files.content(self.path, 64)
         serial = int(content) if _LINE.match(content) else 0
         if not 0 < serial <= MAX_SERIAL - count:

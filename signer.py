@@ -1,4 +1,4 @@
-"""Keys, requests and signatures: a fresh key and a CSR for a name, and the ``Authority`` that signs it.
+"""Requests and signatures: a CSR for a name, signed with the leaf's key, and the ``Authority`` that signs the leaf.
 
 The CSR (RFC 2986) is the seam between the two: an ``Authority`` sees a request and a name, never the leaf's key, so
 that the CA's key may one day live elsewhere. Everything here may block (disk, RSA) and is meant for pool
@@ -116,7 +116,7 @@ class Authority:
             return "it was signed by another CA"
         if tuple(behind) != self._files.chain:  # perhaps one was missing, or was reissued
             return "its intermediate certificates are not the CA's"
-        # By another identifier, OpenSSL and others would not find the leaf's issuer.
+        # With another identifier, OpenSSL and others would not find the leaf's issuer.
         if certificates.extension(leaf, x509.AuthorityKeyIdentifier) != self._aki:
             return "the CA's certificate has another key identifier now"
         points = certificates.extension(leaf, x509.CRLDistributionPoints)

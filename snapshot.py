@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypedDict
 from histogram import HistogramData, merged
 
 HISTORY_SECONDS = 300  # what plots show
-MAX_ROWS = 300  # kept each of tunnels, requests and refusals: more than anybody reads, a few hundred kilobytes
+MAX_ROWS = 300  # kept of tunnels, of requests and of refusals: more than anybody reads, a few hundred kilobytes
 MAX_OPEN = 100  # open tunnels that are shown, the newest
 MAX_HELD = 200  # certificates in memory that are shown, the last used
 LATE_SECONDS = 5  # samples this recent are sent again: some processes may have added to them late

@@ -1,4 +1,4 @@
-// A table whose rows come and go: they keep the keyboard focus, and open to show all that is known.
+// A table whose rows come and go without losing the keyboard focus, and open to show all that is known.
 
 import { element } from "./format.js";
 
