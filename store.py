@@ -123,7 +123,13 @@ class Store:
     def stamp_again(self, name: str, stamp: Stamp) -> Stamp:
         """The stamp after ``save``, new for the saved file only: what others placed meanwhile must still be noticed."""
         path = self.path(name)
-        return stamp if path is None else (_stamp(str(path)), *stamp[1:])
+        if path is None:
+            return stamp
+        saved = _stamp(str(path))
+        with suppress(OSError):
+            if not is_ours(path):  # an operator's, renamed over it since
+                return stamp
+        return saved, *stamp[1:]
 
     def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
         """Check the files of a name in use: the stamp to compare with next time, None if they have changed.

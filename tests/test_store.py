@@ -243,15 +243,17 @@ def test_use_is_noted_to_the_hour_and_only_on_our_own(certs: Store) -> None:
     assert theirs.path.stat().st_mtime == 1000
 
 
-@pytest.mark.parametrize("placed", [True, False])
-def test_what_was_placed_while_a_certificate_was_made_is_noticed(certs: Store, placed: bool) -> None:
+@pytest.mark.parametrize("placed", ["before", "after", ""])
+def test_what_was_placed_while_a_certificate_was_made_is_noticed(certs: Store, placed: str) -> None:
     stamp = certs.stamp("a.example.com")
-    if placed:
+    if placed == "before":
         place(certs, "_.example.com", b"WILD")
     certs.save("a.example.com", PEM)
+    if placed == "after":
+        place(certs, "a.example.com", b"OPERATOR'S")
     again = certs.stamp_again("a.example.com", stamp)
     assert certs.look("a.example.com", again, True, time.time()) == (None if placed else again)
-    assert (again == certs.stamp("a.example.com")) is not placed
+    assert (again == certs.stamp("a.example.com")) is not bool(placed)
 
 
 def test_the_stamp_of_a_name_too_long_to_be_stored(certs: Store) -> None:
