@@ -154,6 +154,7 @@ def exchange(data: bytes) -> None:
     if found is None or found.method == "CONNECT":
         return
     where, path = http_target(found.target, found.method)
+    found = replace(found, headers=fields.addressed(found.headers, where))
     recorder = Recorder(Connection("a:1", "b:1", "http", str(where)), Chorus(()))
     told = recorder.request(found.method, str(where), path, found.http_version, found.headers)
     client, user = socket.socketpair()
