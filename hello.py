@@ -91,12 +91,15 @@ def is_old(data: bytes) -> bool | None:
 
     TLS 1.2 servers may accept that form (RFC 5246 appendix E.2), and OpenSSL does. It has no server_name.
     """
-    if not 0x80 <= data[0] < 0xC0 or data[2:3] not in (b"", b"\1"):
+    if not 0x80 <= data[0] <= 0xC0 or data[2:3] not in (b"", b"\1"):
         return False
-    if len(data) < _OLD.size:
+    if len(data) < 2:
         return None
-    length, ciphers, session, challenge = _OLD.unpack_from(data)
-    return bool(length - 0x8000 == _OLD.size - 2 + ciphers + session + challenge)
+    length, ciphers, session, challenge = _OLD.unpack_from(data.ljust(_OLD.size, b"\0"))  # at least
+    least = _OLD.size - 2 + ciphers + session + challenge  # GnuTLS ignores what follows the parts
+    if not least <= length - 0x8000 <= _MAX_RECORD:
+        return False
+    return bool(ciphers) if len(data) >= _OLD.size else None
 
 
 def _parse(hello: bytes) -> ClientHello:

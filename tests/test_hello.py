@@ -45,10 +45,15 @@ def records(handshake: bytes, size: int = 16_384) -> bytes:
     return b"".join(b"\x16\3\1" + len(p).to_bytes(2) + p for p in pieces)
 
 
-def old_hello(version: bytes = b"\3\3") -> bytes:
+def old_hello(version: bytes = b"\3\3", unknown: int = 0, behind: bytes = b"") -> bytes:
     """A ClientHello in SSL 2.0 format (RFC 5246 §E.2) that offers AES-GCM with and without ECDHE."""
-    body = b"\1" + version + b"\0\x0c\0\0\0\x20" + b"\0\xc0\x2f\0\xc0\x2b\0\0\x9c\0\0\xff" + bytes(range(32))
+    ciphers = b"\0\x77\x77" * unknown + b"\0\xc0\x2f\0\xc0\x2b\0\0\x9c\0\0\xff"
+    body = b"\1" + version + len(ciphers).to_bytes(2) + b"\0\0\0\x10" + ciphers + bytes(range(16)) + behind
     return (0x8000 + len(body)).to_bytes(2) + body
+
+
+# Of the largest record, as OpenSSL and GnuTLS accept it; with an octet behind its parts, as GnuTLS does.
+OLD_HELLOS = [old_hello(), old_hello(unknown=5449), old_hello(behind=b"x")]
 
 
 def read(data: bytes, size: int = 1 << 20) -> ClientHello | None:
@@ -155,14 +160,30 @@ def test_what_comes_between_the_records_of_a_hello(second: bytes) -> None:
         reader.receive(second + whole[45 + len(second) :])
 
 
-@pytest.mark.parametrize("version", [b"\3\1", b"\3\3", b"\x7f\0"])
-def test_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(version: bytes) -> None:
-    data = old_hello(version)
-    assert [is_old(data[:end]) for end in range(1, len(data) + 1)] == [None] * 10 + [True] * (len(data) - 10)
-    for number, octet in ((0, b"\xc0"), (2, b"\2"), (10, b"\x1f")):
-        other = data[:number] + octet + data[number + 1 :]
-        assert is_old(other) is False
-        assert [is_old(other[:end]) for end in range(1, number + 2)] == [None] * number + [False]
+@pytest.mark.parametrize(
+    "data",
+    [*OLD_HELLOS, old_hello(b"\3\1"), old_hello(b"\x7f\0")],
+    ids=["usual", "largest", "trailing", "TLS 1.0", "7F00"],
+)
+def test_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(data: bytes) -> None:
+    assert [is_old(data[:end]) for end in range(1, 20)] == [None] * 10 + [True] * 9
+
+
+@pytest.mark.parametrize(
+    ("other", "known"),
+    [
+        (b"\xc1", 1),
+        (b"\xc0\1", 2),  # longer than a record may be
+        (b"\x80\x08", 2),  # too short
+        (b"\x80\x35\2", 3),
+        (b"\x94\0\1\xa4ping\x90", 6),  # MessagePack-RPC
+        (b"\x80\x28\1\3\3\0\x10\0\0\0\x10", 11),  # its parts are longer than the whole
+        (b"\x80\x19\1\3\3\0\0\0\0\0\x10", 11),  # without a cipher
+    ],
+)
+def test_what_has_not_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(other: bytes, known: int) -> None:
+    found = [is_old(other[:end]) for end in range(1, len(other) + 1)]
+    assert found == [None] * (known - 1) + [False] * (len(other) + 1 - known)
 
 
 def test_the_limit_of_key_shares() -> None:

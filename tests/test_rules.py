@@ -33,7 +33,7 @@ from lab import (
 )
 from pki import TestCA
 from test_clients import h2_origin
-from test_hello import message, old_hello, real_hello, records, server_name
+from test_hello import OLD_HELLOS, message, real_hello, records, server_name
 
 import tls
 
@@ -287,20 +287,23 @@ def test_a_server_name_does_not_pass_behind_another_record(
 
 
 @pytest.mark.parametrize("option", ["--bypass=localhost", "--non-tls=relay"])
+@pytest.mark.parametrize("hello", OLD_HELLOS, ids=["usual", "largest", "trailing"])
 @pytest.mark.parametrize("size", [1, 100])
-def test_tls_does_not_pass_by_a_hello_in_the_form_of_ssl_2(tmp_path: Path, roots: Path, option: str, size: int) -> None:
-    hello = old_hello()
+def test_tls_does_not_pass_by_a_hello_in_the_form_of_ssl_2(
+    tmp_path: Path, roots: Path, option: str, hello: bytes, size: int
+) -> None:
     with Origin(echo) as plain, running(tmp_path, roots, option, "--deny=www.example.com") as program:
         with tunnel(program.address, f"localhost:{plain.port}") as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            for start in range(0, len(hello), size):
+            for start in range(0, 12 * size, size):
                 sock.sendall(hello[start : start + size])
             assert sock.recv(100) == tls.alert(50)
         assert 'detail="a ClientHello in the form of SSL 2.0"' in program.tunnels(1)[0]
 
 
 @pytest.mark.parametrize(
-    "first", [b"\x15\x04hello", b"\x14\0hello", b"\x80\x01\1\0\0\0\0\0\0\0\0", b"\x80\x01\2", b"\xff"]
+    "first",
+    [b"\x15\x04hello", b"\x14\0hello", b"\x80\x01\1\0\0\0\0\0\0\0\0", b"\x80\x01\2", b"\xff", b"\x94\0\1\xa4ping\x90"],
 )
 def test_another_protocol_may_begin_as_these_records_do(tmp_path: Path, roots: Path, first: bytes) -> None:
     with Origin(echo) as plain, running(tmp_path, roots) as program:
