@@ -55,6 +55,7 @@ class HarFile:
         self._keep = keep
         self._copies: tuple[_Copy, _Copy] | None = None  # the file, and the spare
         self._missing = b""  # what the spare still lacks
+        self._counts = True  # links: whether a file has more than before tells that it was renamed
         self._empty = True
         self._open()
 
@@ -111,7 +112,8 @@ class HarFile:
             os.rename(self._hidden, self._path)
             os.rename(self._between, self._hidden)
             now = os.stat(self._hidden)
-            if not os.path.samestat(now, was) or now.st_nlink > was.st_nlink:  # renamed after the check above
+            linked = self._counts and now.st_nlink > was.st_nlink
+            if linked or not os.path.samestat(now, was):  # renamed after the check above
                 os.unlink(self._path)  # it repeats all that is in the renamed file
                 raise FileNotFoundError(errno.ENOENT, "it was renamed")
         except OSError:
@@ -137,6 +139,7 @@ class HarFile:
             if end < 0 or os.pread(live, len(_HEAD), 0) != _HEAD or os.pread(live, len(_TAIL), end) != _TAIL:
                 raise FileExistsError(errno.EEXIST, "it exists, and is not a whole HAR file of certifier's")
             self._empty = os.pread(live, 4096, 0).find(b"\n") == end
+            self._counts = self._forgets()
             spare = self._copy(live)
         except BaseException:
             os.close(live)
@@ -151,8 +154,19 @@ class HarFile:
         if stat.S_ISREG(found.st_mode) and not found.st_size:
             files.write_at(live, self._bare, 0)
 
-    def _copy(self, live: int) -> int:
+    def _forgets(self) -> bool:
+        """Whether an open file loses a link with its name: on NFS, and often on FUSE, it gets a hidden name instead."""
         self._between.unlink(missing_ok=True)
+        self._hidden.unlink(missing_ok=True)
+        fd = os.open(self._between, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.link(self._between, self._hidden)
+            self._between.unlink()
+            return os.stat(self._hidden).st_nlink == 1
+        finally:
+            os.close(fd)
+
+    def _copy(self, live: int) -> int:
         self._hidden.unlink(missing_ok=True)
         spare = os.open(self._hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:

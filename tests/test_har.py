@@ -228,6 +228,33 @@ def test_renamed_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert entries(rotated) + entries(path) == ["/1", "/2", "/3", "/4"]
 
 
+def test_where_an_open_file_keeps_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS and FUSE's library give one that is replaced or removed a hidden name, until it is closed."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    rename, unlink = os.rename, os.unlink
+
+    def keep(path: Path) -> None:
+        if path.exists():
+            os.link(path, hidden / str(len(os.listdir(hidden))))
+
+    def renamed(source: Path, target: Path) -> None:
+        keep(target)
+        rename(source, target)
+
+    def removed(path: Path) -> None:
+        keep(path)
+        unlink(path)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(os, "unlink", removed)
+    path = tmp_path / "a.har"
+    file = open_(path)
+    for n in range(1, 5):
+        file.append(exchange(target=f"/{n}"))
+        assert entries(path) == [f"/{m}" for m in range(1, n + 1)]
+
+
 def test_emptied_by_someone_else(tmp_path: Path) -> None:
     """Either copy, by somebody who finds that it has grown large."""
     path = tmp_path / "a.har"
