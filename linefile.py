@@ -32,7 +32,7 @@ class LineFile:
     def write(self, line: str) -> None:
         """Append one or more lines, given without the final newline; non-ASCII characters are escaped."""
         data = f"{line}\n".encode("ascii", "backslashreplace")
-        if self._lost and self._ends_torn():
+        if self._torn:
             data = b"\n" + data
         reason = None
         try:
@@ -48,26 +48,26 @@ class LineFile:
             lost, self._lost = self._lost, 0
             log.warning("%s can be written again; %d lines were lost", self._path or "stderr", lost)
 
-    def _ends_torn(self) -> bool:
-        """Whether the file ends within a line. Read it if possible: the line may be another process's."""
-        if self._poll is None:
-            with suppress(OSError):  # not readable for us, or no /proc
-                fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    return os.pread(fd, 1, max(0, os.fstat(fd).st_size - 1)) not in (b"\n", b"")
-                finally:
-                    os.close(fd)
-        return self._torn
-
     def _put(self, data: bytes) -> int:
         """Write as much as is possible without blocking the hub; return the number of octets."""
         if self._poll is None:
-            return os.write(self._fd, data)
+            put = os.write(self._fd, data)
+            return 0 if 0 < put < len(data) and self._took_back(put) else put
         put = 0
         with suppress(BlockingIOError):  # another process filled the pipe first
             while put < len(data) and self._poll.poll(0):
                 put += os.write(self._fd, data[put : put + PIPE_BUF])  # what a writable pipe has room for
         return put
+
+    def _took_back(self, octets: int) -> bool:
+        """Remove the part of a line that a full disk took: another process, unaware of it, would write behind it."""
+        with suppress(OSError):  # it may be append-only
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
+            if os.fstat(self._fd).st_size == end:
+                os.ftruncate(self._fd, end - octets)
+                os.lseek(self._fd, -octets, os.SEEK_CUR)  # stderr may not be open for appending
+                return True
+        return False
 
     def reopen(self) -> None:
         """Continue in a new file after a rename (logrotate), or in the present one if no new one can be opened."""
