@@ -135,7 +135,7 @@ class Interception:
         except OSError as error:
             record.outcome = "client-tls-failed"
             record.detail = getattr(error, "reason", None) or str(error)
-            self._refused(way, pair, record.detail, isinstance(error, ConnectionError))
+            self._refused(way, pair, record.detail, "in" if isinstance(error, ConnectionError) else None)
             return
         record.client_tls, record.client_alpn = stream.version, stream.alpn
         if stream.version == "TLSv1.2":
@@ -161,7 +161,7 @@ class Interception:
         if tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
-            self._refused(way, pair, None, True)
+            self._refused(way, pair, None, "right after")
 
     def _settle(self, record: Record, name: str, stream: TlsStream, tunnel: Tunnel) -> bool:
         """Tell the client, if it still can be told, why its tunnel ended; return whether there was anything to tell."""
@@ -244,16 +244,16 @@ class Interception:
             raise NoSharedProtocol("the client does not offer http/1.1, the only protocol that works here")
         return [_HTTP.decode("ascii")]
 
-    def _refused(self, way: Way, pair: Pair, reason: str | None, closed: bool) -> None:
-        """Note why a client gave up, if it refused our certificate, and count that."""
+    def _refused(self, way: Way, pair: Pair, reason: str | None, left: str | None) -> None:
+        """Note why a client gave up or ``left``, if it refused our certificate, and count that."""
         meaning = refusals.meaning(reason)
-        if meaning is None and not closed:
+        if meaning is None and left is None:
             return  # its TLS failed for another reason
         way.record.refused = "certificate"
         what = (
             f"refused our certificate: {meaning}"
             if meaning
-            else "left right after the handshake: probably it does not trust the CA, or pins another certificate"
+            else f"left {left} the handshake: probably it does not trust the CA, or pins another certificate"
         )
         way.record.note(f"the client {what}; {refusals.setting(way.user_agent)}")
         if self._refusals.refused(pair):

@@ -592,6 +592,14 @@ def test_a_client_that_says_nothing_after_the_handshake_is_not_said_to_have_refu
     program.wait_for("note=.the client left right after the handshake: probably it does not trust the CA", seen)
 
 
+def test_a_client_that_leaves_in_the_handshake(program: Program, origin: Origin) -> None:
+    seen = len(program.lines)
+    with tunnel(program.address, f"localhost:{origin.port}") as sock:
+        sock.sendall(real_hello("localhost"))
+        assert sock.recv(65_536)
+    program.wait_for("note=.the client left in the handshake: probably it does not trust the CA", seen)
+
+
 def test_learned_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
     with running(tmp_path, roots, "--learn-bypass=2") as program:
         target = f"localhost:{origin.port}"
