@@ -164,6 +164,7 @@ class HarFile:
             self._between.unlink()
             return os.stat(self._hidden).st_nlink == 1
         finally:
+            self._between.unlink(missing_ok=True)
             os.close(fd)
 
     def _copy(self, live: int) -> int:

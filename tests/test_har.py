@@ -255,6 +255,18 @@ def test_where_an_open_file_keeps_a_name(tmp_path: Path, monkeypatch: pytest.Mon
         assert entries(path) == [f"/{m}" for m in range(1, n + 1)]
 
 
+def test_where_there_are_no_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on FAT: that is an error at once, and leaves nothing but the file."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(PermissionError):
+        open_(tmp_path / "a.har")
+    assert os.listdir(tmp_path) == ["a.har"]
+
+
 def test_emptied_by_someone_else(tmp_path: Path) -> None:
     """Either copy, by somebody who finds that it has grown large."""
     path = tmp_path / "a.har"
