@@ -40,6 +40,8 @@ class ObservedTunnel(Tunnel):
         for piece in self._pieces(octets, source is self._client):
             if source is self._origin:
                 most = self._witness.received(piece)
+                if not self._acts:
+                    continue  # nothing else is written to the client: the records go on whole, below
                 for record in _records(piece[:most], sizes):
                     sink.encrypt(record)
                 if most < len(piece):
@@ -47,6 +49,9 @@ class ObservedTunnel(Tunnel):
                     raise Refused("a response that nobody asked for")
             else:
                 self._pass_up(piece, sink)
+        if source is self._origin and not self._acts:
+            for whole in records:
+                sink.encrypt(whole)
         if source is self._client and source.ended in (ORDERLY, TRUNCATED) and (rest := self._witness.rest()):
             sink.encrypt(rest)
         return len(records), len(octets)
