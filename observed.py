@@ -36,22 +36,11 @@ class ObservedTunnel(Tunnel):
             if self._keeps_early(source):
                 self.early += octets
             self._count(source, len(octets))
-        sizes = deque(map(len, records))
-        for piece in self._pieces(octets, source is self._client):
-            if source is self._origin:
-                most = self._witness.received(piece)
-                if not self._acts:
-                    continue  # nothing else is written to the client: the records go on whole, below
-                for record in _records(piece[:most], sizes):
-                    sink.encrypt(record)
-                if most < len(piece):
-                    self._flush(sink)
-                    raise Refused("a response that nobody asked for")
-            else:
+        if source is self._origin:
+            self._pass_down(records, octets, sink)
+        else:
+            for piece in self._pieces(octets, sent=True):
                 self._pass_up(piece, sink)
-        if source is self._origin and not self._acts:
-            for whole in records:
-                sink.encrypt(whole)
         if source is self._client and source.ended in (ORDERLY, TRUNCATED) and (rest := self._witness.rest()):
             sink.encrypt(rest)
         return len(records), len(octets)
@@ -65,7 +54,8 @@ class ObservedTunnel(Tunnel):
         at = 0
         began = since = time.monotonic()  # of this piece; when others last ran
         while at < len(octets):
-            piece = octets[at : at + max(self._most, self._witness.ahead(sent))]
+            most = self._most if len(octets) - at <= self._most else max(self._most, self._witness.ahead(sent))
+            piece = octets[at : at + most]
             at += len(piece)  # before others run: the other direction may change the size
             yield piece
             now = time.monotonic()
@@ -77,6 +67,26 @@ class ObservedTunnel(Tunnel):
             if now - since > _LONG:
                 sockets.give_way()
                 began = since = time.monotonic()
+
+    def _pass_down(self, records: list[bytes], octets: bytes, sink: Stream) -> None:
+        """Show the witness the ``octets`` of the origin's ``records``, and forward them in as many records.
+
+        A client may process a record as a whole: curl 7.88 loses a response if a reset follows in the same record.
+        """
+        if not self._acts:  # nothing else is written to the client, so that each can go on whole
+            for piece in self._pieces(octets, sent=False):
+                self._witness.received(piece)
+            for record in records:
+                sink.encrypt(record)
+            return
+        sizes = deque(map(len, records))
+        for piece in self._pieces(octets, sent=False):
+            most = self._witness.received(piece)
+            for part in _records(piece[:most], sizes):
+                sink.encrypt(part)
+            if most < len(piece):
+                self._flush(sink)
+                raise Refused("a response that nobody asked for")
 
     def _pass_up(self, piece: bytes, sink: Stream) -> None:
         if not self._acts:
@@ -129,10 +139,7 @@ class ObservedTunnel(Tunnel):
 
 
 def _records(piece: bytes, sizes: deque[int]) -> Iterator[memoryview]:
-    """The piece split into the records that it arrived in; ``sizes`` are of those that are left.
-
-    A client may process a record as a whole: curl 7.88 loses a response if a reset follows in the same record.
-    """
+    """The piece split into the records that it arrived in; ``sizes`` are of those that are left."""
     left = memoryview(piece)
     while left:
         record, left = left[: sizes[0]], left[sizes[0] :]
