@@ -14,6 +14,7 @@ from tunnel import Tunnel
 from witness import Witness
 
 _LEAST, _MOST = 1_024, 4_096  # octets that a witness is given at once; more only if all are content
+_RECORD = 16_384  # octets of plaintext in a full record, at which TLS splits what is longer (RFC 8446 §5.1)
 _LONG = 0.002  # seconds that a witness may look at data before others run
 
 
@@ -76,8 +77,12 @@ class ObservedTunnel(Tunnel):
         if not self._acts:  # nothing else is written to the client, so that each can go on whole
             for piece in self._pieces(octets, sent=False):
                 self._witness.received(piece)
+            start = end = 0
             for record in records:
-                sink.encrypt(record)
+                end += len(record)
+                if len(record) < _RECORD or end == len(octets):  # full ones stay so in one call
+                    sink.encrypt(octets[start:end])
+                    start = end
             return
         sizes = deque(map(len, records))
         for piece in self._pieces(octets, sent=False):
