@@ -91,7 +91,8 @@ def test_others_run_while_many_small_requests_are_looked_at(upload: int, seconds
 
 def test_what_came_in_several_records_goes_on_so(roots: Path, certificate: Path, tmp_path: Path) -> None:
     """Clients may take a record at once: curl 7.88 forgets a response that is in one record with a reset behind it."""
-    records = [b"HTTP/1.1 200 OK\r\n\r\n" + b"a" * 9_000, b"b", b"c" * 3_000, b"d" * 16_384, b"e" * 16_384, b"f" * 12_000, b"g"]
+    head, full = b"HTTP/1.1 200 OK\r\n\r\n", 16_384
+    records = [head + b"a" * 9_000, b"b", b"c" * 3_000, b"d" * full, b"e" * full, b"f" * 12_000, b"g"]
 
     def answer(sock: socket.socket) -> None:
         sock.recv(100)
