@@ -8,33 +8,34 @@ _INTRO = """\
 # Benchmark
 
 Made by `make bench` (the table), `make bench-growth` (how cost grows), `make bench-mixed` (latency under mixed
-load), `make bench-workers` (what sharing a port costs) and `make bench-price` (what looking costs); figures are in
-[results.json](results.json). Less is better everywhere but in connections a second.
+load), `make bench-workers` (what sharing a port costs) and `make bench-price` (what observing the traffic costs). All
+figures are in [results.json](results.json). Less is better, except for connections per second.
 
 """
 
 _MEANING = """\
-Each cell: the median of the rounds, their range, and how many times its floor it is. The best of a row is bold.
+Each cell has the median of the rounds, their range, and the ratio to the floor. The best of a row is bold.
 
-* CPU is user and system time of the proxy and all its children, on a core of its own; the origin and the clients are on
-  others. `*`: the load side, not the proxy, set the pace, so the proxy had time to wait. `~`: something else on the
-  machine took more than 5 % of the proxy's core meanwhile.
-* The **floor** is what the proxy's own two ends of TLS take in memory, with the `ssl` and `cryptography` modules of the
-  same Python in the same run: *warm*: one handshake as a server and one as a client that verifies; *new name*: these, a
-  P-256 key, a signature, the name's context; *download*: decrypt and encrypt a GB; *small request*: decrypt and encrypt
-  both; *idle tunnel*: what the two ends hold. No sockets, no HTTP, no disk.
-* A *warm connection* is TCP, CONNECT, TLS 1.3 without resumption, one small request and its reply, close_notify both
-  ways, its name in memory. Origins have P-256 certificates. CONNECT names an address: no look-ups.
-* Of *idle tunnels* there are no figures where the proxy had closed some before they were counted.
-* The **bare relay** is no peer: `bench/relay.py`, the least that these connections need in gevent, with no store,
-  policy, limits, deadlines or log. What it costs beyond the floor are sockets, switches and Python.
-* Every proxy runs on its defaults; what a run has to set is in `bench/peers/`.
+* CPU is the user and system time of the proxy and all its children, on a core of its own; the origin and the clients
+  run on others. `*`: the load side, not the proxy, set the pace, so the proxy was idle at times. `~`: something else on
+  the machine took more than 5 % of the proxy's core meanwhile.
+* The **floor** is what the proxy's own two ends of TLS cost in memory, with the `ssl` and `cryptography` modules of the
+  same Python in the same run. *Warm*: one handshake as a server and one as a client that verifies; *new name*: these, a
+  P-256 key, a signature and the name's context; *download*: decrypting and encrypting a GB; *small request*: decrypting
+  and encrypting the request and the reply; *idle tunnel*: the memory of the two ends. No sockets, no HTTP, no disk.
+* A *warm connection* is TCP, CONNECT, TLS 1.3 without resumption, one small request and its reply, and close_notify
+  both ways, with the name's context in memory. Origins have P-256 certificates. CONNECT names an IP address, so nothing
+  is looked up.
+* *Idle tunnels* have no figure if the proxy had closed some of them before they were counted.
+* The **bare relay** is not a peer: `bench/relay.py` is the least that these connections need in gevent, without store,
+  policy, limits, deadlines or log. Its cost above the floor is sockets, switches and Python.
+* Every proxy runs with its defaults; the settings that a run needs are in `bench/peers/`.
 """
 
 _SHARED = """\
-All have the same cores: this is what several processes cost, not what they gain. *Clients* connect at once, in a closed
-loop. The fewer they are, the less a process finds to do when it gets the core, and the more often the core goes from
-one to the other, with cold caches each time.
+All ways use the same cores: this is what several processes cost, not what they gain. *Clients* connect at the same
+time, each in a closed loop. The fewer there are, the less work a process finds when it gets the core, and the more
+often the core switches from one to the other, with cold caches each time.
 """
 
 
@@ -117,9 +118,9 @@ def mixed(parts: Json) -> str:
     lines = [
         [
             "warm connections, one at a time",
-            "quiet p50 / p99, ms",
-            "beside it p50 / p99, ms",
-            "p99, times",
+            "quiet: p50 / p99, ms",
+            "beside it: p50 / p99, ms",
+            "p99, ratio",
             "the other load",
         ]
     ]
@@ -133,7 +134,7 @@ def mixed(parts: Json) -> str:
 
 def workers(part: Json) -> str:
     """What several workers cost relative to one: median ratio and range over the rounds."""
-    lines = [["", "clients", "warm connection, CPU ms", "times one's", "the busiest, % of it", "connections a second"]]
+    lines = [["", "clients", "warm connection, CPU ms", "ratio to one", "busiest, % of it", "connections per second"]]
     for load in part["loads"]:
         one = load["ways"][0]["cpu"]
         for way in load["ways"]:
@@ -147,7 +148,7 @@ def workers(part: Json) -> str:
 
 def price(part: Json) -> str:
     """What each way of observing costs, and how much more than none."""
-    lines = [["what is on", "a small request, µs", "more", "a GB, s", "more"]]
+    lines = [["what is on", "small request, µs", "more", "GB, s", "more"]]
     small, bulk = (median(part["ways"]["nothing"][key]) for key in ("small", "bulk"))
     for way, rounds in part["ways"].items():
         line = [way]
@@ -182,6 +183,6 @@ def document(parts: Json) -> str:
         text += f"{machine(part['machine'])}\n\n{workers(part)}\n\n{_SHARED}"
     if "price" in parts:
         part = parts["price"]
-        text += f"\n## What looking costs\n\ncertifier {part['version']}, CPU. {machine(part['machine'])}\n\n"
+        text += f"\n## What observing costs\n\ncertifier {part['version']}, CPU. {machine(part['machine'])}\n\n"
         text += f"{price(part)}\n"
     return text
