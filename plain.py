@@ -83,7 +83,6 @@ class PlainHttp:
             head = replace(head, headers=seen)
         else:
             seen = fields.without_ours(head.headers)
-            head = replace(head, headers=fields.addressed(head.headers, target))
         exchange = recorder.request(head.method, str(target), path, head.http_version, seen)
         record.told = self._sight.logs
         try:
@@ -95,8 +94,8 @@ class PlainHttp:
         if answer is None:
             if changed is not None:
                 head = replace(head, method=exchange.method, headers=exchange.request_fields)
-                if not head.header(b"host"):  # optional in HTTP/1.0
-                    head = replace(head, headers=fields.addressed(head.headers, target))
+            if changed is None or not head.header(b"host"):  # a Host that a tap sets counts
+                head = replace(head, headers=fields.addressed(head.headers, target))
             return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
                 target, exchange.target, behind
             )
