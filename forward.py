@@ -21,12 +21,13 @@ from errors import (
     OriginSilent,
     RequestTimeout,
 )
-from exchange import MAX_FIELDS, Exchange, Recorder
+from exchange import MAX_FIELDS, Exchange
 from head import MAX_HEAD, RequestHead, without_quote
 from http1 import MAX_INTERIM
 from meter import Meter
 from names import Target
 from record import Record
+from recorder import Recorder
 
 QUIET_SECONDS = 300.0  # how long either side may be silent while we wait for it: long polls end sooner
 LINGER_SECONDS = 5.0  # how long an upload that was already answered may pause, as in nginx

@@ -12,8 +12,9 @@ import h11
 
 import ambiguity
 import heads
-from exchange import NO_ROOM, Exchange, Fields, Octets, Recorder, Unreadable, authority_of, header
+from exchange import Exchange, Fields, Octets, Unreadable, authority_of, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
+from recorder import NO_ROOM, Recorder
 
 MAX_WAITING = 100  # unanswered requests of a connection; pipelining clients stop at about 10
 

@@ -7,9 +7,10 @@ import struct
 import time
 
 import ambiguity
-from exchange import MAX_FIELDS, NO_ROOM, Exchange, Fields, Octets, Recorder, Unreadable
+from exchange import MAX_FIELDS, Exchange, Fields, Octets, Unreadable
 from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
 from headerblocks import HeaderBlocks
+from recorder import NO_ROOM, Recorder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number

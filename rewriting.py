@@ -13,9 +13,10 @@ from gevent.event import Event
 from gevent.lock import RLock
 
 from errors import Refused
-from exchange import MAX_FIELDS, Exchange, Fields, Recorder, Unreadable, header
+from exchange import MAX_FIELDS, Exchange, Fields, Unreadable, header
 from fields import connection_options
 from http1 import Http1
+from recorder import Recorder
 from taps import Answer
 
 WAIT_SECONDS = 300.0  # for the previous response: as long as a long poll

@@ -13,7 +13,6 @@ from typing import TypeVar
 from accesslog import AccessLog
 from board import Board
 from errors import UsageError
-from exchange import Capture, Observer
 from har import HarFile
 from harqueue import HarQueue
 from keylog import KeyLog
@@ -21,6 +20,7 @@ from linefile import LineFile
 from options import SIGN, Options, SightOptions
 from pcap import PcapFile
 from policy import Policy
+from recorder import Capture, Observer
 from sight import Sight
 from taps import Tap, Taps
 from workers import Workers

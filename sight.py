@@ -4,11 +4,13 @@ from collections.abc import Sequence
 
 from accesslog import AccessLog
 from board import Board
-from exchange import Capture, Connection, Exchange, Observer, Recorder
+from exchange import Connection, Exchange
 from guard import Guard
-from pcap import Flow, PcapFile
+from packets import Flow
+from pcap import PcapFile
 from policy import Policy
 from record import Record
+from recorder import Capture, Observer, Recorder
 from rewriting import Rewriter
 from taps import Answer, Passage, Taps
 from watcher import Watcher

@@ -8,11 +8,12 @@ import logging
 import re
 from contextlib import suppress
 
-from exchange import Capture, Connection, Observer, Octets, Recorder
+from exchange import Connection, Octets
 from framing import MAX_HEAD
 from heads import TCHAR
 from http1 import Http1
 from http2 import PREFACE, Http2
+from recorder import Capture, Observer, Recorder
 
 MAX_EARLY = 16_384  # octets that an origin may send before the protocol is known: in HTTP/2, its SETTINGS
 

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, nullcontext
 from gevent.lock import RLock
 
 from guard import Guard
-from pcap import Flow, PcapFile
+from packets import Flow
+from pcap import PcapFile
 from rewriting import Rewriter
 from taps import HOOKS, Passage, Taps
 from watcher import Watcher

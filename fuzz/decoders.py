@@ -10,10 +10,11 @@ from registry import target
 
 import bodies
 import requestlog
-from exchange import Capture, Connection, Exchange, Observer, Recorder
+from exchange import Connection, Exchange
 from harentry import entry
 from http1 import Http1
 from http2 import PREFACE, Http2
+from recorder import Capture, Observer, Recorder
 
 Segments = list[tuple[bool, bytes]]
 

@@ -42,7 +42,7 @@ import users
 from certificates import Unreadable
 from commandline import CommandLine
 from errors import CertifierError, ClientError, NotServable, RetrievalError, UsageError
-from exchange import Connection, Recorder
+from exchange import Connection
 from forward import Forwarding
 from head import HeadReader, RequestHead, http_target
 from hello import HelloReader
@@ -54,6 +54,7 @@ from names import Target
 from patterns import Patterns, networks
 from policy import Policy, Rules, is_private
 from record import Record
+from recorder import Recorder
 from serials import SerialFile
 from sight import Chorus
 from signer import Authority

@@ -18,9 +18,10 @@ import linefile
 import metrics
 import requestlog
 from board import Board
-from exchange import Capture, Connection, Exchange, Observer
-from pcap import Flow
+from exchange import Connection, Exchange
+from packets import Flow
 from record import Record
+from recorder import Capture, Observer
 from snapshot import Cursor, Snapshot
 from watcher import Watcher
 

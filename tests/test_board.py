@@ -14,9 +14,10 @@ import rows
 import snapshot
 from board import MAX_LABELS, Board
 from errors import LoopDetected, OriginRefused, Refused
-from exchange import MAX_FIELDS, Exchange, Recorder
+from exchange import MAX_FIELDS, Exchange
 from histogram import Histogram, merged
 from record import Record
+from recorder import Recorder
 from snapshot import MAX_OPEN, MAX_ROWS, Cursor, Snapshot, merge
 from watcher import Watcher
 

@@ -5,7 +5,8 @@ import time
 import pytest
 from watching import Seen, connection, kept
 
-from exchange import LITTLE_CONTENT, MAX_FIELDS, RATIO, Capture, Recorder, header
+from exchange import LITTLE_CONTENT, MAX_FIELDS, RATIO, header
+from recorder import Capture, Recorder
 
 
 @pytest.mark.parametrize("octets", [LITTLE_CONTENT, LITTLE_CONTENT + 1, 8 * LITTLE_CONTENT])

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watching import Seen
 
-from exchange import Connection, Exchange, Fields, Recorder
+from exchange import Connection, Exchange, Fields
 from harentry import MAX_PARAMETERS, RARE, Value, entry
+from recorder import Recorder
 
 SCHEMA = jsonschema.Draft202012Validator(json.loads((Path(__file__).parent / "har-1.2.schema.json").read_text()))
 

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary, watched, watched_in_pieces
 
-from exchange import FIELD, MAX_FIELDS, MAX_HELD, NO_ROOM
+from exchange import MAX_FIELDS
 from framing import MAX_HEAD
 from http1 import MAX_INTERIM, MAX_WAITING, Http1
+from recorder import FIELD, MAX_HELD, NO_ROOM
 
 GET = b"GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

@@ -21,9 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary, watched, watched_in_pieces
 
-from exchange import FIELD, LITTLE_HELD, MAX_FIELDS, MAX_HELD, NO_ROOM
+from exchange import MAX_FIELDS
 from headerblocks import MAX_LIST, MAX_TABLE
 from http2 import MAX_STREAMS, PREFACE, Http2
+from recorder import FIELD, LITTLE_HELD, MAX_HELD, NO_ROOM
 
 Pairs = list[tuple[str, str]]
 
@@ -416,7 +417,7 @@ def test_heads_are_counted_while_their_streams_are_open() -> None:
 
 def test_heads_of_all_connections_together_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise thousands of connections could each use the full limit. On any of them, a few requests are watched."""
-    monkeypatch.setattr("exchange.MAX_ALL_HELD", MAX_HELD)
+    monkeypatch.setattr("recorder.MAX_ALL_HELD", MAX_HELD)
     many = MAX_HELD // (MAX_FIELDS * (FIELD + 1))
     ask = PREFACE + wire(*[HeadersFrame(2 * n + 1, b"\x90" * MAX_FIELDS, flags=["END_HEADERS"]) for n in range(many)])
     first, second, third = Seen(), Seen(), Seen()

@@ -16,11 +16,12 @@ from test_tunnel import Ends, joined, uploaded
 from watching import Seen
 
 from board import Board
-from exchange import Exchange, Observer
+from exchange import Exchange
 from meter import Meter
 from observed import ObservedTunnel
 from policy import Mismatch
 from record import Record
+from recorder import Observer
 from sight import Sight
 from sockets import give_way
 from streams import PlainStream, Stream

@@ -14,7 +14,8 @@ from test_requestlog import largest_file
 from watching import CLIENT
 
 import log
-from pcap import ACK_AFTER, Flow, PcapFile
+from packets import ACK_AFTER, Flow
+from pcap import PcapFile
 
 V4 = ("127.0.0.1:50818", "192.0.2.1:443")
 V6 = ("[::1]:50818", "[2001:db8::1]:8443")
@@ -245,7 +246,8 @@ WRITER = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from pcap import Flow, PcapFile
+from packets import Flow
+from pcap import PcapFile
 file, flow = PcapFile(Path(sys.argv[1]), "1.0"), Flow("127.0.0.1:50818", "192.0.2.1:443")
 file.write(flow.opened())
 print("ready", flush=True)

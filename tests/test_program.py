@@ -569,6 +569,8 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         **dict.fromkeys(("sight", "seeing", "accesslog"), "seeing"),
         "linefile": "requestlog",
         **dict.fromkeys(("witness", "rewriting"), "taps"),
+        "recorder": "exchange",
+        "packets": "pcap",
         "fields": "forward",
         "commandline": "program",
         **dict.fromkeys(("histogram", "history", "meter", "rows", "snapshot"), "board"),

@@ -9,9 +9,10 @@ from test_http2 import Pair
 from watching import CLIENT, ORIGIN, Conversation, Seen, connection, kept, play, summary
 
 import log
-from exchange import Capture, Exchange
+from exchange import Exchange
 from framing import MAX_HEAD
 from http2 import PREFACE
+from recorder import Capture
 from watcher import MAX_EARLY, Watcher
 
 

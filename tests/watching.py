@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from exchange import Capture, Connection, Exchange, Octets, Recorder
+from exchange import Connection, Exchange, Octets
+from recorder import Capture, Recorder
 
 CLIENT, ORIGIN = 0, 1
 
