@@ -13,7 +13,7 @@ from streams import ORDERLY, TRUNCATED, Stream
 from tunnel import Tunnel
 from witness import Witness
 
-_LEAST, _MOST = 1_024, 4_096  # octets that a witness is given at once; more only if all are content
+_LEAST, _MOST = 1_024, 4_096  # octets that a witness is given at once, after content that it expects
 _RECORD = 16_384  # octets of plaintext in a full record, at which TLS splits what is longer (RFC 8446 §5.1)
 _LONG = 0.002  # seconds that a witness may look at data before others run
 
@@ -55,7 +55,7 @@ class ObservedTunnel(Tunnel):
         at = 0
         began = since = time.monotonic()  # of this piece; when others last ran
         while at < len(octets):
-            most = self._most if len(octets) - at <= self._most else max(self._most, self._witness.ahead(sent))
+            most = self._most if len(octets) - at <= self._most else self._witness.ahead(sent) + self._most
             piece = octets[at : at + most]
             at += len(piece)  # before others run: the other direction may change the size
             yield piece
