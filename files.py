@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -176,14 +176,19 @@ def told(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
-def write_at(fd: int, content: bytes, end: int) -> None:
-    """Write all of ``content`` at ``end``, over anything behind it; if that fails, truncate the file to ``end``."""
+def write_at(fd: int, parts: Sequence[bytes | bytearray | memoryview], end: int) -> int:
+    """Write all parts one after the other at ``end``, over anything behind it; return how many octets they have.
+
+    If that fails, truncate the file to ``end``.
+    """
+    octets = sum(map(len, parts))
     try:
-        if os.pwrite(fd, content, end) < len(content):
+        if os.pwritev(fd, parts, end) < octets:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError:
         os.ftruncate(fd, end)
         raise
+    return octets
 
 
 def _set_mode(fd: int, mode: int) -> os.stat_result:

@@ -106,7 +106,7 @@ class HarFile:
         new = (b"\n" if self._empty else b"\n,") + lot
         data = self._missing + new + _TAIL
         was = os.fstat(live.fd)
-        files.write_at(spare.fd, data, spare.end)
+        files.write_at(spare.fd, [data], spare.end)
         try:
             os.link(self._path, self._between)
             os.rename(self._hidden, self._path)
@@ -152,7 +152,7 @@ class HarFile:
         """If the file is empty, write a HAR without entries."""
         found = os.fstat(live)
         if stat.S_ISREG(found.st_mode) and not found.st_size:
-            files.write_at(live, self._bare, 0)
+            files.write_at(live, [self._bare], 0)
 
     def _forgets(self) -> bool:
         """Whether an open file loses a link with its name: on NFS, and often on FUSE, it gets a hidden name instead."""

@@ -18,11 +18,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import files
+from exchange import Octets
 from rotation import KEEP, make_room
 
 _PACKET = struct.Struct("<LLLLLLL")  # Enhanced Packet Block, §4.3
 _COMMENT = 1
 _PROGRAM = b"certifier "  # followed by the version, in a file's Section Header
+
+Parts = list[Octets]
 
 log = logging.getLogger("certifier.pcap")
 
@@ -43,22 +46,22 @@ class PcapFile:
         self._head = _section(version.encode())
         self._end = 0
         try:
-            self._append(b"")
+            self._append([])
         except OSError:
             os.close(self._fd)
             raise
 
-    def write(self, packets: bytes) -> None:
+    def write(self, packets: Parts) -> None:
         """Append packets of a flow in one write."""
         try:
             self._append(packets)
         except OSError as error:
             if not self._lacks:
                 log.warning("can't write %s: %s; packets are lost until it can be", self._path, error.strerror)
-            self._lacks = len(packets)  # a full disk may still accept less than that, again and again
+            self._lacks = sum(map(len, packets))  # a full disk may still accept less than that, again and again
             return
         if self._lacks:
-            self._lacks = max(0, self._lacks - len(packets))
+            self._lacks = max(0, self._lacks - sum(map(len, packets)))
             if not self._lacks:
                 log.warning("%s can be written again", self._path)
 
@@ -79,14 +82,13 @@ class PcapFile:
         """Close the file."""
         os.close(self._fd)
 
-    def _append(self, data: bytes) -> None:
+    def _append(self, parts: Parts) -> None:
         if os.fstat(self._fd).st_size < self._end:  # someone has emptied it: the data would follow a hole
             os.ftruncate(self._fd, 0)
             self._end = 0
         if not self._end:
-            data = self._head + data
-        files.write_at(self._fd, data, self._end)
-        self._end += len(data)
+            parts = [self._head, *parts]
+        self._end += files.write_at(self._fd, parts, self._end)
 
 
 def _open(path: Path) -> int:
@@ -118,14 +120,15 @@ def _option(code: int, value: bytes) -> bytes:
     return struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
 
 
-def block(packet: bytes, comment: str) -> bytes:
-    """An Enhanced Packet Block with the present time."""
+def block(headers: bytes, payload: Octets, comment: str) -> Parts:
+    """An Enhanced Packet Block with the present time, of a packet's two parts."""
     options = _option(_COMMENT, comment.encode("utf-8", "replace")[:1000]) + _option(0, b"") if comment else b""
-    padding = bytes(-len(packet) % 4)
-    length = 32 + len(packet) + len(padding) + len(options)
+    size = len(headers) + len(payload)
+    padding = bytes(-size % 4)
+    length = 32 + size + len(padding) + len(options)
     now = int(time.time() * 1_000_000)
-    head = _PACKET.pack(6, length, 0, now >> 32, now & 0xFFFFFFFF, len(packet), len(packet))
-    return b"".join((head, packet, padding, options, length.to_bytes(4, "little")))
+    head = _PACKET.pack(6, length, 0, now >> 32, now & 0xFFFFFFFF, size, size)
+    return [head + headers, payload, padding + options + length.to_bytes(4, "little")]
 
 
 def _section(version: bytes) -> bytes:

@@ -161,7 +161,7 @@ def instrument() -> None:
     replace(
         os, "open", "close", "read", "stat", "lstat", "mkdir", "scandir", "link", "rename", "unlink", "utime", "fstat"
     )
-    replace(os, "fchmod", "fsync", "fdatasync", "pwrite", "ftruncate", "memfd_create")
+    replace(os, "fchmod", "fsync", "fdatasync", "pwrite", "pwritev", "ftruncate", "memfd_create")
     replace(fcntl, "flock")
     io.open = opening(io.open)
     builtins.open = io.open

@@ -274,7 +274,7 @@ TABLE = [
     # Observers
     Row("seen GET: spawn harqueue", None, "failed", bug=True),  # the reply was sent; tunnels' watchers catch bugs
     Row("(spawn|thread) harqueue.* memory", bug=True),
-    Row("harqueue|(pwrite|link|rename|f?stat) (har|pcap)"),
+    Row("harqueue|(pwritev|link|rename|f?stat) (har|pcap)"),
     Row("open taps", bug=True),  # in the user's tap
     Row("write linefile", None, None),  # the line is lost, and counted
     # Bugs

@@ -15,7 +15,7 @@ from watching import CLIENT
 
 import log
 from packets import ACK_AFTER, Flow
-from pcap import PcapFile
+from pcap import Parts, PcapFile
 
 V4 = ("127.0.0.1:50818", "192.0.2.1:443")
 V6 = ("[::1]:50818", "[2001:db8::1]:8443")
@@ -23,7 +23,7 @@ MIXED = ("127.0.0.1:50818", "[2001:db8::1]:443")
 STRICT = ("-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE")
 
 
-def write(path: Path, *packets: bytes) -> None:
+def write(path: Path, *packets: Parts) -> None:
     file = PcapFile(path, "1.0")
     for batch in packets:
         file.write(batch)
@@ -84,11 +84,11 @@ def test_the_tcp_is_without_a_fault(tmp_path: Path, ends: tuple[str, str], addre
         batches += [
             flow.opened(),
             flow.sent(b"a"),
-            flow.received(bytes(99)),
+            flow.received(os.urandom(99)),
             flow.sent(memoryview(b"bcd")),
             flow.sent(b""),
         ]
-        batches += [flow.received(bytes(2 * ACK_AFTER)), flow.sent(b"e"), flow.closed(cut)]
+        batches += [flow.received(os.urandom(2 * ACK_AFTER + 1)), flow.sent(b"e"), flow.closed(cut)]
     write(path, *batches)
     kind = "ipv6" if ":" in addresses[0] else "ip"
     rows = fields(path, "tcp.stream", f"{kind}.src", "tcp.srcport", "tcp.flags.str", options=STRICT)
@@ -108,9 +108,9 @@ def test_the_tcp_is_without_a_fault(tmp_path: Path, ends: tuple[str, str], addre
 
 def test_a_wrong_checksum_would_be_found(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
-    packets = bytearray(Flow(*V4).opened())
+    packets = bytearray(b"".join(Flow(*V4).opened()))
     packets[28 + 20 + 14] ^= 1  # the window of the first packet
-    write(path, bytes(packets))
+    write(path, [bytes(packets)])
     assert fields(path, "frame.number", options=STRICT, only="tcp.checksum.status == 0") == [("1",)]
 
 
