@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
+from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import files
@@ -21,6 +22,7 @@ from names import Target
 Network = IPv4Network | IPv6Network
 
 _MOST_TOLD = 100  # characters quoted of an invalid pattern: a log line of a megabyte would fit no pipe, and be lost
+_LONGEST = 1 << 20  # characters of a line with its comment: /dev/zero has no end of line
 _PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*):(?P<port>[0-9]{1,5})\Z")
 
 
@@ -69,7 +71,9 @@ class Patterns:
     def _read(self, text: str) -> Iterator[str]:
         try:
             with open(text[1:], encoding="utf-8-sig", opener=_not_a_pipe) as file:
-                for line in file:
+                for line in iter(partial(file.readline, _LONGEST), ""):
+                    if len(line) == _LONGEST:
+                        raise OSError(errno.EFBIG, f"a line of {_LONGEST} characters or more")
                     pattern = line.partition("#")[0].strip()
                     if pattern:
                         yield pattern

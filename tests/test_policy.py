@@ -107,6 +107,8 @@ def test_lists_in_files(tmp_path: Path) -> None:
     path.write_text("x" * 1_000_000)
     with pytest.raises(UsageError, match=r"'x{100}\.\.\.' is not a host"):  # cut to fit a log line
         patterns(f"@{path}")
+    path.write_text("a.example  #" + "x" * 1_000_000)
+    assert patterns(f"@{path}").host(Target("a.example", 1))
     path.write_bytes(b"\xff")
     os.mkfifo(tmp_path / "fifo")
     for bad in (path, tmp_path / "none", tmp_path, tmp_path / "fifo"):

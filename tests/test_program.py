@@ -104,6 +104,13 @@ BAD = [
     ([*GOOD, "--pcap=/"], "--pcap=/: "),
     (["--max=9", f"--store={'a' * 300}"], "a: can't read there: File name too long"),
     ([*GOOD, "--tap=none.py"], "--tap=none.py: can't read it: No such file"),
+    ([*GOOD, "--tap=/dev/zero"], "--tap=/dev/zero: can't read it: Is a directory or no regular file"),
+    ([*GOOD, "--tap=fifo"], "--tap=fifo: can't read it: Is a directory or no regular file"),
+    ([*GOOD, "--auth=/dev/zero"], "--auth=/dev/zero: can't read it: File too large"),
+    ([*GOOD, "--auth=fifo"], "--auth=fifo: holds no user"),
+    ([*GOOD, "--upstream-ca=/dev/zero"], "--upstream-ca: can't read /dev/zero: File too large"),
+    ([*GOOD, SIGN[0], "--sign-key=/dev/zero", SIGN[2]], "can't read /dev/zero: File too large"),
+    ([*GOOD, "--deny=@/dev/zero"], "--deny=@/dev/zero: can't read /dev/zero: a line of 1048576 characters or more"),
     ([*GOOD, "--log-file=x", "--har=./x"], "--log-file and --har can't both be x"),
     ([*GOOD, "--har=x", "--pcap=x"], "--har and --pcap can't both be x"),
     ([*GOOD, "--ca=ca", "--pcap=ca/ca.key"], "--pcap and --ca can't both be ca/ca.key"),
@@ -117,6 +124,7 @@ def test_every_bad_value_is_one_line_and_exit_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     write_ca(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("certifier.serve", lambda *_: None)
     assert certifier.main(words) == 2
