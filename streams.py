@@ -106,7 +106,7 @@ class Stream(ABC):
 
     @abstractmethod
     def abort(self) -> None:
-        """Abandon the connection so that its peer sees that it was cut off; wakes its reader."""
+        """Abandon the connection so that its peer sees that it was cut off; wakes its reader and its writer."""
 
     @abstractmethod
     def _take(self, count: int) -> None:
@@ -147,9 +147,9 @@ class PlainStream(Stream):
         self.sock.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
-        """Let ``close`` send a reset."""
+        """Let ``close`` send a reset. A FIN would look orderly: none is sent, but by what wakes a blocked writer."""
         sockets.reset(self.sock)
-        sockets.shut(self.sock, socket.SHUT_RD)
+        sockets.shut(self.sock, socket.SHUT_RDWR if self._sending else socket.SHUT_RD)
 
     def _take(self, count: int) -> None:
         if count:

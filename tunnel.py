@@ -53,6 +53,7 @@ class Tunnel:
         self._seen = 0  # octets at the last tick
         self._meter = meter or Meter()  # of all tunnels
         self._over = False  # ended by an answer in the origin's stead
+        self._cut = False  # ended by ourselves: neither side must take that for an end of the other's
         self._unread = False  # the client may still send, and nobody reads it
 
     def run(self) -> None:
@@ -74,7 +75,7 @@ class Tunnel:
                 self._apart()
             if self._over:
                 self._client.end(ORDERLY)
-            if self._unread and self.refusal is None and self.alert is None:
+            if self._unread and self.refusal is None and self.alert is None and not self._cut:
                 sockets.last_word(self._client.sock, b"")  # so that the origin's last data arrives
         finally:
             watchdog.stop()
@@ -219,7 +220,7 @@ class Tunnel:
             self.outcome = f"{'client' if side is self._client else 'origin'}-{how}"
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
-        if self.refusal is not None or self._over:
+        if self.refusal is not None or self._over or self._cut:
             return
         if self.client_ended_first is None:
             self.client_ended_first = source is self._client
@@ -247,9 +248,10 @@ class Tunnel:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Wake both pumps, whatever they are waiting for."""
-        sockets.shut(self._client.sock)
-        sockets.shut(self._origin.sock)
+        """Cut both sides off, which wakes both pumps, whatever they are waiting for."""
+        self._cut = True
+        self._client.abort()
+        self._origin.abort()
 
 
 def _most(octets: int, records: int, content: int) -> int:

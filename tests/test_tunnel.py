@@ -12,8 +12,9 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent.event import Event
 from gevent.queue import Queue
-from lab import WAIT, Origin, Program, secure_tunnel
+from lab import WAIT, Origin, Program, secure_tunnel, tunnel
 
 import sockets
 from streams import PlainStream
@@ -153,6 +154,39 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
         server.accept()[0] as ours,
     ):
         yield ours, theirs
+
+
+@pytest.mark.parametrize("phase", ["both ways", "one way", "a client that does not read"])
+def test_what_idles_out_without_tls_does_not_look_complete(tmp_path: Path, phase: str) -> None:
+    """Where a FIN alone marks the end, half a response, or half an upload, would pass for the whole."""
+    heard: Queue[str] = Queue()
+    over = Event()
+
+    def stall(sock: socket.socket) -> None:
+        try:
+            sock.sendall(b"half" if phase != "a client that does not read" else bytes(100_000_000))
+            if phase == "one way":
+                assert sock.recv(1) == b""
+                assert over.wait(WAIT)
+                sock.sendall(b"rest")
+            heard.put("more" if sock.recv(1) else "complete")
+        except (ConnectionResetError, BrokenPipeError):
+            heard.put("cut off")
+
+    with (
+        Origin(stall) as plain,
+        Program(tmp_path, "--store=certs", "--max=9", "--idle-timeout=1", "--hello-timeout=9") as running,
+        tunnel(running.address, f"localhost:{plain.port}") as sock,
+    ):
+        if phase == "one way":
+            sock.shutdown(socket.SHUT_WR)
+        if phase == "a client that does not read":
+            running.wait_for("outcome=idle")
+        with pytest.raises(ConnectionResetError):
+            list(iter(lambda: sock.recv(65_536), b""))
+        over.set()
+        assert heard.get(timeout=WAIT) == "cut off"
+        assert "outcome=idle" in running.tunnels(1)[0]
 
 
 def test_what_a_client_cut_off_does_not_look_complete(tmp_path: Path) -> None:
