@@ -39,17 +39,25 @@ _GOOD_CA = (
 class CaFiles:
     """A CA to sign with. ``chain`` is what is sent after a leaf: the intermediates, not the root.
 
-    ``anchor`` is what clients are to trust: the root, if the CA's file holds it, else the CA's certificate itself.
-    ``is_new``: it was created just now, and nothing was signed in its name yet, though its key may be older.
+    ``path`` is the CA and those above it, as far as its file has them: each certifies the one before. ``is_new``: it
+    was created just now, and nothing was signed in its name yet, though its key may be older.
     """
 
     certificate: x509.Certificate
     key: CaKey
     chain: tuple[x509.Certificate, ...]
     serials: SerialFile
-    anchor: x509.Certificate
+    path: tuple[x509.Certificate, ...]
     warnings: tuple[str, ...] = ()
     is_new: bool = False
+
+    @property
+    def anchor(self) -> x509.Certificate:
+        """What clients are to trust: the root, if the CA's file holds it, else the CA's certificate itself.
+
+        Most trust no intermediate alone (``X509_V_FLAG_PARTIAL_CHAIN``).
+        """
+        return self.path[-1] if _is_root(self.path[-1]) else self.certificate
 
     @property
     def signs_crls(self) -> bool:
@@ -115,23 +123,24 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         f"the CA certificate {certificate_path} has {' and '.join(problems)}: {meaning}; make a good one: {_GOOD_CA}"
         for meaning, problems in refused.items()
     ]
-    weak = rules.of_any(certificate)
+    path = _path(certificate, others)
+    weak = (*rules.of_any(certificate), *rules.of_path(path))
     warnings += [f"the CA certificate {certificate_path}: {fault.problem}; {fault.meaning}" for fault in weak]
     if key_path.stat().st_mode & 0o077:
         warnings.append(
             f"others can read the CA's key {key_path}, and pose as any site to all who trust the CA:"
             f" chmod go= {key_path}"
         )
-    return CaFiles(certificate, key, chain, serials, _anchor(certificate, others), tuple(warnings))
+    return CaFiles(certificate, key, chain, serials, path, tuple(warnings))
 
 
-def _anchor(certificate: x509.Certificate, others: list[x509.Certificate]) -> x509.Certificate:
-    """The root, if ``others`` hold it: most clients trust no intermediate alone (``X509_V_FLAG_PARTIAL_CHAIN``)."""
-    top = certificate
+def _path(certificate: x509.Certificate, others: list[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+    """The CA and those of ``others`` that are above it."""
+    path = [certificate]
     for other in others:  # each certifies the one before it, as in a handshake
-        if not _is_root(top) and certificates.is_issued_by(top, other):
-            top = other
-    return top if _is_root(top) else certificate
+        if not _is_root(path[-1]) and certificates.is_issued_by(path[-1], other):
+            path.append(other)
+    return tuple(path)
 
 
 def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:

@@ -205,7 +205,8 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
         made = chosen.folder is not None and not os.path.lexists(paths[0])
         fate = "certifier makes a CA there when it starts" if made else "certifier does not start with this CA"
         return None, [(paths[0], Fault(str(error), fate))]
-    found = [(paths[0], fault) for fault in (*rules.of_any(files.certificate), *rules.of_ca(files.certificate))]
+    faults = (*rules.of_any(files.certificate), *rules.of_ca(files.certificate), *rules.of_path(files.path))
+    found = [(paths[0], fault) for fault in faults]
     warning = files.expiry_warning(now)
     if warning is not None:
         found.append((paths[0], Fault("it ends soon", warning)))

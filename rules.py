@@ -5,9 +5,10 @@ Each ``Fault`` says what is wrong and what that means for clients. Signature, ch
 """
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from itertools import pairwise
 from typing import NamedTuple
 
 from cryptography import x509
@@ -77,6 +78,21 @@ def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
     usages = certificates.extension(certificate, x509.ExtendedKeyUsage)
     if usages is not None and not _FOR_SERVERS.intersection(usages):
         yield Fault("extendedKeyUsage without serverAuth", "OpenSSL and most others refuse what it signs")
+
+
+def of_path(path: Sequence[x509.Certificate]) -> Iterator[Fault]:
+    """Faults of the CAs above one, by their basicConstraints, RFC 5280 §6.1.4. Each signed the one before it."""
+    refused = "clients that trust one above it refuse what it signs"
+    below = 0  # CAs below this one; self-issued ones don't count
+    for certificate, issuer in pairwise(path):
+        below += certificate.issuer != certificate.subject
+        constraints = certificates.extension(issuer, x509.BasicConstraints)
+        if constraints is None:  # a root of version 1 has none
+            continue
+        if not constraints.ca:
+            yield Fault("signed by a certificate that is no CA's", refused)
+        elif constraints.path_length is not None and constraints.path_length < below:
+            yield Fault(f"too far below a CA with pathlen:{constraints.path_length}", refused)
 
 
 def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:

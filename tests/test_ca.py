@@ -175,6 +175,33 @@ def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_pa
         assert all(words in warning for words, warning in zip(told, warnings, strict=True))
 
 
+def test_one_that_those_above_it_do_not_allow_is_warned_about(tmp_path: Path) -> None:
+    """By basicConstraints, RFC 5280 §4.2.1.9: OpenSSL refuses what it signs, and does so only then."""
+    flat, deep, root = (chains.make("root", path_length=most) for most in (0, 1, None))
+    new = chains.make("root", flat)  # the same name with a new key: self-issued ones don't count
+    below = chains.make("below", deep)
+    for above, told in (
+        ((root,), None),
+        ((deep,), None),
+        ((flat,), "too far below a CA with pathlen:0;"),
+        ((new, flat), "too far below a CA with pathlen:0;"),
+        ((below, deep), "too far below a CA with pathlen:1;"),
+        ((chains.make("a.example", root, "a.example"), root), "signed by a certificate that is no CA's;"),
+    ):
+        made = chains.make("middle", above[0])
+        paths = write(tmp_path, TestCA("op"))
+        paths[0].write_bytes(chains.file((made, *above)))
+        paths[1].write_bytes(key_pem(made.key))
+        found = ca.load(*paths, now())
+        assert len(found.warnings) == (told is not None)
+        assert all(f": {told} clients that trust one above it refuse" in warning for warning in found.warnings)
+        pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+        (tmp_path / "leaf.pem").write_bytes(pem)
+        (tmp_path / "root.pem").write_bytes(above[-1].pem)
+        verify = "openssl", "verify", "-CAfile", tmp_path / "root.pem", "-untrusted", paths[0]
+        assert (run(*verify, tmp_path / "leaf.pem").returncode != 0) == bool(told)
+
+
 @pytest.mark.parametrize("encoding", ["named_curve", "explicit"])
 def test_a_curve_that_is_described_and_not_named_is_warned_about(tmp_path: Path, encoding: str) -> None:
     """OpenSSL rejects all that such a CA signs, strict or not; Go can't even parse it."""

@@ -16,6 +16,7 @@ from hashlib import md5
 from pathlib import Path
 from typing import NoReturn
 
+import chains
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -387,6 +388,15 @@ def test_check_after_another_ca(room: Room) -> None:
     found = in_json(room, "check", STORE, *SIGN, status=1)
     assert isinstance(found, dict)
     assert [told["problem"] for told in found["problems"]] == ["signed by another CA"] * 2
+
+
+def test_check_of_a_ca_that_those_above_it_do_not_allow(room: Room) -> None:
+    above = chains.make("root", path_length=0)
+    (room.folder / "ca.crt").write_bytes(chains.make("middle", above, key=room.ca.key).pem + above.pem)
+    found = command(room, "check", STORE, *SIGN).stdout
+    assert (
+        "ca.crt: too far below a CA with pathlen:0\n  clients that trust one above it refuse what it signs\n" in found
+    )
 
 
 # warm
