@@ -150,6 +150,7 @@ class Proxy:
         with self._dialer.tunnel(target, client.ip, redirected) as origin:
             sockets.arm(client.sock, time.monotonic() + self._limits.head_timeout)
             sockets.send(client.sock, pages.ESTABLISHED)
+            record.established = True
             try:
                 self._interception.run(way, origin, data)
             except CertifierError as error:

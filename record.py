@@ -35,6 +35,7 @@ class Record:
     origin_tls: str | None = None
     origin_alpn: str | None = None
     status: int | None = None
+    established: bool = False  # a tunnel: its CONNECT got a 200, or it was relayed
     sent: int = 0
     received: int = 0
     outcome: str = "failed"  # stays so only after a bug
@@ -108,10 +109,10 @@ class Record:
         )
 
     def combined(self) -> str:
-        """A line of the combined log format, as other proxies write it for a CONNECT."""
+        """A line of the combined log format, as other proxies write it for a CONNECT, whether there was one or not."""
         ip = self.client.rpartition(":")[0].strip("[]")
         began = int(time.time() - self.seconds)
-        status = self.status or (200 if self.kind == "tunnel" else "000")
+        status = self.status or (200 if self.established else "000")
         method = "CONNECT" if self.kind == "tunnel" else self.method or "-"
         asked = quotable(self.target or "-") if self.url is None else quotable(without_user(self.url), MAX_URL)
         return (

@@ -95,6 +95,7 @@ class Relaying:
             tunnel = ObservedTunnel(client, origin, witness, idle, meter)
             witness.opened()
         record.progress = tunnel
+        record.established = True
         outcome = "stopped"  # unless it runs to its end
         try:
             tunnel.run()

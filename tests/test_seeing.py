@@ -8,14 +8,14 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import bcrypt
 import gevent
 import pytest
 from browser import Browser
-from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel, until
+from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel, strict_context, until
 from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
 
@@ -194,6 +194,28 @@ def test_who_asked_for_what_and_what_he_got(tmp_path: Path, roots: Path, server:
         ("-", f"GET {urls[1]}", "407"),
         ("-", "GET http://127.0.0.9/denied", "400"),
         ("-", "GET /healthz", "200"),
+    ]
+
+
+def test_the_status_of_a_tunnel_is_what_its_client_got(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """Directly in TLS, where nothing can be answered, that is nothing until it is relayed."""
+    path, target = tmp_path / "access.log", f"localhost:{server.port}"
+    options = ("--deny=denied.example", "--log-format=combined", f"--log-file={path}", f"--redirect=tls://{target}")
+    with watched(tmp_path, roots, *options) as program:
+        for name in ("denied.example", "localhost"):
+            with (
+                pytest.raises(ssl.SSLError, match="ACCESS_DENIED") if name == "denied.example" else nullcontext(),
+                socket.create_connection(program.address, timeout=WAIT) as sock,
+                strict_context(program.ca).wrap_socket(sock, server_hostname=name) as secure,
+            ):
+                assert get(secure, "/").status == 200
+        with pytest.raises(ssl.SSLError, match="ACCESS_DENIED"), secure_tunnel(program, target, "denied.example"):
+            pass
+        eventually(path, f"(?s)CONNECT {target}")
+    assert re.findall(r'"CONNECT (\S+) HTTP/1.1" (\d+)', path.read_text()) == [
+        ("denied.example:443", "000"),
+        ("localhost:443", "200"),
+        (target, "200"),
     ]
 
 

@@ -72,7 +72,7 @@ def test_a_record_is_one_line() -> None:
     assert line.endswith('outcome=closed detail="x y"')
     told = json.loads(record.as_json())
     assert (told["sni"], told["sent"], told["status"], told["detail"]) == ("a\r\nb", 1, None, "x y")
-    record.user, record.target = 'a "b', "a\nb:443"
+    record.user, record.target, record.established = 'a "b', "a\nb:443", True
     assert re.fullmatch(
         r'127.0.0.1 - a%20\\"b \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000\]'
         r' "CONNECT a\\nb:443 HTTP/1.1" 200 - "-" "-"',
