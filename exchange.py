@@ -45,13 +45,14 @@ class Exchange:
     method: str
     authority: str
     target: str  # as sent: usually in origin-form
-    version: str  # of HTTP: 1.1, 2
+    version: str  # of HTTP in the request: 1.1, 2
     request_fields: Fields  # names in their original case; no HTTP/2 pseudo-fields
     started: float  # seconds since the epoch
     began: float
     id: int = field(default_factory=_exchanges.__next__)
     status: int | None = None
     reason: str = ""
+    response_version: str | None = None  # of HTTP, which may be lower
     response_fields: Fields = field(default_factory=list)
     trailers: Fields = field(default_factory=list)  # of the response
     request_octets: int = 0

@@ -205,8 +205,9 @@ class Forwarding:
             elif isinstance(event, h11.Response):
                 began = True
                 self._record.status = event.status_code
-                reason, told = event.reason.decode("latin-1"), event.headers.raw_items()
-                self._recorder.response(self._exchange, event.status_code, reason, told, time.monotonic())
+                reason, version = event.reason.decode("latin-1"), event.http_version.decode("ascii")
+                told, now = event.headers.raw_items(), time.monotonic()
+                self._recorder.response(self._exchange, event.status_code, reason, told, now, version)
                 headers = fields.for_client(event, closing=not self._uploaded and self._ends_by(event))
                 self._send(h11.Response(status_code=event.status_code, reason=event.reason, headers=headers))
             elif isinstance(event, h11.Data):

@@ -83,7 +83,7 @@ def _response(exchange: Exchange, body_max: int) -> Value:
     told: Value = {
         "status": exchange.status or 0,
         "statusText": exchange.reason,
-        "httpVersion": f"HTTP/{exchange.version}",
+        "httpVersion": f"HTTP/{exchange.response_version or exchange.version}",
         "cookies": [cookie for line in _lines(fields, b"set-cookie") if (cookie := _set_cookie(line))],
         "headers": _headers(fields),
         "content": content,

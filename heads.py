@@ -34,6 +34,7 @@ class Response(NamedTuple):
 
     status: int
     reason: bytes
+    version: bytes
     fields: Fields
 
 
@@ -54,7 +55,7 @@ def response(head: bytes) -> Response | None:
         return None
     version, status, reason, block = match.groups()
     fields = _fields(block, version, hosts=None)
-    return None if fields is None else Response(int(status), reason or b"", fields)
+    return None if fields is None else Response(int(status), reason or b"", version, fields)
 
 
 def escaped(head: bytes) -> bytes:

@@ -216,8 +216,10 @@ class Http1:
             return
         self._interim = 0
         exchange = self._asked[0]
-        status, reason, fields = found
-        self._recorder.response(exchange, status, reason.decode("latin-1"), fields, self._first_byte)
+        status, reason, version, fields = found
+        self._recorder.response(
+            exchange, status, reason.decode("latin-1"), fields, self._first_byte, version.decode("ascii")
+        )
         if status == 101:
             if not header(exchange.request_fields, b"upgrade"):  # RFC 9110 §7.8
                 raise Unreadable("an upgrade that was not asked for")
@@ -269,7 +271,7 @@ def _response(head: bytes) -> heads.Response | None:
         return None
     if not isinstance(event, h11.Response | h11.InformationalResponse):
         raise Unreadable("not a response head")
-    return heads.Response(event.status_code, event.reason, event.headers.raw_items())
+    return heads.Response(event.status_code, event.reason, event.http_version, event.headers.raw_items())
 
 
 def _body(fields: Fields) -> Body | None:

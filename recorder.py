@@ -90,9 +90,17 @@ class Recorder:
         self._observer.request(exchange)
         return exchange
 
-    def response(self, exchange: Exchange, status: int, reason: str, fields: Fields, first_byte: float) -> None:
-        """The head of its final response is complete."""
-        exchange.status, exchange.reason = status, reason
+    def response(
+        self,
+        exchange: Exchange,
+        status: int,
+        reason: str,
+        fields: Fields,
+        first_byte: float,
+        version: str | None = None,
+    ) -> None:
+        """The head of its final response is complete. ``version`` is None if it is the request's."""
+        exchange.status, exchange.reason, exchange.response_version = status, reason, version or exchange.version
         exchange.first_byte = max(first_byte, exchange.began)  # an origin may respond before the request's head ends
         exchange.response_fields = fields[:MAX_FIELDS]
 

@@ -57,7 +57,7 @@ def test_responses(version: bytes, status: bytes, reason: bytes, block: bytes) -
         connection.receive_data(head)
         event = connection.next_event()
         assert isinstance(event, h11.Response)
-        assert found == (event.status_code, event.reason, event.headers.raw_items())
+        assert found == (event.status_code, event.reason, event.http_version, event.headers.raw_items())
 
 
 @pytest.mark.parametrize(

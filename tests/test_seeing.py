@@ -336,6 +336,27 @@ def test_developer_tools_of_a_browser_open_a_har(tmp_path: Path, roots: Path, se
     assert found == [["GET", url, 200, "application/json", JSON.decode(), True] for url in urls]
 
 
+def test_a_response_in_a_har_has_its_own_version(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    def old(sock: socket.socket) -> None:
+        folded = b"X: a\r\n b\r\n" if b"/h11" in sock.recv(65_536) else b""  # which it alone parses: see heads.py
+        sock.sendall(b"HTTP/1.0 200 OK\r\n" + folded + b"Content-Length: 2\r\n\r\nok")
+
+    path = tmp_path / "all.har"
+    with (
+        watched(tmp_path, roots, f"--har={path}") as program,
+        Origin(old) as plain,
+        Origin(old, certificate) as secure,
+    ):
+        here = f"https://localhost:{secure.port}/"
+        for url in (f"http://localhost:{plain.port}/", here, f"{here}h11"):
+            assert curl(program, url) == "ok"
+    versions = [
+        (entry["request"]["httpVersion"], entry["response"]["httpVersion"])
+        for entry in json.loads(path.read_text())["log"]["entries"]
+    ]
+    assert versions == [("HTTP/1.1", "HTTP/1.0")] * 3
+
+
 def test_har(tmp_path: Path, roots: Path, server: Origin) -> None:
     path = tmp_path / "all.har"
     with watched(tmp_path, roots, f"--har={path}", "--har-body-max=100") as program:
