@@ -5,6 +5,7 @@ without a reason. So each argument is checked before docopt sees it.
 """
 
 import difflib
+import os
 import re
 import warnings
 from pathlib import Path
@@ -57,7 +58,7 @@ class CommandLine:
     def path(self, option: str) -> Path | None:
         """The value as a path; None if it was not given."""
         value = self.text(option)
-        return None if value is None else Path(value)
+        return None if value is None else path(option, value)
 
     def number(self, option: str, lowest: int, highest: int | None = None, what: str = "") -> int:
         """The value as a whole number in a range."""
@@ -110,6 +111,16 @@ class CommandLine:
             seen.add(option)
         if operands > 0:
             raise UsageError(f"an argument is missing: see {self._program} --help")
+
+
+def path(option: str, text: str) -> Path:
+    """An option's path. Raises ``UsageError`` if it is relative to nothing: using it would only say "no such file"."""
+    if not os.path.isabs(text):
+        try:
+            os.getcwd()
+        except FileNotFoundError as error:
+            raise UsageError(f"{option}: {text} is a relative path, and the working directory was removed") from error
+    return Path(text)
 
 
 def address(option: str, text: str, lowest_port: int, scheme: str = "") -> Target:

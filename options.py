@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import ca
-from commandline import CommandLine, address
+from commandline import CommandLine, address, path
 from errors import UsageError
 from keys import KEY_TYPES
 from limits import Limits
@@ -131,13 +131,13 @@ def leaf_options(line: CommandLine) -> LeafOptions:
 
 def store_option(line: CommandLine) -> Path:
     """The folder of ``--store``."""
-    return Path(line.required("--store", "--store=certs"))
+    return path("--store", line.required("--store", "--store=certs"))
 
 
 def ca_options(line: CommandLine) -> CaOptions:
     """The CA of ``--ca`` or of the three ``--sign-*``."""
     folder = line.path("--ca")
-    given = {option: path for option in SIGN if (path := line.path(option)) is not None}
+    given = {option: found for option in SIGN if (found := line.path(option)) is not None}
     if given and folder is not None:
         raise UsageError(f"--ca and {next(iter(given))} can't both be given: the folder of --ca holds all three files")
     missing = tuple(option for option in SIGN if given and option not in given)

@@ -360,6 +360,20 @@ def test_check_of_one_certificate_for_each_of_its_names(room: Room) -> None:
     assert in_json(room, "check", STORE, *SIGN) == {"checked": 5, "problems": []}
 
 
+@pytest.mark.parametrize("option", ["--store=certs", "--store=../certs", "--ca=../ca", "--sign-serial=serial.txt"])
+def test_a_working_directory_that_was_removed_is_one_line_and_exit_2(room: Room, option: str) -> None:
+    gone = room.folder / "gone"
+    gone.mkdir()
+    words = "sh", "-c", 'rmdir "$PWD"; exec "$@"', "sh", *PROGRAM, "check"
+    store = () if option.startswith("--store") else (f"--store={room.folder / 'certs'}",)
+    result = run(*words, *store, option, cwd=gone)
+    name, _, value = option.partition("=")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == f"certifier: {name}: {value} is a relative path, and the working directory was removed\n"
+    gone.mkdir()
+    assert run(*words, f"--store={room.folder / 'certs'}", cwd=gone).returncode == 0
+
+
 def test_check_where_the_output_takes_ascii_alone(room: Room) -> None:
     result = run("env", "PYTHONIOENCODING=ascii", *PROGRAM, "check", STORE, "--ca=é", cwd=room.folder)
     assert (result.returncode, result.stderr) == (1, "")
