@@ -169,10 +169,13 @@ def _run(chosen: Options) -> int:
     listening.check_openness(chosen)
     seeing.check_apart(chosen)
     if chosen.workers == 1:
-        program = Program(chosen, limits)
-        (listeners,) = listening.bind(chosen.listen, 1)
-        program.warn()
-        serve(program, listeners, limits, lambda: _announce(chosen, listeners), Event())
+        (listeners,) = listening.bind(chosen.listen, 1)  # first: a failed start must not rotate earlier --pcap files
+        try:
+            program = Program(chosen, limits)
+            program.warn()
+            serve(program, listeners, limits, lambda: _announce(chosen, listeners), Event())
+        finally:
+            listening.close(listeners)
         return 0
     bound = listening.bind(chosen.listen, chosen.workers)
 

@@ -582,7 +582,7 @@ def test_a_store_that_is_read_only(room: Room) -> None:
             assert "outcome=http_request_denied" in running.tunnels(number)[-1]
         running.wait_for("skipped, as it can't be moved aside: Read-only file system")
         assert len([line for line in running.lines if "skipped" in line]) == 1
-    refused = run(*prefix, *PROGRAM, STORE, "--max=1", *SIGN, cwd=room.folder)
+    refused = run(*prefix, *PROGRAM, STORE, "--max=1", *SIGN, "--listen=127.0.0.1:0", cwd=room.folder)
     assert refused.returncode == 2
     assert refused.stderr == "certifier: --store=certs: can't write there: Read-only file system\n"
 

@@ -215,7 +215,7 @@ def get_health(program: Program) -> str:
 
 def test_a_fifo_without_a_reader_is_one_line(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "keys")
-    result = run(*Program.command(), *BASE, "--keylog=keys", cwd=tmp_path)
+    result = run(*Program.command(), *BASE, "--listen=127.0.0.1:0", "--keylog=keys", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (
         2,
         "certifier: --keylog=keys: can't write it: No such device or address\n",

@@ -127,7 +127,7 @@ def test_every_bad_value_is_one_line_and_exit_2(
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("certifier.serve", lambda *_: None)
-    assert certifier.main(words) == 2
+    assert certifier.main(["--listen=127.0.0.1:0", *words]) == 2
     out, err = capfd.readouterr()
     assert out == ""
     assert re.fullmatch(r"certifier: [^\n]+\n", err)

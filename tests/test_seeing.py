@@ -272,7 +272,7 @@ def test_packets_go_on_in_a_new_file(tmp_path: Path, roots: Path, server: Origin
     ],
 )
 def test_what_cannot_be_opened_is_one_line(tmp_path: Path, option: str, message: str) -> None:
-    result = run(*Program.command(), *BASE, option, cwd=tmp_path)
+    result = run(*Program.command(), *BASE, option, "--listen=127.0.0.1:0", cwd=tmp_path)
     assert result.returncode == 2
     assert message in result.stderr.splitlines()[-1]
 
@@ -295,14 +295,18 @@ def test_a_har_that_cannot_be_closed_ends_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["--auth=bad", "--upstream-ca=bad", "--deny=@none", "--tap=bad", "--har=bad", "--keylog=none/x"]
+    "bad",
+    ["--auth=bad", "--upstream-ca=bad", "--deny=@none", "--tap=bad", "--har=bad", "--keylog=none/x", "--listen=taken"],
 )
 def test_a_start_that_fails_leaves_earlier_packets_where_they_are(tmp_path: Path, bad: str) -> None:
     """Ten failed starts, as supervisors make them, would push out all earlier files."""
     (tmp_path / "bad").write_text("bad\n")
     path = tmp_path / "all.pcapng"
     path.write_bytes(b"earlier")
-    assert run(*Program.command(), *BASE, f"--pcap={path}", bad, cwd=tmp_path).returncode == 2
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bad = bad.replace("taken", f"127.0.0.1:{taken.getsockname()[1]}")
+        result = run(*Program.command(), *BASE, f"--pcap={path}", "--listen=127.0.0.1:0", bad, cwd=tmp_path)
+    assert result.returncode == 2, result
     assert path.read_bytes() == b"earlier"
     assert not (tmp_path / "all.1.pcapng").exists()
 
