@@ -66,7 +66,7 @@ class Supervisor:
         self._listeners = listeners
         self._workers: dict[int, _Worker] = {}  # by process ID
         self._due: list[tuple[float, int]] = []  # when to start a successor, and for which number
-        self._pause = 1.0
+        self._pauses = [1.0] * count  # by number: before the next successor of one that dies soon
         self._told_to_end = False  # while workers were still starting
         self._lifeline = os.pipe()
 
@@ -148,8 +148,9 @@ class Supervisor:
             accepted = worker.accepts()
             _close(worker.told)
             lived = time.monotonic() - worker.started
-            self._pause = min(2 * self._pause, _MAX_PAUSE) if lived < _SHORT_LIFE else 1.0
-            pause = 0.0 if lived >= _SHORT_LIFE else self._pause
+            pause = self._longer_pause(number) if lived < _SHORT_LIFE else 0.0
+            if not pause:
+                self._pauses[number] = 1.0
             if not accepted or pause > _MAX_WAIT:
                 listening.rest(self._listeners[number])
             log.error("worker %d (process %d) died: %s; it is replaced%s", number, process, _how(status), _in(pause))
@@ -160,8 +161,12 @@ class Supervisor:
         for number in due:
             if not self._start(number):
                 listening.rest(self._listeners[number])
-                self._pause = min(2 * self._pause, _MAX_PAUSE)
-                self._due.append((time.monotonic() + self._pause, number))
+                self._due.append((time.monotonic() + self._longer_pause(number), number))
+
+    def _longer_pause(self, number: int) -> float:
+        """Double a worker's pause, and return it."""
+        self._pauses[number] = min(2 * self._pauses[number], _MAX_PAUSE)
+        return self._pauses[number]
 
     def _dead(self) -> list[tuple[int, _Worker, int]]:
         """Reap ended children, which PID 1 of a container also inherits; the workers among them, with their status."""

@@ -93,6 +93,14 @@ def test_a_worker_that_dies_takes_only_its_own_tunnels_and_is_replaced(two: Prog
     assert victim not in now
 
 
+def test_each_worker_has_a_pause_of_its_own(two: Program) -> None:
+    """The deaths of others, as when memory runs out, are none of its own."""
+    for process in children(two):
+        os.kill(process, signal.SIGKILL)
+    for number in range(2):
+        two.wait_for(rf"worker {number} \(process \d+\) died: SIGKILL; it is replaced in 2 s")
+
+
 def test_a_worker_that_dies_of_a_signal_without_a_name_is_replaced(two: Program) -> None:
     os.kill(children(two)[0], signal.SIGRTMIN + 1)
     two.wait_for(rf"worker 0 \(process \d+\) died: signal {signal.SIGRTMIN + 1}; it is replaced")
