@@ -53,10 +53,12 @@ class LineFile:
         if self._poll is None:
             put = os.write(self._fd, data)
             return 0 if 0 < put < len(data) and self._took_back(put) else put
-        put = 0
+        put, most = 0, PIPE_BUF  # what a writable pipe has room for
+        if len(data) > PIPE_BUF and not os.get_blocking(self._fd):
+            most = len(data)  # no other process's line comes amid one write, as Linux locks the pipe, unless it is full
         with suppress(BlockingIOError):  # another process filled the pipe first
             while put < len(data) and self._poll.poll(0):
-                put += os.write(self._fd, data[put : put + PIPE_BUF])  # what a writable pipe has room for
+                put += os.write(self._fd, data[put : put + most])
         return put
 
     def _took_back(self, octets: int) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from select import PIPE_BUF
 
 import pytest
 from hypothesis import example, given
@@ -223,6 +224,30 @@ def test_a_fifo_that_nobody_reads(tmp_path: Path, capfd: pytest.CaptureFixture[s
         file.write("read")
         assert reader.read(4096) == b"read\n"
     file.close()
+
+
+@pytest.mark.parametrize("size", [PIPE_BUF - 1, 12_000])
+def test_a_line_of_another_worker_does_not_come_amid_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """The other one writes to the same pipe right after our first write, so a long line must not need a second."""
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    with open(path, "rb", 0, opener=without_a_wait) as reader:
+        one, other = LineFile(path), LineFile(path)
+        write, once = os.write, [other]
+
+        def followed(fd: int, data: bytes) -> int:
+            put = write(fd, data)
+            if once:
+                once.pop().write("other")
+            return put
+
+        monkeypatch.setattr(os, "write", followed)
+        one.write("x" * size)
+        assert reader.read(65_536) == b"x" * size + b"\nother\n"
+        one.close()
+        other.close()
 
 
 def without_a_wait(path: str, flags: int) -> int:
