@@ -2,6 +2,7 @@
 
 from collections.abc import Set
 from email.utils import formatdate
+from http import HTTPStatus
 
 import h11
 
@@ -69,8 +70,10 @@ def without_ours(fields: Fields) -> Fields:
 def for_client(response: h11.Response, closing: bool) -> Fields:
     """A response's fields for the client; ``closing``: the connection ends after it."""
     chunked = any(key == b"transfer-encoding" for key, _ in response.headers)
-    # Chunked overrides a Content-Length (RFC 9112 §6.3), which may be false and must not stay behind alone.
-    passed = _end_to_end(response.headers.raw_items(), but=_LENGTH if chunked else frozenset())
+    # Chunked overrides a Content-Length (RFC 9112 §6.3), which may be false and must not stay behind alone. A 204 must
+    # have none (RFC 9110 §8.6): a client might wait for that content.
+    lengthless = chunked or response.status_code == HTTPStatus.NO_CONTENT
+    passed = _end_to_end(response.headers.raw_items(), but=_LENGTH if lengthless else frozenset())
     if not any(key.lower() == b"date" for key, _ in passed):  # RFC 9110 §6.6.1: a recipient with a clock adds it
         passed.append((b"Date", formatdate(usegmt=True).encode("ascii")))
     passed.append((b"Via", f"{response.http_version.decode('ascii')} {VIA}".encode("ascii")))

@@ -332,6 +332,17 @@ def test_endless_interim_responses_are_the_origins_fault(program: Program) -> No
         assert reply.status == 502
 
 
+@pytest.mark.parametrize(("status", "kept"), [(204, False), (304, True)])
+def test_what_has_no_content_names_no_length_of_it(program: Program, status: int, kept: bool) -> None:
+    """A client that believed it would wait. With 304 it is that of the representation (RFC 9110 §8.6)."""
+    answer = b"HTTP/1.1 %d Fine\r\nContent-Length: 9\r\n\r\n" % status
+    with recorder([], answer) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        for _ in range(2):
+            sock.sendall(f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            reply = read_reply(sock, body=False)
+            assert (reply.status, "content-length" in reply.headers) == (status, kept)
+
+
 def test_connection_must_not_name_what_frames_the_message(program: Program) -> None:
     with Origin(body_origin) as server:
         reply = exchange(
