@@ -11,6 +11,7 @@ import gevent
 import h11
 
 import fields
+import heads
 import sockets
 from errors import (
     CertifierError,
@@ -21,7 +22,8 @@ from errors import (
     OriginSilent,
     RequestTimeout,
 )
-from exchange import MAX_FIELDS, Exchange
+from exchange import MAX_FIELDS, Exchange, Unreadable
+from framing import Heads
 from head import MAX_HEAD, RequestHead, without_quote
 from http1 import MAX_INTERIM
 from meter import Meter
@@ -175,6 +177,7 @@ class Forwarding:
         """Pass on the response as it arrives, and interim ones (RFC 9110 §15.2) before it."""
         began = closed = False
         events = interim = 0
+        lead, coming = Heads(), b""
         while True:
             try:
                 event = self._to_origin.next_event()
@@ -182,12 +185,20 @@ class Forwarding:
                 if events % _EVENTS == 0:
                     sockets.give_way()
                 if event is h11.NEED_DATA:
-                    self._flush()
-                    data = self._receive()
-                    closed = not data
-                    self._to_origin.receive_data(data)
+                    if not coming:
+                        self._flush()
+                        coming = self._receive()
+                        closed = not coming
+                    if began or closed:
+                        self._to_origin.receive_data(coming)
+                        coming = b""
+                    else:
+                        head, at = lead.take(coming, 0)
+                        coming = coming[at:]
+                        if head is not None:
+                            self._to_origin.receive_data(heads.unspaced(head))
                     continue
-            except (h11.RemoteProtocolError, _OriginLost) as error:
+            except (h11.RemoteProtocolError, Unreadable, _OriginLost) as error:
                 failure = self._client_error or _origin_error(target, error, closed)
                 if began:
                     self._flush()

@@ -20,6 +20,10 @@ MAX_WAITING = 100  # unanswered requests of a connection; pipelining clients sto
 
 MAX_INTERIM = 100  # interim responses to one request; an origin that sends more may never stop
 
+# A response's fields that decide where it ends and what follows. With white space before the colon, not every recipient
+# obeys them.
+_DECISIVE = {b"content-length", b"transfer-encoding", b"connection", b"upgrade"}
+
 # h11 accepts interim responses only after a request, and a 101 only after one that asks for an upgrade.
 _ASKING = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connection", "upgrade"), ("Upgrade", "a")])
 
@@ -265,7 +269,7 @@ def _response(head: bytes) -> heads.Response | None:
     connection = h11.Connection(h11.CLIENT)
     if head[9:10] == b"1":
         connection.send(_ASKING)
-    connection.receive_data(head)
+    connection.receive_data(heads.unspaced(head, but=_DECISIVE))
     event = connection.next_event()
     if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
         return None

@@ -234,7 +234,7 @@ def test_a_target_outside_of_ascii_is_escaped(program: Program) -> None:
         (b"GET http://AT/ HTTP/1.1\r\nHost: a\r\nAuthorization : s3cret\r\n\r\n", OK, 400),
         (b"GET http://AT/ HTTP/1.1 s3cret\r\nHost: a\r\n\r\n", OK, 400),
         (b"CONNECT AT HTTP/1.1\r\nHost: a\r\nProxy-Authorization : s3cret\r\n\r\n", OK, 400),
-        (b"GET http://AT/ HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK\r\nSet-Cookie : s3cret\r\n\r\n", 502),
+        (b"GET http://AT/ HTTP/1.1\r\nHost: a\r\n\r\n", b"HTTP/1.1 200 OK\r\nSet Cookie: s3cret\r\n\r\n", 502),
     ],
 )
 def test_a_malformed_line_is_not_quoted(program: Program, request_: bytes, answer: bytes, status: int) -> None:
@@ -246,6 +246,37 @@ def test_a_malformed_line_is_not_quoted(program: Program, request_: bytes, answe
     program.wait_for("malformed")
     state = exchange(program.address, b"GET /state HTTP/1.0\r\n\r\n").body
     assert not any("s3cret" in told for told in (*program.lines, state.decode(), reply.body.decode()))
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_white_space_before_a_colon_goes_from_a_response(program: Program, size: int) -> None:
+    """RFC 9112 §5.1: a proxy must remove it. Content that looks the same stays."""
+    answer = (
+        b"HTTP/1.1 103 Early : Hints\r\nLink : </a>\r\n\r\n"
+        b"HTTP/1.1 200 OK : OK\r\nX-A\t : b : c\r\nContent-Length : 9\r\n\r\nX-D : e\r\n"
+    )
+
+    def handle(sock: socket.socket) -> None:
+        while not sock.recv(65_536).endswith(b"\r\n\r\n"):
+            pass
+        for at in range(0, len(answer), size):
+            sock.sendall(answer[at : at + size])
+
+    with Origin(handle) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        sock.sendall(f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        interim, _, rest = sock.makefile("rb").read().partition(b"\r\n\r\n")
+    head, _, body = rest.partition(b"\r\n\r\n")
+    assert interim == b"HTTP/1.1 103 Early : Hints\r\nLink: </a>"
+    assert head.split(b"\r\n")[:3] == [b"HTTP/1.1 200 OK : OK", b"X-A: b : c", b"Content-Length: 9"]
+    assert body == b"X-D : e\r\n"
+
+
+@pytest.mark.parametrize("field", [b"Content-Length : 3", b" : 1", b"X-A\r\n : 1", b"X A : 1", b"X-A \0: 1"])
+def test_white_space_elsewhere_in_a_name_is_malformed(program: Program, field: bytes) -> None:
+    with recorder([], b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + field + b"\r\n\r\nok") as server:
+        reply = exchange(program.address, f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert reply.status == 502
+    assert b"malformed" in reply.body
 
 
 def test_a_malformed_body_of_the_client(program: Program) -> None:

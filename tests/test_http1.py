@@ -301,6 +301,17 @@ def test_interim_responses_without_end(more: int) -> None:
     assert seen.notes == ["malformed response: more than 100 interim responses"] * more
 
 
+def test_white_space_before_a_colon_in_a_response() -> None:
+    """RFC 9112 §5.1. Where a field decides what follows, recipients disagree on whether it counts."""
+    spaced = OK.replace(b"\r\n", b"\r\nServer : x\r\nX-A\t: b : c\r\n", 1)
+    seen = whole_and_in_pieces([(CLIENT, GET), (ORIGIN, spaced), (CLIENT, GET), (ORIGIN, OK)])
+    assert seen.done[0].response_fields == [(b"Server", b"x"), (b"X-A", b"b : c"), (b"Content-Length", b"2")]
+    assert [exchange.error for exchange in seen.done] == [None, None]
+    for name in (b"content-length", b"Transfer-Encoding", b"Connection", b"UPGRADE"):
+        seen = whole_and_in_pieces([(CLIENT, GET), (ORIGIN, spaced.replace(b"Server", name))])
+        assert seen.notes == ["malformed response head"]
+
+
 def test_bodies_are_not_kept_unless_asked_for() -> None:
     [exchange] = watch([(CLIENT, GET), (ORIGIN, OK)], limit=None).done
     assert (kept(exchange.request_body), kept(exchange.response_body), exchange.response_octets) == (None, None, 2)

@@ -147,6 +147,13 @@ def test_behind_a_malformed_response_nothing_is_judged_and_nothing_passes(respon
         passed(rewriter, GET)
 
 
+def test_behind_a_response_with_white_space_before_a_colon_requests_are_judged() -> None:
+    rewriter = Rewriter(Seen().recorder(), mark)
+    for _ in range(2):
+        assert passed(rewriter, GET) == GET[:-2] + b"X-Mark: 1\r\n\r\n"
+        rewriter.received(OK.replace(b"\r\n", b"\r\nServer : x\r\n", 1))
+
+
 def test_a_body_passes_to_its_end_behind_a_malformed_response() -> None:
     seen = Seen()
     rewriter = Rewriter(seen.recorder(), allow)
