@@ -99,8 +99,8 @@ def _parse(head: bytes) -> RequestHead:
         raise ClientError(f"malformed request head: {without_quote(error)}") from error
     if not isinstance(request, h11.Request):
         raise ClientError("malformed request head")
-    if request.http_version not in (b"1.0", b"1.1"):
-        raise ClientError("HTTP versions other than 1.0 and 1.1 are not spoken here")
+    if not request.http_version.startswith(b"1."):  # a higher minor version is read as 1.1 (RFC 9110 §2.5)
+        raise ClientError("HTTP versions other than 1.x are not spoken here")
     body = _BODY_HEADERS.intersection(key for key, _ in request.headers)
     if len(body) == 2:
         raise ClientError("Content-Length beside Transfer-Encoding")

@@ -28,6 +28,16 @@ def test_a_head_however_it_is_cut(size: int) -> None:
     assert rest == b""
 
 
+@pytest.mark.parametrize("method", [b"CONNECT example.com:443", b"GET http://example.com/"])
+def test_a_higher_minor_version(method: bytes) -> None:
+    """RFC 9110 §2.5: it is as good as the highest that we speak."""
+    head, _ = read(method + b" HTTP/1.2\r\nHost: example.com\r\n\r\n")
+    assert head is not None
+    assert head.http_version == "1.2"
+    with pytest.raises(ClientError, match=r"other than 1\.x"):
+        read(method + b" HTTP/2.1\r\nHost: example.com\r\n\r\n")
+
+
 def test_every_prefix_needs_more() -> None:
     for end in range(len(GOOD)):
         assert HeadReader().receive(GOOD[:end]) is None
