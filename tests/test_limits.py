@@ -47,3 +47,13 @@ def test_shares_of_workers(limit: list[int]) -> None:
     limit[:] = 100_000, 100_000
     found = Limits(connections=10_000, new_names=50, client_new_names=25).within_descriptors(workers=4)
     assert (found.connections, found.client_connections, found.new_names) == (2500, 2250, 13)
+
+
+def test_a_share_of_what_one_client_may_have(limit: list[int]) -> None:
+    assert Limits(client_connections=10).within_descriptors(workers=4).client_connections == 3
+
+
+def test_as_many_descriptors_as_one_likes(limit: list[int]) -> None:
+    limit[:] = resource.RLIM_INFINITY, resource.RLIM_INFINITY
+    assert most_logged(10_000) == 10_000
+    assert Limits().within_descriptors().connections == 10_000
