@@ -75,6 +75,8 @@ def test_an_operators_file_with_the_key_beside_it(certs: Store) -> None:
     assert certs.load("a.example") == [Stored(b"CERT", False, path)]
     path.with_suffix(".key").write_bytes(b"KEY")
     assert certs.load("a.example") == [Stored(b"CERT\nKEY", False, path)]
+    path.write_bytes(PEM)  # holds a key itself
+    assert certs.load("a.example") == [Stored(PEM, False, path)]
 
 
 def test_rejected_files_stand_aside_and_are_never_overwritten(certs: Store) -> None:
@@ -140,6 +142,17 @@ def test_a_failed_write_leaves_nothing_behind(certs: Store, monkeypatch: pytest.
     path = certs.path("a.example")
     assert path is not None
     assert os.listdir(path.parent) == []
+
+
+def test_a_probe_writes_only_if_asked(certs: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    certs.probe(write=False)
+    with pytest.raises(OSError, match="No space"):
+        certs.probe(write=True)
+    assert os.listdir(certs.root) == [".lock"]
 
 
 def test_a_directory_in_place_of_a_file_costs_no_descriptor(certs: Store) -> None:
