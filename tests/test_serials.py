@@ -80,6 +80,13 @@ def test_what_is_no_serial(serials: SerialFile, content: str) -> None:
     assert serials.path.read_text() == content
 
 
+def test_a_file_without_a_serial_is_told_with_the_highest_that_is_known(serials: SerialFile) -> None:
+    take(serials)
+    serials.path.write_text("x\n")
+    with pytest.raises(RetrievalError, match="the highest that this store has seen is 41"):
+        take(serials)
+
+
 def test_no_serial_twice_in_many_processes_and_threads(serials: SerialFile) -> None:
     script = f"""
 import sys
