@@ -81,6 +81,24 @@ def test_of_two_that_answer_at_the_same_time_one_is_closed(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("at_once")
+def test_one_that_fails_while_another_answers_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, waiting = Event(), list[Address]()
+
+    def connect(_: socket.socket, address: Address, __: float) -> None:
+        waiting.append(address)
+        go_on.wait()
+        if address[1] == 2:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
+
+    monkeypatch.setattr(sockets, "connect", connect)
+    dial = gevent.spawn(Upstream().dial, [("192.0.2.1", 1), ("192.0.2.1", 2)], TARGET, soon())
+    until(lambda: len(waiting) == 2)
+    go_on.set()
+    with dial.get(timeout=WAIT) as winner:
+        assert winner.fileno() >= 0
+
+
+@pytest.mark.usefixtures("at_once")
 def test_who_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its socket is closed: otherwise, hundreds of dials a second would each leave one until its own deadline."""
     late = list[socket.socket]()
