@@ -112,6 +112,8 @@ def test_users(tmp_path: Path, roots: Path, origin: Origin) -> None:
         good = f"Proxy-Authorization: Basic {b64('alice:s:cret')}\r\n\r\n".encode()
         assert exchange(program.address, plain + good).status == 502
         assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+        direct = run("openssl", "s_client", "-connect", program.url[7:], "-servername", "localhost", input="")
+        assert "alert access denied" in direct.stderr  # no password can be sent there
         users.write_bytes(b"bob:" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)) + b"\n")
         program.reload()
         assert run(*words, "-U", "alice:s:cret").returncode == refused.returncode
