@@ -141,6 +141,11 @@ def test_other_targets(uri: str) -> None:
         http_target(uri)
 
 
+def test_a_password_in_a_target_is_not_quoted() -> None:
+    with pytest.raises(ClientError, match=r"^user information in a request target$"):
+        http_target("http://alice:secret@a/")
+
+
 @given(st.binary(max_size=100))
 def test_garbage_raises_nothing_else(data: bytes) -> None:
     """Nor does the result depend on how the octets are split."""
