@@ -68,6 +68,14 @@ def test_bodies_however_they_are_cut(size: int) -> None:
     assert content(Chunked(), CHUNKED.replace(b"\r", b""), size)[0] == b"abc0123456789"
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
+def test_where_bodies_are_judged_lines_end_with_crlf(size: int) -> None:
+    assert content(Chunked(strict=True), CHUNKED + b"rest", size) == (b"abc0123456789", b"rest", True)
+    for line in (b"3\r\n", b"abc\r\n", b"0\r\n", b"D:\r\n"):
+        with pytest.raises(Unreadable, match="bare LF"):
+            content(Chunked(strict=True), CHUNKED.replace(line, line.replace(b"\r", b""), 1), size)
+
+
 @pytest.mark.parametrize("size", [1, 1 << 20])
 @pytest.mark.parametrize(
     "data",
