@@ -1,11 +1,13 @@
 """Certificates that others wrote: whatever is wrong with one, the error is the same."""
 
 import base64
+import sys
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from lab import HERE, run
 from pki import TestCA, now
 from test_ca import write
 
@@ -47,6 +49,14 @@ def pem(der: bytes) -> bytes:
 def test_good_ones() -> None:
     assert [c.subject for c in certificates.read(GOOD + CA.pem)] == [certificates.first(GOOD).subject, CA.name]
     assert certificates.first(pem(DER)) == certificates.first(GOOD + b"rubbish")
+
+
+def test_a_serial_number_that_is_not_positive_is_read_in_silence() -> None:
+    der = bytearray(DER)
+    der[der.index(b"\xa0\x03\x02\x01\x02\x02") + 7] = 0x80
+    code = "import sys, certificates; print(certificates.first(sys.stdin.buffer.read()).serial_number < 0)"
+    done = run(sys.executable, "-c", code, input=pem(bytes(der)).decode(), cwd=HERE)
+    assert (done.stdout, done.stderr) == ("True\n", "")
 
 
 @pytest.mark.parametrize("text", [b"", b"rubbish", *map(spoiled, SPOILERS)], ids=["empty", "rubbish", *SPOILERS])
