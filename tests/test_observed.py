@@ -296,6 +296,22 @@ def test_an_answer_that_is_on_its_way_arrives_though_the_origin_ends(ends: Ends,
     assert tunnel.outcome == "closed"
 
 
+def test_an_answer_that_ends_the_connection_ends_both_sides(ends: Ends, tmp_path: Path) -> None:
+    """The origin, which has not been asked for anything, keeps its end open."""
+    (tmp_path / "tap.py").write_text(ANSWERS)
+    tunnel = before(Taps([Tap(tmp_path / "tap.py")]), [], PlainStream(ends.client), PlainStream(ends.origin))
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall((GET % 2).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    heard = b""
+    while data := ends.client_end.recv(65_536):
+        heard += data
+    assert heard == Answer(403, b"no").written("GET", closing=True)
+    ends.client_end.close()
+    assert ends.origin_end.recv(65_536) == b""
+    running.get()
+    assert tunnel.outcome == "closed"
+
+
 @pytest.mark.parametrize(
     ("verdict", "said"),
     [
