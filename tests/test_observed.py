@@ -1,6 +1,7 @@
 """A tunnel with a witness: others run while it looks, and nothing that passes is lost or changed."""
 
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from sight import Sight
 from sockets import give_way
 from streams import PlainStream, Stream
 from taps import Answer, Tap, Taps
+from tls import TlsStream
+from tlsconfig import server_context
 from tunnel import Tunnel
 
 GET = b"GET /%04d HTTP/1.1\r\nHost: a.example\r\nA: " + b"a" * 900 + b"\r\n\r\n"
@@ -310,6 +313,24 @@ def test_an_answer_that_ends_the_connection_ends_both_sides(ends: Ends, tmp_path
     assert ends.origin_end.recv(65_536) == b""
     running.get()
     assert tunnel.outcome == "closed"
+
+
+def test_an_answer_that_ends_the_connection_ends_tls_in_order(ends: Ends, certificate: Path, tmp_path: Path) -> None:
+    (tmp_path / "tap.py").write_text(ANSWERS)
+    client = TlsStream(ends.client, server_context(certificate.read_bytes()), [])
+    shaking = gevent.spawn(client.handshake, time.monotonic() + WAIT)
+    careless = ssl._create_unverified_context()
+    with careless.wrap_socket(ends.client_end.dup(), server_hostname="a", suppress_ragged_eofs=False) as secure:
+        shaking.get()
+        tunnel = before(Taps([Tap(tmp_path / "tap.py")]), [], client, PlainStream(ends.origin))
+        running = gevent.spawn(tunnel.run)
+        secure.sendall((GET % 2).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        heard = b""
+        while data := secure.recv(65_536):  # raises what a truncation is
+            heard += data
+        ends.client_end.close()
+    running.get()
+    assert heard == Answer(403, b"no").written("GET", closing=True)
 
 
 @pytest.mark.parametrize(
