@@ -6,8 +6,8 @@ from http import HTTPStatus
 
 import h11
 
+from exchange import Fields
 from head import RequestHead
-from heads import Fields
 from names import Target
 from pages import VIA
 

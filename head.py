@@ -13,8 +13,7 @@ import h11
 import heads
 import names
 from errors import ClientError, HeadTooLarge
-from exchange import header
-from heads import Fields
+from exchange import Fields, header
 from names import Target
 
 MAX_HEAD = 32_768  # octets; browsers and servers stop at 8 to 64 KiB
@@ -80,7 +79,7 @@ class HeadReader:
 
 def _connect(head: bytes) -> RequestHead | None:
     """Parse an ordinary CONNECT; None if ``_parse`` must read the head."""
-    found = heads.request(head) if head.startswith(b"CONNECT ") else None
+    found = heads.usual_request(head) if head.startswith(b"CONNECT ") else None
     if found is None or _BODY_HEADERS.intersection([name.lower() for name, _ in found.fields]):
         return None
     return RequestHead(

@@ -1,14 +1,16 @@
-"""Parses HTTP/1 heads in their common form, each by one regular expression; h11 parses the others.
+"""Parses HTTP/1 heads: those in their usual form by one regular expression each, the others by h11.
 
-h11 would give the same result in five times the time; what it might read differently, or refuse, gives None here.
-Hence one field per line, in printable ASCII; one Host; unambiguous framing of the body; versions 1.0 and 1.1.
+h11 would give the same result in five times the time; what it might read differently, or refuse, is left to it. Hence
+the usual form: one field per line, in printable ASCII; one Host; unambiguous framing of the body; versions 1.0 and 1.1.
 """
 
 import re
 from collections.abc import Set
 from typing import NamedTuple
 
-Fields = list[tuple[bytes, bytes]]
+import h11
+
+from exchange import Fields, Unreadable
 
 TCHAR = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # of a token, such as a method or a field's name: RFC 9110 §5.6.2
 
@@ -21,6 +23,13 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _SPACED = re.compile(rb"^(" + _TOKEN + rb")[ \t]+:", re.MULTILINE)
 _SIZES = {len("host"), len("content-length"), len("transfer-encoding")}
 
+# A response's fields that decide where it ends and what follows. With white space before the colon, not every recipient
+# obeys them.
+_DECISIVE = {b"content-length", b"transfer-encoding", b"connection", b"upgrade"}
+
+# h11 accepts interim responses only after a request, and a 101 only after one that asks for an upgrade.
+_ASKING = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connection", "upgrade"), ("Upgrade", "a")])
+
 
 class Request(NamedTuple):
     """The head of a request; field names in the case they were sent in, values without surrounding whitespace."""
@@ -32,7 +41,7 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """The head of a final response."""
+    """The head of a final response, or of a 101."""
 
     status: int
     reason: bytes
@@ -40,8 +49,24 @@ class Response(NamedTuple):
     fields: Fields
 
 
-def request(head: bytes) -> Request | None:
-    """Parse a complete head as h11 would; None if h11 must parse it."""
+def request(head: bytes, strict: bool = False) -> Request:
+    """Parse a complete head; unless ``strict``, octets in its target that are not ASCII are percent-encoded.
+
+    Raises ``Unreadable`` or, if it is malformed, ``h11.RemoteProtocolError``, whose message quotes it.
+    """
+    found = usual_request(head)
+    if found is not None:
+        return found
+    connection = h11.Connection(h11.SERVER)  # a fresh one: it would want to answer
+    connection.receive_data(head if strict else escaped(head))
+    event = connection.next_event()
+    if not isinstance(event, h11.Request):
+        raise Unreadable("not a request head")
+    return Request(event.method, event.target, event.http_version, event.headers.raw_items())
+
+
+def usual_request(head: bytes) -> Request | None:
+    """The same; None if h11 must parse it."""
     match = _REQUEST.fullmatch(head)
     if match is None:
         return None
@@ -51,7 +76,24 @@ def request(head: bytes) -> Request | None:
 
 
 def response(head: bytes) -> Response | None:
-    """The same for a response."""
+    """Parse a complete head; None if it is of an interim response. Raises as ``request`` does."""
+    found = usual_response(head)
+    if found is not None:
+        return found
+    connection = h11.Connection(h11.CLIENT)
+    if head[9:10] == b"1":
+        connection.send(_ASKING)
+    connection.receive_data(unspaced(head, but=_DECISIVE))
+    event = connection.next_event()
+    if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
+        return None
+    if not isinstance(event, h11.Response | h11.InformationalResponse):
+        raise Unreadable("not a response head")
+    return Response(event.status_code, event.reason, event.http_version, event.headers.raw_items())
+
+
+def usual_response(head: bytes) -> Response | None:
+    """The same; None if h11 must parse it."""
     match = _RESPONSE.fullmatch(head)
     if match is None:
         return None

@@ -1,8 +1,7 @@
 """Passive decoding of HTTP/1.1: both directions of a connection, without taking part in it.
 
-h11 parses the heads that ``heads.py`` leaves to it, each with a fresh connection object, since we see both halves of a
-conversation without being a party to it. ``framing.py`` delimits bodies: h11 would copy them. Responses are matched to
-requests by their order.
+``heads.py`` parses heads, and ``framing.py`` delimits bodies, which h11 would copy. Responses are matched to requests
+by their order.
 """
 
 import time
@@ -19,13 +18,6 @@ from recorder import NO_ROOM, Recorder
 MAX_WAITING = 100  # unanswered requests of a connection; pipelining clients stop at about 10
 
 MAX_INTERIM = 100  # interim responses to one request; an origin that sends more may never stop
-
-# A response's fields that decide where it ends and what follows. With white space before the colon, not every recipient
-# obeys them.
-_DECISIVE = {b"content-length", b"transfer-encoding", b"connection", b"upgrade"}
-
-# h11 accepts interim responses only after a request, and a 101 only after one that asks for an upgrade.
-_ASKING = h11.Request(method="GET", target="/", headers=[("Host", "a"), ("Connection", "upgrade"), ("Upgrade", "a")])
 
 
 class Http1:
@@ -135,7 +127,7 @@ class Http1:
                 self._request_ended()
 
     def _request(self, head: bytes) -> None:
-        found = heads.request(head) or _request(head if self._strict else heads.escaped(head))
+        found = heads.request(head, self._strict)
         if len(self._asked) >= MAX_WAITING:
             raise Unreadable(f"more than {MAX_WAITING} requests without a response")
         fields = found.fields
@@ -212,7 +204,7 @@ class Http1:
                 self._response_ended()
 
     def _response(self, head: bytes) -> None:
-        found = heads.response(head) or _response(head)
+        found = heads.response(head)
         if found is None:
             self._interim += 1
             if self._interim > MAX_INTERIM:
@@ -253,29 +245,6 @@ class Http1:
     def _switched(self, what: str) -> None:
         self._recorder.end(self._asked.popleft())
         self._stop(what)
-
-
-def _request(head: bytes) -> heads.Request:
-    connection = h11.Connection(h11.SERVER)
-    connection.receive_data(head)
-    event = connection.next_event()
-    if not isinstance(event, h11.Request):
-        raise Unreadable("not a request head")
-    return heads.Request(event.method, event.target, event.http_version, event.headers.raw_items())
-
-
-def _response(head: bytes) -> heads.Response | None:
-    """Parse a response's head with h11; None for an interim one, which is ignored."""
-    connection = h11.Connection(h11.CLIENT)
-    if head[9:10] == b"1":
-        connection.send(_ASKING)
-    connection.receive_data(heads.unspaced(head, but=_DECISIVE))
-    event = connection.next_event()
-    if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
-        return None
-    if not isinstance(event, h11.Response | h11.InformationalResponse):
-        raise Unreadable("not a response head")
-    return heads.Response(event.status_code, event.reason, event.http_version, event.headers.raw_items())
 
 
 def _body(fields: Fields) -> Body | None:

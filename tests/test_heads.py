@@ -33,7 +33,7 @@ BLOCK = st.lists(
 @example(b"GET", b"/", b"HTTP/1.1", b"Host: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n")
 def test_requests(method: bytes, target: bytes, version: bytes, block: bytes) -> None:
     head = b"%b %b %b\r\n%b\r\n" % (method, target, version, block)
-    found = heads.request(head)
+    found = heads.usual_request(head)
     if found is not None:
         connection = h11.Connection(h11.SERVER)
         connection.receive_data(head)
@@ -51,7 +51,7 @@ def test_requests(method: bytes, target: bytes, version: bytes, block: bytes) ->
 @example(b"HTTP/1.0", b" 200", b"", b"Transfer-Encoding: chunked\r\n")
 def test_responses(version: bytes, status: bytes, reason: bytes, block: bytes) -> None:
     head = b"%b%b%b\r\n%b\r\n" % (version, status, reason, block)
-    found = heads.response(head)
+    found = heads.usual_response(head)
     if found is not None:
         connection = h11.Connection(h11.CLIENT)
         connection.receive_data(head)
@@ -70,13 +70,13 @@ def test_responses(version: bytes, status: bytes, reason: bytes, block: bytes) -
     ],
 )
 def test_what_nearly_everyone_writes_is_read_here(head: bytes) -> None:
-    assert heads.request(head) is not None
+    assert heads.usual_request(head) is not None
     body = head.partition(b"\r\n")[2]
-    assert heads.response(b"HTTP/1.1 200 OK\r\n" + body) is not None
-    assert heads.response(b"HTTP/1.1 404\r\n" + body) is not None
+    assert heads.usual_response(b"HTTP/1.1 200 OK\r\n" + body) is not None
+    assert heads.usual_response(b"HTTP/1.1 404\r\n" + body) is not None
 
 
 @pytest.mark.timeout(5)
 def test_no_head_takes_long() -> None:
     for piece in (b"a: b c ", b"a:" + b" " * 9, b"a: b\r\n", b"a" * 9):
-        assert heads.request(b"GET / HTTP/1.1\r\n" + piece * 5000) is None
+        assert heads.usual_request(b"GET / HTTP/1.1\r\n" + piece * 5000) is None
