@@ -38,8 +38,11 @@ class Patterns:
         self._networks: set[tuple[int, int, int, int | None]] = set()
         self._lengths: set[tuple[int, int]] = set()  # the first two of each
         for text in texts:
-            for pattern in self._read(text) if text.startswith("@") else (text,):
-                self._add(pattern)
+            if text.startswith("@"):
+                for line, pattern in self._read(text):
+                    self._add(pattern, f"{option}={text}: line {line}")
+            else:
+                self._add(text, option)
 
     @property
     def by_address(self) -> bool:
@@ -68,20 +71,21 @@ class Patterns:
             for port in (None, address[1])
         )
 
-    def _read(self, text: str) -> Iterator[str]:
+    def _read(self, text: str) -> Iterator[tuple[int, str]]:
+        """The patterns in a file, each with the number of its line."""
         try:
             with open(text[1:], encoding="utf-8-sig", opener=_not_a_pipe) as file:
-                for line in iter(partial(file.readline, _LONGEST), ""):
+                for number, line in enumerate(iter(partial(file.readline, _LONGEST), ""), 1):
                     if len(line) == _LONGEST:
                         raise OSError(errno.EFBIG, f"a line of {_LONGEST} characters or more")
                     pattern = line.partition("#")[0].strip()
                     if pattern:
-                        yield pattern
+                        yield number, pattern
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
             raise UsageError(f"{self._option}={text}: can't read {text[1:]}: {reason}") from error
 
-    def _add(self, text: str) -> None:
+    def _add(self, text: str, where: str) -> None:
         found = _PORT.match(text)
         host, port = (found["host"], int(found["port"])) if found else (text, None)
         if host.startswith("[") and host.endswith("]") and ":" in host:
@@ -106,7 +110,7 @@ class Patterns:
                     return
         if len(text) > _MOST_TOLD:
             text = f"{text[:_MOST_TOLD]}..."
-        raise UsageError(f"{self._option}: {text!r} is not a host, *.host, host:port or network such as 10.0.0.0/8")
+        raise UsageError(f"{where}: {text!r} is not a host, *.host, host:port or network such as 10.0.0.0/8")
 
 
 def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:

@@ -101,9 +101,11 @@ def test_lists_in_files(tmp_path: Path) -> None:
     assert not found.host(Target("d.example", 1))
     path.write_text("\ufeffa.example\n", encoding="utf-8")  # as saved by an editor that writes a byte order mark
     assert patterns(f"@{path}").host(Target("a.example", 1))
-    path.write_text("no host\n")
-    with pytest.raises(UsageError, match="'no host' is not a host"):
+    path.write_text("# hosts\n\na.example\nno host\n")
+    with pytest.raises(UsageError, match=f"--allow=@{path}: line 4: 'no host' is not a host"):  # which of 100,000
         patterns(f"@{path}")
+    with pytest.raises(UsageError, match=r"^--allow: 'no host' is not a host"):
+        patterns("no host")
     path.write_text("x" * 1_000_000)
     with pytest.raises(UsageError, match=r"'x{100}\.\.\.' is not a host"):  # cut to fit a log line
         patterns(f"@{path}")

@@ -147,7 +147,7 @@ def test_allow_and_deny(tmp_path: Path, roots: Path, origin: Origin) -> None:
         assert connect(program, f"localhost:{origin.port}").status == 403
         (tmp_path / "denied").write_text("no host\n")
         program.process.send_signal(1)
-        program.wait_for("not reloaded, what was in force stays: --deny: 'no host' is not a host")
+        program.wait_for("not reloaded, what was in force stays: --deny=@denied: line 1: 'no host' is not a host")
         assert connect(program, f"localhost:{origin.port}").status == 403
 
 
