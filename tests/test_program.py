@@ -601,13 +601,19 @@ def test_the_readme_names_every_option() -> None:
 
 
 def test_the_script_of_the_readme(tmp_path: Path) -> None:
-    """As a CI job uses it: it waits for the proxy, or ends with it."""
+    """As a CI job uses it: it waits for the proxy, or ends with it and says why, and fails if the job does."""
     (script,) = re.findall(r"```sh\n(: >certifier\.log\n.*?)```", (HERE / "README.md").read_text(), re.DOTALL)
     script = script.replace("python certifier.py", f"'{sys.executable}' '{HERE / 'certifier.py'}'")
     done = run("sh", "-c", script, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
     assert json.loads((tmp_path / "all.har").read_text())["log"]["version"] == "1.2"
-    assert run("sh", "-c", script.replace("--max=1000", "--max=0"), cwd=tmp_path).returncode == 1
+    (tmp_path / "all.har").unlink()
+    failed = run("sh", "-c", script.replace("curl http://$proxy/healthz", "(exit 3)"), cwd=tmp_path)
+    assert (failed.returncode, failed.stdout) == (3, ""), failed.stderr
+    assert json.loads((tmp_path / "all.har").read_text())["log"]["version"] == "1.2"
+    unstarted = run("sh", "-c", script.replace("--max=1000", "--max=0"), cwd=tmp_path)
+    assert unstarted.returncode == 1
+    assert unstarted.stdout == "certifier: --max=0: not a whole number of at least 1 (names kept in memory)\n"
 
 
 def test_what_the_readme_has_made_is_not_committed(tmp_path: Path) -> None:
