@@ -44,7 +44,7 @@ _SETTINGS = (
         "Chrome: import ca.crt into the system's store of authorities, on Linux under chrome://certificate-manager",
     ),
 )
-_ANY_SETTING = "make it trust ca.crt: /ca.crt on the proxy's own address, and README, Trust the CA"
+_ANY_SETTING = "make it trust ca.crt: the page at the proxy's own address and README, Trust the CA, tell how"
 
 
 class Pair(NamedTuple):

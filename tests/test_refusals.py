@@ -78,7 +78,7 @@ def test_what_is_no_refusal(reason: str | None) -> None:
         ("Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0", "Firefox: "),
         ("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/128.0.0.0 Safari/537.36",
          "Chrome: "),
-        ("", "make it trust ca.crt"),
+        ("", "make it trust ca.crt: the page at the proxy's own address and README, Trust the CA, tell how"),
     ],
 )  # fmt: skip
 def test_settings(user_agent: str, text: str) -> None:
