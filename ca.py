@@ -87,7 +87,8 @@ def open_folder(folder: Path, now: datetime) -> CaFiles:
             if is_new := not files.exists(paths[0]):
                 _make(*paths, now)
     except OSError as error:
-        raise UsageError(f"can't make a CA in {folder}: {error.strerror}") from error
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(f"can't make a CA in {folder}: {reason}") from error
     return replace(load(*paths, now), is_new=is_new)
 
 

@@ -148,7 +148,7 @@ def main(argv: list[str]) -> int:
             with process.output():
                 return command(argv[1:], version)
         with process.output():
-            line = CommandLine(__doc__, argv, version)
+            line = CommandLine(__doc__, argv, version, commands=COMMANDS)
         return _run(options.proxy_options(line))
     except UsageError as error:
         return process.refuse(error)

@@ -8,6 +8,7 @@ import difflib
 import os
 import re
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,21 @@ _DIGITS = 15  # of a number: more is a typo, and ``int`` refuses thousands
 class CommandLine:
     """The arguments given for a manual. Methods raise ``UsageError`` with one line that says what to do.
 
-    ``command`` is the name of the subcommand, ``operands`` how many operands it takes. ``--help`` and ``--version``
-    print and exit with 0.
+    ``command`` is the name of the subcommand, ``operands`` are those that it takes; without one, ``commands`` are those
+    that there are. ``--help`` and ``--version`` print and exit with 0.
     """
 
-    def __init__(self, manual: str, argv: list[str], version: str, command: str = "", operands: int = 0) -> None:
+    def __init__(
+        self,
+        manual: str,
+        argv: list[str],
+        version: str,
+        command: str = "",
+        operands: Sequence[str] = (),
+        commands: Iterable[str] = (),
+    ) -> None:
         self._program = f"certifier.py {command}".rstrip()
+        self._commands = commands
         self._repeatable = set(re.findall(r"\[(--[a-z-]+)=<[^>]*>\]\.\.\.", manual))
         self._check(manual, argv, operands)
         self._given: dict[str, Any] = docopt.docopt(manual, [command, *argv] if command else argv, version=version)
@@ -79,7 +89,7 @@ class CommandLine:
             raise UsageError(f"{option}={text}: not one of {', '.join(among)}")
         return text
 
-    def _check(self, manual: str, argv: list[str], operands: int) -> None:
+    def _check(self, manual: str, argv: list[str], operands: Sequence[str]) -> None:
         takes_value = {
             word: bool(option.argcount)
             for option in docopt.parse_defaults(manual)  # type: ignore[attr-defined]  # the stubs leave it out
@@ -87,13 +97,16 @@ class CommandLine:
             if word
         }
         seen = set()
+        missing = list(operands)
         words = iter(argv)
         for word in words:
             option, equals, value = word.partition("=")
             if not word.startswith("-") or word == "-":
-                operands -= 1
-                if operands < 0:
-                    raise UsageError(f"unexpected argument {word!r}; see --help")
+                if not missing:
+                    near = difflib.get_close_matches(word, self._commands, n=1)
+                    hint = f"a command comes first: {self._program} {near[0]} ..." if near else "see --help"
+                    raise UsageError(f"unexpected argument {word!r}; {hint}")
+                del missing[0]
                 continue
             if option not in takes_value:
                 near = difflib.get_close_matches(option, takes_value, n=1)
@@ -109,8 +122,8 @@ class CommandLine:
             if option in ("-h", "--help", "--version"):
                 return  # docopt prints it, whatever else is given
             seen.add(option)
-        if operands > 0:
-            raise UsageError(f"an argument is missing: see {self._program} --help")
+        if missing:
+            raise UsageError(f"{missing[0]} is missing; see {self._program} --help")
 
 
 def path(option: str, text: str) -> Path:

@@ -100,7 +100,7 @@ class WarmUp:
 
 def main(argv: list[str], version: str) -> int:
     """Run the subcommand and return its exit status."""
-    line = CommandLine(__doc__, argv, version, "warm", operands=1)
+    line = CommandLine(__doc__, argv, version, "warm", operands=["<names-file>"])
     chosen = leaf_options(line)
     if chosen.ca.missing:
         raise UsageError(

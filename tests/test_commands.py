@@ -76,11 +76,16 @@ def names(room: Room) -> list[str]:
         (["prune", STORE, "--unused=0"], "--unused=0: not a whole number of at least 1"),
         (["prune", STORE, "--max=3"], "unknown option --max"),
         (["check", STORE, "--sign-cert=x"], "--sign-key and --sign-serial missing"),
-        (["warm", STORE], "an argument is missing: see certifier.py warm --help"),
+        (["warm", STORE], "<names-file> is missing; see certifier.py warm --help"),
         (["warm", STORE, "names"], "no CA to sign with"),
         (["warm", STORE, "--ca=ca", "none"], "can't read none: No such file"),
         (["warm", STORE, "--ca=ca", "a", "b"], "unexpected argument 'b'"),
-        (["shred"], "unexpected argument 'shred'"),
+        (["shred"], "unexpected argument 'shred'; see --help"),
+        (["lst", STORE], "unexpected argument 'lst'; a command comes first: certifier.py list ..."),
+        (
+            [STORE, "--max=3", "warm", "names"],
+            "unexpected argument 'warm'; a command comes first: certifier.py warm ...",
+        ),
     ],
 )
 def test_bad_words_are_one_line_and_exit_2(room: Room, words: list[str], message: str) -> None:
