@@ -34,6 +34,7 @@ from recorder import Recorder
 QUIET_SECONDS = 300.0  # how long either side may be silent while we wait for it: long polls end sooner
 LINGER_SECONDS = 5.0  # how long an upload that was already answered may pause, as in nginx
 _CHUNK = 65_536
+_SPACE = 0x20  # octets up to this one are control characters, line ends and white space
 _EVENTS = 64  # after which others may run: gevent's calls switch only if they would block, and each event costs time
 
 
@@ -61,7 +62,7 @@ class Forwarding:
         self._head = head
         assert head.connection is not None  # a CONNECT is not forwarded
         self._to_client = head.connection
-        # h11 applies this limit to incomplete heads only.
+        # This limits the sizes and trailers of chunks: heads reach h11 whole (``_download``).
         self._to_origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)
         self._record = record
         self._uploaded = False  # the whole request was read and passed on
@@ -193,6 +194,8 @@ class Forwarding:
                         self._to_origin.receive_data(coming)
                         coming = b""
                     else:
+                        if not lead and coming[0] <= _SPACE:
+                            raise Unreadable("no status line")
                         head, at = lead.take(coming, 0)
                         coming = coming[at:]
                         if head is not None:

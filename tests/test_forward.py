@@ -279,6 +279,24 @@ def test_white_space_elsewhere_in_a_name_is_malformed(program: Program, field: b
     assert b"malformed" in reply.body
 
 
+@pytest.mark.parametrize("lead", [b"", b"HTTP/1.1 100 Continue\r\n\r\n"])
+@pytest.mark.parametrize("begin", [b"\r", b"\n\n\n", b"\r\n" + OK, b" " + OK, b"\0", b"\x15\x03\x01\0\2\2\x22"])
+def test_what_begins_with_no_status_line_is_malformed_at_once(program: Program, lead: bytes, begin: bytes) -> None:
+    """Such as TLS, whose servers may wait after their alert. Empty lines could come without end."""
+
+    def handle(sock: socket.socket) -> None:
+        while not sock.recv(65_536).endswith(b"\r\n\r\n"):
+            pass
+        sock.sendall(lead + begin)
+        while sock.recv(100):  # until certifier closes
+            pass
+
+    with Origin(handle) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        sock.sendall(f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        told = sock.makefile("rb").read()
+    assert told.startswith(lead + b"HTTP/1.1 502 Origin sent a malformed response\r\n")
+
+
 def test_a_malformed_body_of_the_client(program: Program) -> None:
     def listen(sock: socket.socket) -> None:
         while sock.recv(100):
