@@ -135,7 +135,8 @@ class ObservedTunnel(Tunnel):
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if source is self._origin and self.refusal is None and not self._over:
-            self._witness.origin_ended(how if how is ORDERLY else f"origin-{how}")
+            ended = how if how is ORDERLY else f"origin-{how}"
+            self._witness.origin_ended(self.outcome if self._cut else ended)  # a cut reads as a FIN without TLS
         if sink is self._client:
             with self._writing:  # an answer may be being sent
                 super()._pass_on(how, source, sink)

@@ -139,7 +139,7 @@ class Tunnel:
         try:
             self._move(source, sink)
         except Exception:  # a bug: the other pump must not wait for this one
-            self._give_up()
+            self._give_up("stopped")
             raise
         finally:
             self._one_way = True
@@ -244,11 +244,11 @@ class Tunnel:
         self._quiet = self._quiet + 1 if octets == self._seen else 0
         self._seen = octets
         if self._quiet >= (1 if self._one_way else _TICKS):
-            self.outcome = "idle"
-            self._give_up()
+            self._give_up("idle")
 
-    def _give_up(self) -> None:
+    def _give_up(self, outcome: str) -> None:
         """Cut both sides off, which wakes both pumps, whatever they are waiting for."""
+        self.outcome = outcome
         self._cut = True
         self._client.abort()
         self._origin.abort()

@@ -7,7 +7,7 @@ import ssl
 import time
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import gevent
@@ -187,6 +187,26 @@ def test_what_idles_out_without_tls_does_not_look_complete(tmp_path: Path, phase
         over.set()
         assert heard.get(timeout=WAIT) == "cut off"
         assert "outcome=idle" in running.tunnels(1)[0]
+
+
+@pytest.mark.parametrize("acts", [False, True])
+def test_a_response_that_idles_out_is_not_logged_as_complete(tmp_path: Path, acts: bool) -> None:
+    """From a plaintext redirect, where the end of the connection may be its end."""
+
+    def stall(sock: socket.socket) -> None:
+        asked = sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        if b"/half" in asked:
+            with suppress(ConnectionResetError):
+                sock.recv(1)
+
+    (tmp_path / "tap.py").write_text("REWRITE = True\ndef request(exchange): pass\n")
+    words = ["--store=certs", "--max=9", "--ca=ca", "--idle-timeout=1", "--log-requests", *["--tap=tap.py"] * acts]
+    with Origin(stall) as plain, Program(tmp_path, *words, f"--redirect=127.0.0.1:{plain.port}") as running:
+        for path, told in (("/half", "error=idle"), ("/whole", "type=-")):
+            with secure_tunnel(running, "a.example:443") as secure:
+                secure.sendall(f"GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n".encode())
+                assert running.wait_for(path).endswith(told)
 
 
 def test_what_a_client_cut_off_does_not_look_complete(tmp_path: Path) -> None:
