@@ -120,10 +120,11 @@ class Stream(ABC):
 class PlainStream(Stream):
     """A TCP connection without TLS. ``received``: what was read from ``sock`` before."""
 
-    __slots__ = ("_in", "_out")
+    __slots__ = ("_finished", "_in", "_out")
 
     def __init__(self, sock: socket.socket, received: bytes = b"") -> None:
         super().__init__(sock)
+        self._finished = False
         self._in = memoryview(received)
         self._out: list[bytes] = []
 
@@ -144,11 +145,16 @@ class PlainStream(Stream):
 
     def end(self, how: str) -> None:  # noqa: ARG002
         """Send a FIN, which is all there is without TLS, for a truncation or not."""
+        self._finished = True
         self.sock.shutdown(socket.SHUT_WR)
 
     def abort(self) -> None:
-        """Let ``close`` send a reset. A FIN would look orderly: none is sent, but by what wakes a blocked writer."""
-        sockets.reset(self.sock)
+        """Let ``close`` send a reset. A FIN would look orderly: none is sent, but by what wakes a blocked writer.
+
+        After ``end``, there is no reset either: it would take the data that a slow peer has not received yet.
+        """
+        if not self._finished:
+            sockets.reset(self.sock)
         sockets.shut(self.sock, socket.SHUT_RDWR if self._sending else socket.SHUT_RD)
 
     def _take(self, count: int) -> None:

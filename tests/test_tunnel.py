@@ -14,7 +14,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.queue import Queue
-from lab import WAIT, Origin, Program, secure_tunnel, tunnel
+from lab import WAIT, Origin, Program, read_reply, secure_tunnel, tunnel
 
 import sockets
 from streams import PlainStream
@@ -168,7 +168,8 @@ def test_what_idles_out_without_tls_does_not_look_complete(tmp_path: Path, phase
             if phase == "one way":
                 assert sock.recv(1) == b""
                 assert over.wait(WAIT)
-                sock.sendall(b"rest")
+                while True:  # until it is refused
+                    sock.sendall(b"rest")
             heard.put("more" if sock.recv(1) else "complete")
         except (ConnectionResetError, BrokenPipeError):
             heard.put("cut off")
@@ -187,6 +188,31 @@ def test_what_idles_out_without_tls_does_not_look_complete(tmp_path: Path, phase
         over.set()
         assert heard.get(timeout=WAIT) == "cut off"
         assert "outcome=idle" in running.tunnels(1)[0]
+
+
+def test_what_was_whole_before_it_idled_out_arrives(tmp_path: Path) -> None:
+    """The kernel still has it for a slow client when one direction has ended and the other one is idle."""
+    whole = bytes(500_000)
+    over = Event()
+
+    def answer(sock: socket.socket) -> None:
+        sock.sendall(whole)
+        sock.shutdown(socket.SHUT_WR)
+        over.wait(WAIT)
+
+    with (
+        Origin(answer) as plain,
+        Program(tmp_path, "--store=certs", "--max=9", "--idle-timeout=1", "--hello-timeout=9") as running,
+        socket.socket() as sock,
+    ):
+        sock.settimeout(WAIT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        sock.connect(running.address)
+        sock.sendall(f"CONNECT localhost:{plain.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert read_reply(sock).status == 200
+        assert f"received={len(whole)} " in running.wait_for("outcome=idle")
+        assert b"".join(iter(lambda: sock.recv(65_536), b"")) == whole
+        over.set()
 
 
 @pytest.mark.parametrize("acts", [False, True])
