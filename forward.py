@@ -11,7 +11,6 @@ import gevent
 import h11
 
 import fields
-import heads
 import sockets
 from errors import (
     CertifierError,
@@ -23,18 +22,17 @@ from errors import (
     RequestTimeout,
 )
 from exchange import MAX_FIELDS, Exchange, Unreadable
-from framing import Heads
 from head import MAX_HEAD, RequestHead, without_quote
 from http1 import MAX_INTERIM
 from meter import Meter
 from names import Target
 from record import Record
 from recorder import Recorder
+from response import ResponseReader
 
 QUIET_SECONDS = 300.0  # how long either side may be silent while we wait for it: long polls end sooner
 LINGER_SECONDS = 5.0  # how long an upload that was already answered may pause, as in nginx
 _CHUNK = 65_536
-_SPACE = 0x20  # octets up to this one are control characters, line ends and white space
 _EVENTS = 64  # after which others may run: gevent's calls switch only if they would block, and each event costs time
 
 
@@ -62,7 +60,7 @@ class Forwarding:
         self._head = head
         assert head.connection is not None  # a CONNECT is not forwarded
         self._to_client = head.connection
-        # This limits the sizes and trailers of chunks: heads reach h11 whole (``_download``).
+        # This limits the sizes and trailers of chunks: heads reach h11 whole.
         self._to_origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)
         self._record = record
         self._uploaded = False  # the whole request was read and passed on
@@ -176,34 +174,21 @@ class Forwarding:
 
     def _download(self, target: Target) -> None:
         """Pass on the response as it arrives, and interim ones (RFC 9110 §15.2) before it."""
-        began = closed = False
+        reader = ResponseReader(self._to_origin)
         events = interim = 0
-        lead, coming = Heads(), b""
         while True:
             try:
-                event = self._to_origin.next_event()
+                event = reader.next_event()
                 events += 1
                 if events % _EVENTS == 0:
                     sockets.give_way()
                 if event is h11.NEED_DATA:
-                    if not coming:
-                        self._flush()
-                        coming = self._receive()
-                        closed = not coming
-                    if began or closed:
-                        self._to_origin.receive_data(coming)
-                        coming = b""
-                    else:
-                        if not lead and coming[0] <= _SPACE:
-                            raise Unreadable("no status line")
-                        head, at = lead.take(coming, 0)
-                        coming = coming[at:]
-                        if head is not None:
-                            self._to_origin.receive_data(heads.unspaced(head))
+                    self._flush()
+                    reader.receive(self._receive())
                     continue
             except (h11.RemoteProtocolError, Unreadable, _OriginLost) as error:
-                failure = self._client_error or _origin_error(target, error, closed)
-                if began:
+                failure = self._client_error or _origin_error(target, error, reader.closed)
+                if reader.began:
                     self._flush()
                     raise ConnectionAbortedError(str(failure)) from error
                 raise failure from error
@@ -217,7 +202,6 @@ class Forwarding:
                     self._send(h11.InformationalResponse(status_code=status, reason=phrase, headers=passed))
                     self._flush()
             elif isinstance(event, h11.Response):
-                began = True
                 self._record.status = event.status_code
                 reason, version = event.reason.decode("latin-1"), event.http_version.decode("ascii")
                 told, now = event.headers.raw_items(), time.monotonic()
