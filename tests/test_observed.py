@@ -299,6 +299,34 @@ def test_an_answer_that_is_on_its_way_arrives_though_the_origin_ends(ends: Ends,
     assert tunnel.outcome == "closed"
 
 
+def test_an_answer_that_ends_the_connection_is_not_cut_off_by_the_origin(
+    ends: Ends, begun: Event, go: Event, tmp_path: Path
+) -> None:
+    """Which was reset while a tap judged, and the client is slow to read."""
+    (tmp_path / "tap.py").write_text(
+        "REWRITE = True\nfrom signals import begun, go\nfrom taps import Answer\n"
+        "def request(_):\n    begun.set()\n    go.wait()\n    return Answer(403, bytes(5_000_000))\n"
+    )
+    tunnel = before(Taps([Tap(tmp_path / "tap.py")]), [], PlainStream(ends.client), PlainStream(ends.origin))
+    ends.origin.sendall(b"x")
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall((GET % 2).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    assert begun.wait(WAIT)
+    ends.origin_end.close()  # with an octet unread, which makes it a reset
+    for _ in range(10):
+        give_way()  # to those that must notice it
+    go.set()
+    while not tunnel.received:
+        gevent.sleep(0)
+    heard = b""
+    while data := ends.client_end.recv(1 << 20):
+        heard += data
+    assert (heard.startswith(b"HTTP/1.1 403 "), len(heard)) == (True, tunnel.received)
+    ends.client_end.close()
+    running.get()
+    assert tunnel.outcome == "closed"
+
+
 def test_an_answer_that_ends_the_connection_ends_both_sides(ends: Ends, tmp_path: Path) -> None:
     """The origin, which has not been asked for anything, keeps its end open."""
     (tmp_path / "tap.py").write_text(ANSWERS)
