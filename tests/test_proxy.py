@@ -444,15 +444,22 @@ def test_a_client_that_speaks_no_tls(program: Program) -> None:
     assert "outcome=closed" in program.wait_for("context=untouched .*sent=8 received=11", seen)
 
 
-def test_an_origin_that_speaks_first(program: Program) -> None:
-    def banner(sock: socket.socket) -> None:
-        sock.sendall(b"220 hello\r\n")
-        echo(sock)
+def banner(sock: socket.socket) -> None:
+    sock.sendall(b"220 hello\r\n")
+    echo(sock)
 
+
+def test_an_origin_that_speaks_first(program: Program) -> None:
     with Origin(banner) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
         assert sock.recv(100) == b"220 hello\r\n"
         sock.sendall(b"QUIT\r\n")
         assert sock.recv(100) == b"QUIT\r\n"
+
+
+def test_an_origin_that_speaks_first_in_tls(program: Program, certificate: Path) -> None:
+    """It can't until the handshake is complete, so its last message must not wait for data of the client's."""
+    with Origin(banner, certificate) as server, secure_tunnel(program, f"localhost:{server.port}") as secure:
+        assert secure.recv(100) == b"220 hello\r\n"
 
 
 def test_neither_side_speaks(tmp_path: Path, echo_origin: Origin) -> None:
