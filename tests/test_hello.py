@@ -127,14 +127,19 @@ def test_post_quantum_size_grease_and_ech() -> None:
         b"\x16\3\1\0\0",  # an empty record
         b"\x16\3\1\xff\xff",  # a record that is too long
         records(b"\2\0\0\1x"),  # a ServerHello
+        records(b"\2" + message()[1:]),
         records(b"\1" + (MAX_HELLO + 1).to_bytes(3)),
         records(message(server_name(b"a"), server_name(b"b"))),
         records(message(server_name(b"a", b"b"))),
         records(message(server_name(b""))),
         records(message(extension(0, b"\0\5\0\0\tab"))),
+        records(message(extension(0, b"\0\4\0\0\1"), extension(0x0A0A, b""))),  # ends in another extension
         records(message(extension(16, b"\0\1\0"))),
+        records(message(extension(16, b"\0\2\2a"), extension(0x0A0A, b""))),
+        records(message(extension(16, b"\0\2\1"), extension(0x0A0A, b""))),
         records(message(extension(43, b"\3\3\4"))),
         records(b"\1\0\0\2\3\3"),
+        records(b"\1\0\0\x32" + message(extension(0x0A0A, b"abcd"))[4:-1]),
         records(b"\1\0\0\x2d" + b"\3\3" + bytes(32) + b"\0\0\2\x13\1\1\0" + b"\0\0xx"),
     ],
 )
@@ -184,6 +189,28 @@ def test_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(data: bytes) -> None:
 def test_what_has_not_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(other: bytes, known: int) -> None:
     found = [is_old(other[:end]) for end in range(1, len(other) + 1)]
     assert found == [None] * (known - 1) + [False] * (len(other) + 1 - known)
+
+
+@pytest.mark.parametrize(
+    ("shares", "groups", "finite"),
+    [
+        ((29, 0x0100), (0x0100, 29), False),  # the first share counts
+        ((0x0100, 29), (29, 0x0100), True),
+        ((0x7777, 0x01FF, 29), (29,), True),
+        ((0x7777,), (0x0100, 0x0200, 4588), False),  # without one, a curve is preferred
+        ((), (0x7777, 0x0100), True),
+        ((), (0x7777, 0x0200), False),
+    ],
+)
+def test_the_kind_of_key_exchange(shares: tuple[int, ...], groups: tuple[int, ...], finite: bool) -> None:
+    listed = b"".join(group.to_bytes(2) for group in groups)
+    shared = b"".join(group.to_bytes(2) + b"\0\1x" for group in shares)
+    found = read(
+        records(
+            message(extension(10, len(listed).to_bytes(2) + listed), extension(51, len(shared).to_bytes(2) + shared))
+        )
+    )
+    assert found == ClientHello(None, (), (), finite_field=finite)
 
 
 def test_the_limit_of_key_shares() -> None:
