@@ -441,7 +441,9 @@ def test_trailers_that_only_a_head_may_have_stay_behind(program: Program) -> Non
 
 
 @contextmanager
-def uploading() -> Iterator[tuple[gevent.socket.socket, gevent.socket.socket, "gevent.Greenlet[..., bytes | None]"]]:
+def uploading(
+    meter: Meter | None = None,
+) -> Iterator[tuple[gevent.socket.socket, gevent.socket.socket, "gevent.Greenlet[..., bytes | None]"]]:
     """An upload of ten octets in progress: its client, its origin, and the greenlet that forwards it."""
     (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
     with client, client_end, origin, origin_end:
@@ -449,8 +451,17 @@ def uploading() -> Iterator[tuple[gevent.socket.socket, gevent.socket.socket, "g
         assert head is not None
         told = Seen().recorder()
         exchange = told.request("PUT", "a", "/", "1.1", head.headers)
-        forwarding = Forwarding(client_end, origin_end, head, Record("a:1"), told, exchange, Meter())
+        forwarding = Forwarding(client_end, origin_end, head, Record("a:1"), told, exchange, meter or Meter())
         yield client, origin, gevent.spawn(forwarding.run, Target("a", 80), "/", b"")
+
+
+def test_the_octets_of_both_bodies_are_counted() -> None:
+    meter = Meter()
+    with uploading(meter) as (client, origin, doing):
+        client.sendall(b"x" * 10)
+        origin.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyyy")
+        assert doing.get(timeout=WAIT) == b""
+    assert (meter.sent, meter.received) == (10, 3)
 
 
 def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pytest.MonkeyPatch) -> None:
