@@ -47,6 +47,12 @@ def test_what_others_may_read_otherwise_is_refused(decide: Callable[[Exchange], 
         passed(Rewriter(Seen().recorder(), decide), request_)
 
 
+def test_a_head_in_pieces_is_judged_as_a_whole() -> None:
+    rewriter = Rewriter(Seen().recorder(), mark)
+    assert passed(rewriter, GET[:10]) == b""
+    assert passed(rewriter, GET[10:]) == GET[:-2] + b"X-Mark: 1\r\n\r\n"
+
+
 def test_many_tiny_chunks_pass_as_one_piece() -> None:
     """And what follows the body as another."""
     head = b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -58,6 +64,7 @@ def test_many_tiny_chunks_pass_as_one_piece() -> None:
     rewriter.received(OK)
     assert list(pieces) == [GET]
     assert seen.begun[0].request_octets == 1000
+    assert seen.done == seen.begun[:1]
 
 
 def test_as_many_fields_as_can_be_shown_pass() -> None:
@@ -130,6 +137,25 @@ def test_an_answer_is_the_last_where_the_client_wants_no_other(request_: bytes, 
     assert (b"\r\nConnection: close\r\n" in rewriter.take_answer()) == closing
 
 
+def test_an_answer_takes_the_place_of_a_response_and_not_of_the_next_one() -> None:
+    seen = Seen()
+    rewriter = Rewriter(seen.recorder(), lambda exchange: Answer(403, b"no") if exchange.method == "PUT" else None)
+    assert passed(rewriter, GET.replace(b"GET", b"PUT") + GET) == GET
+    rewriter.received(OK)
+    told = [(exchange.method, exchange.status, exchange.response_octets) for exchange in seen.done]
+    assert (told, rewriter.unasked) == ([("PUT", 403, 2), ("GET", 200, 2)], 0)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("GET", "HEAD"), ("HEAD", "GET"), ("GET", "CONNECT")],
+)
+def test_a_tap_may_not_change_how_the_response_is_read(before: str, after: str) -> None:
+    rewriter = Rewriter(Seen().recorder(), lambda exchange: setattr(exchange, "method", after))
+    with pytest.raises(Refused, match="read as another's"):
+        passed(rewriter, GET.replace(b"GET", before.encode()))
+
+
 @pytest.mark.parametrize(
     "response",
     [
@@ -145,6 +171,17 @@ def test_behind_a_malformed_response_nothing_is_judged_and_nothing_passes(respon
     rewriter.received(response)
     with pytest.raises(Refused, match="previous response is malformed"):
         passed(rewriter, GET)
+
+
+def test_a_request_that_waits_for_a_response_is_refused_if_that_is_malformed() -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    pieces = rewriter.forward(GET + GET)
+    assert next(pieces) == GET
+    waiting = gevent.spawn(next, pieces)
+    gevent.idle()
+    rewriter.received(b"HTTP/1.1 200 OK\r\nX Odd: 1\r\n\r\n")
+    with pytest.raises(Refused, match="previous response is malformed"):
+        waiting.get(timeout=WAIT)
 
 
 def test_behind_a_response_with_white_space_before_a_colon_requests_are_judged() -> None:
