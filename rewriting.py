@@ -36,7 +36,6 @@ class Rewriter(Http1):
         "_answer",
         "_broken",
         "_decide",
-        "_dropping",
         "_heard",
         "_idle",
         "_switched_over",
@@ -51,7 +50,6 @@ class Rewriter(Http1):
         self._turn = RLock()  # held while a request is judged: the origin's data, or its end, waits
         self._idle = Event()  # no response is awaited
         self._idle.set()
-        self._dropping = False  # the rest of the body of a request that was answered
         self._switched_over = False
         self._unheard = False  # the origin has ended, and will answer no more
         self._heard = 0  # octets from the origin
@@ -88,10 +86,9 @@ class Rewriter(Http1):
                     start, end, at, done = self._span(data, at)
                     if end > start and self._uploading is not None:
                         self._recorder.upload(self._uploading, data, start, end)
-                passed = b"" if self._dropping else data[begin:at]
+                passed = data[begin:at]
                 if done:
                     self._upload = None
-                    self._dropping = False
                     if self._uploading is not None:
                         self._request_ended()
             if passed:
@@ -185,8 +182,8 @@ class Rewriter(Http1):
     def _reply(self, exchange: Exchange, answer: Answer, last: bool) -> None:
         """Answer a request; ``last`` if the client wants no further response, or can't ask for one (RFC 9112 §9.3)."""
         self._asked.pop()
-        self._dropping = self._upload is not None
-        self.closing = last or self._dropping  # the client may await a 100 before the body, or send it without end
+        # Also before a body: the client may await a 100, or send without end.
+        self.closing = last or self._upload is not None
         self._answer += answer.written(exchange.method, self.closing)
         record_answer(self._recorder, exchange, answer, self.closing)
 
