@@ -156,6 +156,29 @@ def test_a_tap_may_not_change_how_the_response_is_read(before: str, after: str) 
         passed(rewriter, GET.replace(b"GET", before.encode()))
 
 
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [(b"Host", b"a")],
+        [(b"Host", b"a"), (b"content-length", b"5")],
+        [(b"Host", b"a"), (b"Transfer-Encoding", b"chunked")],
+    ],
+)
+def test_a_tap_may_not_change_where_a_request_ends(fields: list[tuple[bytes, bytes]]) -> None:
+    rewriter = Rewriter(Seen().recorder(), lambda exchange: setattr(exchange, "request_fields", fields))
+    with pytest.raises(Refused, match="changed the framing"):
+        passed(rewriter, POST)
+
+
+def test_a_tap_may_write_the_length_of_a_body_otherwise() -> None:
+    fields = [(b"content-length", b"4"), (b"Host", b"a")]
+    rewriter = Rewriter(Seen().recorder(), lambda exchange: setattr(exchange, "request_fields", fields))
+    assert passed(rewriter, POST + b"body") == b"POST / HTTP/1.1\r\ncontent-length: 4\r\nHost: a\r\n\r\nbody"
+
+
 @pytest.mark.parametrize(
     "response",
     [
