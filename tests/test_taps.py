@@ -187,7 +187,7 @@ def request(exchange):
     if exchange.target == "/strange":
         return "no answer"
     if exchange.target == "/bad":
-        exchange.request_fields = [(b"Content-Length", b"7")]
+        exchange.request_fields.append((b"Content-Length", b"7"))
     if exchange.target == "/headed":
         exchange.method = "HEAD"
     if exchange.target == "/connected":
