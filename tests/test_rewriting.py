@@ -226,6 +226,18 @@ def test_a_body_passes_to_its_end_behind_a_malformed_response() -> None:
     assert [exchange.error for exchange in seen.done] == ["malformed response head"]
 
 
+def test_a_second_response_to_a_request_that_is_not_complete_is_nobodys() -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    assert passed(rewriter, POST + b"bo") == POST + b"bo"
+    rewriter.received(OK)
+    assert rewriter.unasked == 0
+    rewriter.received(OK)
+    assert rewriter.unasked == len(OK)
+    assert passed(rewriter, b"dy") == b"dy"
+    with pytest.raises(Refused, match="previous response is malformed"):
+        passed(rewriter, GET)
+
+
 UPGRADE = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: b\r\n\r\n"
 
