@@ -17,7 +17,7 @@ from test_signer import authority_for, files
 
 from admission import Turnstile
 from contexts import LOOK_SECONDS, MOST_SESSIONS, WONT_DO_SECONDS, ContextCache
-from errors import RetrievalError, TooManyNames
+from errors import NotServable, RetrievalError, TooManyNames
 from keys import KeyStock
 from leaf import Leaf
 from leaves import SERVED, Leaves, Wanted
@@ -80,7 +80,9 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_a_retrieval_that_fails_leaves_no_work_for_the_collector(room: Room, clock: Clock) -> None:
+def test_a_retrieval_that_fails_leaves_no_work_for_the_collector(
+    room: Room, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     """After thousands of refusals, a garbage collection would stall all connections."""
 
     class Failing(Leaves):
@@ -90,6 +92,7 @@ def test_a_retrieval_that_fails_leaves_no_work_for_the_collector(room: Room, clo
     contexts = ContextCache(2, Failing(room.store, None, KeyStock("p256")), Workers(), clock)
     with no_garbage(Retrieval, TooManyNames), pytest.raises(TooManyNames, match="no"):
         contexts.get("a.example")
+    assert not caplog.records  # it is in the client's line
 
 
 def test_memory_then_store(leaves: Counted, clock: Clock) -> None:
@@ -275,6 +278,20 @@ def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Count
     assert renewed is not None
     assert renewed.serial != made.serial
     assert leaves.count == 2
+
+
+def test_a_name_in_constant_use_is_renewed_as_soon_as_that_is_due(leaves: Counted, clock: Clock) -> None:
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    made = contexts.get("a.example")
+    assert made is not None
+    clock.time = made.renew_at - 2 * LOOK_SECONDS
+    for _ in range(2):
+        assert contexts.find("a.example") is made
+        until(lambda: not made.refreshing)
+        clock.advance(seconds=LOOK_SECONDS)
+    assert leaves.count == 1
+    contexts.find("a.example")
+    until(lambda: contexts.find("a.example") is not made)
 
 
 def test_what_is_due_on_disk_is_renewed_once_it_is_used(room: Room, leaves: Counted, clock: Clock) -> None:
@@ -467,6 +484,19 @@ def test_what_is_due_is_renewed_though_nobody_asks(leaves: Counted, clock: Clock
         assert context.serial > old.serial
 
 
+def test_what_is_forgotten_while_others_are_renewed_stays_out(leaves: Counted, clock: Clock) -> None:
+    contexts = ContextCache(3, leaves, Workers(), clock)
+    for name in ("a.example", "b.example"):
+        contexts.get(name)
+    clock.advance(days=31)
+    with leaves.gate:
+        renewing = gevent.spawn(contexts.renew)
+        until(lambda: leaves.count > 2)
+        contexts.clear()
+    renewing.get(timeout=WAIT)
+    assert len(contexts) == 0
+
+
 def test_use_is_told_and_a_renewal_is_none(leaves: Counted, clock: Clock) -> None:
     contexts = ContextCache(2, leaves, Workers(), clock)
     contexts.get(NAME)
@@ -604,3 +634,13 @@ def test_what_openssl_refuses_is_moved_aside_or_made_anew(room: Room, leaves: Co
     last = contexts.get(NAME)
     assert last is not None
     assert (last.source, last.serial) == ("disk", again.serial)
+
+
+def test_what_openssl_refuses_is_not_made_again_and_again(leaves: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise NotServable("no")
+
+    monkeypatch.setattr("contexts.server_context", refuse)
+    with pytest.raises(NotServable):
+        ContextCache(2, leaves, Workers()).get("a.example")
+    assert leaves.count == 1
