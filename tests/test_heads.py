@@ -80,3 +80,10 @@ def test_what_nearly_everyone_writes_is_read_here(head: bytes) -> None:
 def test_no_head_takes_long() -> None:
     for piece in (b"a: b c ", b"a:" + b" " * 9, b"a: b\r\n", b"a" * 9):
         assert heads.usual_request(b"GET / HTTP/1.1\r\n" + piece * 5000) is None
+
+
+@pytest.mark.parametrize("space", [b" ", b"\t", b" \t "])
+def test_white_space_before_a_colon_goes(space: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nServer%s: a\r\n\r\n"
+    assert heads.unspaced(head % space) == head % b""
+    assert heads.unspaced(head % space, but={b"server"}) == head % space
