@@ -65,12 +65,13 @@ def go_server(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no Go here: its alert is told of by test_what_alerts_mean")
     path = tmp_path_factory.mktemp("go") / "wants"
     source = Path(__file__).with_name("wants.go")
-    built = run("go", "build", "-o", path, source, timeout=60, env={"PATH": "/usr/bin:/bin", "HOME": str(path.parent)})
+    built = run("go", "build", "-o", path, source, timeout=200, env={"PATH": "/usr/bin:/bin", "HOME": str(path.parent)})
     assert built.returncode == 0, built.stderr
     return path
 
 
-@pytest.fixture(params=["openssl", "go"])
+# Go 1.20 and later compile their library first: half a minute of CPU, and machines may be busy.
+@pytest.fixture(params=["openssl", pytest.param("go", marks=pytest.mark.timeout(240))])
 def start(request: pytest.FixtureRequest) -> Start:
     if request.param == "openssl":
         return openssl
