@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
+import sys
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import suppress
@@ -447,7 +449,7 @@ def test_what_the_page_says_works(proxy: Program, origin: Origin, tmp_path: Path
     sh(commands(proxy, "Get the certificate"))
     assert (tmp_path / "certifier-ca.crt").read_bytes() == proxy.ca.read_bytes()
     through = commands(proxy, "Send it here")
-    python = f"python3 -c 'import urllib.request as u; print(u.urlopen(\"{where}\").read())'"
+    python = f"{shlex.quote(sys.executable)} -c 'import urllib.request as u; print(u.urlopen(\"{where}\").read())'"
     assert "hello" in sh(commands(proxy, "curl").replace("https://www.example.com/", where))
     assert "hello" in sh(f"{through}\n{commands(proxy, 'Python')}\n{python}")
     with pytest.raises(AssertionError, match="CERTIFICATE_VERIFY_FAILED"):
