@@ -99,7 +99,6 @@ REFUSED_AT_ONCE = [
     b"GET http://ORIGIN/ http/1.1\r\nHost: ORIGIN\r\n\r\n",
     b"GET http://ORIGIN/ HTTP/01.1\r\nHost: ORIGIN\r\n\r\n",
     b"GET http://ORIGIN/ HTTP/1.10\r\nHost: ORIGIN\r\n\r\n",
-    b"GET http://ORIGIN/ HTTP/1.2\r\nHost: ORIGIN\r\n\r\n",
     b"GET http://ORIGIN/ HTTP/2.0\r\nHost: ORIGIN\r\n\r\n",
     b"GET http://ORIGIN/a\x00b HTTP/1.1\r\nHost: ORIGIN\r\n\r\n",
     b"GET http://ORIGIN/a\rb HTTP/1.1\r\nHost: ORIGIN\r\n\r\n",
@@ -129,6 +128,7 @@ BROKEN_OFF = [
 GOOD = [
     b"GET http://ORIGIN/ HTTP/1.1\r\nHost: ORIGIN\r\n\r\n",
     b"\r\nGET http://ORIGIN/ HTTP/1.1\r\nHost: ORIGIN\r\n\r\n",
+    b"GET http://ORIGIN/ HTTP/1.2\r\nHost: ORIGIN\r\n\r\n",
     b"GET http://ORIGIN/ HTTP/1.1\r\nHost: elsewhere.example\r\n\r\n",
     b"GET http://ORIGIN/ HTTP/1.1\r\nHost: ORIGIN\r\nContent-Length: 5\r\n\r\nhello",
     _POST + b"Connection: content-length, host, transfer-encoding\r\nContent-Length: 5\r\n\r\nhello",
