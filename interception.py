@@ -14,6 +14,7 @@ import pages
 import refusals
 import sockets
 from answering import explain, tell
+from context import Context
 from contexts import ContextCache
 from dialing import Dialer, Redirect
 from errors import (
@@ -135,7 +136,7 @@ class Interception:
         except OSError as error:
             record.outcome = "client-tls-failed"
             record.detail = getattr(error, "reason", None) or str(error)
-            self._refused(way, pair, record.detail, "in" if isinstance(error, ConnectionError) else None)
+            self._refused(way, pair, context, record.detail, "in" if isinstance(error, ConnectionError) else None)
             return
         record.client_tls, record.client_alpn = stream.version, stream.alpn
         if stream.version == "TLSv1.2":
@@ -161,7 +162,7 @@ class Interception:
         if tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
-            self._refused(way, pair, None, "right after")
+            self._refused(way, pair, context, None, "right after")
 
     def _settle(self, record: Record, name: str, stream: TlsStream, tunnel: Tunnel) -> bool:
         """Tell the client, if it still can be told, why its tunnel ended; return whether there was anything to tell."""
@@ -244,7 +245,7 @@ class Interception:
             raise NoSharedProtocol("the client does not offer http/1.1, the only protocol that works here")
         return [_HTTP.decode("ascii")]
 
-    def _refused(self, way: Way, pair: Pair, reason: str | None, left: str | None) -> None:
+    def _refused(self, way: Way, pair: Pair, context: Context, reason: str | None, left: str | None) -> None:
         """Note why a client gave up or ``left``, if it refused our certificate, and count that."""
         meaning = refusals.meaning(reason)
         if meaning is None and left is None:
@@ -255,7 +256,8 @@ class Interception:
             if meaning
             else f"left {left} the handshake: probably it does not trust the CA, or pins another certificate"
         )
-        way.record.note(f"the client {what}; {refusals.setting(way.user_agent)}")
+        advice = refusals.setting(way.user_agent) if context.ours else refusals.OPERATORS
+        way.record.note(f"the client {what}; {advice}")
         if self._refusals.refused(pair):
             log.warning("%s refused certificates for %s: tunnelled untouched for an hour (--learn-bypass)", *pair)
 

@@ -46,6 +46,8 @@ _SETTINGS = (
 )
 _ANY_SETTING = "make it trust ca.crt: the page at the proxy's own address and README, Trust the CA, tell how"
 
+OPERATORS = "the certificate is an operator's: the client has to trust its issuer, not certifier's CA"
+
 
 class Pair(NamedTuple):
     """A client's address, and the name that it wanted."""

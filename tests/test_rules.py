@@ -36,6 +36,7 @@ from test_clients import h2_origin
 from test_hello import OLD_HELLOS, message, real_hello, records, server_name
 
 import tls
+from store import Store
 
 BASE = ("--store=certs", "--max=100", "--ca=ca")
 
@@ -582,6 +583,21 @@ def test_a_client_that_refuses_is_told_of_with_what_to_change(program: Program, 
         line,
     )
     assert "; curl: --cacert ca.crt" in line
+
+
+def test_a_client_that_refuses_an_operators_certificate_is_not_told_to_trust_our_ca(
+    tmp_path: Path, origin: Origin, roots: Path
+) -> None:
+    path = Store(tmp_path / "certs").path("localhost")
+    assert path is not None
+    path.parent.mkdir()
+    path.write_bytes(TestCA("operator").issue("localhost"))
+    with Program(tmp_path, "--store=certs", "--max=2", "--ca=ca", f"--upstream-ca={roots}") as running:
+        ours = run("curl", "-sS", "-x", running.url, "--cacert", running.ca, f"https://localhost:{origin.port}/")
+        assert ours.returncode == 60
+        line = running.wait_for("outcome=(client-tls-failed|client-truncated)")
+    assert "; the certificate is an operator's: the client has to trust its issuer, not certifier's CA" in line
+    assert "--cacert" not in line
 
 
 def test_a_client_that_says_nothing_after_the_handshake_is_not_said_to_have_refused(
