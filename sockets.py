@@ -170,15 +170,19 @@ def reset(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def last_word(sock: socket.socket, reply: bytes) -> None:
-    """Send the last reply on a connection so that it arrives: follow it by a FIN, then read on for a while."""
+def last_word(sock: socket.socket, reply: bytes, *, fin: bool = True) -> None:
+    """Send the last reply on a connection so that it arrives: follow it by a FIN, then read on for a while.
+
+    Without ``fin``, whoever calls says how the connection ended.
+    """
     deadline = time.monotonic() + LINGER_SECONDS
     left = LINGER_OCTETS
     with suppress(OSError):
         arm(sock, deadline)
         if reply:
             send(sock, reply)
-        sock.shutdown(socket.SHUT_WR)
+        if fin:
+            sock.shutdown(socket.SHUT_WR)
         while left > 0:
             wait(sock, deadline)
             data = sock.recv(65_536)

@@ -8,6 +8,7 @@ A pump (``tunnel.py``) moves bytes between any two of them. Everything here rest
   in the middle of a blocked ``sendall``. A reader may do so in ``answer``, if nothing is being sent, without waiting.
 """
 
+import errno
 import os
 import socket
 from abc import ABC, abstractmethod
@@ -24,12 +25,13 @@ WIRE = bytearray(131_072)  # octets of one recv; shared, see above
 WIRE_VIEW = memoryview(WIRE)
 FULL = len(WIRE)
 NOTHING = WIRE_VIEW[:0]
+_LOST = {errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}  # TCP failed before the peer's FIN
 
 
 class Stream(ABC):
     """One end of a tunnel. ``ended`` is None until its peer ends, then says how."""
 
-    __slots__ = ("_sending", "_unsent", "alpn", "ended", "reason", "renegotiates", "sock", "version")
+    __slots__ = ("_lost", "_sending", "_unsent", "alpn", "ended", "reason", "renegotiates", "sock", "version")
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -38,6 +40,7 @@ class Stream(ABC):
         self.ended: str | None = None
         self.reason: str | None = None  # OpenSSL's name for what broke it
         self.renegotiates = False  # the peer wanted to and was refused
+        self._lost = False  # a write was told so, and no read will be: the kernel says it once
         self._sending = False
         self._unsent = b""
 
@@ -74,6 +77,9 @@ class Stream(ABC):
             self._sending = True
             try:
                 waited = sockets.send(self.sock, data)
+            except OSError as error:
+                self._lost |= error.errno in _LOST
+                raise
             finally:
                 self._sending = False
 
@@ -81,7 +87,11 @@ class Stream(ABC):
         """Send what the socket accepts without waiting; return whether that was everything."""
         if data := self._waiting():
             self._unsent = data  # kept, so that another try after a failure fails, too
-            self._unsent = data[sockets.send_now(self.sock, data) :]
+            try:
+                self._unsent = data[sockets.send_now(self.sock, data) :]
+            except OSError as error:
+                self._lost |= error.errno in _LOST
+                raise
         return not self._unsent
 
     @abstractmethod
@@ -161,7 +171,7 @@ class PlainStream(Stream):
         if count:
             self._in = WIRE_VIEW[:count]
         else:
-            self.ended = ORDERLY
+            self.ended = RESET if self._lost else ORDERLY
 
     def _waiting(self) -> bytes:
         data = b"".join((self._unsent, *self._out))

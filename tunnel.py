@@ -76,7 +76,10 @@ class Tunnel:
             if self._over:
                 self._client.end(ORDERLY)
             if self._unread and self.refusal is None and self.alert is None and not self._cut:
-                sockets.last_word(self._client.sock, b"")  # so that the origin's last data arrives
+                cut = self._origin.ended in (RESET, BROKEN)  # a FIN would look complete without TLS
+                sockets.last_word(self._client.sock, b"", fin=not cut)  # so that the origin's last data arrives
+                if cut:
+                    self._client.abort()
         finally:
             watchdog.stop()
             watchdog.close()
@@ -232,7 +235,8 @@ class Tunnel:
             if self.alert is not None:
                 return
         if how is RESET or how is BROKEN:
-            sink.abort()
+            if sink is self._origin or not self._unread:  # otherwise ``run`` does, when the last data has arrived
+                sink.abort()
             return
         try:
             sink.end(how)

@@ -6,7 +6,7 @@ import socket
 import ssl
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from gevent.queue import Queue
 from lab import WAIT, Origin, Program, read_reply, secure_tunnel, tunnel
 
 import sockets
-from streams import PlainStream
+from streams import ORDERLY, RESET, PlainStream
 from tls import TlsStream
 from tlsconfig import server_context
 from tunnel import Tunnel
@@ -213,6 +213,59 @@ def test_what_was_whole_before_it_idled_out_arrives(tmp_path: Path) -> None:
         assert f"received={len(whole)} " in running.wait_for("outcome=idle")
         assert b"".join(iter(lambda: sock.recv(65_536), b"")) == whole
         over.set()
+
+
+@pytest.mark.parametrize(("reset", "ended"), [(True, RESET), (False, ORDERLY)])
+@pytest.mark.parametrize("send", [PlainStream.flush, PlainStream.flush_now])
+def test_a_reset_that_a_write_was_told_of_ends_reading_as_one(
+    send: Callable[[PlainStream], object], reset: bool, ended: str
+) -> None:
+    """The kernel tells it once: what reads next finds the end of a connection that was closed in order."""
+    with connected() as (ours, theirs):
+        theirs.sendall(b"half")
+        if reset:
+            sockets.reset(theirs)
+        theirs.close()
+        stream = PlainStream(ours)
+        if not reset:
+            stream.encrypt(b"more")
+            send(stream)  # draws a reset, behind the FIN
+        stream.encrypt(b"more")
+        with pytest.raises(ConnectionResetError if reset else BrokenPipeError):
+            send(stream)
+        assert stream.fill() == 4
+        assert bytes(stream.decrypt()) == b"half"
+        assert stream.fill() == 0
+        assert stream.ended == ended
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_what_an_origin_cut_off_does_not_look_complete_to_a_client_that_uploads(tmp_path: Path, reset: bool) -> None:
+    """After a FIN, a write fails in another way than after a reset alone."""
+
+    def cut(sock: socket.socket) -> None:
+        sock.sendall(b"half")
+        sock.recv(65_536)
+        if reset:
+            sockets.reset(sock)
+        else:
+            sock.shutdown(socket.SHUT_WR)
+            list(iter(lambda: sock.recv(65_536), b""))
+
+    with (
+        Origin(cut) as plain,
+        Program(tmp_path, "--store=certs", "--max=9", "--hello-timeout=9") as running,
+        tunnel(running.address, f"localhost:{plain.port}") as sock,
+    ):
+        assert sock.recv(4) == b"half"
+        if reset:
+            with pytest.raises(ConnectionResetError):
+                sock.sendall(bytes(100_000_000))
+        else:
+            sock.sendall(bytes(1_000_000))
+            assert sock.recv(1) == b""
+            sock.shutdown(socket.SHUT_WR)
+        assert f"outcome={'origin-reset' if reset else 'closed'}" in running.tunnels(1)[0]
 
 
 @pytest.mark.parametrize("acts", [False, True])
