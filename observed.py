@@ -9,7 +9,7 @@ from gevent.lock import BoundedSemaphore
 import sockets
 from errors import CertifierError, Refused
 from meter import Meter
-from streams import ORDERLY, TRUNCATED, Stream
+from streams import BROKEN, ORDERLY, RESET, TRUNCATED, Stream
 from tunnel import Tunnel
 from witness import Witness
 
@@ -136,7 +136,8 @@ class ObservedTunnel(Tunnel):
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if source is self._origin and self.refusal is None and not self._over:
             ended = how if how is ORDERLY else f"origin-{how}"
-            self._witness.origin_ended(self.outcome if self._cut else ended)  # a cut reads as a FIN without TLS
+            ours = self._cut or self._client.ended in (RESET, BROKEN)  # cut by us, which reads as a FIN without TLS
+            self._witness.origin_ended(self.outcome if ours else ended)
         if sink is self._client:
             with self._writing:  # an answer may be being sent
                 super()._pass_on(how, source, sink)

@@ -288,6 +288,31 @@ def test_a_response_that_idles_out_is_not_logged_as_complete(tmp_path: Path, act
                 assert running.wait_for(path).endswith(told)
 
 
+@pytest.mark.parametrize("acts", [False, True])
+@pytest.mark.parametrize("outcome", ["client-reset", "client-tls-error"])
+def test_a_response_that_its_client_cut_off_is_not_logged_as_complete(tmp_path: Path, acts: bool, outcome: str) -> None:
+    """From a plaintext redirect, where the end of the connection may be its end: that is then our doing."""
+
+    def stall(sock: socket.socket) -> None:
+        sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        with suppress(ConnectionResetError):
+            sock.recv(1)
+
+    (tmp_path / "tap.py").write_text("REWRITE = True\ndef request(exchange): pass\n")
+    words = ["--store=certs", "--max=9", "--ca=ca", "--log-requests", *["--tap=tap.py"] * acts]
+    with Origin(stall) as plain, Program(tmp_path, *words, f"--redirect=127.0.0.1:{plain.port}") as running:
+        with secure_tunnel(running, "a.example:443") as secure:
+            secure.sendall(b"GET /half HTTP/1.1\r\nHost: a.example\r\n\r\n")
+            while not secure.recv(65_536).endswith(b"half"):
+                pass
+            if outcome == "client-reset":
+                sockets.reset(secure)
+            else:
+                os.write(secure.fileno(), b"no record of TLS")
+        assert running.wait_for("/half").endswith(f"error={outcome}")
+
+
 def test_what_a_client_cut_off_does_not_look_complete(tmp_path: Path) -> None:
     """On a plaintext redirect, where a FIN alone marks the end, half an upload would pass for the whole."""
     heard: Queue[str] = Queue()
