@@ -130,7 +130,7 @@ class ObservedTunnel(Tunnel):
 
     def _gone(self, sink: Stream) -> None:
         if sink is self._client:
-            self._witness.client_gone()
+            self._witness.client_gone(self.outcome if self._cut else f"client-{RESET}")
         super()._gone(sink)
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:

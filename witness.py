@@ -143,10 +143,10 @@ class Witness:
         elif self._watcher is not None and _error(how) is None:
             self._watcher.origin_ended()
 
-    def client_gone(self) -> None:
-        """The client takes no more: release whatever waits for a response to it."""
+    def client_gone(self, how: str) -> None:
+        """The client takes no more; ``how`` it ended. Release whatever waits for a response to it."""
         if self._rewriter is not None:
-            self._rewriter.closed("client-reset")
+            self._rewriter.closed(how)
 
     def closed(self, outcome: str) -> None:
         """The tunnel has ended; ``outcome`` is ``closed`` if it ended cleanly."""

@@ -289,6 +289,26 @@ def test_a_response_that_idles_out_is_not_logged_as_complete(tmp_path: Path, act
 
 
 @pytest.mark.parametrize("acts", [False, True])
+def test_a_response_that_idles_out_as_its_client_does_not_read_is_logged_so(tmp_path: Path, acts: bool) -> None:
+    """It was not the client who cut it off, though sending to it failed then."""
+
+    def answer(sock: socket.socket) -> None:
+        sock.recv(65_536)
+        with suppress(OSError):
+            sock.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(100_000_000))
+
+    (tmp_path / "tap.py").write_text("REWRITE = True\ndef request(exchange): pass\n")
+    words = ["--store=certs", "--max=9", "--ca=ca", "--idle-timeout=1", "--log-requests", *["--tap=tap.py"] * acts]
+    with (
+        Origin(answer) as plain,
+        Program(tmp_path, *words, f"--redirect=127.0.0.1:{plain.port}") as running,
+        secure_tunnel(running, "a.example:443") as secure,
+    ):
+        secure.sendall(b"GET /much HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        assert running.wait_for("/much").endswith("error=idle")
+
+
+@pytest.mark.parametrize("acts", [False, True])
 @pytest.mark.parametrize("outcome", ["client-reset", "client-tls-error"])
 def test_a_response_that_its_client_cut_off_is_not_logged_as_complete(tmp_path: Path, acts: bool, outcome: str) -> None:
     """From a plaintext redirect, where the end of the connection may be its end: that is then our doing."""
