@@ -104,7 +104,7 @@ class CommandLine:
             if not word.startswith("-") or word == "-":
                 if not missing:
                     near = difflib.get_close_matches(word, self._commands, n=1)
-                    hint = f"a command comes first: {self._program} {near[0]} ..." if near else "see --help"
+                    hint = f"did you mean {self._program} {near[0]} ...?" if near else "see --help"
                     raise UsageError(f"unexpected argument {word!r}; {hint}")
                 del missing[0]
                 continue

@@ -81,10 +81,10 @@ def names(room: Room) -> list[str]:
         (["warm", STORE, "--ca=ca", "none"], "can't read none: No such file"),
         (["warm", STORE, "--ca=ca", "a", "b"], "unexpected argument 'b'"),
         (["shred"], "unexpected argument 'shred'; see --help"),
-        (["lst", STORE], "unexpected argument 'lst'; a command comes first: certifier.py list ..."),
+        (["lst", STORE], "unexpected argument 'lst'; did you mean certifier.py list ...?"),
         (
             [STORE, "--max=3", "warm", "names"],
-            "unexpected argument 'warm'; a command comes first: certifier.py warm ...",
+            "unexpected argument 'warm'; did you mean certifier.py warm ...?",
         ),
     ],
 )

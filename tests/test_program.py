@@ -609,9 +609,11 @@ def test_the_script_of_the_readme(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
     assert json.loads((tmp_path / "all.har").read_text())["log"]["version"] == "1.2"
     (tmp_path / "all.har").unlink()
-    failed = run("sh", "-c", script.replace("curl http://$proxy/healthz", "(exit 3)"), cwd=tmp_path)
-    assert (failed.returncode, failed.stdout) == (3, ""), failed.stderr
-    assert json.loads((tmp_path / "all.har").read_text())["log"]["version"] == "1.2"
+    for job, status in (("(exit 3)", 3), ("kill $$", 1)):  # it fails, or is cancelled
+        failed = run("sh", "-c", script.replace("curl http://$proxy/healthz", job), cwd=tmp_path)
+        assert (failed.returncode, failed.stdout) == (status, ""), failed.stderr
+        assert json.loads((tmp_path / "all.har").read_text())["log"]["version"] == "1.2"
+        (tmp_path / "all.har").unlink()
     unstarted = run("sh", "-c", script.replace("--max=1000", "--max=0"), cwd=tmp_path)
     assert unstarted.returncode == 1
     assert unstarted.stdout == "certifier: --max=0: not a whole number of at least 1 (names kept in memory)\n"
