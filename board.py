@@ -28,7 +28,7 @@ Latest = deque[tuple[int, Callable[[], Row]]]  # rows to be made, each with the 
 
 
 class Board:
-    """The board of one process, which is identified by ``name``. It is also an ``recorder.Observer``.
+    """The board of one process, which is identified by ``name``. It is also a ``recorder.Observer``.
 
     ``kept`` is what the process whose place this one takes had counted. ``stirred`` is called whenever something is
     counted. Those who relay add to ``meter``.

@@ -52,7 +52,7 @@ class Exchange:
     id: int = field(default_factory=_exchanges.__next__)
     status: int | None = None
     reason: str = ""
-    response_version: str | None = None  # of HTTP, which may be lower
+    response_version: str | None = None  # of HTTP, which may be lower; None: the request's
     response_fields: Fields = field(default_factory=list)
     trailers: Fields = field(default_factory=list)  # of the response
     request_octets: int = 0

@@ -104,9 +104,8 @@ class HarFile:
             make_room(self._path, self._keep)
             live, spare = self._open()
         new = (b"\n" if self._empty else b"\n,") + lot
-        data = self._missing + new + _TAIL
         was = os.fstat(live.fd)
-        files.write_at(spare.fd, [data], spare.end)
+        octets = files.write_at(spare.fd, [self._missing, new, _TAIL], spare.end)
         try:
             os.link(self._path, self._between)
             os.rename(self._hidden, self._path)
@@ -119,7 +118,7 @@ class HarFile:
         except OSError:
             self._close()  # the next append finds out which file is which
             raise
-        spare.end += len(data) - len(_TAIL)
+        spare.end += octets - len(_TAIL)
         self._copies, self._missing, self._empty = (spare, live), new, False
 
     def _is_displaced(self, live: _Copy) -> bool:

@@ -100,7 +100,7 @@ class Recorder:
         version: str | None = None,
     ) -> None:
         """The head of its final response is complete. ``version`` is None if it is the request's."""
-        exchange.status, exchange.reason, exchange.response_version = status, reason, version or exchange.version
+        exchange.status, exchange.reason, exchange.response_version = status, reason, version
         exchange.first_byte = max(first_byte, exchange.began)  # an origin may respond before the request's head ends
         exchange.response_fields = fields[:MAX_FIELDS]
 

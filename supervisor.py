@@ -148,9 +148,10 @@ class Supervisor:
             accepted = worker.accepts()
             _close(worker.told)
             lived = time.monotonic() - worker.started
-            pause = self._longer_pause(number) if lived < _SHORT_LIFE else 0.0
-            if not pause:
-                self._pauses[number] = 1.0
+            if lived < _SHORT_LIFE:
+                pause = self._longer_pause(number)
+            else:
+                pause, self._pauses[number] = 0.0, 1.0
             if not accepted or pause > _MAX_WAIT:
                 listening.rest(self._listeners[number])
             log.error("worker %d (process %d) died: %s; it is replaced%s", number, process, _how(status), _in(pause))

@@ -76,9 +76,9 @@ class Tunnel:
             if self._over:
                 self._client.end(ORDERLY)
             if self._unread and self.refusal is None and self.alert is None and not self._cut:
-                cut = self._origin.ended in (RESET, BROKEN)  # a FIN would look complete without TLS
-                sockets.last_word(self._client.sock, b"", fin=not cut)  # so that the origin's last data arrives
-                if cut:
+                broken = self._origin.ended in (RESET, BROKEN)  # a FIN would look complete without TLS
+                sockets.last_word(self._client.sock, b"", fin=not broken)  # so that the origin's last data arrives
+                if broken:
                     self._client.abort()
         finally:
             watchdog.stop()
