@@ -1,9 +1,10 @@
 """``KeyLog``: writes the keys of TLS connections to a file, for which no connection waits or fails.
 
 Python's ssl accepts only a file name, blocks in writes to that file, and with it the hub, and ends the connection if a
-write fails. So it gets a file of ours in memory, which is emptied after each step of a handshake and after each read.
-From there lines go to a ``LineFile``, which neither blocks nor fails. A pipe would not do: each key update of a peer
-adds a line, thousands in one read, and nothing else could drain the pipe meanwhile.
+write fails. So it gets a file of ours in memory, which is read after each step of a handshake and after each read, and
+emptied unless a step is under way on a thread. From there lines go to a ``LineFile``, which neither blocks nor fails.
+A pipe would not do: each key update of a peer adds a line, thousands in one read, and nothing else could drain the pipe
+meanwhile.
 """
 
 import fcntl
@@ -13,12 +14,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from gevent.monkey import get_original
+
 from linefile import LineFile
 
 _FIRST = b"\n"  # stays: Python writes a heading into an empty file
 # In the label of keys after a key update. They derive from the first ones, so no reader of such files needs them
 # (RFC 9850 §2.2 has none), and an update of 27 octets adds a line of 180: too cheap a way for a peer to fill a disk.
 _CHANGED = b"_TRAFFIC_SECRET_N "
+
+_thread = get_original("_thread", "get_ident")
+_new_lock = get_original("_thread", "allocate_lock")  # for pool threads, where gevent's must not be used
 
 
 class KeyLog:
@@ -32,14 +38,23 @@ class KeyLog:
         self._lines = LineFile(path)
         self._passing, self._name = _in_memory()
         os.write(self._passing, _FIRST)
-        pass_on = self._pass_on
+        self._at = len(_FIRST)  # octets read so far
+        self._lock = _new_lock()  # held for microseconds
+        self._apart = 0  # steps under way on threads
+        begin, end, pass_on, hub = self._begin_apart, self._end_apart, self._pass_on, _thread()
 
         class Followed(ssl.SSLObject):
             def do_handshake(self) -> None:
+                apart = _thread() != hub
+                if apart:
+                    begin()
                 try:
                     super().do_handshake()
                 finally:
-                    pass_on()
+                    if apart:
+                        end()  # what it logged is passed on by the next step or read on the hub
+                    else:
+                        pass_on()
 
             def read(self, *arguments: Any, **keywords: Any) -> bytes:
                 try:
@@ -58,14 +73,27 @@ class KeyLog:
         """Continue in a new file, after the present one was renamed."""
         self._lines.reopen()
 
+    def _begin_apart(self) -> None:
+        with self._lock:
+            self._apart += 1
+
+    def _end_apart(self) -> None:
+        with self._lock:
+            self._apart -= 1
+
     def _pass_on(self) -> None:
-        octets = os.lseek(self._passing, 0, os.SEEK_END) - len(_FIRST)
-        if octets:
-            lines = os.pread(self._passing, octets, len(_FIRST)).splitlines()
-            os.ftruncate(self._passing, len(_FIRST))
-            for line in lines:
-                if _CHANGED not in line:
-                    self._lines.write(line.decode("ascii"))
+        with self._lock:  # no step begins on a thread meanwhile, whose lines could be cut off unread
+            octets = os.lseek(self._passing, 0, os.SEEK_END) - self._at
+            if not octets:
+                return
+            text = os.pread(self._passing, octets, self._at)
+            self._at += text.rfind(b"\n") + 1  # a thread may be writing a line
+            if not self._apart:
+                os.ftruncate(self._passing, len(_FIRST))
+                self._at = len(_FIRST)
+        for line in text[: text.rfind(b"\n") + 1].splitlines():
+            if _CHANGED not in line:
+                self._lines.write(line.decode("ascii"))
 
 
 def _in_memory() -> tuple[int, str]:

@@ -125,8 +125,7 @@ class TlsStream(Stream):
     def _step_apart(self, workers: Workers, deadline: float) -> None:
         """Take the step on a thread. Past the deadline, that goes on, and nothing else may use the connection."""
         with gevent.Timeout(max(0.0, deadline - time.monotonic()), TimeoutError("deadline passed")):
-            # Not ``KeyLog``'s override, which must run on the hub: the next step or read calls that.
-            workers.run(ssl.SSLObject.do_handshake, self._tls)
+            workers.run(self._tls.do_handshake)
 
     def decrypt(self) -> memoryview:
         """The next record's plaintext."""

@@ -5,6 +5,7 @@ import ssl
 from contextlib import suppress
 from pathlib import Path
 
+import gevent
 import pytest
 from gevent.pool import Pool
 from lab import Origin, Program, get, run, secure_tunnel, strict_context, tunnel, until
@@ -16,6 +17,7 @@ from tlslite.api import TLSConnection
 
 import log
 from keylog import KeyLog
+from workers import Workers
 
 LINE = re.compile(r"([A-Z_0-9]+) ([0-9a-f]{64}) ([0-9a-f]{64,96})")  # label, client's random, secret: RFC 9850 §2
 OF_1_3 = {  # the labels of each connection
@@ -70,14 +72,14 @@ class Ends:
         self.server.load_cert_chain(folder / "leaf.pem")
         self.client = ssl.create_default_context(cadata=authority.pem.decode())
 
-    def meet(self, name: str = "a.example") -> None:
-        """A handshake, and a word each way."""
+    def meet(self, name: str = "a.example", workers: Workers | None = None) -> None:
+        """A handshake, whose steps may be taken on threads, and a word each way, read on the hub."""
         there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = self.client.wrap_bio(back, there, server_hostname=name)
         server = self.server.wrap_bio(there, back, server_side=True)
         for end in (client, server, client, server, client):
             with suppress(ssl.SSLWantReadError):
-                end.do_handshake()
+                workers.run(end.do_handshake) if workers else end.do_handshake()
         for writer, reader in ((client, server), (server, client)):
             writer.write(b"word")
             assert reader.read(4) == b"word"
@@ -132,6 +134,16 @@ def test_a_full_disk_costs_lines_and_no_handshake(tmp_path: Path, ends: Ends, mo
     assert (tmp_path / "keys").read_text() == before
     ends.meet()
     assert list(labels((tmp_path / "keys").read_text().removeprefix(before)).values()) == [OF_1_3]
+
+
+def test_no_keys_are_lost_while_steps_run_on_threads(tmp_path: Path, ends: Ends) -> None:
+    """Lines may come between a look at the file in memory and emptying it."""
+    workers, count = Workers(), 1000
+    keys = KeyLog(tmp_path / "keys")
+    keys.follow(ends.server)
+    gevent.joinall([gevent.spawn(ends.meet, workers=workers) for _ in range(count)], raise_error=True)
+    ends.meet()  # passes on what the last threads left
+    assert list(labels((tmp_path / "keys").read_text()).values()) == [OF_1_3] * (count + 1)
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
