@@ -115,10 +115,10 @@ class Retriever:
             self._tidying = False
 
     def _on_thread(self, name: str, notes: list[str], wanted: Wanted) -> Leaf | None:
-        def attempt() -> Leaf | None:
-            return self._workers.run(self._leaves.retrieve, name, self._now(), notes, wanted)
+        def retrieve() -> Leaf | None:
+            return self._leaves.retrieve(name, self._now(), notes, wanted)  # the time once a thread is free
 
-        return settled(attempt)
+        return settled(lambda: self._workers.run(retrieve))
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

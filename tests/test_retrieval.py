@@ -1,8 +1,12 @@
 """A name's turn: new names wait for it, or are refused; stored ones need none."""
 
+import os
+import time
 from pathlib import Path
 
+import gevent
 import pytest
+from pki import key_pem, new_key
 from test_contexts import Clock, far_off
 from test_leaves import NAME, Room
 
@@ -65,3 +69,28 @@ def test_a_turn_is_given_back_that_was_taken_and_not_needed(room: Room, source: 
         assert found
         assert found.source == "disk"
     assert left(stile) == left(Turnstile(LIMITS, Clock())) - taken
+
+
+def test_a_wait_for_a_thread_does_not_count_towards_a_files_age(room: Room) -> None:
+    """The key of a certificate that was placed during that wait may still follow."""
+    clock, workers = Clock(), Workers(1)
+    clock.advance(seconds=-10)
+    contexts = ContextCache(2, room.leaves, workers, clock)
+    reader, writer = os.pipe()
+    try:
+        busy = gevent.spawn(workers.run, os.read, reader, 1)
+        found = gevent.spawn(contexts.get, NAME)
+        gevent.idle()
+        key = new_key()
+        room.path.parent.mkdir(exist_ok=True)
+        room.path.write_bytes(room.ca.issue(NAME, key=key, with_key=False))
+        clock.time = time.time()
+        os.write(writer, b"x")
+        assert busy.get() == b"x"
+    finally:
+        os.close(reader)
+        os.close(writer)
+    gevent.spawn_later(0.1, room.path.with_suffix(".key").write_bytes, key_pem(key))
+    context = found.get()
+    assert context
+    assert (context.source, context.ours) == ("disk", False)
