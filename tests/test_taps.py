@@ -15,6 +15,7 @@ from lab import (
     BioClient,
     Origin,
     Program,
+    cut_off,
     echo,
     exchange,
     get,
@@ -265,6 +266,19 @@ def test_a_host_that_a_tap_sets_is_what_the_origin_is_told(tmp_path: Path, roots
         for version, host in (("1.1", "other"), ("1.0", f"localhost:{plain.port}")):
             got = exchange(program.address, (ask % (plain.port, version)).encode()).headers["x-got"]
             assert re.findall("Host: ([^ |]*)", got) == [host], got
+
+
+def test_a_plain_http_request_that_a_tap_holds_at_the_end_is_logged(tmp_path: Path, roots: Path) -> None:
+    text = "import time\nREWRITE = True\ndef request(exchange):\n    open('asked', 'w').close()\n    time.sleep(100)\n"
+    with (
+        watched(tmp_path, roots, "--log-requests", tap(tmp_path, text)) as program,
+        Origin(json_origin) as plain,
+        socket.create_connection(program.address, timeout=WAIT) as sock,
+    ):
+        sock.sendall(b"GET http://localhost:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % plain.port)
+        until((tmp_path / "asked").exists)
+        assert cut_off(program, sock) == b""
+        program.wait_for(rf"request .*url=http://localhost:{plain.port}/ .*error=.cut off")
 
 
 def test_pipelined_requests_in_the_segment_of_finished(tmp_path: Path, roots: Path, server: Origin) -> None:
