@@ -43,7 +43,7 @@ class CommandLine:
         self._program = f"certifier.py {command}".rstrip()
         self._commands = commands
         self._repeatable = set(re.findall(r"\[(--[a-z-]+)=<[^>]*>\]\.\.\.", manual))
-        self._check(manual, argv, operands)
+        argv = self._check(manual, argv, operands)
         self._given: dict[str, Any] = docopt.docopt(manual, [command, *argv] if command else argv, version=version)
 
     def text(self, option: str) -> str | None:
@@ -89,7 +89,8 @@ class CommandLine:
             raise UsageError(f"{option}={text}: not one of {', '.join(among)}")
         return text
 
-    def _check(self, manual: str, argv: list[str], operands: Sequence[str]) -> None:
+    def _check(self, manual: str, argv: list[str], operands: Sequence[str]) -> list[str]:
+        """Check each argument; return those for docopt: all, or the first ``--help`` or ``--version`` alone."""
         takes_value = {
             word: bool(option.argcount)
             for option in docopt.parse_defaults(manual)  # type: ignore[attr-defined]  # the stubs leave it out
@@ -120,10 +121,11 @@ class CommandLine:
             if option in seen and option not in self._repeatable:
                 raise UsageError(f"{option} is given twice")
             if option in ("-h", "--help", "--version"):
-                return  # docopt prints it, whatever else is given
+                return [option]  # whatever else is given
             seen.add(option)
         if missing:
             raise UsageError(f"{missing[0]} is missing; see {self._program} --help")
+        return argv
 
 
 def path(option: str, text: str) -> Path:
