@@ -34,7 +34,7 @@ from record import Record
 from refusals import Pair, Refusals
 from relaying import Relaying, Way
 from sight import Sight
-from streams import PlainStream, Stream
+from streams import BROKEN, PlainStream, Stream
 from tls import TlsStream
 from tunnel import Tunnel
 from upstream import Upstream, broke
@@ -136,6 +136,8 @@ class Interception:
         except OSError as error:
             record.outcome = "client-tls-failed"
             record.detail = getattr(error, "reason", None) or str(error)
+            if isinstance(upstream, CertifierError):
+                record.note(str(upstream))
             self._refused(way, pair, context, record.detail, "in" if isinstance(error, ConnectionError) else None)
             return
         record.client_tls, record.client_alpn = stream.version, stream.alpn
@@ -147,8 +149,7 @@ class Interception:
             except OriginError as error:
                 upstream = error.again()
         if isinstance(upstream, CertifierError):
-            record.fail(upstream)
-            record.status = upstream.status
+            record.answered(upstream)
             explain(stream, upstream)
             return
         began = time.monotonic()
@@ -162,21 +163,20 @@ class Interception:
         if tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
-            self._refused(way, pair, context, None, "right after")
+            self._refused(way, pair, context, stream.reason, None if stream.ended is BROKEN else "right after")
 
     def _settle(self, record: Record, name: str, stream: TlsStream, tunnel: Tunnel) -> bool:
         """Tell the client, if it still can be told, why its tunnel ended; return whether there was anything to tell."""
         if tunnel.alert is not None:
             failure = broke(self._verified(name), tunnel.alert)
-            record.fail(failure)
-            record.status = failure.status
+            record.answered(failure)
             explain(stream, failure, bytes(tunnel.early), tunnel.sent == len(tunnel.early))
         elif tunnel.refusal is not None:
-            record.fail(tunnel.refusal)
-            record.status = tunnel.refusal.status
             if stream.alpn == _H2 or not tunnel.quiet:
+                record.fail(tunnel.refusal)
                 stream.abort()
             else:
+                record.answered(tunnel.refusal)
                 tell(stream, pages.for_error(tunnel.refusal))
         return tunnel.alert is not None or tunnel.refusal is not None
 

@@ -128,8 +128,7 @@ class Proxy:
                         record.method, record.url = head.method, head.target
                         rest = self._plain.serve(client, head, behind, record)
                 except CertifierError as error:
-                    record.fail(error)
-                    record.status = error.status
+                    record.answered(error)
                     head_only = head is not None and head.method == "HEAD"
                     sockets.last_word(client.sock, pages.for_error(error, head_only))
             if rest is None:
@@ -231,7 +230,7 @@ def _next_request(sock: socket.socket, data: bytes, waits: bool) -> bytes:
         data = sock.recv(_RECV)
         if not data:
             break
-    return data
+    return data.lstrip(b"\r\n")
 
 
 def _end_reading(waiting: Iterable[socket.socket]) -> None:

@@ -52,6 +52,11 @@ class Record:
         self.outcome, self.detail = error.outcome or error.proxy_status, str(error)
         self.refused = error.refusal or None
 
+    def answered(self, error: CertifierError) -> None:
+        """The same, and the client got the error's reply."""
+        self.fail(error)
+        self.status = error.status
+
     def note(self, remark: str | None) -> None:
         """Add a remark for the operator, if there is one."""
         if remark is not None:

@@ -107,5 +107,5 @@ class Relaying:
                 origin.abort()
             if witness is not None:
                 witness.closed(outcome)
-        record.outcome = tunnel.outcome  # not reached after a bug
+        record.outcome, record.detail = tunnel.outcome, tunnel.detail  # not reached after a bug
         return tunnel

@@ -28,10 +28,11 @@ class Tunnel:
     """Relays between two streams. Closing their sockets is left to the owner.
 
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
-    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``. ``alert`` is why the origin
-    ended its TLS before it had sent a byte: then the client was sent nothing, and can still be told why; ``early`` is
-    what the client had sent until then, complete if ``sent`` is as large. ``refusal`` is why no more was let pass,
-    and ``quiet`` whether the client can be sent it in place of a response.
+    went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``; ``detail`` is OpenSSL's name for
+    what broke that side's TLS. ``alert`` is why the origin ended its TLS before it had sent a byte: then the client was
+    sent nothing, and can still be told why; ``early`` is what the client had sent until then, complete if ``sent`` is
+    as large. ``refusal`` is why no more was let pass, and ``quiet`` whether the client can be sent it in place of a
+    response.
     """
 
     _acts = False  # a witness answers in the origin's stead, and may make one direction wait for the other
@@ -40,6 +41,7 @@ class Tunnel:
         self.sent = 0
         self.received = 0
         self.outcome = ORDERLY
+        self.detail: str | None = None
         self.alert: str | None = None
         self.early = bytearray()
         self.refusal: CertifierError | None = None
@@ -221,6 +223,7 @@ class Tunnel:
     def _went_wrong(self, side: Stream, how: str) -> None:
         if self.outcome is ORDERLY:
             self.outcome = f"{'client' if side is self._client else 'origin'}-{how}"
+            self.detail = side.reason
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if self.refusal is not None or self._over or self._cut:

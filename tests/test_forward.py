@@ -96,6 +96,18 @@ def test_keep_alive_and_pipelining(program: Program) -> None:
         assert server.connections == 4
 
 
+@pytest.mark.parametrize("apart", [True, False])
+def test_empty_lines_before_the_next_request(program: Program, apart: bool) -> None:
+    """RFC 9112 §2.2: they are ignored, in whatever segments they come."""
+    with recorder([], OK) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        request = f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+        sock.sendall(request)
+        assert read_reply(sock).status == 200
+        for data in (b"\r\n\r\n", request) if apart else (b"\r\n\r\n" + request,):
+            sock.sendall(data)
+        assert read_reply(sock).status == 200
+
+
 def test_http_1_0_client(program: Program) -> None:
     with recorder([], b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n") as server:
         with socket.create_connection(program.address, timeout=WAIT) as sock:

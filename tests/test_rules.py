@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import bcrypt
@@ -34,6 +34,9 @@ from lab import (
 from pki import TestCA
 from test_clients import h2_origin
 from test_hello import OLD_HELLOS, message, real_hello, records, server_name
+from tlslite.api import TLSConnection
+from tlslite.constants import AlertDescription, AlertLevel
+from tlslite.messages import Alert
 
 import tls
 from store import Store
@@ -453,6 +456,26 @@ def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_c
     assert any(b"other.example" in data for data in got) == (what != "deny")
 
 
+def test_a_status_that_the_client_was_not_told_is_not_logged(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    """With two responses under way, the refusal of a third request can only cut the client off."""
+    options = ("--mismatch=deny", "--log-format=combined")
+
+    def listen(sock: gevent.socket.socket) -> None:
+        while sock.recv(65_536):
+            pass
+
+    with Origin(listen, certificate) as server, running(tmp_path, roots, *options) as program:
+        for hosts, status in ((["localhost", "localhost", "other"], 200), (["other"], 421)):
+            seen = len(program.lines)
+            with secure_tunnel(program, f"localhost:{server.port}") as secure:
+                for host in hosts:
+                    secure.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+                with suppress(ssl.SSLError):
+                    while secure.recv(65_536):
+                        pass
+            program.wait_for(f'"CONNECT localhost:{server.port} HTTP/1.1" {status} ', seen)
+
+
 @pytest.mark.parametrize("what", ["log", "deny"])
 def test_a_host_other_than_the_server_name_by_http_2(tmp_path: Path, roots: Path, certificate: Path, what: str) -> None:
     with (
@@ -616,6 +639,31 @@ def test_a_client_that_leaves_in_the_handshake(program: Program, origin: Origin)
         sock.sendall(real_hello("localhost"))
         assert sock.recv(65_536)
     program.wait_for("note=.the client left in the handshake: probably it does not trust the CA", seen)
+
+
+@pytest.mark.parametrize("alert", ["unknown_ca", "internal_error"])
+def test_an_alert_right_after_the_handshake_tells_why(program: Program, origin: Origin, alert: str) -> None:
+    """Not every alert is about our certificate."""
+    seen = len(program.lines)
+    with tunnel(program.address, f"localhost:{origin.port}") as sock:
+        connection = TLSConnection(sock)
+        connection.handshakeClientCert(serverName="localhost")
+        list(connection._sendMsg(Alert().create(getattr(AlertDescription, alert), AlertLevel.fatal)))
+    line = program.wait_for("outcome=client-tls-error", seen)
+    assert f"_ALERT_{alert.upper()}" in line
+    assert ("the client refused our certificate: it does not trust the CA" in line) == (alert == "unknown_ca")
+    assert ("note=" in line) == (alert == "unknown_ca")
+
+
+def test_if_both_sides_tls_fails_both_are_told_of(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "own.pem").write_bytes(TestCA("unknown").issue("localhost"))
+    seen = len(program.lines)
+    with Origin(echo, tmp_path / "own.pem") as server, tunnel(program.address, f"localhost:{server.port}") as sock:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            ssl.create_default_context().wrap_socket(sock, server_hostname="localhost")
+    line = program.wait_for("outcome=client-tls-failed", seen)
+    assert "the certificate of localhost does not verify" in line
+    assert "the client refused our certificate" in line
 
 
 def test_learned_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
