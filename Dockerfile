@@ -1,6 +1,7 @@
 # certifier as a container image. Its certificates and its own CA live in the volume /data:
 #   docker build -t certifier .
-#   docker run -p 127.0.0.1:8080:8080 -v certifier:/data certifier
+#   docker run --stop-timeout=20 -p 127.0.0.1:8080:8080 -v certifier:/data certifier
+# Tunnels may take 10 s to finish, after which Docker would already kill; so the longer time to stop.
 # BASE is any Debian-like tree with python3 (3.11 or newer), its venv module and ca-certificates.
 ARG BASE=python:3.13-slim
 FROM ${BASE}
@@ -26,8 +27,8 @@ USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8080
-STOPSIGNAL SIGTERM
 
+# It asks port 8080: listen there, and publish that as another if need be.
 # http.client, not urllib, which would use a proxy set in the container's environment.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
     CMD ["/opt/venv/bin/python", "-I", "-c", "import http.client as h; c = h.HTTPConnection('127.0.0.1', 8080, timeout=4); c.request('GET', '/healthz'); raise SystemExit(c.getresponse().status != 200)"]

@@ -29,7 +29,7 @@ Connections:
   --proxy-protocol        Tell the redirect the client's address, server name, ALPN and TLS version, in a
                           PROXY protocol header (version 2) before each stream.
   --upstream-ca=<file>    More roots (PEM) to verify origins with, added to the system's.
-  --no-verify-upstream    Take any certificate from origins. For experiments only.
+  --no-verify-upstream    Accept any certificate from origins. For experiments only.
 
 Who may use it, and where to:
   --auth=<file>           Users and their passwords, as htpasswd -B makes it; all others get a 407.

@@ -15,7 +15,7 @@ from workers import Workers
 MAX_OCTETS = 134_217_728  # of heads and bodies that wait for the disk; exchanges beyond that are lost, with a warning
 MAX_EXCHANGES = 10_000
 # On exit, for what is waiting, and then for the write under way. Cutting off connections before that takes a second, so
-# a worker ends within the supervisor's GRACE_SECONDS.
+# it is done within the supervisor's GRACE_SECONDS.
 CLOSE_SECONDS = 3.0
 _LAST_SECONDS = 0.5
 _BATCH = 100  # exchanges written at once, at most

@@ -18,9 +18,7 @@ _MAX_RECORD = 16_384
 _SERVER_NAME, _GROUPS, _ALPN, _SUPPORTED_VERSIONS, _KEY_SHARES, _ECH = 0, 10, 16, 43, 51, 0xFE0D
 _CURVES = frozenset((23, 24, 25, 29, 30, 4587, 4588, 4589))  # NamedGroups, hybrids of curves and ML-KEM last
 _FINITE_FIELDS = range(0x0100, 0x0200)  # RFC 7919
-_MOST_SHARES = (
-    100  # OpenSSL searches all groups for each share's: 64 KB of the two take 60 ms. Clients send three shares.
-)
+_MOST_SHARES = 100  # OpenSSL searches all groups for each share's: 64 KB of the two take 60 ms. Clients send three.
 _SHORT = "ClientHello shorter than its lengths say"
 
 _LENGTH = struct.Struct(">H").unpack_from
@@ -82,7 +80,7 @@ class HelloReader:
             if len(body) >= 4 and size <= len(body):
                 return _parse(bytes(body[4:size]))
         if len(wire) > _WIRE * self._most:
-            raise HelloError("the ClientHello's records are too many")
+            raise HelloError("the ClientHello is in too many records")
         return None
 
 

@@ -61,7 +61,7 @@ class Resolver:
         result = self._under_way.get(host)
         if result is None:
             if not self._turns.take(client, deadline):
-                return errors.OriginLookupTimeout(f"too many look-ups are under way for one of {host}")
+                return errors.OriginLookupTimeout(f"{host} is not looked up: too many look-ups are under way")
             known, result = self._known(host), self._under_way.get(host)
             if known is None and result is None:
                 result = self._begin(host, client)
