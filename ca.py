@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 import certificates
+import certlint
 import files
-import rules
 from certificates import Unreadable
 from errors import RetrievalError, UsageError
 from leaf import BACKDATED
@@ -118,14 +118,14 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         hint = f"; it holds the next serial number: echo 1000 > {serial_path}" if missing_file else ""
         raise UsageError(f"can't use the serial file {serial_path}: {error.strerror}{hint}") from error
     refused: dict[str, list[str]] = {}  # what it means for clients, and the problems behind it
-    for fault in rules.of_ca(certificate):
+    for fault in certlint.of_ca(certificate):
         refused.setdefault(fault.meaning, []).append(fault.problem)
     warnings = [
         f"the CA certificate {certificate_path} has {' and '.join(problems)}: {meaning}; make a good one: {_GOOD_CA}"
         for meaning, problems in refused.items()
     ]
     path = _path(certificate, others)
-    weak = (*rules.of_any(certificate), *rules.of_path(path))
+    weak = (*certlint.of_any(certificate), *certlint.of_path(path))
     warnings += [f"the CA certificate {certificate_path}: {fault.problem}; {fault.meaning}" for fault in weak]
     if key_path.stat().st_mode & 0o077:
         warnings.append(

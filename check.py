@@ -30,10 +30,11 @@ from cryptography.hazmat.primitives import hashes
 from tqdm import tqdm
 
 import ca
+import certlint
 import leaf
 import names
-import rules
 from ca import CaFiles
+from certlint import Fault
 from commandline import CommandLine
 from errors import UsageError
 from files import content, exists
@@ -41,7 +42,6 @@ from issuance import open_store
 from leaf import Unusable
 from log import escape
 from options import CaOptions, ca_options, store_option
-from rules import Fault
 from store import Store
 from stored import MAX_FILE, Entry
 
@@ -121,8 +121,8 @@ class Check:
 
     def _faults(self, pem: bytes, name: str, chain: list[x509.Certificate], ours: bool) -> Iterator[Fault]:
         certificate, anchor = chain[0], chain[-1]
-        yield from rules.of_any(certificate)
-        yield from rules.of_leaf(certificate)
+        yield from certlint.of_any(certificate)
+        yield from certlint.of_leaf(certificate)
         if ours and self._files is not None:
             anchor = self._files.certificate
             if certificate.issuer != self._files.certificate.subject:
@@ -130,7 +130,7 @@ class Check:
                 return
             if certificate.not_valid_after_utc > self._files.certificate.not_valid_after_utc:
                 yield Fault("it outlives its CA", "it stops working when the CA ends")
-        yield from rules.of_chain(pem, name, anchor)
+        yield from certlint.of_chain(pem, name, anchor)
 
     def _repeated(self, path: Path, certificate: x509.Certificate) -> Iterator[tuple[Path, Fault]]:
         serial = certificate.serial_number
@@ -205,7 +205,7 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
         made = chosen.folder is not None and not os.path.lexists(paths[0])
         fate = "certifier makes a CA there when it starts" if made else "certifier does not start with this CA"
         return None, [(paths[0], Fault(str(error), fate))]
-    faults = (*rules.of_any(files.certificate), *rules.of_ca(files.certificate), *rules.of_path(files.path))
+    faults = (*certlint.of_any(files.certificate), *certlint.of_ca(files.certificate), *certlint.of_path(files.path))
     found = [(paths[0], fault) for fault in faults]
     warning = files.expiry_warning(now)
     if warning is not None:

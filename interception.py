@@ -80,7 +80,7 @@ class Interception:
                 hello, data = greeting.read_hello(way.client, origin, data, self._limits, patient=True)
                 if hello is not None:
                     way.record.sni = hello.server_name
-                    self._policy.check_denied(self._policy.name_for(hello, way.target.host), way.target)
+                    self._policy.check_denied(self._policy.name_for(hello.server_name, way.target.host), way.target)
             self._relaying.bypass(way, origin, data)
             return
         hello, data = greeting.read_hello(way.client, origin, data, self._limits)
@@ -100,7 +100,7 @@ class Interception:
         """
         record = way.record
         record.sni = hello.server_name
-        name = self._policy.name_for(hello, way.target.host)
+        name = self._policy.name_for(hello.server_name, way.target.host)
         if self._passes(way, origin, hello, name):
             self._relaying.bypass(way, origin, data)
             return

@@ -42,7 +42,7 @@ class LeafOptions:
 
 @dataclass(frozen=True, slots=True)
 class RuleOptions:
-    """Who may use the proxy, and where to. ``ruling.py`` reads the files named here."""
+    """Who may use the proxy, and where to. ``ruleset.py`` reads the files named here."""
 
     auth: Path | None
     allow_from: tuple[str, ...]

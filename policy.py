@@ -7,7 +7,6 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
 import names
 from errors import LoopDetected, Misdirected, Refused, UnknownName
-from hello import ClientHello
 from names import Target
 from patterns import Network, Patterns
 
@@ -132,16 +131,16 @@ class Policy:
             return True
         return bypass.host(target) or (address is not None and bypass.address(address))
 
-    def name_for(self, hello: ClientHello, connect_host: str | None) -> str:
-        """The name to intercept a connection for: its server_name, else the CONNECT host (RFC 6066 §3).
+    def name_for(self, server_name: str | None, connect_host: str | None) -> str:
+        """The name to intercept a connection for: its ``server_name``, else the CONNECT host (RFC 6066 §3).
 
         Raises ``UnknownName`` when neither is a name.
         """
-        name = names.dns_name(hello.server_name) if hello.server_name is not None else None
+        name = names.dns_name(server_name) if server_name is not None else None
         name = name or connect_host
         if name is None:
             # The likeliest cause: TLS to the proxy itself.
-            hint = "" if hello.server_name else " (a client's proxy setting must say http://, not https://)"
+            hint = "" if server_name else " (a client's proxy setting must say http://, not https://)"
             raise UnknownName(f"TLS without a usable server_name or CONNECT host{hint}")
         return name
 

@@ -33,7 +33,7 @@ from policy import Policy
 from proxy import Proxy
 from refusals import Refusals
 from relaying import Relaying
-from ruling import rules, users
+from ruleset import rules, users
 from seeing import Seeing, key_log
 from upstream import Upstream
 from version import VERSION

@@ -170,7 +170,7 @@ class Proxy:
         hello, data = read_hello(client.sock, None, data, self._limits)
         assert hello is not None  # the data starts as TLS does, and there is no origin to speak first
         record.sni = hello.server_name
-        target = Target(self._policy.name_for(hello, None), 443)
+        target = Target(self._policy.name_for(hello.server_name, None), 443)
         record.target = str(target)
         self._door.admit(client, None, record)
         redirected = self._dialer.redirects(target)

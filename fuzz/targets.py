@@ -30,12 +30,12 @@ from registry import target
 import ca
 import certificates
 import certifier
+import certlint
 import fields
 import flight
 import leaf
 import names
 import options
-import rules
 import signer
 import tlsconfig
 import users
@@ -101,7 +101,7 @@ def hello(data: bytes) -> None:
     if found is None or isinstance(found, type):
         return
     assert data[1:].startswith(reader.wire)
-    name = Policy(Rules(), lambda *_: False).name_for(found, "connect.example")
+    name = Policy(Rules(), lambda *_: False).name_for(found.server_name, "connect.example")
     assert names.dns_name(name) == name
     assert all(0 < len(protocol) < 256 for protocol in found.alpn_protocols)
     assert escape(found.server_name).isprintable()
@@ -288,10 +288,10 @@ def stored_der(data: bytes) -> None:
 def judged(data: bytes) -> None:
     """What ``check`` says about a certificate, given as DER."""
     certificate = certificates.first(_pem(data))
-    list(rules.of_any(certificate))
-    list(rules.of_leaf(certificate))
+    list(certlint.of_any(certificate))
+    list(certlint.of_leaf(certificate))
     if certificates.extension(certificate, x509.BasicConstraints) is not None:
-        list(rules.of_ca(certificate))
+        list(certlint.of_ca(certificate))
 
 
 def _pem(der: bytes) -> bytes:

@@ -21,7 +21,6 @@ import proxy
 import resolver
 import sockets
 from errors import CertifierError, LoopDetected, UnknownName
-from hello import ClientHello
 from log import MAX_VALUE, escape
 from names import Target
 from policy import Policy, Rules
@@ -118,10 +117,10 @@ def test_the_name_to_intercept_for() -> None:
         ("../x", "a.example", "a.example"),
         ("10.0.0.1", "::1", "::1"),
     ]:
-        assert policy.name_for(ClientHello(sent, (), ()), host) == name
+        assert policy.name_for(sent, host) == name
     for sent in (None, "10.0.0.1", "a b"):
         with pytest.raises(UnknownName):
-            policy.name_for(ClientHello(sent, (), ()), None)
+            policy.name_for(sent, None)
 
 
 def test_loops() -> None:
