@@ -23,6 +23,7 @@ from leaf import Leaf
 from leaves import SERVED, Leaves, Wanted
 from limits import Limits
 from pruning import Bound
+from renewals import Renewals
 from retrieval import Retrieval
 from signer import Authority
 from store import Stamp, Store
@@ -346,6 +347,20 @@ def test_many_that_are_due_are_renewed_one_after_the_other(leaves: Counted, cloc
     until(lambda: all(serial(name) > old for name, old in zip(names, made, strict=True)))
     assert renewals == names
     os.close(waits)
+
+
+def test_names_that_wait_for_renewal_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that finds the queue full is renewed at a later use; one that waits already, once."""
+    monkeypatch.setattr("renewals._MOST", 2)
+    renewed: list[str] = []
+    due = Renewals(renewed.append)
+    for name in ("a", "b", "a", "c"):
+        due.soon(name)
+    until(lambda: not due._due)
+    assert renewed == ["a", "b"]
+    due.soon("c")
+    until(lambda: not due._due)
+    assert renewed == ["a", "b", "c"]
 
 
 def test_a_renewal_that_fails_leaves_the_present_one_in_use(
