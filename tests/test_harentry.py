@@ -87,6 +87,10 @@ def test_bodies() -> None:
         "mimeType": "text/plain", "text": plain[:50].decode(), "size": 50,
         "comment": f"cut at 50 octets; {len(packed)} were transferred",
     }  # fmt: skip
+    grown = gzip.compress(b"a")
+    assert content(entry(exchange(received=grown, answer=[TEXT, (b"Content-Encoding", b"gzip")]), 1000)) == {
+        "mimeType": "text/plain", "text": "a", "size": 1, "compression": 1 - len(grown),
+    }  # fmt: skip
     binary = exchange(received=b"\x89PNG", answer=[(b"Content-Type", b"image/png")])
     assert content(entry(binary, 1000)) == {
         "mimeType": "image/png", "text": "iVBORw==", "encoding": "base64", "size": 4
