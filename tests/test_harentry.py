@@ -182,6 +182,8 @@ def test_what_did_not_come() -> None:
     assert told["request"]["url"] == "https://b.example:1"
     assert told["timings"]["wait"] == 0
     assert told["timings"]["receive"] == 0
+    assert "postData" not in told["request"]
+    assert "_trailers" not in told["response"]
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,19 @@ def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, ec
             assert secure.recv(100) == b"still here"
 
 
+def test_what_a_crash_left_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    """From the store and from beside the CA's files."""
+    with Program(tmp_path, *GOOD, "--ca=ca"):
+        pass
+    left = [tmp_path / folder / ".certifier-0-1-1.tmp" for folder in ("certs", "ca")]
+    kept = tmp_path / "ca" / "notes.tmp"
+    for path in (*left, kept):
+        path.touch()
+    with Program(tmp_path, *GOOD, "--ca=ca") as running:
+        running.wait_for("removed 2 temporary files that a crash had left")
+    assert [path for path in (*left, kept) if path.exists()] == [kept]
+
+
 def test_the_end_waits_for_a_reload(tmp_path: Path, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its thread is in OpenSSL, and would crash while OpenSSL is torn down."""
     fifo = tmp_path / "roots"
