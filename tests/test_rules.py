@@ -361,6 +361,19 @@ def test_the_address_of_a_redirect_is_not_taken_for_the_origins(
                 pass
 
 
+@pytest.mark.parametrize(("network", "counts"), [("127.0.0.0/8", True), ("127.0.0.2/32", False)])
+def test_the_address_that_was_dialled_for_a_name_counts(
+    tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA, network: str, counts: bool
+) -> None:
+    target = f"localhost:{origin.port}"
+    with running(tmp_path, roots, f"--bypass={network}") as program:
+        assert untouched(program, target, "localhost", origin_ca, tmp_path) == counts
+    refused = nullcontext() if counts else pytest.raises(ssl.SSLError, match="access denied")
+    with running(tmp_path, roots, "--allow=localhost", f"--allow={network}") as program:
+        with refused, secure_tunnel(program, target, "www.example.com") as secure:
+            assert get(secure).status == 200
+
+
 @pytest.mark.parametrize("redirected", [False, True])
 @pytest.mark.parametrize("bypassed", [False, True])
 def test_a_bypass_counts_for_tls_without_a_connect(
