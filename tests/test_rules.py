@@ -307,6 +307,18 @@ def test_tls_does_not_pass_by_a_hello_in_the_form_of_ssl_2(
         assert 'detail="a ClientHello in the form of SSL 2.0"' in program.tunnels(1)[0]
 
 
+def test_a_bypassed_tunnel_passes_as_it_is_if_no_server_name_is_denied(tmp_path: Path, roots: Path) -> None:
+    """Whatever it is, and however long its client waits before it speaks."""
+    options = ("--bypass=localhost", "--hello-timeout=1")
+    with Origin(echo) as plain, running(tmp_path, roots, *options) as program:
+        with tunnel(program.address, f"localhost:{plain.port}") as sock:
+            with tunnel(program.address, f"127.0.0.1:{plain.port}") as later:
+                assert later.recv(1) == b""  # a second has passed
+            for data in (bytes((20, 3, 3, 0, 1, 1)), OLD_HELLOS[0]):
+                sock.sendall(data)
+                assert sock.recv(len(data), socket.MSG_WAITALL) == data
+
+
 @pytest.mark.parametrize(
     "first",
     [b"\x15\x04hello", b"\x14\0hello", b"\x80\x01\1\0\0\0\0\0\0\0\0", b"\x80\x01\2", b"\xff", b"\x94\0\1\xa4ping\x90"],
@@ -692,6 +704,22 @@ def test_learned_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: 
         program.wait_for("127.0.0.1 refused certificates for localhost: tunnelled untouched for an hour")
         assert untouched(program, target, "localhost", origin_ca, tmp_path)
         assert not untouched(program, f"127.0.0.1:{origin.port}", "example.com", origin_ca, tmp_path)
+
+
+def test_a_handshake_that_fails_for_another_reason_is_no_refusal(
+    tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA
+) -> None:
+    with running(tmp_path, roots, "--learn-bypass=1") as program:
+        target = f"localhost:{origin.port}"
+        context = strict_context(program.ca)
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers("AES128-GCM-SHA256")  # which is not forward secret
+        with pytest.raises(ssl.SSLError, match="handshake failure"), secure_tunnel(program, target, context=context):
+            pass
+        line = program.tunnels(1)[0]
+        assert "outcome=client-tls-failed" in line
+        assert "note=" not in line
+        assert not untouched(program, target, "localhost", origin_ca, tmp_path)
 
 
 # How much
