@@ -34,9 +34,11 @@ from lab import (
 from pki import TestCA
 from test_clients import h2_origin
 from test_hello import OLD_HELLOS, message, real_hello, records, server_name
+from test_http2 import Pair
 from tlslite.api import TLSConnection
 from tlslite.constants import AlertDescription, AlertLevel
 from tlslite.messages import Alert
+from watching import CLIENT
 
 import tls
 from store import Store
@@ -53,6 +55,12 @@ def running(folder: Path, roots: Path, *options: str) -> Iterator[Program]:
 def connect(program: Program, target: str, *fields: str) -> Reply:
     head = "".join(f"{field}\r\n" for field in fields)
     return exchange(program.address, f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{head}\r\n".encode())
+
+
+def drain(sock: socket.socket) -> None:
+    """Read until the client leaves."""
+    while sock.recv(65_536):
+        pass
 
 
 def untouched(program: Program, target: str, name: str, origin_ca: TestCA, folder: Path) -> bool:
@@ -478,6 +486,7 @@ def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_c
                 assert get(secure, f"https://{target}/", host=host).status == (status if what == "deny" else 200)
         line = program.tunnels(4)[0]
     assert ("Host other.example is not localhost" in line) == (what != "allow")
+    assert (" status=421 outcome=" in line) == (what == "deny")
     assert any(b"other.example" in data for data in got) == (what != "deny")
 
 
@@ -550,6 +559,22 @@ def test_who_speaks_something_else_is_heard_to_the_last_word(tmp_path: Path, roo
             client.close_notify()
             assert client.read() == b""
         assert ["outcome=closed" in line for line in program.tunnels(3)] == [True] * 3
+
+
+def test_http_2_to_another_host_is_cut_off(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    """Other streams may be under way, into which a page in HTTP/1.1 would not fit."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(["h2"])
+    pair = Pair()
+    pair.ask([(":method", "GET"), (":scheme", "https"), (":authority", "other.example"), (":path", "/")])
+    said = b"".join(data for who, data in pair.said if who == CLIENT)
+    with Origin(drain, context) as server, running(tmp_path, roots, "--mismatch=deny") as program:
+        with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2"]) as secure:
+            secure.sendall(said)
+            with pytest.raises(OSError, match=r"EOF|reset"):
+                secure.recv(1)
+        assert "Host other.example is not localhost" in program.tunnels(1)[0]
 
 
 @pytest.mark.parametrize(
@@ -720,9 +745,67 @@ def test_a_handshake_that_fails_for_another_reason_is_no_refusal(
         assert "outcome=client-tls-failed" in line
         assert "note=" not in line
         assert not untouched(program, target, "localhost", origin_ca, tmp_path)
+        program.tunnels(2)
+        metrics = run("curl", "-sS", f"{program.url}/metrics").stdout
+        assert re.search(r'^certifier_refusals_total\{reason="certificate"\} 1(\.0)?$', metrics, re.MULTILINE)
+
+
+@pytest.mark.parametrize("first", ["the origin speaks", "the origin leaves", "time passes"])
+def test_a_client_that_leaves_without_a_word_later_has_not_refused(
+    tmp_path: Path, roots: Path, certificate: Path, first: str
+) -> None:
+    def origin(sock: socket.socket) -> None:
+        if first == "the origin speaks":
+            sock.sendall(b"220 ready")
+        if first != "the origin leaves":
+            drain(sock)
+
+    with Origin(origin, certificate) as server, running(tmp_path, roots, "--hello-timeout=3") as program:
+        with tunnel(program.address, f"127.0.0.1:{server.port}") as clock:
+            with secure_tunnel(program, f"localhost:{server.port}") as secure:
+                if first == "time passes":
+                    assert clock.recv(1) == b""
+                else:
+                    assert secure.recv(9) == (b"220 ready" if first == "the origin speaks" else b"")
+            assert "note=" not in program.wait_for(" tunnel .* sni=localhost ")
 
 
 # How much
+
+
+def test_a_handshake_that_is_not_completed(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    with Origin(drain) as silent, running(tmp_path, roots, "--tls-timeout=1") as program:
+        with tunnel(program.address, f"localhost:{origin.port}") as sock:
+            sock.sendall(real_hello("localhost"))
+            while sock.recv(65_536):
+                pass
+        line = program.tunnels(1)[0]
+        assert "outcome=client-tls-failed" in line
+        assert "note=" not in line
+        with secure_tunnel(program, f"localhost:{silent.port}") as secure:
+            reply = get(secure)
+        assert (reply.status, reply.reason) == (504, "Origin connection timed out")
+
+
+def test_a_client_beyond_its_share_costs_an_origin_no_handshake_before_its_turn(tmp_path: Path, roots: Path) -> None:
+    """In a flood of new names, most will be refused."""
+    names = [f"{number}.example" for number in range(7)]
+    stored: list[bool] = []
+
+    def origin(sock: socket.socket) -> None:
+        if sock.recv(65_536):
+            path = store.path(names[len(stored)])
+            assert path
+            stored.append(path.exists())
+
+    with Origin(origin) as server, running(tmp_path, roots, "--client-new-names=1") as program:
+        store = Store(tmp_path / "certs")
+        for name in names:
+            with tunnel(program.address, f"127.0.0.1:{server.port}") as sock:
+                sock.sendall(real_hello(name))
+                assert sock.recv(1) == b"\x16"
+    assert stored[-1:] == [True]
+    assert len(stored) == 7
 
 
 def test_connections_past_the_limit_are_told_so(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
