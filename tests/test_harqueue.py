@@ -62,8 +62,11 @@ def test_what_a_disk_does_not_take_is_counted(tmp_path: Path, caplog: pytest.Log
     assert lost(caplog) == [17]
 
 
-def test_a_disk_that_is_full_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_disk_that_is_full_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Not for each exchange: the log may be on the same disk. Once writes succeed again, the number lost is logged."""
+    monkeypatch.setattr(harqueue, "_QUIET_SECONDS", 0.0)
     path = tmp_path / "a.har"
     waiting = queue(path)
     caplog.set_level("WARNING")
@@ -87,6 +90,29 @@ def test_a_disk_that_is_full_is_told_of_once(tmp_path: Path, caplog: pytest.LogC
     assert len(caplog.records) == 4
     assert "certifier ended before they were written" not in caplog.text  # the disk was the reason
     assert targets(path) == ["first", "last"]
+
+
+def test_what_is_lost_is_told_while_there_is_more_to_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(harqueue, "MAX_EXCHANGES", 150)
+    monkeypatch.setattr(harqueue, "_QUIET_SECONDS", 0.0)
+    path = tmp_path / "a.har"
+    workers = Workers(1)
+    answers = get_original("_thread", "allocate_lock")()
+    answers.acquire()
+    waiting = queue(path, workers)
+    for n in range(200):
+        waiting.ended(exchange(target=f"/{n}"))
+    gevent.sleep(0)  # the writer begins
+    disk = gevent.spawn(workers.run, answers.acquire)  # queued behind its first lot on the single thread
+    until(lambda: lost(caplog))
+    assert len(targets(path)) == 100
+    answers.release()
+    disk.get()
+    waiting.close()
+    assert lost(caplog) == [50]
+    assert targets(path) == [str(n) for n in range(150)]
 
 
 def with_head(size: int, place: str) -> Exchange:
