@@ -194,7 +194,7 @@ class Interception:
                     raise
                 # A client that accepts our certificate retries without ECH (RFC 9849 §6.1.6); others get the refusal.
                 way.refusal = refusal.again()
-                return self._bypasses(way, origin)
+                return False  # such a server name bypasses nothing
         return self._bypasses(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))
 
     def _bypasses(self, way: Way, origin: socket.socket | OriginError, name: str | None = None) -> bool:
