@@ -124,6 +124,11 @@ class Chunked:
         self._reads = self._size
         self._room = MAX_HEAD  # octets left for trailers
 
+    @property
+    def at_trailers(self) -> bool:
+        """Whether the last chunk has come: what follows are trailers, if any, and an empty line."""
+        return self._reads == self._trailer
+
     def take(self, data: Octets, at: int) -> Span:
         """What is available of a chunk, or an empty span for a line of the framing."""
         if self.left:
@@ -172,5 +177,5 @@ class Chunked:
         if not colon or self._room < 0:
             raise Unreadable("malformed or too many trailers")
         if len(self.trailers) < MAX_FIELDS:  # each takes a hundred octets of memory for as few as three on the wire
-            self.trailers.append((name, content.strip()))
+            self.trailers.append((name.rstrip(b" \t"), content.strip()))  # as in a response's head: ``heads.unspaced``
         return False

@@ -283,6 +283,44 @@ def test_white_space_before_a_colon_goes_from_a_response(program: Program, size:
     assert body == b"X-D : e\r\n"
 
 
+@pytest.mark.parametrize("size", [1, 1000])
+def test_white_space_before_a_colon_goes_from_trailers(program: Program, size: int) -> None:
+    """They are fields, too, and may be folded as those of a head. Chunks that look the same stay."""
+    chunks = b"9 ;a=b\r\nX-D : e\r\n\r\n5\r\n0\r\n\r\n\r\n"
+    answer = CHUNKED + chunks + b"0;a\r\nX-A\t : b : c\r\nX-B :d\r\n e\r\n\r\n"
+
+    def handle(sock: socket.socket) -> None:
+        while not sock.recv(65_536).endswith(b"\r\n\r\n"):
+            pass
+        for at in range(0, len(answer), size):
+            sock.sendall(answer[at : at + size])
+
+    with Origin(handle) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        sock.sendall(f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        got = sock.makefile("rb").read()
+    _, _, body = got.partition(b"\r\n\r\n")
+    content, trailers = b"", None
+    while trailers is None:
+        length, _, body = body.partition(b"\r\n")
+        octets = int(length, 16)
+        content += body[:octets]
+        if octets:
+            body = body[octets:].removeprefix(b"\r\n")
+        else:
+            trailers = body
+    assert content == b"X-D : e\r\n0\r\n\r\n"
+    assert trailers == b"X-A: b : c\r\nX-B: d e\r\n\r\n"
+
+
+@pytest.mark.parametrize("trailer", [b" : 1", b"X A : 1", b"X-A", b"X-A \0: 1", b"X-A:" + b"a" * 65_536])
+def test_malformed_trailers_cut_a_response_off(program: Program, trailer: bytes) -> None:
+    with recorder([], CHUNKED + b"2\r\nok\r\n0\r\n" + trailer + b"\r\n\r\n") as server:
+        with socket.create_connection(program.address, timeout=WAIT) as sock:
+            sock.sendall(f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            got = sock.makefile("rb").read()
+    assert got.endswith(b"\r\n\r\n2\r\nok\r\n")
+
+
 @pytest.mark.parametrize("field", [b"Content-Length : 3", b" : 1", b"X-A\r\n : 1", b"X A : 1", b"X-A \0: 1"])
 def test_white_space_elsewhere_in_a_name_is_malformed(program: Program, field: bytes) -> None:
     with recorder([], b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + field + b"\r\n\r\nok") as server:

@@ -80,9 +80,9 @@ def test_where_a_response_ends(request_: bytes, response: bytes, octets: int) ->
 
 
 def test_trailers() -> None:
-    response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\n\r\n"
+    response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\nC\t : d\r\n\r\n"
     [exchange] = whole_and_in_pieces([(CLIENT, GET), (ORIGIN, response)]).done
-    assert exchange.trailers == [(b"A", b"b")]
+    assert exchange.trailers == [(b"A", b"b"), (b"C", b"d")]
 
 
 def test_until_close() -> None:
