@@ -21,7 +21,7 @@ from gevent.monkey import get_original
 LOCK_SECONDS = 5.0  # what is done under a lock takes milliseconds
 _POLL_SECONDS = 0.001
 _SECTOR = 512  # octets that a disk writes completely or not at all
-_MOST = 1 << 26  # octets read from a file at once: half a million users or 30,000 roots have less, /dev/zero has no end
+MOST = 1 << 26  # octets read from a file at once: half a million users or 30,000 roots have less, /dev/zero has no end
 # For pool threads, where gevent's versions must not be used; its ``close`` also costs system calls for a check.
 _sleep = get_original("time", "sleep")
 close: Callable[[int], None] = get_original("os", "close")
@@ -216,8 +216,8 @@ def whole(path: Path) -> bytes:
     """All that a file holds. Of a FIFO, what its writers write; nothing if it has none, rather than wait for ever."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
-        found = file.read(_MOST + 1)
-    if len(found) > _MOST:
+        found = file.read(MOST + 1)
+    if len(found) > MOST:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return found
 

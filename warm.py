@@ -21,6 +21,7 @@ One name or IP address per line; empty lines and anything after a # are skipped;
 Exit status 1 if a certificate could not be made, 130 if interrupted.
 """
 
+import errno
 import json
 import os
 import signal
@@ -36,6 +37,7 @@ from gevent.event import Event
 from gevent.pool import Pool
 from tqdm import tqdm
 
+import files
 import names
 from commandline import CommandLine
 from errors import CertifierError, UsageError
@@ -123,12 +125,15 @@ def main(argv: list[str], version: str) -> int:
 def _names_in(path: str) -> Iterator[str]:
     try:
         with open(0 if path == "-" else path, encoding="utf-8-sig", errors="replace") as file:
-            for text in file:
-                name = text.partition("#")[0].strip()
-                if name:
-                    yield name
+            content = file.read(files.MOST + 1)
+        if len(content) > files.MOST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
+    for text in content.split("\n"):
+        name = text.partition("#")[0].strip()
+        if name:
+            yield name
 
 
 def _report(warm_up: WarmUp, wanted: int, as_json: bool) -> None:

@@ -79,6 +79,7 @@ def names(room: Room) -> list[str]:
         (["warm", STORE], "<names-file> is missing; see certifier.py warm --help"),
         (["warm", STORE, "names"], "no CA to sign with"),
         (["warm", STORE, "--ca=ca", "none"], "can't read none: No such file"),
+        (["warm", STORE, "--ca=ca", "/dev/zero"], "can't read /dev/zero: File too large"),
         (["warm", STORE, "--ca=ca", "a", "b"], "unexpected argument 'b'"),
         (["shred"], "unexpected argument 'shred'; see --help"),
         (["lst", STORE], "unexpected argument 'lst'; did you mean certifier.py list ...?"),
