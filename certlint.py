@@ -84,6 +84,7 @@ def of_path(path: Sequence[x509.Certificate]) -> Iterator[Fault]:
     """Faults of the CAs above one, by their basicConstraints, RFC 5280 §6.1.4. Each signed the one before it."""
     refused = "clients that trust one above it refuse what it signs"
     below = 0  # CAs below this one; self-issued ones don't count
+    exceeded = []
     for certificate, issuer in pairwise(path):
         below += certificate.issuer != certificate.subject
         constraints = certificates.extension(issuer, x509.BasicConstraints)
@@ -92,7 +93,9 @@ def of_path(path: Sequence[x509.Certificate]) -> Iterator[Fault]:
         if not constraints.ca:
             yield Fault("signed by a certificate that is no CA's", refused)
         elif constraints.path_length is not None and constraints.path_length < below:
-            yield Fault(f"too far below a CA with pathlen:{constraints.path_length}", refused)
+            exceeded.append(f"pathlen:{constraints.path_length}")
+    if exceeded:
+        yield Fault(f"too far below a CA with {' and one with '.join(dict.fromkeys(exceeded))}", refused)
 
 
 def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:

@@ -179,13 +179,18 @@ def test_one_that_those_above_it_do_not_allow_is_warned_about(tmp_path: Path) ->
     """By basicConstraints, RFC 5280 §4.2.1.9: OpenSSL refuses what it signs, and does so only then."""
     flat, deep, root = (chains.make("root", path_length=most) for most in (0, 1, None))
     new = chains.make("root", flat)  # the same name with a new key: self-issued ones don't count
-    below = chains.make("below", deep)
+    below, too_far = chains.make("below", deep), chains.make("upper", flat, path_length=0)
     for above, told in (
         ((root,), None),
         ((deep,), None),
         ((flat,), "too far below a CA with pathlen:0;"),
         ((new, flat), "too far below a CA with pathlen:0;"),
         ((below, deep), "too far below a CA with pathlen:1;"),
+        ((too_far, flat), "too far below a CA with pathlen:0;"),
+        (
+            (chains.make("low", below, path_length=0), below, deep),
+            "too far below a CA with pathlen:0 and one with pathlen:1;",
+        ),
         ((chains.make("a.example", root, "a.example"), root), "signed by a certificate that is no CA's;"),
     ):
         made = chains.make("middle", above[0])
