@@ -45,6 +45,11 @@ class Patterns:
                 self._add(text, option)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether nothing is in the list."""
+        return not (self._hosts or self._below or self._networks)
+
+    @property
     def by_address(self) -> bool:
         """Whether a target's addresses may decide whether it is in the list."""
         return bool(self._networks)

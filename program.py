@@ -33,7 +33,7 @@ from policy import Policy
 from proxy import Proxy
 from refusals import Refusals
 from relaying import Relaying
-from ruleset import rules, users
+from ruleset import rules, users, warnings
 from seeing import Seeing, key_log
 from upstream import Upstream
 from version import VERSION
@@ -118,6 +118,7 @@ class Program:
         self.policy.rules, self._access.users = new_rules, new_users
         log.info("reloaded: CA, stored certificates, roots of origins, lists and users")
         self._show_ca()
+        self._tell_rules()
 
     def keep_house(self) -> None:
         """The housekeeping loop: prune and renew hourly, clear a crash's leftovers and check the CA's expiry daily."""
@@ -161,6 +162,7 @@ class Program:
             log.warning(
                 "no CA: only names in the store are intercepted; --ca=<dir> makes one, and certificates for all others"
             )
+        self._tell_rules()
         if keylog is not None:
             log.warning("the keys of all connections are written to %s: whoever reads it can decrypt them", keylog)
         verifies = chosen.verify_upstream and (chosen.redirect is None or chosen.redirect_tls)
@@ -176,6 +178,10 @@ class Program:
         for warning in files.warnings if files else ():
             log.warning("%s", warning)
         self._tell_expiry()
+
+    def _tell_rules(self) -> None:
+        for warning in warnings(self.policy.rules):
+            log.warning("%s", warning)
 
     def _tell_expiry(self) -> None:
         files = self._issuance.files

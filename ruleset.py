@@ -3,7 +3,7 @@
 Raises ``UsageError``. Called again at each reload.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from options import RuleOptions
 from patterns import Patterns, networks
@@ -23,6 +23,17 @@ def rules(chosen: RuleOptions) -> Rules:
         mismatch=Mismatch(chosen.mismatch),
         relays_non_tls=chosen.non_tls == "relay",
     )
+
+
+def warnings(found: Rules) -> Iterator[str]:
+    """What the operator may not have meant: lists whose files hold no pattern, as after a failed download."""
+    for option, patterns, meaning in (
+        ("--allow", found.allow, "every target is refused"),
+        ("--deny", found.deny, "none is denied"),
+        ("--bypass", found.bypass, "none is bypassed"),
+    ):
+        if patterns is not None and patterns.is_empty:
+            yield f"{option}: no pattern in its file, so {meaning}"
 
 
 def users(chosen: RuleOptions) -> Users | None:

@@ -196,11 +196,26 @@ def test_an_allow_list_that_is_emptied_allows_nothing(tmp_path: Path, roots: Pat
         assert connect(program, target).status == 200
         allowed.write_text("# none\n")
         program.reload()
+        program.wait_for("--allow: no pattern in its file, so every target is refused")
         plain = f"GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\n\r\n".encode()
         assert (connect(program, target).status, exchange(program.address, plain).status) == (403, 403)
         allowed.write_text("localhost\n")
         program.reload()
         assert connect(program, target).status == 200
+
+
+def test_lists_without_a_pattern_are_warned_about(tmp_path: Path, roots: Path) -> None:
+    """The file may be the wrong one, or its download have failed. Each option counts as a whole."""
+    (tmp_path / "none").write_text("# none\n\n")
+    for options, told in (
+        (("--allow=@none",), {"--allow: no pattern in its file, so every target is refused"}),
+        (("--deny=@none", "--deny=@none"), {"--deny: no pattern in its file, so none is denied"}),
+        (("--bypass=@none",), {"--bypass: no pattern in its file, so none is bypassed"}),
+        (("--allow=@none", "--allow=*", "--deny=*.example", "--bypass=10.0.0.0/8"), set()),
+    ):
+        with running(tmp_path, roots, *options) as program:
+            program.wait_for("listening on ")
+            assert {line.partition(" warning: ")[2] for line in program.lines if "no pattern" in line} == told
 
 
 @pytest.mark.parametrize(
