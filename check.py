@@ -44,6 +44,7 @@ from log import escape
 from options import CaOptions, ca_options, store_option
 from store import Store
 from stored import MAX_FILE, Entry
+from tlsconfig import check_descriptors
 
 _MAX_PATH = 4096
 _READ = "whoever reads a site's private key can pose as that site, with the CA's as any site: chmod go= {}"
@@ -154,6 +155,7 @@ def main(argv: list[str], version: str) -> int:
     chosen = ca_options(line)
     if chosen.missing:
         raise UsageError(f"{' and '.join(chosen.missing)} missing: give all three --sign-*, or --ca, or none of them")
+    check_descriptors()  # or each certificate would be blamed
     store = open_store(store_option(line))
     now = datetime.now(UTC)
     files, found = _check_ca(chosen, now)

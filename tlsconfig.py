@@ -27,15 +27,20 @@ _DESCRIPTORS = "/proc/self/fd"  # where files in memory have their only path
 _OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing about the certificate
 
 
+def check_descriptors() -> None:
+    """Raise ``UsageError`` if files in memory have no path, by which OpenSSL gets certificates."""
+    if hasattr(os, "memfd_create") and not os.path.exists(_DESCRIPTORS):
+        raise UsageError(
+            "there is no /proc, through which OpenSSL gets certificates: mount it (mount -t proc proc /proc)"
+        )
+
+
 def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None) -> ssl.SSLContext:
     """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used.
 
     As the first context made, it also raises ``UsageError`` if OpenSSL can't be given files in memory.
     """
-    if hasattr(os, "memfd_create") and not os.path.exists(_DESCRIPTORS):
-        raise UsageError(
-            "there is no /proc, through which OpenSSL gets certificates: mount it (mount -t proc proc /proc)"
-        )
+    check_descriptors()
     # Not create_default_context, which opens SSLKEYLOGFILE itself, whatever kind of file that is.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_default_certs()  # 31 ms: once, not per connection

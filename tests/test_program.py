@@ -153,8 +153,9 @@ def test_a_system_without_proc_is_one_line_and_exit_2(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("certifier.serve", lambda *_: None)
     monkeypatch.setattr("tlsconfig._DESCRIPTORS", str(tmp_path / "none"))
-    assert certifier.main([*GOOD, "--listen=127.0.0.1:0", option]) == 2
-    assert re.fullmatch(r"certifier: there is no /proc, [^\n]+\n", capfd.readouterr().err)
+    for words in ([*GOOD, "--listen=127.0.0.1:0", option], ["check", GOOD[0]]):  # which would blame each certificate
+        assert certifier.main(words) == 2
+        assert re.fullmatch(r"certifier: there is no /proc, [^\n]+\n", capfd.readouterr().err)
 
 
 def test_as_a_process(tmp_path: Path) -> None:
