@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -363,6 +364,23 @@ def test_a_tap_may_wait(tmp_path: Path, roots: Path, server: Origin) -> None:
         curl(program, f"https://localhost:{server.port}/fast")
         (tmp_path / "go").touch()
         assert slow.get(timeout=WAIT).encode() == JSON
+
+
+def test_a_client_that_is_gone_when_its_answer_comes(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """It is logged and told as any other that resets its connection."""
+    text = (
+        "import os, sys, time\nfrom taps import Answer\nREWRITE = True\ndef request(exchange):\n"
+        "    open('asked', 'w').close()\n    while not os.path.exists('go'):\n        time.sleep(0.01)\n"
+        "    return Answer(403)\ndef closed(tunnel):\n    print('told', tunnel.outcome, file=sys.stderr)\n"
+    )
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            until((tmp_path / "asked").exists)
+            secure.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        (tmp_path / "go").touch()
+        program.wait_for("told client-reset")
+        program.wait_for("outcome=client-reset")
 
 
 def test_answers() -> None:
