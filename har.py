@@ -78,7 +78,7 @@ class HarFile:
         if count:
             try:
                 self._append(lot)
-            except FileNotFoundError:  # someone has renamed or removed it: begin a new one
+            except FileNotFoundError:  # someone has renamed, removed or emptied it: begin a new one
                 self._append(lot)
         return count
 
@@ -107,6 +107,8 @@ class HarFile:
         was = os.fstat(live.fd)
         octets = files.write_at(spare.fd, [self._missing, new, _TAIL], spare.end)
         try:
+            if os.pread(spare.fd, 1, 0) != _HEAD[:1]:  # emptied after the check above: the write has left a hole
+                raise FileNotFoundError(errno.ENOENT, "it was emptied")
             os.link(self._path, self._between)
             os.rename(self._hidden, self._path)
             os.rename(self._between, self._hidden)

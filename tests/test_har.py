@@ -294,6 +294,27 @@ def test_emptied_by_someone_else(tmp_path: Path) -> None:
     assert entries(path) == ["/7"]
 
 
+@pytest.mark.parametrize("copy", ["a.har", ".a.har.spare"])
+def test_emptied_while_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: str) -> None:
+    """By logrotate's copytruncate, which may have opened the copy that is hidden by now."""
+    path = tmp_path / "a.har"
+    file = open_(path)
+    for n in (1, 2):
+        file.append(exchange(target=f"/{n}"))
+    write = os.pwritev
+
+    def emptied(*given: object) -> int:
+        monkeypatch.setattr(os, "pwritev", write)
+        os.truncate(tmp_path / copy, 0)
+        return write(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "pwritev", emptied)
+    for n in (3, 4, 5):
+        file.append(exchange(target=f"/{n}"))
+        assert entries(path) == [f"/{m}" for m in range(1, n + 1)]
+    file.close()
+
+
 def test_a_link_stays_where_it_is(tmp_path: Path) -> None:
     """It may be /dev/stdout, and replacing that would affect the whole system."""
     (tmp_path / "disk").mkdir()
