@@ -39,6 +39,10 @@ class ObservedTunnel(Tunnel):
             self._count(source, len(octets))
         if source is self._origin:
             self._pass_down(records, octets, sink)
+            # Its pump may wait for more of the client's data, which may wait for an answer to this.
+            if self._client.ended is None and source.ended is None and (released := self._witness.released()):
+                source.encrypt(released)
+                source.push()
         else:
             for piece in self._pieces(octets, sent=True):
                 self._pass_up(piece, sink)

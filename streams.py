@@ -5,13 +5,14 @@ A pump (``tunnel.py``) moves bytes between any two of them. Everything here rest
 * The read buffers are shared by all connections. **Nothing between filling one and its last use may switch
   greenlets**: no wait, no lock, no log call.
 * **One writer per socket.** Only the pump that writes to an end sends its pending output; otherwise records would land
-  in the middle of a blocked ``sendall``. A reader may do so in ``answer``, if nothing is being sent, without waiting.
+  in the middle of a blocked ``sendall``. A reader may do so by ``push``, if nothing is being sent, without waiting.
 """
 
 import errno
 import os
 import socket
 from abc import ABC, abstractmethod
+from contextlib import suppress
 
 import sockets
 
@@ -93,6 +94,12 @@ class Stream(ABC):
                 self._lost |= error.errno in _LOST
                 raise
         return not self._unsent
+
+    def push(self) -> None:
+        """Send what is pending, unless it is being sent; for the reader of this end. Never waits."""
+        if not self._sending:
+            with suppress(OSError):  # the next read notices
+                self.flush_now()
 
     @abstractmethod
     def answer(self) -> None:

@@ -154,9 +154,7 @@ class TlsStream(Stream):
             return
         if self.ended is None and self.version == "TLSv1.2":  # 1.3 has key updates instead
             self.renegotiates = True
-        if not self._sending:
-            with suppress(OSError):  # the next read notices
-                self.flush_now()
+        self.push()
         if len(self._unsent) + self._out.pending > _UNSAID and self.ended is None:
             self.ended, self.reason = BROKEN, RENEGOTIATES
 

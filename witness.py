@@ -103,6 +103,16 @@ class Witness:
                 self._look("sent", data)
             return data
 
+    def released(self) -> bytes:
+        """What was held back of the client's data, to be forwarded now that the origin has agreed to an upgrade."""
+        with self._turn:
+            watcher = self._watcher
+            if not self._held or watcher is None or watcher.watching or self._guard.refusal is not None:
+                return b""
+            data = self._judged(b"")
+            self._look("sent", data)
+            return data
+
     def _judged(self, data: bytes) -> bytes:
         """What may be forwarded of ``data`` and what was held back before it. Raises ``Refused``.
 

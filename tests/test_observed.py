@@ -33,6 +33,9 @@ from tunnel import Tunnel
 
 GET = b"GET /%04d HTTP/1.1\r\nHost: a.example\r\nA: " + b"a" * 900 + b"\r\n\r\n"
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
+UPGRADE = b"Connection: upgrade\r\nUpgrade: a\r\n\r\n"
+ASK_UPGRADE = b"GET / HTTP/1.1\r\nHost: a.example\r\n" + UPGRADE
+UPGRADED = b"HTTP/1.1 101 Switching\r\n" + UPGRADE
 REFUSAL = Answer(403, b"no").written("GET", closing=False)
 
 
@@ -237,24 +240,43 @@ def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Pa
 
 
 @pytest.mark.parametrize("acts", [False, True])
-def test_what_came_with_the_request_for_an_upgrade_passes_at_the_clients_end_at_the_latest(
+def test_what_came_with_the_request_for_an_upgrade_passes_once_that_is_agreed_to(
     ends: Ends, acting: Taps, acts: bool
 ) -> None:
-    """It might have been a request, and was held back until the origin accepted the upgrade."""
+    """It might have been a request, and was held back until then; the client may say no more before it is answered."""
     taps, mismatch = (acting, Mismatch.ALLOW) if acts else (Taps([]), Mismatch.DENY)
     tunnel = before(taps, [], PlainStream(ends.client), PlainStream(ends.origin), mismatch)
     running = gevent.spawn(tunnel.run)
-    upgrade = b"Connection: upgrade\r\nUpgrade: a\r\n\r\n"
-    ask, agreed = b"GET / HTTP/1.1\r\nHost: a.example\r\n" + upgrade, b"HTTP/1.1 101 Switching\r\n" + upgrade
-    ends.client_end.sendall(ask + b"EARLY")
-    assert heard_by(ends.origin_end, len(ask)) == ask
-    ends.origin_end.sendall(agreed)
-    assert heard_by(ends.client_end, len(agreed)) == agreed
-    ends.client_end.shutdown(socket.SHUT_WR)
+    ends.client_end.sendall(ASK_UPGRADE + b"EARLY")
+    assert heard_by(ends.origin_end, len(ASK_UPGRADE)) == ASK_UPGRADE
+    ends.origin_end.sendall(UPGRADED)
+    assert heard_by(ends.client_end, len(UPGRADED)) == UPGRADED
     assert heard_by(ends.origin_end, 5) == b"EARLY"
+    ends.client_end.sendall(b"LATER")
+    assert heard_by(ends.origin_end, 5) == b"LATER"
+    ends.client_end.shutdown(socket.SHUT_WR)
     ends.origin_end.close()
     running.get()
     assert (tunnel.outcome, tunnel.refusal) == ("closed", None)
+
+
+@pytest.mark.parametrize(
+    "agreed", [UPGRADED.replace(b"Upgrade: a", b"Upgrade: b"), b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]
+)
+def test_what_came_with_the_request_for_an_upgrade_is_held_back_unless_that_is_agreed_to(
+    ends: Ends, agreed: bytes
+) -> None:
+    tunnel = before(Taps([]), [], PlainStream(ends.client), PlainStream(ends.origin), Mismatch.DENY)
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall(ASK_UPGRADE + b"EARLY")
+    assert heard_by(ends.origin_end, len(ASK_UPGRADE)) == ASK_UPGRADE
+    ends.origin_end.sendall(agreed)
+    assert heard_by(ends.client_end, len(agreed)) == agreed
+    ends.origin_end.shutdown(socket.SHUT_WR)
+    assert ends.client_end.recv(1) == b""  # all that the origin sent was looked at
+    ends.client_end.close()
+    assert ends.origin_end.recv(65_536) == b""
+    running.get()
 
 
 def test_a_request_held_back_does_not_outlive_its_client(ends: Ends, acting: Taps) -> None:
