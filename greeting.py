@@ -36,17 +36,18 @@ def _read(
     client: socket.socket, origin: socket.socket | None, data: bytes, reader: HelloReader, deadline: float
 ) -> tuple[ClientHello | None, bytes]:
     closed = False  # whether the origin has closed
-    begun = b""  # not known yet to be TLS records: may be an SSL 2.0 ClientHello, without server_name
+    begun = b""  # not known yet to be TLS records, or an SSL 2.0 ClientHello, without server_name
     while True:
         if data:
             begun += data
-            if reader.wire or begun[0] == HANDSHAKE or _is_dropped(begun):
+            dropped = _is_dropped(begun)
+            if reader.wire or begun[0] == HANDSHAKE or dropped:
                 hello, begun = reader.receive(begun), b""
                 if hello is not None:
                     return hello, bytes(reader.wire)
             elif old := is_old(begun):
                 raise HelloError("a ClientHello in the form of SSL 2.0")
-            elif old is False:
+            elif old is False and dropped is False:
                 return None, begun
         if origin is not None and not closed and sockets.either(client, origin, deadline):
             if not sockets.has_ended(origin):
@@ -66,9 +67,12 @@ def _read(
             return None, begun
 
 
-def _is_dropped(data: bytes) -> bool:
+def _is_dropped(data: bytes) -> bool | None:
     """Whether it begins with a record that some servers skip: Go's a warning alert, GnuTLS' a ChangeCipherSpec.
 
-    It is to be refused: otherwise the server_name in the ClientHello after it would go unseen.
+    It is to be refused: otherwise the server_name in the ClientHello after it would go unseen. None while there are too
+    few octets to tell.
     """
-    return data[0] in (ALERT, CHANGE_CIPHER_SPEC) and data[1:2] in (b"", b"\3")
+    if data[0] not in (ALERT, CHANGE_CIPHER_SPEC):
+        return False
+    return data[1] == 3 if len(data) > 1 else None

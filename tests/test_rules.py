@@ -354,6 +354,27 @@ def test_another_protocol_may_begin_as_these_records_do(tmp_path: Path, roots: P
         assert "context=untouched" in program.tunnels(1)[0]
 
 
+@pytest.mark.parametrize(
+    ("first", "reply"),
+    [
+        (b"\x14\0hello", None),
+        (b"\x15\x04hello", None),
+        (b"\x14\3\3\0\1\1", tls.alert(50)),
+        (b"\x15\3\1\0\2\1p", tls.alert(50)),
+    ],
+)
+def test_one_octet_alone_does_not_decide_what_they_are(
+    tmp_path: Path, roots: Path, first: bytes, reply: bytes | None
+) -> None:
+    """The first one, here sent along with the CONNECT, is followed by the others in another segment."""
+    with Origin(echo) as plain, running(tmp_path, roots) as program:
+        with socket.create_connection(program.address, timeout=WAIT) as sock:
+            sock.sendall(f"CONNECT localhost:{plain.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode() + first[:1])
+            assert read_reply(sock, body=False).status == 200
+            sock.sendall(first[1:])
+            assert sock.recv(100) == (first if reply is None else reply)
+
+
 def test_what_might_become_such_a_hello_is_not_lost_where_the_origin_speaks(tmp_path: Path, roots: Path) -> None:
     def greets(sock: socket.socket) -> None:
         sock.sendall(b"hello")
