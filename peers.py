@@ -15,7 +15,7 @@ import gevent
 from gevent.event import Event
 
 from channels import Channels
-from snapshot import Cursor, Kept, Snapshot, kept_of, merge
+from snapshot import Cursor, Kept, Snapshot, kept_of, merge, written
 from tallies import Tallies
 
 # A worker that does not answer by then, stopped or too busy, counts with its saved totals, without its gauges.
@@ -88,7 +88,7 @@ class Peers:
         return answer
 
     def _answer(self, question: bytes) -> bytes:
-        return json.dumps(self._told(Cursor.parse(question.decode()) if question else None)).encode()
+        return written(self._told(Cursor.parse(question.decode()) if question else None))
 
     def _told(self, since: Cursor | None) -> Snapshot:
         """A snapshot of this worker to be reported, its totals saved: once reported, they must not be lost."""

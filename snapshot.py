@@ -7,6 +7,7 @@ A ``Cursor`` tells what a viewer has seen, and so what is new to it: no state is
 Times are seconds since the epoch, durations seconds, sizes octets.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Self, TypedDict
@@ -107,6 +108,12 @@ class Cursor(NamedTuple):
 
     def __str__(self) -> str:
         return ";".join([str(self.at), *(f"{name}={number}" for name, number in self.seen)])
+
+
+def written(snapshot: Snapshot) -> bytes:
+    """As JSON on one line, in UTF-8: escaped, text from a peer could be three times as long."""
+    # Where the operator's paths are not UTF-8, a backslash escape is JSON's own.
+    return json.dumps(snapshot, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def kept_of(snapshot: Kept) -> Kept:

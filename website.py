@@ -1,6 +1,5 @@
 """``Website``: what the proxy's own address serves: the page, the CA, live data, metrics, health."""
 
-import json
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ from feed import Feed
 from health import Health
 from onlookers import Onlookers, Visit
 from pages import reply, stream
-from snapshot import Cursor, Snapshot
+from snapshot import Cursor, Snapshot, written
 
 _ABOUT = """certifier: a TLS-intercepting forward proxy.
 
@@ -164,7 +163,7 @@ class Website:
     def _state(self, visit: Visit) -> Answer:
         if refused := self._refusal(visit):
             return refused
-        body = json.dumps(self._gather(_cursor(visit))).encode()
+        body = written(self._gather(_cursor(visit)))
         return Answer(200, reply(200, "OK", body, "application/json", visit.method == "HEAD", _SECURE))
 
     def _events(self, visit: Visit) -> Answer:
@@ -185,7 +184,7 @@ class Website:
             for _ in ticks:
                 snapshot = self._gather(cursor)
                 cursor = Cursor.of(snapshot)
-                yield f"id: {cursor}\ndata: {json.dumps(snapshot)}\n\n".encode()
+                yield b"id: %b\ndata: %b\n\n" % (str(cursor).encode(), written(snapshot))
 
     def _refusal(self, visit: Visit, challenge: bool = False) -> Answer | None:
         """The refusal if a visit may not see live data, else None; with a challenge, browsers ask for a password."""

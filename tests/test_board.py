@@ -18,7 +18,7 @@ from exchange import MAX_FIELDS, Exchange
 from histogram import Histogram, merged
 from record import Record
 from recorder import Recorder
-from snapshot import MAX_OPEN, MAX_ROWS, Cursor, Snapshot, merge
+from snapshot import MAX_OPEN, MAX_ROWS, Cursor, Snapshot, merge, written
 from watcher import Watcher
 
 
@@ -324,6 +324,29 @@ def test_an_exchange_is_cut_to_what_is_shown() -> None:
     (row,) = made.latest(Cursor())["requests"]
     assert len(json.dumps(row)) < 2 * rows.MAX_FIELDS * 3 * rows.MAX_TEXT
     assert made.kept()["counts"]["requests"] == {"other none": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [(300, 300, 6), (10, 300, 13), (10, 5000, 13), (300, 0, 13), (10, 90, rows.MAX_FIELDS)],
+)
+def test_of_many_large_fields_the_first_ones_are_shown(name: int, value: int, shown: int) -> None:
+    """Few octets make them, in HTTP/2, and each who looks gets 300 rows."""
+    fields = [(b"x" * name, b"y" * value)] * MAX_FIELDS
+    exchange = Seen().recorder().request("GET", "a", "/", "2", fields)
+    assert len(rows.of_exchange(exchange, "")["request_fields"]) == shown
+
+
+def test_what_is_not_ascii_is_written_as_it_is() -> None:
+    made = Board()
+    recorder = Recorder(connection(), made)
+    recorder.end(recorder.request("GET", "a", "/", "2", [(b"a", b"\xe4\r\n")]))
+    snapshot = snapshot_of(made)
+    snapshot["facts"]["path"] = "\udc80"  # as Python has a path that is not UTF-8
+    octets = written(snapshot)
+    assert "\u00e4".encode() in octets
+    assert b"\n" not in octets
+    assert json.loads(octets) == json.loads(json.dumps(snapshot))
 
 
 def test_a_body_is_not_kept() -> None:
