@@ -34,6 +34,9 @@ QUIET_SECONDS = 300.0  # how long either side may be silent while we wait for it
 LINGER_SECONDS = 5.0  # how long an upload that was already answered may pause, as in nginx
 _CHUNK = 65_536
 _EVENTS = 64  # after which others may run: gevent's calls switch only if they would block, and each event costs time
+_MANY = (
+    256  # fields in one event, after which others may run, too: a head or trailers may have 16,000, which take 20 ms
+)
 
 
 class Forwarding:
@@ -125,7 +128,7 @@ class Forwarding:
             while True:
                 event = self._to_client.next_event()
                 events += 1
-                if events % _EVENTS == 0:
+                if _takes_long(event, events):
                     sockets.give_way()
                 if event is h11.NEED_DATA:
                     data = _recv(self._client, lambda: self._record.received)
@@ -180,7 +183,7 @@ class Forwarding:
             try:
                 event = reader.next_event()
                 events += 1
-                if events % _EVENTS == 0:
+                if _takes_long(event, events):
                     sockets.give_way()
                 if event is h11.NEED_DATA:
                     self._flush()
@@ -247,6 +250,13 @@ class Forwarding:
         if self._out:
             out, self._out = self._out, bytearray()
             self._client.sendall(out)
+
+
+def _takes_long(event: h11.Event | type[h11.NEED_DATA | h11.PAUSED], number: int) -> bool:
+    """Whether an event, or the latest ones together, took so long that others may run now."""
+    if isinstance(event, h11.Response | h11.InformationalResponse | h11.EndOfMessage) and len(event.headers) > _MANY:
+        return True
+    return number % _EVENTS == 0
 
 
 def _recv(sock: socket.socket, moved: Callable[[], int]) -> bytes:

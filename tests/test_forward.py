@@ -431,6 +431,26 @@ def test_endless_interim_responses_are_the_origins_fault(program: Program) -> No
         assert reply.status == 502
 
 
+@pytest.mark.parametrize(("fields", "least", "most"), [(300, 20, 60), (9, 0, 10)])
+def test_interim_responses_of_many_fields_hold_nobody_else_up(fields: int, least: int, most: int) -> None:
+    """And for small ones, which take no time, nobody gives way."""
+    with uploading() as (client, origin, doing):
+        client.sendall(b"x" * 10)
+        origin.sendall((b"HTTP/1.1 103 Early Hints\r\n" + b"a:\r\n" * fields + b"\r\n") * 20 + OK)
+        turns = 0
+
+        def others() -> None:
+            nonlocal turns
+            while not doing.ready():
+                turns += 1
+                gevent.sleep(1e-6)
+
+        gevent.spawn(others).join(WAIT)
+        assert doing.get(timeout=WAIT) == b""
+        assert least <= turns <= most
+        assert client.recv(100).startswith(b"HTTP/1.1 103 Early Hints\r\n")
+
+
 @pytest.mark.parametrize(("status", "kept"), [(204, False), (304, True)])
 def test_what_has_no_content_names_no_length_of_it(program: Program, status: int, kept: bool) -> None:
     """A client that believed it would wait. With 304 it is that of the representation (RFC 9110 §8.6)."""
