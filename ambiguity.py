@@ -47,7 +47,15 @@ def check_upgrade(exchange: Exchange, fields: Fields) -> None:
 
 
 def check_http2(special: dict[bytes, str], fields: Fields) -> None:
-    """Reject an HTTP/2 request that would be another one in HTTP/1.1: RFC 9113 §8.2.1, §8.2.2 and §8.3.1."""
+    """Reject an HTTP/2 request that would be another one in HTTP/1.1: RFC 9113 §8.2.1, §8.2.2 and §8.3.1.
+
+    And what ``check_target`` and ``check_upgrade`` reject, in the form that it has here: RFC 9113 §8.5, RFC 8441 §4.
+    """
+    protocol = special.get(b":protocol")
+    if protocol is None and special.get(b":method") == "CONNECT":
+        raise Unreadable("a CONNECT inside the tunnel")
+    if protocol is not None and _HTTP.match(protocol):
+        raise Unreadable("an upgrade to HTTP, whose requests nobody would see")
     if not _METHOD.fullmatch(special.get(b":method", "")) or special.get(b":scheme", "https") not in ("http", "https"):
         raise Unreadable("a malformed method or scheme")
     path = special.get(b":path")

@@ -518,6 +518,28 @@ def test_what_becomes_something_else_in_http_1_is_malformed_where_that_matters(n
 
 
 @pytest.mark.parametrize(
+    ("protocol", "why"),
+    [
+        (None, "a CONNECT inside the tunnel"), ("h2c", "an upgrade to HTTP"), ("HTTP/1.1", "an upgrade to HTTP"),
+        ("TLS/1.2", "an upgrade to HTTP"), ("websocket", ""),
+    ],
+)  # fmt: skip
+def test_a_tunnel_for_requests_that_nobody_would_see_is_malformed_where_that_matters(
+    protocol: str | None, why: str
+) -> None:
+    connect = [(":method", "CONNECT"), (":authority", "a.example:443")]
+    if protocol is not None:
+        connect = [(":method", "CONNECT"), (":protocol", protocol), *ASK[1:4]]
+    for strict in (False, True):
+        seen = Seen()
+        frame = HeadersFrame(1, block(connect), flags=["END_HEADERS"])
+        play(Http2(seen.recorder(), strict), [(CLIENT, PREFACE + wire(frame))])
+        refused = [f"malformed HTTP/2 from the client: {why}"] * (strict and bool(why))
+        assert [note.partition(",")[0] for note in seen.notes] == refused
+        assert len(seen.begun) == 1 - len(refused)
+
+
+@pytest.mark.parametrize(
     ("name", "value"), [(b"a", b"b\r\n\r\nGET / HTTP/1.1"), (b"a", b"\0"), (b"a b", b"c"), (b"transfer-encoding", b"x")]
 )
 def test_trailers_are_malformed_in_the_same_ways(name: bytes, value: bytes) -> None:
