@@ -17,7 +17,7 @@ MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers
 
 _ANY = 1 << 64  # octets: no body is longer
 _OTHER_LENGTH = "a body of another length than was declared"
-_TABLE_SIZE = 1  # SETTINGS_HEADER_TABLE_SIZE
+_TABLE_SIZE, _ENABLE_PUSH = 1, 2  # SETTINGS_HEADER_TABLE_SIZE, SETTINGS_ENABLE_PUSH
 _ERRORS = (
     "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
     "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM",
@@ -45,7 +45,8 @@ class Http2:
     """
 
     __slots__ = (
-        "_answered", "_down", "_last", "_lengths", "_preface", "_recorder", "_streams", "_strict", "_up", "watching",
+        "_answered", "_down", "_last", "_lengths", "_preface", "_pushes", "_recorder", "_streams", "_strict", "_up",
+        "watching",
     )  # fmt: skip
 
     held = 0  # octets of the client's that can't be judged yet: none, as no origin acts on part of a frame
@@ -61,6 +62,7 @@ class Http2:
         self._answered: set[int] = set()  # streams whose response is complete, but not their request
         self._lengths: dict[int, int] = {}  # declared, of request bodies under way; only if ``strict``
         self._last = 0  # the latest stream that the client opened
+        self._pushes = True  # the client takes pushes
 
     def ahead(self, sent: bool) -> int:
         """How many of the next octets, from the client (``sent``) or the origin, are content: cheap to pass at once."""
@@ -141,8 +143,9 @@ class Http2:
             if frames.flags & END_STREAM:
                 self._end_stream(side, stream)
         elif kind == PUSH_PROMISE:
-            if side is self._up:
-                raise Unreadable("a promise")  # only servers push, RFC 9113 §8.4
+            # Only servers push (RFC 9113 §8.4). Where the client takes none, it is no request either, but a forged one.
+            if side is self._up or not self._pushes:
+                raise Unreadable("a promise")
             promised = _stream(payload[:4])
             self._request(promised, *side.blocks.parts(payload[4:]), len(payload), pushed=True)
             self._end_stream(self._up, promised)
@@ -177,6 +180,8 @@ class Http2:
         for name, size in struct.iter_unpack(">HL", payload):
             if name == _TABLE_SIZE:
                 other.blocks.allow(size)  # the blocks sent to this side
+            elif name == _ENABLE_PUSH and side is self._up:
+                self._pushes = bool(size) or (self._pushes and self._last > 0)  # later on, one may be on its way
 
     def _request(self, stream: int, special: dict[bytes, str], fields: Fields, size: int, pushed: bool = False) -> None:
         if stream in self._streams:

@@ -209,6 +209,24 @@ def test_push() -> None:
     assert [(e.target, e.pushed, e.response_octets) for e in seen.done] == [("/x", False, 0), ("/pushed", True, 6)]
 
 
+@pytest.mark.parametrize(
+    ("first", "later", "pushed"),
+    [({2: 0}, None, False), ({2: 0}, {2: 1}, True), ({2: 1}, {2: 0}, True), ({1: 0}, None, True)],
+)
+def test_a_promise_to_a_client_that_takes_none_is_no_request(
+    first: dict[int, int], later: dict[int, int] | None, pushed: bool
+) -> None:
+    """RFC 9113 §6.6. Otherwise an origin could have any request logged as the client's."""
+    seen = Seen()
+    said = [PREFACE, wire(SettingsFrame(0, settings=first)), wire(HeadersFrame(1, block(ASK), flags=["END_HEADERS"]))]
+    if later is not None:
+        said.append(wire(SettingsFrame(0, settings=later)))
+    promise = wire(PushPromiseFrame(1, 2, block(ASK), flags=["END_HEADERS"]))
+    play(Http2(seen.recorder()), [(CLIENT, b"".join(said)), (ORIGIN, promise)])
+    assert [exchange.pushed for exchange in seen.begun] == [False] + [True] * pushed
+    assert seen.notes == ["malformed HTTP/2 from the origin: a promise"] * (not pushed)
+
+
 def test_websocket_by_extended_connect() -> None:
     pair = Pair()
     pair.server.update_settings({SettingCodes.ENABLE_CONNECT_PROTOCOL: 1})
