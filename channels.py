@@ -29,6 +29,7 @@ class Channels:
         self._pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(count)]
         for asking, _ in self._pairs:
             asking.settimeout(0.0)
+        self._gaps = sockets.Gaps()  # many questions may come at once, and an answer may take some milliseconds
 
     def close(self) -> None:
         """Stop asking and answering, in this process."""
@@ -73,14 +74,14 @@ class Channels:
                 continue
             until, _, question = message.partition(b" ")
             for descriptor in found:  # none if we are out of descriptors: the asker then reads EOF
-                gevent.spawn(_reply, socket.socket(fileno=descriptor), float(until), question, answer)
+                gevent.spawn(self._reply, socket.socket(fileno=descriptor), float(until), question, answer)
 
-
-def _reply(sock: socket.socket, deadline: float, question: bytes, answer: Callable[[bytes], bytes]) -> None:
-    """Answer, unless the asker no longer waits: a process that was stopped finds many such questions on resuming."""
-    with sock:
-        if time.monotonic() < deadline:
-            said = answer(question)
-            with suppress(OSError):  # the asker has left
-                sockets.arm(sock, deadline)
-                sock.sendall(said)
+    def _reply(self, sock: socket.socket, deadline: float, question: bytes, answer: Callable[[bytes], bytes]) -> None:
+        """Answer, unless the asker no longer waits: a process that was stopped finds many such questions then."""
+        with sock:
+            self._gaps.wait()
+            if time.monotonic() < deadline:
+                said = answer(question)
+                with suppress(OSError):  # the asker has left
+                    sockets.arm(sock, deadline)
+                    sock.sendall(said)

@@ -14,6 +14,7 @@ from typing import Any
 
 import gevent
 from gevent.hub import Waiter, get_hub
+from gevent.lock import BoundedSemaphore
 
 from errors import OutOfResources
 
@@ -114,6 +115,18 @@ def connect(sock: socket.socket, address: tuple[str, int], deadline: float) -> N
 def give_way() -> None:
     """Let all other greenlets run that can. After ``sleep(0)``, gevent polls sockets only every fiftieth time."""
     gevent.sleep(1e-6)
+
+
+class Gaps:
+    """Lets others run between any two greenlets that hold the hub for some milliseconds, however many wake at once."""
+
+    def __init__(self) -> None:
+        self._one = BoundedSemaphore()
+
+    def wait(self) -> None:
+        """Return once all others that could run have done so since the last one of them returned."""
+        with self._one:
+            give_way()
 
 
 def peer(sock: socket.socket) -> tuple[str, int] | None:

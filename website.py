@@ -12,6 +12,7 @@ from health import Health
 from onlookers import Onlookers, Visit
 from pages import reply, stream
 from snapshot import Cursor, Snapshot, written
+from sockets import Gaps
 
 _ABOUT = """certifier: a TLS-intercepting forward proxy.
 
@@ -75,7 +76,8 @@ class Website:
         self._onlookers = onlookers
         self._health = health
         self._feed = feed
-        self._gather = gather
+        self._collect = gather
+        self._gaps = Gaps()  # all viewers wake at the same time, and each snapshot takes some milliseconds
         self._ca: Downloads | None = None
         self._pages: dict[str, Callable[[Visit], Answer]] = {
             "/": self._home,
@@ -185,6 +187,10 @@ class Website:
                 snapshot = self._gather(cursor)
                 cursor = Cursor.of(snapshot)
                 yield b"id: %b\ndata: %b\n\n" % (str(cursor).encode(), written(snapshot))
+
+    def _gather(self, since: Cursor | None) -> Snapshot:
+        self._gaps.wait()
+        return self._collect(since)
 
     def _refusal(self, visit: Visit, challenge: bool = False) -> Answer | None:
         """The refusal if a visit may not see live data, else None; with a challenge, browsers ask for a password."""

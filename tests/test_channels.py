@@ -6,6 +6,7 @@ import gevent
 import pytest
 from lab import WAIT
 
+import sockets
 from channels import Channels
 
 
@@ -86,3 +87,26 @@ def test_questions_do_not_pile_up(channels: Channels) -> None:
     assert set(refused) == {None}
     assert time.monotonic() < deadline
     gevent.killall(asked)
+
+
+def test_others_run_between_two_answers(channels: Channels) -> None:
+    """All may be asked for at once, and each takes some milliseconds."""
+    turns = 0
+    met: list[int] = []
+
+    def others() -> None:
+        nonlocal turns
+        while len(met) < 8:
+            turns += 1
+            sockets.give_way()
+
+    def answer(question: bytes) -> bytes:
+        met.append(turns)
+        return question
+
+    asked = [gevent.spawn(channels.ask, 0, b"", soon()) for _ in range(8)]
+    gevent.sleep(0)  # all questions wait
+    with serving(channels, 0, answer):
+        gevent.spawn(others)
+        gevent.joinall(asked, raise_error=True)
+    assert len(set(met)) == 8

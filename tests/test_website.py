@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
 from lab import (
     WAIT,
@@ -29,12 +30,25 @@ from lab import (
     secure_tunnel,
     tunnel,
 )
+from pki import now
+from test_board import snapshot_of
+from test_health import options
+from test_policy import policy
 from test_users import ALICE, line
 
-from assets import FOLDER
-from feed import MAX_ONLOOKERS
-from snapshot import MAX_ROWS
+import sockets
+from access import Access
+from assets import FOLDER, Assets
+from board import Board
+from feed import MAX_ONLOOKERS, Feed
+from health import Health
+from issuance import Issuance
+from names import Target
+from onlookers import Onlookers, Visit
+from snapshot import MAX_ROWS, Cursor, Snapshot
 from sockets import LINGER_SECONDS
+from website import Website
+from workers import Workers
 
 BASE = ("--store=certs", "--max=100", "--ca=ca")
 PASSWORD = "Basic " + base64.b64encode(b":".join(ALICE)).decode()
@@ -304,6 +318,31 @@ def test_events_come_once_a_second_with_what_is_news(program: Program, origin: O
     with events(program, f"Last-Event-ID: {first}") as news:
         _, data = next(news)
         assert [row["key"] for row in data["tunnels"]] == [rows[0]["key"]]
+
+
+@pytest.mark.parametrize("path", ["/state", "/events"])
+def test_others_run_between_two_who_look(tmp_path: Path, path: str) -> None:
+    """All viewers wake at the same time, and each snapshot takes some milliseconds."""
+    turns = 0
+    met: list[int] = []
+
+    def gather(_: Cursor | None) -> Snapshot:
+        met.append(turns)
+        return snapshot_of(Board())
+
+    def others() -> None:
+        nonlocal turns
+        while len(met) < 8:
+            turns += 1
+            sockets.give_way()
+
+    health = Health(Issuance(options(tmp_path), now()), Workers())
+    website = Website(Assets(), Onlookers(Access(policy(), None)), health, Feed(), gather)
+    visit = Visit("GET", path, "127.0.0.1", "localhost", Target("localhost", 80), lambda _: "")
+    viewers = [gevent.spawn(website.answer, visit) for _ in range(8)]
+    gevent.spawn(others)
+    gevent.joinall(viewers, timeout=WAIT, raise_error=True)
+    assert len(set(met)) == 8
 
 
 def test_a_slow_reader_gets_all_of_a_large_page(tmp_path: Path, roots: Path, origin: Origin) -> None:
