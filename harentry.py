@@ -46,6 +46,8 @@ def entry(exchange: Exchange, body_max: int) -> Value:
         notes.append(f"goes on as {exchange.upgrade}, which is not recorded")
     if exchange.pushed:
         notes.append("pushed by the origin")
+    if exchange.unkept:
+        notes.append(f"fields left out of the heads: {exchange.unkept}")
     if any(notes):
         told["comment"] = "; ".join(note for note in notes if note)
     return told

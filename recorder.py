@@ -85,6 +85,7 @@ class Recorder:
             time.monotonic(),
         )
         exchange.upgrade, exchange.pushed = upgrade, pushed
+        exchange.unkept = max(0, len(fields) - MAX_FIELDS)
         if self._capture is not None:
             exchange.request_body, exchange.response_body = bytearray(), bytearray()
         self._observer.request(exchange)
@@ -103,6 +104,7 @@ class Recorder:
         exchange.status, exchange.reason, exchange.response_version = status, reason, version
         exchange.first_byte = max(first_byte, exchange.began)  # an origin may respond before the request's head ends
         exchange.response_fields = fields[:MAX_FIELDS]
+        exchange.unkept += max(0, len(fields) - MAX_FIELDS)
 
     def hold(self, exchange: Exchange, fields: Fields, octets: int) -> bool:
         """Count a head with ``octets`` of text until its exchange ends; return whether there is room for it."""

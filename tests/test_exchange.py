@@ -88,6 +88,7 @@ def test_fields_beyond_the_limit_are_dropped() -> None:
     exchange = recorder.request("GET", "a", "/", "1.1", fields)
     recorder.response(exchange, 200, "", fields, 0.0)
     assert len(exchange.request_fields) == len(exchange.response_fields) == MAX_FIELDS
+    assert exchange.unkept == 2
 
 
 def test_bodies_are_kept_up_to_the_limit_without_holes() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watching import Seen
 
-from exchange import Connection, Exchange, Fields
+from exchange import MAX_FIELDS, Connection, Exchange, Fields
 from harentry import MAX_PARAMETERS, RARE, Value, entry
 from recorder import Recorder
 
@@ -213,6 +213,13 @@ def test_trailers_upgrades_and_pushes() -> None:
     told = valid(entry(made, 0))
     assert told["response"]["_trailers"] == [{"name": "grpc-status", "value": "0"}]
     assert told["comment"] == "cut; goes on as websocket, which is not recorded; pushed by the origin"
+
+
+@pytest.mark.parametrize(("asked", "answered", "told"), [(0, 0, None), (1, 0, 1), (3, 2, 5)])
+def test_fields_that_are_not_kept_are_told_of(asked: int, answered: int, told: int | None) -> None:
+    ask, answer = ([(b"a", b"b")] * (MAX_FIELDS + more) for more in (asked, answered))
+    comment = valid(entry(exchange(ask=ask, answer=answer), 0)).get("comment")
+    assert comment == (told and f"fields left out of the heads: {told}")
 
 
 @pytest.mark.parametrize(("origin", "address"), [("[2001:db8::1]:443", "2001:db8::1"), ("a.example:443", None)])
