@@ -19,6 +19,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 import certificates
 import certlint
 import files
+import reading
 from certificates import Unreadable
 from errors import RetrievalError, UsageError
 from leaf import BACKDATED
@@ -84,7 +85,7 @@ def open_folder(folder: Path, now: datetime) -> CaFiles:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.locked(folder / ".lock"):  # two programs started at once must make one CA
-            if is_new := not files.exists(paths[0]):
+            if is_new := not reading.exists(paths[0]):
                 _make(*paths, now)
     except OSError as error:
         reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
@@ -195,19 +196,19 @@ def _load_key(path: Path) -> CaKey:
 
 def _read(path: Path) -> bytes:
     try:
-        return files.whole(path)
+        return reading.whole(path)
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
 
 
 def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> None:
     key: CaKey
-    if files.exists(key_path):
+    if reading.exists(key_path):
         key = _load_key(key_path)
     else:
         key = ec.generate_private_key(ec.SECP256R1())
         files.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    if not files.exists(serial_path):
+    if not reading.exists(serial_path):
         SerialFile(serial_path).create()
     # Firefox refuses a second CA with the same issuer and serial number: each gets a name of its own.
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"certifier CA {secrets.token_hex(4)}")])

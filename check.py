@@ -37,11 +37,11 @@ from ca import CaFiles
 from certlint import Fault
 from commandline import CommandLine
 from errors import UsageError
-from files import content, exists
 from issuance import open_store
 from leaf import Unusable
 from log import escape
 from options import CaOptions, ca_options, store_option
+from reading import content, exists
 from store import Store
 from stored import MAX_FILE, Entry
 from tlsconfig import check_descriptors

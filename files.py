@@ -18,10 +18,11 @@ from pathlib import Path
 
 from gevent.monkey import get_original
 
+import reading
+
 LOCK_SECONDS = 5.0  # what is done under a lock takes milliseconds
 _POLL_SECONDS = 0.001
 _SECTOR = 512  # octets that a disk writes completely or not at all
-MOST = 1 << 26  # octets read from a file at once: half a million users or 30,000 roots have less, /dev/zero has no end
 # For pool threads, where gevent's versions must not be used; its ``close`` also costs system calls for a check.
 _sleep = get_original("time", "sleep")
 close: Callable[[int], None] = get_original("os", "close")
@@ -55,15 +56,6 @@ def _lock(fd: int, path: Path) -> None:
             if time.monotonic() > deadline:
                 raise TimeoutError(errno.ETIMEDOUT, f"another process holds the lock {path}") from None
             _sleep(_POLL_SECONDS)
-
-
-def exists(path: Path) -> bool:
-    """Whether a file exists; since Python 3.14, ``Path.exists`` also says no if that can't be determined."""
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
 
 
 def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
@@ -108,7 +100,7 @@ def _link(made: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise
-        if exists(path):
+        if reading.exists(path):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
         os.rename(made, path)
 
@@ -197,28 +189,6 @@ def _set_mode(fd: int, mode: int) -> os.stat_result:
     found = os.fstat(fd)
     if stat.S_IMODE(found.st_mode) != mode:
         os.fchmod(fd, mode)
-    return found
-
-
-def content(path: Path, most: int) -> bytes:
-    """The content of a regular file, up to its first ``most`` octets."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would block
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file", str(path))
-        return os.read(fd, min(most, found.st_size))
-    finally:
-        close(fd)
-
-
-def whole(path: Path) -> bytes:
-    """All that a file holds. Of a FIFO, what its writers write; nothing if it has none, rather than wait for ever."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        os.set_blocking(file.fileno(), True)
-        found = file.read(MOST + 1)
-    if len(found) > MOST:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return found
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ca
 import files
+import reading
 from ca import CaFiles
 from errors import RetrievalError, UsageError
 from keys import KeyStock
@@ -100,7 +101,7 @@ def open_store(folder: Path, create: bool | None = False) -> Store:
     """
     try:
         if create is None:
-            create = not files.exists(folder)
+            create = not reading.exists(folder)
         return Store(folder, create)
     except OSError as error:
         raise UsageError(f"--store={folder}: can't {'write' if create else 'read'} there: {error.strerror}") from error

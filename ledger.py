@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certificates
 import files
+import reading
 from certificates import Unreadable
 from stored import MARK, MAX_FILE
 
@@ -47,7 +48,7 @@ class Ledger:
     def kept(self) -> int | None:
         """The highest serial on file for this CA; None if there is none."""
         try:
-            kept = _LINE.match(files.content(self._path, 64))
+            kept = _LINE.match(reading.content(self._path, 64))
         except OSError:
             return None
         return int(kept[1]) if kept is not None else None
@@ -91,7 +92,7 @@ class Ledger:
 
     def _serial_in(self, path: Path) -> int:
         try:
-            pem = files.content(path, MAX_FILE)
+            pem = reading.content(path, MAX_FILE)
             issuer, serial = certificates.issuer_and_serial(pem)
         except (OSError, Unreadable):
             return 0

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from tqdm import tqdm
 
 import certificates
-import files
+import reading
 from certificates import Unreadable
 from commandline import CommandLine
 from issuance import open_store
@@ -59,7 +59,7 @@ def row_of(entry: Entry) -> dict[str, object] | None:
         "error": None,
     }
     try:
-        certificate = certificates.first(files.content(entry.path, MAX_FILE))
+        certificate = certificates.first(reading.content(entry.path, MAX_FILE))
         row["serial"] = f"{certificate.serial_number:X}"
         row["issuer"] = certificate.issuer.rfc4514_string()
         row["not_before"] = _time(certificate.not_valid_before_utc)

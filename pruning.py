@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import certificates
-import files
+import reading
 from certificates import Unreadable
 from store import Store
 from stored import MAX_FILE, TOUCH_SECONDS, Entry
@@ -63,7 +63,7 @@ def _reason(entry: Entry, now: float, unused: float | None) -> str | None:
     if unused is not None and now - entry.used >= unused:
         return f"not used for {(now - entry.used) / DAY_SECONDS:.0f} days"
     try:
-        end = certificates.first(files.content(entry.path, MAX_FILE)).not_valid_after_utc
+        end = certificates.first(reading.content(entry.path, MAX_FILE)).not_valid_after_utc
     except OSError:
         return None
     except Unreadable:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import files
+import reading
 from errors import RetrievalError
 from ledger import Ledger
 
@@ -32,7 +33,7 @@ class SerialFile:
 
     def peek(self, count: int = 1) -> int:
         """The next serial, without taking it. Raises ``RetrievalError`` if there is none, or not ``count`` of them."""
-        content = files.content(self.path, 64)
+        content = reading.content(self.path, 64)
         serial = int(content) if _LINE.match(content) else 0
         if not 0 < serial <= MAX_SERIAL - count:
             raise RetrievalError(f"serial file {self.path} must hold one positive decimal number: the next serial")

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-import files
+import reading
 
 MARK = b"Made by certifier, which may replace or remove it. Remove this line to keep it.\n"
 MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger
@@ -97,18 +97,18 @@ class Entry(NamedTuple):
 def _content(path: Path) -> bytes | None:
     """A file's content, None if there is no file. Raises ``OSError`` with the file's name."""
     try:
-        return files.content(path, MAX_FILE)
+        return reading.content(path, MAX_FILE)
     except FileNotFoundError:
         try:
             path.lstat()  # not is_symlink, which hides all errors since Python 3.14
         except FileNotFoundError:
             return None
-        return files.content(path, MAX_FILE)  # it has appeared; or it fails again: a dangling link is an error
+        return reading.content(path, MAX_FILE)  # it has appeared; or it fails again: a dangling link is an error
 
 
 def is_ours(path: Path) -> bool:
     """Whether certifier wrote the file. Raises ``OSError``."""
-    return files.content(path, len(MARK)) == MARK
+    return reading.content(path, len(MARK)) == MARK
 
 
 def keep_use(path: Path, new: Path) -> None:

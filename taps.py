@@ -32,7 +32,7 @@ from typing import Any
 import gevent
 import h11
 
-import files
+import reading
 from errors import UsageError
 from exchange import Connection, Exchange
 
@@ -105,7 +105,7 @@ class Tap:
 
     def __init__(self, path: Path) -> None:
         try:
-            files.content(path, 0)  # whether it can be read; a FIFO or a device may have no end
+            reading.content(path, 0)  # whether it can be read; a FIFO or a device may have no end
         except OSError as error:
             raise UsageError(f"--tap={path}: can't read it: {error.strerror}") from error
         beside = str(path.resolve().parent)  # modules there can be imported, unless ours have the same name

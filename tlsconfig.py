@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import files
+import reading
 from errors import NotServable, RetrievalError, UsageError
 from keylog import KeyLog
 
@@ -56,7 +56,7 @@ def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None)
         keylog.follow(context)
     if extra_roots is not None:
         try:
-            with _as_file(files.whole(Path(extra_roots))) as path:  # OpenSSL would wait for a FIFO's writer
+            with _as_file(reading.whole(Path(extra_roots))) as path:  # OpenSSL would wait for a FIFO's writer
                 context.load_verify_locations(path)
         except ssl.SSLError as error:
             raise UsageError(f"--upstream-ca: {extra_roots} holds no PEM certificate") from error

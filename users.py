@@ -16,7 +16,7 @@ from pathlib import Path
 
 import bcrypt
 
-import files
+import reading
 from errors import UsageError
 from lru import LRU
 
@@ -93,7 +93,7 @@ def credentials_in(field: str) -> tuple[bytes, bytes] | None:
 
 def _read(path: Path) -> dict[bytes, bytes]:
     try:
-        lines = files.whole(path).removeprefix(codecs.BOM_UTF8).splitlines()
+        lines = reading.whole(path).removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise UsageError(f"--auth={path}: can't read it: {error.strerror}") from error
     users = {}

@@ -37,8 +37,8 @@ from gevent.event import Event
 from gevent.pool import Pool
 from tqdm import tqdm
 
-import files
 import names
+import reading
 from commandline import CommandLine
 from errors import CertifierError, UsageError
 from issuance import Issuance
@@ -125,8 +125,8 @@ def main(argv: list[str], version: str) -> int:
 def _names_in(path: str) -> Iterator[str]:
     try:
         with open(0 if path == "-" else path, encoding="utf-8-sig", errors="replace") as file:
-            content = file.read(files.MOST + 1)
-        if len(content) > files.MOST:
+            content = file.read(reading.MOST + 1)
+        if len(content) > reading.MOST:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error

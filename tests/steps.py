@@ -21,7 +21,7 @@ ROOMS = Path(__file__).parent.parent
 
 Call = Callable[..., Any]
 
-TOOLS = ("files", "workers", "sockets.send", "sockets.send_now")  # their callers describe the step better
+TOOLS = ("files", "reading", "workers", "sockets.send", "sockets.send_now")  # their callers describe the step better
 
 _lock = monkey.get_original("_thread", "allocate_lock")()
 _rooms = {str(path): path.stem for path in ROOMS.glob("*.py")}

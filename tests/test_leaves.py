@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from pki import TestCA, key_pem, new_key, now
 from test_signer import authority_for, files
 
-import files as stored_files
+import reading
 from errors import RetrievalError
 from keys import KeyStock
 from leaf import Leaf, Unsettled
@@ -199,7 +199,7 @@ def test_without_a_ca_one_of_our_own_is_served_to_its_end(room: Room) -> None:
 def test_without_a_ca_a_store_that_cannot_be_read_is_an_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unreadable file may be for this name; None would let the tunnel pass untouched."""
 
-    content = stored_files.content
+    content = reading.content
 
     def fails(path: Path, most: int) -> bytes:
         if path.suffix == ".crt":
@@ -207,7 +207,7 @@ def test_without_a_ca_a_store_that_cannot_be_read_is_an_error(room: Room, monkey
         return content(path, most)
 
     room.place(room.ca.issue(NAME))
-    monkeypatch.setattr("files.content", fails)
+    monkeypatch.setattr("reading.content", fails)
     with pytest.raises(RetrievalError, match="can't read the stored certificate"):
         room.retrieve(NAME, now(), leaves=room.off)
     assert room.retrieve(NAME, now())
