@@ -9,18 +9,17 @@ import socket
 import time
 
 import greeting
-import names
 import pages
 import refusals
 import sockets
 from answering import explain, tell
+from bypassing import Bypassing
 from context import Context
 from contexts import ContextCache
-from dialing import Dialer, Redirect
+from dialing import Redirect
 from errors import (
     NO_APPLICATION_PROTOCOL,
     CertifierError,
-    Misdirected,
     NoSharedGroup,
     NoSharedProtocol,
     NotTls,
@@ -52,8 +51,8 @@ class Interception:
         self,
         contexts: ContextCache,
         upstream: Upstream,
-        dialer: Dialer,
         policy: Policy,
+        bypassing: Bypassing,
         refused: Refusals,
         redirect: Redirect | None,
         limits: Limits,
@@ -62,8 +61,8 @@ class Interception:
     ) -> None:
         self._contexts = contexts
         self._upstream = upstream
-        self._dialer = dialer
         self._policy = policy
+        self._bypassing = bypassing
         self._refusals = refused
         self._redirect = redirect
         self._limits = limits
@@ -75,7 +74,7 @@ class Interception:
 
         It is relayed untouched if bypassed or, without ``--non-tls=refuse``, if not TLS or if its origin speaks first.
         """
-        if self._bypasses(way, origin):
+        if self._bypassing.at_once(way, origin):
             if self._policy.rules.deny:
                 hello, data = greeting.read_hello(way.client, origin, data, self._limits, patient=True)
                 if hello is not None:
@@ -101,7 +100,7 @@ class Interception:
         record = way.record
         record.sni = hello.server_name
         name = self._policy.name_for(hello.server_name, way.target.host)
-        if self._passes(way, origin, hello, name):
+        if self._bypassing.by_name(way, origin, hello, name):
             self._relaying.bypass(way, origin, data)
             return
         dialled = way.refusal or origin
@@ -155,7 +154,7 @@ class Interception:
         began = time.monotonic()
         witness = None
         if self._sight.looks:
-            where = _peer(upstream.sock)
+            where = sockets.peer(upstream.sock)
             witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
         tunnel = self._relaying.run(way, stream, upstream, witness)
         if self._settle(record, name, stream, tunnel):
@@ -179,39 +178,6 @@ class Interception:
                 record.answered(tunnel.refusal)
                 tell(stream, pages.for_error(tunnel.refusal))
         return tunnel.alert is not None or tunnel.refusal is not None
-
-    def _passes(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
-        """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` if it may not pass."""
-        other = name != way.target.host
-        if other and self._policy.minds_names:
-            self._policy.check_name(name, way.target, self._address(way, origin))
-        agrees = not other or self._agree(name, way)  # after the check: no DNS look-up of refused names
-        if not agrees:
-            try:
-                way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
-            except Misdirected as refusal:
-                if not hello.encrypted_client_hello:
-                    raise
-                # A client that accepts our certificate retries without ECH (RFC 9849 §6.1.6); others get the refusal.
-                way.refusal = refusal.again()
-                return False  # such a server name bypasses nothing
-        return self._bypasses(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))
-
-    def _bypasses(self, way: Way, origin: socket.socket | OriginError, name: str | None = None) -> bool:
-        """Whether the rules let a tunnel pass untouched: now or, if there is a redirect, when it was dialled."""
-        if self._redirect is not None and not way.redirected:
-            return True
-        return self._policy.bypasses_any and self._policy.bypasses(way.target, self._address(way, origin), name)
-
-    def _address(self, way: Way, origin: socket.socket | OriginError) -> tuple[str, int] | None:
-        """The origin's address as dialled; None for the redirect's, which tells nothing of the client's target."""
-        return None if way.redirected else _peer(origin)
-
-    def _agree(self, name: str, way: Way) -> bool:
-        """Whether a server name agrees with a CONNECT to an IP address, by resolving to it."""
-        if not self._policy.minds_mismatch:
-            return True  # saves the look-up
-        return names.ip_of(way.target.host) is not None and self._dialer.is_at(name, way.target.host, way.ip)
 
     def _secure(self, way: Way, origin: socket.socket, name: str, hello: ClientHello) -> Stream:
         """Our own TLS to the origin, or to a redirect that uses it; else a plain stream to the redirect."""
@@ -260,8 +226,3 @@ class Interception:
         way.record.note(f"the client {what}; {advice}")
         if self._refusals.refused(pair):
             log.warning("%s refused certificates for %s: tunnelled untouched for an hour (--learn-bypass)", *pair)
-
-
-def _peer(origin: socket.socket | OriginError) -> tuple[str, int] | None:
-    """The dialled address; None without a connection, or if it was lost: then TLS on it fails, and that is reported."""
-    return None if isinstance(origin, OriginError) else sockets.peer(origin)

@@ -15,6 +15,7 @@ from access import Access
 from admission import Admission, Turnstile
 from assets import Assets
 from board import Board
+from bypassing import Bypassing
 from contexts import ContextCache
 from dialing import Dialer, Redirect
 from door import Door
@@ -80,8 +81,9 @@ class Program:
         dialer = Dialer(self._upstream, self.policy, redirect, limits, self._board)
         refused = Refusals(chosen.rules.learn_bypass)
         relaying = Relaying(dialer, redirect, limits, self._board.meter)
+        bypassing = Bypassing(self.policy, dialer, refused, redirect)
         interception = Interception(
-            self._contexts, self._upstream, dialer, self.policy, refused, redirect, limits, sight, relaying
+            self._contexts, self._upstream, self.policy, bypassing, refused, redirect, limits, sight, relaying
         )
         admission = Admission(limits)
         overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION)
