@@ -15,7 +15,6 @@ LITTLE_CONTENT, RATIO = 1_048_576, 100
 _DEFAULT_PORTS = {"http": ":80", "https": ":443"}
 
 Fields = list[tuple[bytes, bytes]]
-Octets = bytes | memoryview
 
 _connections = count(1)
 _exchanges = count(1)

@@ -5,7 +5,7 @@ The 9 octets of a frame's header are read here: hyperframe would build objects, 
 
 import struct
 
-from exchange import Octets, Unreadable
+from exchange import Unreadable
 
 DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY, CONTINUATION = 0, 1, 3, 4, 5, 7, 9
 END_STREAM = ACK = 0x1
@@ -41,7 +41,7 @@ class Frames:
         """Whether this frame is to be kept whole."""
         return self.kind in _KEPT
 
-    def enter(self, data: Octets, at: int) -> int:
+    def enter(self, data: bytes, at: int) -> int:
         """Read a frame header from ``data[at:]``; return where to continue. ``inside`` says whether it is complete."""
         if self._buffer or len(data) - at < 9:
             piece = data[at : at + 9 - len(self._buffer)]
@@ -70,7 +70,7 @@ class Frames:
             raise Unreadable(f"a frame of more than {MAX_PAYLOAD} octets")
         return at
 
-    def skip(self, data: Octets, at: int) -> tuple[int, int, int]:
+    def skip(self, data: bytes, at: int) -> tuple[int, int, int]:
         """Pass over what is available of a frame: ``(start, end, next)``; of DATA, ``data[start:end]`` is content."""
         if self._padding and self.left and at < len(data):
             self._padding = False
@@ -86,7 +86,7 @@ class Frames:
         self.content -= end - start
         return start, end, at
 
-    def keep(self, data: Octets, at: int) -> int:
+    def keep(self, data: bytes, at: int) -> int:
         """Buffer what is available of a frame to be kept whole; return where to continue."""
         piece = data[at : at + self.left]
         self._buffer += piece

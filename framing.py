@@ -7,9 +7,10 @@ data is segmented, each octet is examined once. ``Unreadable`` is raised for wha
 
 import re
 import sys
+from enum import Enum, auto
 from typing import Protocol
 
-from exchange import MAX_FIELDS, Fields, Octets, Unreadable
+from exchange import MAX_FIELDS, Fields, Unreadable
 from heads import TCHAR
 
 MAX_HEAD = 65_536  # octets of a head, or of trailers; browsers and servers stop at 8 to 64 KiB
@@ -77,8 +78,8 @@ class Body(Protocol):
     left: int
     trailers: Fields
 
-    def take(self, data: Octets, at: int) -> Span:
-        """The next span; ``data`` is ``bytes`` unless all of it is content."""
+    def take(self, data: bytes, at: int) -> Span:
+        """The next span."""
 
 
 class Counted:
@@ -90,7 +91,7 @@ class Counted:
         self.left = length
         self.trailers: Fields = []
 
-    def take(self, data: Octets, at: int) -> Span:
+    def take(self, data: bytes, at: int) -> Span:
         """The rest of the body, or of the data."""
         end = min(len(data), at + self.left)
         self.left -= end - at
@@ -106,39 +107,46 @@ class UntilClose:
         self.left = sys.maxsize
         self.trailers: Fields = []
 
-    def take(self, data: Octets, at: int) -> Span:
+    def take(self, data: bytes, at: int) -> Span:
         """Everything."""
         return at, len(data), len(data), False
+
+
+class _Line(Enum):
+    """What a line of a chunked body's framing is."""
+
+    SIZE = auto()
+    END_OF_CHUNK = auto()
+    TRAILER = auto()  # or the empty line that ends the body
 
 
 class Chunked:
     """A chunked body (RFC 9112 §7.1) and its ``trailers``. ``strict`` refuses bare LFs and malformed trailers."""
 
-    __slots__ = ("_line", "_reads", "_room", "_strict", "left", "trailers")
+    __slots__ = ("_line", "_next", "_room", "_strict", "left", "trailers")
 
     def __init__(self, strict: bool = False) -> None:
         self._strict = strict
         self.trailers: Fields = []
         self.left = 0  # octets of the current chunk
         self._line = bytearray()  # an incomplete line
-        self._reads = self._size
+        self._next = _Line.SIZE
         self._room = MAX_HEAD  # octets left for trailers
 
     @property
     def at_trailers(self) -> bool:
         """Whether the last chunk has come: what follows are trailers, if any, and an empty line."""
-        return self._reads == self._trailer
+        return self._next is _Line.TRAILER
 
-    def take(self, data: Octets, at: int) -> Span:
+    def take(self, data: bytes, at: int) -> Span:
         """What is available of a chunk, or an empty span for a line of the framing."""
         if self.left:
             end = min(len(data), at + self.left)
             self.left -= end - at
             return at, end, end, False
-        assert isinstance(data, bytes)
         end = data.find(b"\n", at) + 1
         seen = len(self._line) + (end or len(data)) - at
-        if seen > (MAX_HEAD if self._reads == self._trailer else MAX_LINE):
+        if seen > (MAX_HEAD if self._next is _Line.TRAILER else MAX_LINE):
             raise Unreadable("a chunk's size, or a trailer, is too long")
         if not end:
             self._line += data[at:]
@@ -149,27 +157,31 @@ class Chunked:
             self._line.clear()
         if self._strict and not line.endswith(b"\r\n"):
             raise Unreadable("a line of a chunked body that ends with a bare LF")
-        return end, end, end, self._reads(line)
+        return end, end, end, self._ends(line)
 
-    # One method for each kind of line. Each returns whether the body ends with that line.
+    def _ends(self, line: bytes) -> bool:
+        """Take a line of the framing; return whether the body ends with it."""
+        match self._next:
+            case _Line.SIZE:
+                self._size(line)
+            case _Line.END_OF_CHUNK:
+                if line not in _EMPTY:
+                    raise Unreadable("a chunk longer than its size")
+                self._next = _Line.SIZE
+            case _Line.TRAILER:
+                if line in _EMPTY:
+                    return True
+                self._trailer(line)
+        return False
 
-    def _size(self, line: bytes) -> bool:
+    def _size(self, line: bytes) -> None:
         found = _CHUNK.match(line)
         if found is None:
             raise Unreadable("a malformed chunk size")
         self.left = int(found[1], 16)
-        self._reads = self._end_of_chunk if self.left else self._trailer
-        return False
+        self._next = _Line.END_OF_CHUNK if self.left else _Line.TRAILER
 
-    def _end_of_chunk(self, line: bytes) -> bool:
-        if line not in _EMPTY:
-            raise Unreadable("a chunk longer than its size")
-        self._reads = self._size
-        return False
-
-    def _trailer(self, line: bytes) -> bool:
-        if line in _EMPTY:
-            return True
+    def _trailer(self, line: bytes) -> None:
         self._room -= len(line)
         if self._strict and not _FIELD.fullmatch(line):
             raise Unreadable("a malformed trailer")
@@ -178,4 +190,3 @@ class Chunked:
             raise Unreadable("malformed or too many trailers")
         if len(self.trailers) < MAX_FIELDS:  # each takes a hundred octets of memory for as few as three on the wire
             self.trailers.append((name.rstrip(b" \t"), content.strip()))  # as in a response's head: ``heads.unspaced``
-        return False

@@ -11,7 +11,7 @@ import h11
 
 import ambiguity
 import heads
-from exchange import Exchange, Fields, Octets, Unreadable, authority_of, header
+from exchange import Exchange, Fields, Unreadable, authority_of, header
 from framing import Body, Chunked, Counted, Heads, UntilClose
 from recorder import NO_ROOM, Recorder
 
@@ -57,7 +57,7 @@ class Http1:
         body = self._upload if sent else self._download
         return body.left if body is not None else 0
 
-    def sent(self, data: Octets) -> None:
+    def sent(self, data: bytes) -> None:
         """What the client sent next."""
         if not self.watching:
             return
@@ -68,7 +68,7 @@ class Http1:
         except Unreadable as error:
             self._stop(f"malformed request: {error}")
 
-    def received(self, data: Octets) -> None:
+    def received(self, data: bytes) -> None:
         """What the origin sent next."""
         if not self.watching:
             return
@@ -107,13 +107,10 @@ class Http1:
 
     # The client's direction
 
-    def _sent(self, data: Octets) -> None:
+    def _sent(self, data: bytes) -> None:
         at, size = 0, len(data)
-        if type(data) is not bytes and (self._upload is None or size > self._upload.left):
-            data = bytes(data)
         while at < size:
             if self._upload is None:
-                assert isinstance(data, bytes)
                 head, at = self._request_heads.take(data, at)
                 if head is None:
                     return
@@ -176,13 +173,10 @@ class Http1:
 
     # The origin's direction
 
-    def _received(self, data: Octets) -> None:
+    def _received(self, data: bytes) -> None:
         at, size = 0, len(data)
-        if type(data) is not bytes and (self._download is None or size > self._download.left):
-            data = bytes(data)
         while at < size and self.watching:
             if self._download is None:
-                assert isinstance(data, bytes)
                 if not self._asked:
                     if self._answered and not self._strict:
                         return  # for example Node.js's 400 when the rest of a request did not come

@@ -7,7 +7,7 @@ import struct
 import time
 
 import ambiguity
-from exchange import MAX_FIELDS, Exchange, Fields, Octets, Unreadable
+from exchange import MAX_FIELDS, Exchange, Fields, Unreadable
 from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
 from headerblocks import HeaderBlocks
 from recorder import NO_ROOM, Recorder
@@ -69,7 +69,7 @@ class Http2:
         frames = (self._up if sent else self._down).frames
         return frames.left if frames.inside and not frames.kept else 0
 
-    def sent(self, data: Octets) -> None:
+    def sent(self, data: bytes) -> None:
         """What the client sent next."""
         if not self.watching:
             return
@@ -84,7 +84,7 @@ class Http2:
         except Unreadable as error:
             self._stop(f"malformed HTTP/2 from the client: {error}")
 
-    def received(self, data: Octets) -> None:
+    def received(self, data: bytes) -> None:
         """What the origin sent next."""
         if not self.watching:
             return
@@ -107,7 +107,7 @@ class Http2:
         self._recorder.note(what)
         self.closed(what)
 
-    def _take(self, side: _Side, data: Octets, at: int) -> None:
+    def _take(self, side: _Side, data: bytes, at: int) -> None:
         frames = side.frames
         while True:
             if not frames.inside:

@@ -7,8 +7,7 @@ import ipaddress
 import os
 import struct
 
-from exchange import Octets
-from pcap import Parts, block
+from pcap import Octets, Parts, block
 
 ACK_AFTER = 1 << 20  # octets in one direction after which the other one acknowledges; the window is 1 GiB
 

@@ -18,13 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import files
-from exchange import Octets
 from rotation import KEEP, make_room
 
 _PACKET = struct.Struct("<LLLLLLL")  # Enhanced Packet Block, §4.3
 _COMMENT = 1
 _PROGRAM = b"certifier "  # followed by the version, in a file's Section Header
 
+Octets = bytes | memoryview
 Parts = list[Octets]
 
 log = logging.getLogger("certifier.pcap")

@@ -8,7 +8,7 @@ switches greenlets. Among the observers only taps may, so none of them is given 
 import time
 from typing import Protocol
 
-from exchange import MAX_FIELDS, Connection, Exchange, Fields, Octets
+from exchange import MAX_FIELDS, Connection, Exchange, Fields
 
 MAX_HELD = 4_194_304  # octets that the heads of one connection's exchanges under way may take, see hold()
 MAX_ALL_HELD = 134_217_728  # the same for all connections; above it, none gets more than LITTLE_HELD
@@ -43,7 +43,7 @@ class Capture:
         self.limit = limit
         self.left = total
 
-    def keep(self, body: bytearray, data: Octets) -> None:
+    def keep(self, body: bytearray, data: bytes) -> None:
         """Append as much as there is room for."""
         size = len(body)
         body += data[: max(0, min(self.limit - size, self.left))]
@@ -114,14 +114,14 @@ class Recorder:
         Recorder._all_held += octets
         return self._held <= (MAX_HELD if Recorder._all_held <= MAX_ALL_HELD else LITTLE_HELD)
 
-    def upload(self, exchange: Exchange, data: Octets, start: int, end: int) -> None:
+    def upload(self, exchange: Exchange, data: bytes, start: int, end: int) -> None:
         """Count ``data[start:end]`` as content of the request; copied only if bodies are wanted."""
         body = exchange.request_body
         if body is not None and self._capture is not None and len(body) == exchange.request_octets:
             self._capture.keep(body, data[start:end])
         exchange.request_octets += end - start
 
-    def download(self, exchange: Exchange, data: Octets, start: int, end: int) -> None:
+    def download(self, exchange: Exchange, data: bytes, start: int, end: int) -> None:
         """The same for the response."""
         body = exchange.response_body
         if body is not None and self._capture is not None and len(body) == exchange.response_octets:

@@ -99,7 +99,7 @@ class Rewriter(Http1):
         answer, self._answer = self._answer, b""
         return answer
 
-    def received(self, data: bytes | memoryview) -> None:
+    def received(self, data: bytes) -> None:
         """What the origin sent next. Blocks while a request is judged, but not after letting the next one go on.
 
         What answers no request (``unasked``) must not be taken for the response to the next one.

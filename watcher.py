@@ -8,7 +8,7 @@ import logging
 import re
 from contextlib import suppress
 
-from exchange import Connection, Octets
+from exchange import Connection
 from framing import MAX_HEAD
 from heads import TCHAR
 from http1 import Http1
@@ -45,7 +45,7 @@ class Watcher:
     """Takes each piece of both directions as it passes, those of a request no later than those of its response.
 
     ``alpn`` is what was negotiated: ``h2``, ``http/1.1``, or None to let the first bytes decide. Once ``watching`` is
-    False, further calls do nothing. A memoryview is read only during the call. With ``strict``, a request that another
+    False, further calls do nothing. With ``strict``, a request that another
     recipient may parse differently is malformed.
     """
 
@@ -70,7 +70,7 @@ class Watcher:
         if not strict and alpn not in _OF_HTTP:  # if strict: a lenient origin may speak HTTP nevertheless
             self._not_http()
 
-    def sent(self, data: Octets) -> None:
+    def sent(self, data: bytes) -> None:
         """What the client sent next."""
         if not self.watching:
             return
@@ -83,7 +83,7 @@ class Watcher:
         except Exception:
             self._give_up()
 
-    def received(self, data: Octets) -> None:
+    def received(self, data: bytes) -> None:
         """What the origin sent next."""
         if not self.watching:
             return
@@ -140,7 +140,7 @@ class Watcher:
         self._not_http()
         return True
 
-    def _sniff(self, data: Octets) -> None:
+    def _sniff(self, data: bytes) -> None:
         """Choose the decoder as soon as the client's first bytes decide it."""
         more = self._more is not None and self._more.fullmatch(data)
         if more and len(self._first) + len(data) < MAX_HEAD:

@@ -35,7 +35,7 @@ def test_an_exchange_from_begin_to_end() -> None:
     assert before[1] <= exchange.began
     recorder.upload(exchange, b"12345", 1, 4)
     recorder.response(exchange, 200, "OK", [(b"Content-Type", b"text/plain")], time.monotonic())
-    recorder.download(exchange, memoryview(b"12345"), 0, 5)
+    recorder.download(exchange, b"12345", 0, 5)
     assert seen.done == []
     recorder.end(exchange)
     assert seen.done == [exchange]

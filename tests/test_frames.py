@@ -11,7 +11,7 @@ def read(data: bytes, size: int = 1 << 20) -> Found:
     """The complete frames; the content is None for frames of no interest."""
     frames, found, content = Frames(), [], b""
     for start in range(0, len(data), size):
-        piece, at = memoryview(data)[start : start + size], 0
+        piece, at = data[start : start + size], 0
         while True:
             if not frames.inside:
                 at = frames.enter(piece, at)

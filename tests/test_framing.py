@@ -102,5 +102,5 @@ def test_what_is_content_whatever_it_says() -> None:
     assert (counted.left, chunked.left) == (5, 0)
     chunked.take(b"5\r\n", 0)
     assert chunked.left == 5
-    assert chunked.take(memoryview(b"abcde"), 0) == (0, 5, 5, False)
+    assert chunked.take(b"abcde", 0) == (0, 5, 5, False)
     assert UntilClose().left > 1 << 40

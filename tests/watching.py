@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from exchange import Connection, Exchange, Octets
+from exchange import Connection, Exchange
 from recorder import Capture, Recorder
 
 CLIENT, ORIGIN = 0, 1
@@ -39,8 +39,8 @@ class Seen:
 class Decoder(Protocol):
     watching: bool
 
-    def sent(self, data: Octets) -> None: ...
-    def received(self, data: Octets) -> None: ...
+    def sent(self, data: bytes) -> None: ...
+    def received(self, data: bytes) -> None: ...
     def closed(self, error: str | None = None) -> None: ...
 
 
