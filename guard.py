@@ -22,7 +22,7 @@ class Guard:
         self._told = False
 
     @property
-    def quiet(self) -> bool:
+    def answerable(self) -> bool:
         """Whether at most one response is awaited, and has not begun: then an error can be sent in its place."""
         return (
             not self._spoilt

@@ -171,7 +171,7 @@ class Interception:
             record.answered(failure)
             explain(stream, failure, bytes(tunnel.early), tunnel.sent == len(tunnel.early))
         elif tunnel.refusal is not None:
-            if stream.alpn == _H2 or not tunnel.quiet:
+            if stream.alpn == _H2 or not tunnel.answerable:
                 record.fail(tunnel.refusal)
                 stream.abort()
             else:

@@ -129,7 +129,7 @@ class ObservedTunnel(Tunnel):
             sink.flush()
 
     def _refuse(self, refusal: CertifierError) -> None:
-        self.quiet = self._witness.quiet  # now: the end of the tunnel ends the exchanges that it depends on
+        self.answerable = self._witness.answerable  # now: the end of the tunnel ends the exchanges that it depends on
         super()._refuse(refusal)
 
     def _gone(self, sink: Stream) -> None:

@@ -31,8 +31,8 @@ class Tunnel:
     went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``; ``detail`` is OpenSSL's name for
     what broke that side's TLS. ``alert`` is why the origin ended its TLS before it had sent a byte: then the client was
     sent nothing, and can still be told why; ``early`` is what the client had sent until then, complete if ``sent`` is
-    as large. ``refusal`` is why no more was let pass, and ``quiet`` whether the client can be sent it in place of a
-    response.
+    as large. ``refusal`` is why no more was let pass, and ``answerable`` whether the client can be sent that in place
+    of a response.
     """
 
     _acts = False  # a witness answers in the origin's stead, and may make one direction wait for the other
@@ -45,13 +45,13 @@ class Tunnel:
         self.alert: str | None = None
         self.early = bytearray()
         self.refusal: CertifierError | None = None
-        self.quiet = True
+        self.answerable = True
         self.client_ended_first: bool | None = None
         self._client = client
         self._origin = origin
         self._tick = idle / _TICKS
         self._one_way = False  # one direction has ended
-        self._quiet = 0  # ticks without a byte
+        self._idle_ticks = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
         self._meter = meter or Meter()  # of all tunnels
         self._over = False  # ended by an answer in the origin's stead
@@ -251,9 +251,9 @@ class Tunnel:
 
     def _watch(self) -> None:
         octets = self.sent + self.received
-        self._quiet = self._quiet + 1 if octets == self._seen else 0
+        self._idle_ticks = self._idle_ticks + 1 if octets == self._seen else 0
         self._seen = octets
-        if self._quiet >= (1 if self._one_way else _TICKS):
+        if self._idle_ticks >= (1 if self._one_way else _TICKS):
             self._give_up("idle")
 
     def _give_up(self, outcome: str) -> None:

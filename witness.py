@@ -56,9 +56,9 @@ class Witness:
         return self._rewriter is not None and self._rewriter.closing
 
     @property
-    def quiet(self) -> bool:
+    def answerable(self) -> bool:
         """Whether a refusal can be sent in place of a response; to be read before the tunnel ends."""
-        return self._guard.quiet
+        return self._guard.answerable
 
     def opened(self) -> None:
         """The tunnel begins."""

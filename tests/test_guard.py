@@ -33,30 +33,30 @@ def test_another_host(what: Mismatch, authority: str) -> None:
 def test_when_a_client_that_is_refused_can_be_told() -> None:
     """In place of the one response that it awaits, as long as that has not begun."""
     found, _ = guard(Mismatch.DENY)
-    assert found.quiet
+    assert found.answerable
     one, other = asks("a.example"), asks("b.example")
     found.request(one)
-    assert found.quiet
+    assert found.answerable
     found.request(other)
-    assert not found.quiet
+    assert not found.answerable
     found.ended(one)
-    assert found.quiet
+    assert found.answerable
     other.status = 200
-    assert not found.quiet
+    assert not found.answerable
     found.ended(other)
-    assert found.quiet
+    assert found.answerable
     found.noted(connection(), "malformed request head")
-    assert found.quiet
+    assert found.answerable
     found.request(one)
     found.noted(connection(), "malformed request head")
     found.ended(one)
-    assert not found.quiet
+    assert not found.answerable
 
 
 def test_behind_what_is_no_response_nobody_can_be_told() -> None:
     found, _ = guard(Mismatch.ALLOW)
     found.noted(connection(), "malformed response: a response without a request")
-    assert not found.quiet
+    assert not found.answerable
 
 
 @pytest.mark.parametrize("authority", ["a.example", "A.Example", "A.Example:443", "a.example.:8443"])

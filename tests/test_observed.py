@@ -422,7 +422,7 @@ def test_what_an_origin_does_while_a_request_is_judged_waits_for_the_verdict(
         asked += data
     running.get()
     assert heard == OK + answer + (b"" if answered else said)  # an unsolicited response answers no request
-    assert (tunnel.refusal is not None, tunnel.quiet) == ((True, False) if answered and said else (False, True))
+    assert (tunnel.refusal is not None, tunnel.answerable) == ((True, False) if answered and said else (False, True))
     assert (asked, tunnel.outcome) == (GET % 1 if answered else GET % 1 + GET % 2, "closed")
 
 
@@ -448,14 +448,14 @@ def test_an_answer_goes_out_before_what_stands_behind_it_is_judged(
     assert heard == OK + REFUSAL
     if refused:
         running.get()
-        assert (str(tunnel.refusal)[:33], tunnel.quiet) == ("a request that can't be judged: a", True)
+        assert (str(tunnel.refusal)[:33], tunnel.answerable) == ("a request that can't be judged: a", True)
     else:
         assert ends.origin_end.recv(65_536) == GET % 3
         running.kill()
 
 
-@pytest.mark.parametrize(("begun", "quiet"), [(b"", True), (b"HTTP/1.1 200 OK\r\n\r\nhalf", False)])
-def test_nobody_is_told_in_the_middle_of_a_response(ends: Ends, acting: Taps, begun: bytes, quiet: bool) -> None:
+@pytest.mark.parametrize(("begun", "answerable"), [(b"", True), (b"HTTP/1.1 200 OK\r\n\r\nhalf", False)])
+def test_nobody_is_told_in_the_middle_of_a_response(ends: Ends, acting: Taps, begun: bytes, answerable: bool) -> None:
     """The request's body can't be read, and the response may be under way."""
     tunnel = before(acting, [], PlainStream(ends.client), PlainStream(ends.origin))
     running = gevent.spawn(tunnel.run)
@@ -467,7 +467,10 @@ def test_nobody_is_told_in_the_middle_of_a_response(ends: Ends, acting: Taps, be
         assert ends.client_end.recv(65_536) == begun
     ends.client_end.sendall(b"no size\r\n")
     running.get()
-    assert (str(tunnel.refusal), tunnel.quiet) == ("a request body that can't be read: a malformed chunk size", quiet)
+    assert (str(tunnel.refusal), tunnel.answerable) == (
+        "a request body that can't be read: a malformed chunk size",
+        answerable,
+    )
 
 
 def test_an_exchange_ends_once_though_a_hook_waits_with_its_end(
@@ -560,7 +563,7 @@ def test_what_answers_no_request_is_not_taken_for_the_next_answer(ends: Ends, ac
         heard += ends.client_end.recv(65_536)
     if more:
         running.get()
-        assert (heard.rstrip(), str(tunnel.refusal), tunnel.quiet) == (
+        assert (heard.rstrip(), str(tunnel.refusal), tunnel.answerable) == (
             OK.rstrip(),
             "a response that nobody asked for",
             False,
