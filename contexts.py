@@ -1,6 +1,6 @@
 """``ContextCache``: a name's ``SSLContext``, from memory, the store or the signer, retrieved once for all waiters.
 
-``get(name)`` goes through these steps:
+``get(name)`` goes through these steps; ``find`` is the first one alone, ``start`` the others:
 
 1. It is in the LRU and valid: move it to the head and return it, without a lock, a thread or a wait. If its files have
    not been checked for ``LOOK_SECONDS``, check them in the background, or renew it there if that is due.
@@ -32,7 +32,6 @@ from log import background
 from lru import LRU
 from renewals import Renewals
 from retrieval import Retrieval, Retriever
-from snapshot import Held
 from tlsconfig import server_context
 from workers import Workers
 
@@ -85,17 +84,10 @@ class ContextCache:
     def __len__(self) -> int:
         return len(self._contexts)
 
-    def held(self, most: int) -> list[Held]:
-        """Up to ``most`` of the entries in memory, most recently used first."""
+    def held(self, most: int) -> list[tuple[str, Context]]:
+        """Up to ``most`` names in memory with their contexts, most recently used first."""
         return [
-            {
-                "name": name,
-                "serial": f"{context.serial:X}",
-                "not_after": context.not_after,
-                "used": context.used,
-                "source": context.source,
-                "ours": context.ours,
-            }
+            (name, context)
             for name in islice(self._contexts, most)
             if (context := self._contexts.peek(name)) is not None
         ]

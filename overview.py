@@ -5,11 +5,12 @@ import time
 
 from admission import Admission
 from board import Board
+from context import Context
 from contexts import ContextCache
 from feed import Feed
 from issuance import Issuance
 from refusals import Refusals
-from snapshot import MAX_HELD, Cursor, Snapshot
+from snapshot import MAX_HELD, Cursor, Held, Snapshot
 
 _LEARNED = 100  # pairs that are shown
 
@@ -64,11 +65,22 @@ class Overview:
             "tunnels": latest["tunnels"],
             "requests": latest["requests"],
             "refusals": latest["refusals"],
-            "held": [] if since is None else self._contexts.held(MAX_HELD),
+            "held": [] if since is None else [_held(*entry) for entry in self._contexts.held(MAX_HELD)],
             "learned": [
                 {"client": pair.client, "name": pair.name, "seconds": seconds} for pair, seconds in learned[:_LEARNED]
             ],
         }
+
+
+def _held(name: str, context: Context) -> Held:
+    return {
+        "name": name,
+        "serial": f"{context.serial:X}",
+        "not_after": context.not_after,
+        "used": context.used,
+        "source": context.source,
+        "ours": context.ours,
+    }
 
 
 def _resident() -> int:

@@ -115,16 +115,16 @@ class PlainHttp:
             where = parse_target(called, default_port=80)
         except ClientError:
             where = Target(*client.sock.getsockname()[:2])
-        answer = self._website.answer(Visit(head.method, path, client.ip, called, where, head.header))
-        record.status, record.outcome = answer.status, "closed"
-        if answer.stream is None:
+        page = self._website.page(Visit(head.method, path, client.ip, called, where, head.header))
+        record.status, record.outcome = page.status, "closed"
+        if page.stream is None:
             client.sock.settimeout(STREAM_SECONDS)
-            sockets.send(client.sock, answer.reply)  # may be large: ``last_word`` has one second
+            sockets.send(client.sock, page.reply)  # may be large: ``last_word`` has one second
             sockets.last_word(client.sock, b"")
             return
-        with closing(answer.stream) as pieces, suppress(OSError):  # the viewer has left
+        with closing(page.stream) as pieces, suppress(OSError):  # the viewer has left
             client.sock.settimeout(STREAM_SECONDS)
-            sockets.send(client.sock, answer.reply)
+            sockets.send(client.sock, page.reply)
             for piece in pieces:
                 sockets.send(client.sock, piece)
             sockets.last_word(client.sock, b"")

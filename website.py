@@ -53,7 +53,7 @@ _FORMS: dict[str, tuple[str, str, Callable[[Downloads], bytes]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Page:
     """Status and reply; if there is a stream, the reply is only its beginning, and ``stream`` yields the rest."""
 
     status: int
@@ -79,7 +79,7 @@ class Website:
         self._collect = gather
         self._gaps = Gaps()  # all viewers wake at the same time, and each snapshot takes some milliseconds
         self._ca: Downloads | None = None
-        self._pages: dict[str, Callable[[Visit], Answer]] = {
+        self._pages: dict[str, Callable[[Visit], Page]] = {
             "/": self._home,
             **dict.fromkeys(_FORMS, self._certificate),
             "/events": self._events,
@@ -93,7 +93,7 @@ class Website:
         """Offer this CA from now on."""
         self._ca = ca
 
-    def answer(self, visit: Visit) -> Answer:
+    def page(self, visit: Visit) -> Page:
         """The answer to a visit. May wait for a signature, a password check or the disk."""
         path = visit.target.partition("?")[0]
         page = self._pages.get(path)
@@ -107,7 +107,7 @@ class Website:
         assert file is not None
         return _file(visit, file, _SECURE)
 
-    def _home(self, visit: Visit) -> Answer:
+    def _home(self, visit: Visit) -> Page:
         """HTML for browsers, text for clients that did not ask for HTML."""
         ca = self._ca
         said = {"host": str(visit.where), "hostname": visit.where.host, "port": str(visit.where.port)}
@@ -134,7 +134,7 @@ class Website:
             return "no", str(error)
         return "yes", ""
 
-    def _certificate(self, visit: Visit) -> Answer:
+    def _certificate(self, visit: Visit) -> Page:
         ca = self._ca
         if ca is None:
             return _said(visit, 404, "Not Found", "certifier has no CA here.")
@@ -145,39 +145,39 @@ class Website:
             return _said(visit, 404, "Not Found", str(error))
         return _file(visit, asset(kind, body), {"Content-Disposition": f'attachment; filename="{name}"'})
 
-    def _healthz(self, visit: Visit) -> Answer:
+    def _healthz(self, visit: Visit) -> Page:
         fault = self._health.fault()
         return _said(visit, 200, "OK", "ok") if fault is None else _said(visit, 503, "Not Ready", fault)
 
-    def _sign_in(self, visit: Visit) -> Answer:
+    def _sign_in(self, visit: Visit) -> Page:
         """The page, for which a browser asks for name and password, and sends them with everything else from then on.
 
         No redirect: Chromium would request its target without them.
         """
         return self._refusal(visit, challenge=True) or self._home(visit)
 
-    def _metrics(self, visit: Visit) -> Answer:
+    def _metrics(self, visit: Visit) -> Page:
         if refused := self._refusal(visit, challenge=True):
             return refused
         kind, body = metrics.expose(self._gather(None), self._health.fault() is None, visit.header(b"accept"))
-        return Answer(200, reply(200, "OK", body, kind, visit.method == "HEAD"))
+        return Page(200, reply(200, "OK", body, kind, visit.method == "HEAD"))
 
-    def _state(self, visit: Visit) -> Answer:
+    def _state(self, visit: Visit) -> Page:
         if refused := self._refusal(visit):
             return refused
         body = written(self._gather(_cursor(visit)))
-        return Answer(200, reply(200, "OK", body, "application/json", visit.method == "HEAD", _SECURE))
+        return Page(200, reply(200, "OK", body, "application/json", visit.method == "HEAD", _SECURE))
 
-    def _events(self, visit: Visit) -> Answer:
+    def _events(self, visit: Visit) -> Page:
         """Server-sent events: what is new, once per tick."""
         if refused := self._refusal(visit):
             return refused
         head = stream(200, "OK", "text/event-stream", _SECURE)
         if visit.method == "HEAD":
-            return Answer(200, head)
+            return Page(200, head)
         news = self._news(_cursor(visit))
         try:
-            return Answer(200, head + next(news, b""), news)  # nothing if certifier is shutting down
+            return Page(200, head + next(news, b""), news)  # nothing if certifier is shutting down
         except CertifierError as error:
             return _said(visit, error.status, error.reason, str(error), error.fields)
 
@@ -192,7 +192,7 @@ class Website:
         self._gaps.wait()
         return self._collect(since)
 
-    def _refusal(self, visit: Visit, challenge: bool = False) -> Answer | None:
+    def _refusal(self, visit: Visit, challenge: bool = False) -> Page | None:
         """The refusal if a visit may not see live data, else None; with a challenge, browsers ask for a password."""
         try:
             self._onlookers.check(visit)
@@ -212,15 +212,15 @@ def _cursor(visit: Visit) -> Cursor:
     return Cursor.parse(visit.header(b"last-event-id") or since)
 
 
-def _said(visit: Visit, status: int, reason: str, text: str, fields: dict[str, str] | None = None) -> Answer:
+def _said(visit: Visit, status: int, reason: str, text: str, fields: dict[str, str] | None = None) -> Page:
     body = f"{text}\n".encode("utf-8", "backslashreplace")  # it may contain a path, which may be any octets
-    return Answer(status, reply(status, reason, body, "text/plain", visit.method == "HEAD", fields))
+    return Page(status, reply(status, reason, body, "text/plain", visit.method == "HEAD", fields))
 
 
-def _file(visit: Visit, found: Asset, fields: dict[str, str]) -> Answer:
+def _file(visit: Visit, found: Asset, fields: dict[str, str]) -> Page:
     """The file, or 304 if the client has it already (RFC 9110 §13.1.2)."""
     fields = {"ETag": found.tag, **_CHECKED, **fields}
     known = [tag.strip().removeprefix("W/") for tag in visit.header(b"if-none-match").split(",")]
     if found.tag in known or "*" in known:
-        return Answer(304, reply(304, "Not Modified", found.body, found.kind, True, fields))
-    return Answer(200, reply(200, "OK", found.body, found.kind, visit.method == "HEAD", fields))
+        return Page(304, reply(304, "Not Modified", found.body, found.kind, True, fields))
+    return Page(200, reply(200, "OK", found.body, found.kind, visit.method == "HEAD", fields))

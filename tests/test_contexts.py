@@ -522,7 +522,7 @@ def test_use_is_told_and_a_renewal_is_none(leaves: Counted, clock: Clock) -> Non
     clock.advance(days=31)
     contexts.renew()
     assert leaves.count == 2
-    assert [held["used"] for held in contexts.held(9)] == [used]
+    assert [context.used for _, context in contexts.held(9)] == [used]
 
 
 def used_on_disk(room: Room) -> float:
@@ -542,7 +542,7 @@ def test_a_renewal_is_no_use_of_what_is_stored(leaves: Counted, clock: Clock, ro
         contexts.renew()
     assert room.path.read_bytes() != stored
     assert used_on_disk(room) == used
-    assert len({contexts.held(1)[0]["serial"] for contexts in (first, second)}) == 1
+    assert len({contexts.held(1)[0][1].serial for contexts in (first, second)}) == 1
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -556,7 +556,7 @@ def test_what_was_pruned_is_stored_again_when_it_is_used(leaves: Counted, clock:
         contexts.find(NAME)
     else:
         contexts.renew()
-    until(lambda: contexts.held(1)[0]["serial"] != f"{made.serial:X}" if made else False)
+    until(lambda: made is not None and contexts.held(1)[0][1].serial != made.serial)
     assert room.path.exists() is used
 
 

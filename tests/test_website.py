@@ -339,7 +339,7 @@ def test_others_run_between_two_who_look(tmp_path: Path, path: str) -> None:
     health = Health(Issuance(options(tmp_path), now()), Workers())
     website = Website(Assets(), Onlookers(Access(policy(), None)), health, Feed(), gather)
     visit = Visit("GET", path, "127.0.0.1", "localhost", Target("localhost", 80), lambda _: "")
-    viewers = [gevent.spawn(website.answer, visit) for _ in range(8)]
+    viewers = [gevent.spawn(website.page, visit) for _ in range(8)]
     gevent.spawn(others)
     gevent.joinall(viewers, timeout=WAIT, raise_error=True)
     assert len(set(met)) == 8
