@@ -71,7 +71,7 @@ def usual_request(head: bytes) -> Request | None:
     if match is None:
         return None
     method, target, version, block = match.groups()
-    fields = _fields(block, version, hosts=1)
+    fields = _fields(block, version, needs_host=True)
     return None if fields is None else Request(method, target, version, fields)
 
 
@@ -98,7 +98,7 @@ def usual_response(head: bytes) -> Response | None:
     if match is None:
         return None
     version, status, reason, block = match.groups()
-    fields = _fields(block, version, hosts=None)
+    fields = _fields(block, version, needs_host=False)
     return None if fields is None else Response(int(status), reason or b"", version, fields)
 
 
@@ -119,9 +119,10 @@ def unspaced(head: bytes, but: Set[bytes] = frozenset()) -> bytes:
     return _SPACED.sub(lambda found: found[0] if found[1].lower() in but else found[1] + b":", head)
 
 
-def _fields(block: bytes, version: bytes, hosts: int | None) -> Fields | None:
+def _fields(block: bytes, version: bytes, needs_host: bool) -> Fields | None:
     found: Fields = []
-    framed = 0
+    hosts = framings = 0
+    usual = True
     for line in block.split(b"\r\n")[:-1]:
         name, _, value = line.partition(b":")
         value = value.strip(b" \t")
@@ -129,9 +130,11 @@ def _fields(block: bytes, version: bytes, hosts: int | None) -> Fields | None:
         if len(name) in _SIZES:  # otherwise it is none of the names of interest
             key = name.lower()
             if key == b"host":
-                hosts = None if hosts is None else hosts - 1
+                hosts += 1
             elif key == b"content-length":
-                framed += 1 if _LENGTH.fullmatch(value) else 2
+                framings += 1
+                usual = usual and _LENGTH.fullmatch(value) is not None
             elif key == b"transfer-encoding":
-                framed += 1 if value == b"chunked" and version == b"1.1" else 2
-    return found if framed <= 1 and not hosts else None
+                framings += 1
+                usual = usual and value == b"chunked" and version == b"1.1"
+    return found if usual and framings <= 1 and (hosts == 1 or not needs_host) else None
