@@ -28,7 +28,7 @@ MAX_SIZE = 67_108_864  # octets of a file; the developer tools of browsers are s
 _HEAD = b'{"log":{"version":"1.2","creator":{"name":"certifier","version":'
 _TAIL = b"\n]}}\n"
 _LOT = 1 << 20  # octets of entries that make up one write: larger ones cost memory, and gain nothing
-_CHUNK = 1 << 20
+_CHUNK = 1 << 20  # octets copied at once
 
 
 @dataclass(slots=True)

@@ -76,7 +76,8 @@ def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str) -> 
 
 
 def _check_key(pem: bytes, certificate: x509.Certificate) -> None:
-    start = pem.find(b"-----BEGIN ", max(0, pem.find(b"PRIVATE KEY-----") - 40))
+    longest = len(b"-----BEGIN ENCRYPTED ")
+    start = pem.find(b"-----BEGIN ", max(0, pem.find(b"PRIVATE KEY-----") - longest))
     if b"PRIVATE KEY-----" not in pem:
         raise Unusable("it has no private key")
     try:

@@ -10,7 +10,7 @@ from errors import UsageError
 from names import Target, ip_of
 from options import Options
 
-_BACKLOG = 1024
+_BACKLOG = 1024  # connections that the kernel keeps while we are busy: more than arrive in a tenth of a second
 
 
 def bind(targets: tuple[Target, ...], copies: int) -> list[list[socket.socket]]:

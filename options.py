@@ -15,7 +15,7 @@ from limits import Limits
 from names import Target
 
 MAX_DAYS = 397  # Apple refuses leaves of more than 398 days
-MAX_WORKERS = 256
+MAX_WORKERS = 256  # more than machines have cores; a ``Cursor`` names as many
 _TLS = "tls://"  # before the target of a redirect that is to be encrypted again
 SIGN = ("--sign-cert", "--sign-key", "--sign-serial")
 

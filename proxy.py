@@ -39,7 +39,7 @@ from policy import Policy
 from record import Record
 from relaying import Way
 
-KEEP_ALIVE_SECONDS = 60.0  # wait for the next request on a plain-HTTP connection
+KEEP_ALIVE_SECONDS = 60.0  # wait for the next request on a plain-HTTP connection; nginx waits 75 s
 TOLD_SECONDS = 1.0  # wait for the request head on a connection that exceeds a limit, to send the refusal
 SILENT_SECONDS = 1.0  # wait for a connection's first octet once certifier is told to stop
 _RECV = 16_384

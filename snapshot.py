@@ -23,6 +23,7 @@ LATE_SECONDS = 5  # samples this recent are sent again: some processes may have 
 Row = dict[str, Any]  # of a table: ``rows.py``
 Counts = dict[str, dict[str, int]]  # by what is counted, then by a label with few values
 
+# A time, and an event of each process: of as many as ``--workers`` allows.
 _CURSOR = re.compile(r"[0-9]{1,12}(;[0-9a-z]{1,16}=[0-9]{1,15}){0,256}\Z")
 
 

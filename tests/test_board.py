@@ -16,6 +16,7 @@ from board import MAX_LABELS, Board
 from errors import LoopDetected, OriginRefused, Refused
 from exchange import MAX_FIELDS, Exchange
 from histogram import Histogram, merged
+from options import MAX_WORKERS
 from record import Record
 from recorder import Recorder
 from snapshot import MAX_OPEN, MAX_ROWS, Cursor, Snapshot, merge, written
@@ -452,3 +453,9 @@ def test_a_cursor_survives_the_way_there_and_back() -> None:
 @pytest.mark.parametrize("text", ["", "x", "1;", "1;w", "1;w=", "-1", "1;W=1", "1;w=1;", "9" * 99, "1;w=1\n", "٣"])
 def test_anything_else_is_somebody_who_has_seen_nothing(text: str) -> None:
     assert Cursor.parse(text) == Cursor()
+
+
+def test_a_cursor_names_as_many_processes_as_there_may_be() -> None:
+    text = "1" + "".join(f";w{number}=1" for number in range(MAX_WORKERS))
+    assert str(Cursor.parse(text)) == text
+    assert str(Cursor.parse(f"{text};more=1")) == str(Cursor())
