@@ -3,14 +3,15 @@
 from collections.abc import Callable
 
 import requestlog
-from exchange import Connection, Exchange
+from exchange import Exchange
 from linefile import LineFile
 from record import Record
+from recorder import Observer
 
 FORMATS: dict[str, Callable[[Record], str]] = {"text": Record.text, "json": Record.as_json, "combined": Record.combined}
 
 
-class AccessLog:
+class AccessLog(Observer):
     """Lines in one of ``FORMATS``. As an ``Observer`` it logs exchanges."""
 
     def __init__(self, file: LineFile, form: str) -> None:
@@ -22,15 +23,9 @@ class AccessLog:
         """A tunnel or request has ended."""
         self._file.write(self._tunnel(record))
 
-    def request(self, exchange: Exchange) -> None:
-        """Nothing is logged before the exchange has ended."""
-
     def ended(self, exchange: Exchange) -> None:
         """An exchange has ended."""
         self._file.write(self._request(exchange))
-
-    def noted(self, connection: Connection, what: str) -> None:
-        """Nothing: the tunnel's line says so."""
 
     def reopen(self) -> None:
         """Continue in a new file, after the present one was renamed."""

@@ -13,11 +13,12 @@ from functools import partial
 from itertools import count, islice
 
 import rows
-from exchange import Connection, Exchange
+from exchange import Exchange
 from histogram import Histogram
 from history import History, Sums
 from meter import Meter
 from record import Record
+from recorder import Observer
 from snapshot import LATE_SECONDS, MAX_OPEN, MAX_ROWS, Counts, Cursor, Kept, Row, Sample
 
 LOOKED_SECONDS = 10.0  # a viewer last seen this long ago may be between two requests, and still there
@@ -27,8 +28,8 @@ _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "P
 Latest = deque[tuple[int, Callable[[], Row]]]  # rows to be made, each with the number of its event
 
 
-class Board:
-    """The board of one process, which is identified by ``name``. It is also a ``recorder.Observer``.
+class Board(Observer):
+    """The board of one process, which is identified by ``name``. As an ``Observer`` it counts exchanges.
 
     ``kept`` is what the process whose place this one takes had counted. ``stirred`` is called whenever something is
     counted. Those who relay add to ``meter``.
@@ -109,9 +110,6 @@ class Board:
         if seconds is not None:
             self.histograms["retrieval"].observe(seconds)
 
-    def request(self, exchange: Exchange) -> None:
-        """Count nothing: an exchange is counted at its end."""
-
     def ended(self, exchange: Exchange) -> None:
         """Count an exchange that has ended."""
         method = exchange.method if exchange.method in _METHODS else "other"
@@ -125,9 +123,6 @@ class Board:
         if not rows.is_small(exchange):
             row = partial(dict, row())
         self._requests.append((self.events, row))
-
-    def noted(self, connection: Connection, what: str) -> None:
-        """Count nothing: that a connection is no longer observed is for the log alone."""
 
     @property
     def tunnels(self) -> int:

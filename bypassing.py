@@ -10,6 +10,7 @@ import sockets
 from dialing import Dialer, Redirect
 from errors import Misdirected, OriginError
 from hello import ClientHello
+from names import Endpoint
 from policy import Policy
 from refusals import Pair, Refusals
 from relaying import Way
@@ -60,6 +61,6 @@ class Bypassing:
         return names.ip_of(way.target.host) is not None and self._dialer.is_at(name, way.target.host, way.ip)
 
 
-def _address(way: Way, origin: socket.socket | OriginError) -> tuple[str, int] | None:
+def _address(way: Way, origin: socket.socket | OriginError) -> Endpoint | None:
     """The origin's address as dialled; None for the redirect's, which tells nothing of the client's target."""
     return None if way.redirected or isinstance(origin, OriginError) else sockets.peer(origin)

@@ -5,11 +5,12 @@ from errors import CertifierError, ClientError, Refused
 from exchange import Connection, Exchange
 from policy import Policy
 from record import Record
+from recorder import Observer
 
 _UNSEEN = "malformed"  # how a watcher's note begins when it gives up on HTTP
 
 
-class Guard:
+class Guard(Observer):
     """Notes in a tunnel's record where its watcher gives up, and a Host that is not the name connected to."""
 
     def __init__(self, policy: Policy, name: str, record: Record) -> None:

@@ -7,9 +7,10 @@ from itertools import islice
 
 import gevent
 
-from exchange import Connection, Exchange
+from exchange import Exchange
 from har import HarFile
 from log import background
+from recorder import Observer
 from workers import Workers
 
 MAX_OCTETS = 134_217_728  # of heads and bodies that wait for the disk; exchanges beyond that are lost, with a warning
@@ -26,7 +27,7 @@ _FIELD = 160  # octets of memory for a field beside its text: a tuple of two byt
 log = logging.getLogger("certifier.har")
 
 
-class HarQueue:
+class HarQueue(Observer):
     """An ``Observer`` that queues exchanges when they end."""
 
     def __init__(self, file: HarFile, workers: Workers) -> None:
@@ -39,9 +40,6 @@ class HarQueue:
         self._until = float("inf")  # when writing stops
         self._writer: gevent.Greenlet[[], None] | None = None
 
-    def request(self, exchange: Exchange) -> None:
-        """Nothing is written before the exchange has ended."""
-
     def ended(self, exchange: Exchange) -> None:
         """Queue it."""
         octets = _held(exchange)
@@ -52,9 +50,6 @@ class HarQueue:
         self._octets += octets
         if self._writer is None:
             self._writer = gevent.spawn(self._write)
-
-    def noted(self, connection: Connection, what: str) -> None:
-        """Nothing: the log says so."""
 
     def close(self) -> None:
         """Write what is waiting, for at most ``CLOSE_SECONDS``, and close the file, which is valid in any case."""

@@ -18,6 +18,8 @@ _LABEL = r"(?!-)(?!_(?:\.|\Z))[a-z0-9_-]{1,63}"
 _DNS_NAME = re.compile(rf"(?:{_LABEL}\.)*(?!(?:[0-9]+|0x[0-9a-f]*)\Z){_LABEL}\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 
+Endpoint = tuple[str, int]  # an IP address as text, and a port
+
 
 class Target(NamedTuple):
     """Where a tunnel goes: a canonical name and a TCP port."""

@@ -17,7 +17,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 import files
 import names
 from errors import UsageError
-from names import Target
+from names import Endpoint, Target
 
 Network = IPv4Network | IPv6Network
 
@@ -64,7 +64,7 @@ class Patterns:
             or self.address(target)
         )
 
-    def address(self, address: tuple[str, int]) -> bool:
+    def address(self, address: Endpoint) -> bool:
         """Whether an address, with a port, is in one of the networks."""
         if not self._networks or (ip := names.ip_of(address[0])) is None:
             return False

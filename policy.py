@@ -7,10 +7,9 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
 import names
 from errors import LoopDetected, Misdirected, Refused, UnknownName
-from names import Target
+from names import Endpoint, Target
 from patterns import Network, Patterns
 
-Endpoint = tuple[str, int]
 Ports = tuple[range, ...]
 
 # Reachable only from some networks, or not public, though ``ipaddress`` calls it global in some versions of Python.

@@ -7,13 +7,13 @@ import socket
 import struct
 from ipaddress import ip_address
 
+from names import Endpoint
+
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _PROXY = 0x21  # version 2, command PROXY
 _FAMILIES = {4: 0x11, 6: 0x21}  # TCP over IPv4, over IPv6
 _ALPN, _AUTHORITY, _SSL, _SSL_VERSION = 0x01, 0x02, 0x20, 0x21
 _CLIENT_SSL = 0x01  # the client connected over TLS
-
-Endpoint = tuple[str, int]
 
 
 def preamble(

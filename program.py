@@ -9,7 +9,6 @@ from gevent.event import Event
 from gevent.lock import BoundedSemaphore
 
 import log as logs
-import sockets
 import tlsconfig
 from access import Access
 from admission import Admission, Turnstile
@@ -25,6 +24,7 @@ from health import Health
 from interception import Interception
 from issuance import Issuance
 from limits import Limits
+from localaddress import same_endpoint
 from onlookers import Onlookers, hosts_of
 from options import Options
 from overview import Overview
@@ -63,7 +63,7 @@ class Program:
         stirred = Event()
         self._board = Board() if post is None else Board(kept=post.kept, stirred=stirred.set)
         self._feed = Feed()
-        self.policy = Policy(rules(chosen.rules), sockets.same_endpoint)
+        self.policy = Policy(rules(chosen.rules), same_endpoint)
         self._access = Access(self.policy, users(chosen.rules))
         keylog = key_log(chosen.sight)
         self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)

@@ -32,7 +32,7 @@ from head import HeadReader, RequestHead
 from hello import HANDSHAKE
 from interception import Interception
 from limits import Limits
-from names import Target
+from names import Endpoint, Target
 from names import target as parse_target
 from plain import PlainHttp
 from policy import Policy
@@ -84,7 +84,7 @@ class Proxy:
         _end_reading(self._between)
         gevent.spawn_later(SILENT_SECONDS, _end_reading, self._silent)
 
-    def handle(self, sock: socket.socket, address: tuple[str, int]) -> None:
+    def handle(self, sock: socket.socket, address: Endpoint) -> None:
         """Serve one accepted connection until it ends."""
         ip = address[0]
         self._board.connected()

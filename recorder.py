@@ -6,7 +6,6 @@ switches greenlets. Among the observers only taps may, so none of them is given 
 """
 
 import time
-from typing import Protocol
 
 from exchange import MAX_FIELDS, Connection, Exchange, Fields
 
@@ -18,8 +17,11 @@ NO_ROOM = "heads of requests under way take too much memory"
 MAX_CAPTURED = 67_108_864  # octets of the bodies of all exchanges under way; any more are counted, but not kept
 
 
-class Observer(Protocol):
-    """Receives the events. It is called between two writes of the tunnel, and only a tap may block then."""
+class Observer:
+    """Receives the events. It is called between two writes of the tunnel, and only a tap may block then.
+
+    Those who inherit from it may leave out what means nothing to them.
+    """
 
     def request(self, exchange: Exchange) -> None:
         """The request's head is known, and nothing else yet."""

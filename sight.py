@@ -17,7 +17,7 @@ from watcher import Watcher
 from witness import Witness
 
 
-class Chorus:
+class Chorus(Observer):
     """Several observers as one."""
 
     def __init__(self, observers: Sequence[Observer]) -> None:

@@ -1,4 +1,4 @@
-"""Operations on TCP sockets besides sending and receiving: deadlines, watching two, the last reply.
+"""TCP sockets with deadlines: connecting, sending, watching two of them, the last reply.
 
 Deadlines are ``time.monotonic()`` seconds; one that passes raises ``TimeoutError``.
 """
@@ -9,14 +9,11 @@ import socket
 import struct
 import time
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import Any
 
 import gevent
 from gevent.hub import Waiter, get_hub
 from gevent.lock import BoundedSemaphore
-
-from errors import OutOfResources
 
 READ, WRITE = 1, 2  # libev's event mask
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
@@ -202,35 +199,3 @@ def last_word(sock: socket.socket, reply: bytes, *, fin: bool = True) -> None:
             if not data:
                 break
             left -= len(data)
-
-
-def same_endpoint(address: tuple[str, int], listener: tuple[str, int]) -> bool:
-    """Whether a connection to ``address`` would reach ``listener``, which may be a wildcard address.
-
-    Raises ``OutOfResources``.
-    """
-    if address[1] != listener[1]:
-        return False
-    if address[0] == listener[0]:
-        return True
-    theirs, ours = ip_address(address[0]), ip_address(listener[0])
-    if theirs.version != ours.version:  # our IPv6 listeners do not accept IPv4
-        return False
-    if theirs.is_unspecified:  # a connection to it reaches loopback
-        return ours.is_loopback or ours.is_unspecified
-    return ours.is_unspecified and _is_local(address[0])
-
-
-def _is_local(ip: str) -> bool:
-    """Whether the address belongs to this machine: no other can be bound."""
-    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    try:
-        probe = socket.socket(family, socket.SOCK_DGRAM)
-    except OSError as error:
-        raise OutOfResources(f"certifier can't open a socket: {error.strerror}") from error
-    with probe:
-        try:
-            probe.bind((ip, 0))
-        except OSError:
-            return False
-    return True

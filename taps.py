@@ -34,7 +34,8 @@ import h11
 
 import reading
 from errors import UsageError
-from exchange import Connection, Exchange
+from exchange import Exchange
+from recorder import Observer
 
 HOOKS = ("opened", "data", "request", "response", "closed")
 BODY_MAX = 1_048_576  # octets of each body that are kept for response(), unless the file says otherwise
@@ -145,7 +146,7 @@ class Tap:
             return None
 
 
-class Taps:
+class Taps(Observer):
     """All taps. As an ``Observer`` it passes exchanges on to them."""
 
     def __init__(self, taps: list[Tap]) -> None:
@@ -178,9 +179,6 @@ class Taps:
     def ended(self, exchange: Exchange) -> None:
         """An exchange has ended."""
         self._tell("response", exchange)
-
-    def noted(self, connection: Connection, what: str) -> None:
-        """Nothing: the log says so."""
 
     def close(self) -> None:
         """Flush the taps' open files, which Python does not do for objects still alive when the process ends."""

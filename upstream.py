@@ -16,7 +16,7 @@ import errors
 import sockets
 from flight import wants_certificate
 from keylog import KeyLog
-from names import Target
+from names import Endpoint, Target
 from resolver import Resolver
 from streams import RENEGOTIATES
 from strength import weakness
@@ -26,7 +26,6 @@ from workers import Workers
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # not the origin's fault
 
-Address = tuple[str, int]  # an IP address as text, and a port
 
 ATTEMPT_SECONDS = 0.25  # Connection Attempt Delay, RFC 8305 §5
 _THREADS = 4  # for long chains; not those that make certificates, which must not wait for a hostile chain
@@ -57,11 +56,11 @@ class Upstream:
         """Verify with these from now on."""
         self._context = roots
 
-    def resolve(self, target: Target, deadline: float, client: str = "") -> list[Address]:
+    def resolve(self, target: Target, deadline: float, client: str = "") -> list[Endpoint]:
         """The target's addresses in the order to try them, for a ``client``'s IP address or, if empty, the operator."""
         return [(ip, target.port) for ip in self._resolver.look_up(target.host, deadline, client)]
 
-    def dial(self, addresses: list[Address], target: Target, deadline: float) -> socket.socket:
+    def dial(self, addresses: list[Endpoint], target: Target, deadline: float) -> socket.socket:
         """A TCP connection to the first address that answers; the next is tried after a failure or 250 ms."""
         if len(addresses) == 1:
             try:
@@ -126,7 +125,7 @@ def _wanting(name: str) -> str:
     return f"{name} wants a client certificate, which certifier does not have: let it pass unread with --bypass={name}"
 
 
-def _connect(address: Address, deadline: float) -> socket.socket:
+def _connect(address: Endpoint, deadline: float) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sockets.tune(sock)
@@ -137,7 +136,7 @@ def _connect(address: Address, deadline: float) -> socket.socket:
     return sock
 
 
-def _race(addresses: list[Address], target: Target, deadline: float) -> socket.socket:
+def _race(addresses: list[Endpoint], target: Target, deadline: float) -> socket.socket:
     """Happy Eyeballs, RFC 8305 §5: the attempts overlap, the first to succeed wins."""
     results: Queue[socket.socket | Exception] = Queue()
     attempts = []
@@ -145,7 +144,7 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
     waiting = iter(addresses)
     winner = None
 
-    def attempt(address: Address) -> None:
+    def attempt(address: Endpoint) -> None:
         try:
             results.put(_connect(address, deadline))
         except Exception as error:  # a bug, too: the loop below waits for a result
@@ -178,7 +177,7 @@ def _race(addresses: list[Address], target: Target, deadline: float) -> socket.s
     return winner
 
 
-def _dial_error(target: Target, addresses: list[Address], failures: list[OSError]) -> errors.CertifierError:
+def _dial_error(target: Target, addresses: list[Endpoint], failures: list[OSError]) -> errors.CertifierError:
     """The error for a dial whose attempts all failed, from the failure that says most."""
     # For an IPv6 address, EADDRNOTAVAIL means that there is no IPv6 here: failures of other addresses say more.
     others = [failure for failure in failures if failure.errno != errno.EADDRNOTAVAIL]
@@ -195,7 +194,7 @@ def _dial_error(target: Target, addresses: list[Address], failures: list[OSError
     return errors.OriginError(f"{target} can't be reached: {failures[0].strerror or failures[0]}")
 
 
-def _has_way(address: Address) -> bool:
+def _has_way(address: Endpoint) -> bool:
     """Whether we have an IPv6 address to connect from: then EADDRNOTAVAIL means that all our ports are in use."""
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:

@@ -21,7 +21,7 @@ Segments = list[tuple[bool, bytes]]
 _BODY, _BODIES = 1000, 5000  # limits of captured octets, per body and for all together
 
 
-class _Keeper:
+class _Keeper(Observer):
     """Collects the exchanges that have ended."""
 
     def __init__(self) -> None:

@@ -40,14 +40,11 @@ RESPONSE = (
 ) % len(BODY) + BODY
 
 
-class Then:
+class Then(Observer):
     """Calls ``do`` with each exchange that has ended."""
 
     def __init__(self, do: Callable[[Exchange], object]) -> None:
         self._do = do
-
-    def request(self, exchange: Exchange) -> None:
-        pass
 
     def ended(self, exchange: Exchange) -> None:
         self._do(exchange)

@@ -147,7 +147,7 @@ TABLE = [
     Row("thread (access|downloads|health).* memory", "cut", "failed", bug=True),
     Row("thread access._verify", "503 proxy_internal_error", OURS),
     # DNS lookup and dial.
-    Row("socket sockets._is_local .* EMFILE", "503 proxy_internal_error", OURS),
+    Row("socket localaddress._is_local .* EMFILE", "503 proxy_internal_error", OURS),
     Row("direct: thread resolver.* memory", "alert internal_error", OURS, bug=True),
     Row("thread resolver.* memory", "503 proxy_internal_error", OURS, bug=True),
     # Without a CONNECT, there is no HTTP reply, but a page inside TLS is possible.

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from test_users import ALICE, line
 
-import sockets
 from access import Access
 from errors import AuthenticationRequired, CertifierError, Refused
+from localaddress import same_endpoint
 from names import Target
 from onlookers import Onlookers, Visit, hosts_of
 from patterns import networks
@@ -32,7 +32,7 @@ def verdict(onlookers: Onlookers, asked: Visit) -> type[CertifierError] | None:
 
 def with_users(tmp_path: Path, rules: Rules | None = None) -> Onlookers:
     (tmp_path / "users").write_bytes(line(*ALICE))
-    return Onlookers(Access(Policy(rules or Rules(), sockets.same_endpoint), Users(tmp_path / "users")))
+    return Onlookers(Access(Policy(rules or Rules(), same_endpoint), Users(tmp_path / "users")))
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def with_users(tmp_path: Path, rules: Rules | None = None) -> Onlookers:
     ],
 )  # fmt: skip
 def test_without_users_it_is_for_this_machine(ip: str, allowed: bool) -> None:
-    onlookers = Onlookers(Access(Policy(Rules(), sockets.same_endpoint), None))
+    onlookers = Onlookers(Access(Policy(Rules(), same_endpoint), None))
     assert (verdict(onlookers, visit(ip)) is None) == allowed
 
 
@@ -57,7 +57,7 @@ def test_without_users_it_is_for_this_machine(ip: str, allowed: bool) -> None:
     ],
 )  # fmt: skip
 def test_a_name_that_may_be_another_sites_is_refused(host: str, allowed: bool) -> None:
-    access = Access(Policy(Rules(), sockets.same_endpoint), None)
+    access = Access(Policy(Rules(), same_endpoint), None)
     onlookers = Onlookers(access, hosts_of((Target("proxy.lan", 8080), Target("127.0.0.1", 0))))
     assert verdict(onlookers, visit(called=host)) is (None if allowed else Refused)
 
@@ -67,7 +67,7 @@ def test_a_name_that_may_be_another_sites_is_refused(host: str, allowed: bool) -
     [("", True), ("none", True), ("same-origin", True), ("same-site", False), ("cross-site", False)],
 )
 def test_another_sites_page_is_refused(site: str, allowed: bool) -> None:
-    onlookers = Onlookers(Access(Policy(Rules(), sockets.same_endpoint), None))
+    onlookers = Onlookers(Access(Policy(Rules(), same_endpoint), None))
     asked = visit(sec_fetch_site=site)
     assert verdict(onlookers, asked) is (None if allowed else Refused)
     onlookers.check_client(asked)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import sockets
 from errors import Misdirected, Refused, UsageError
+from localaddress import same_endpoint
 from names import Target
 from patterns import Patterns, networks
 from policy import Mismatch, Policy, Rules, is_private
@@ -20,7 +20,7 @@ def patterns(*texts: str) -> Patterns:
 
 
 def policy(**rules: object) -> Policy:
-    return Policy(Rules(**rules), sockets.same_endpoint)  # type: ignore[arg-type]
+    return Policy(Rules(**rules), same_endpoint)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ import errors
 import pages
 import proxy
 import resolver
-import sockets
 from errors import CertifierError, LoopDetected, UnknownName
+from localaddress import same_endpoint
 from log import MAX_VALUE, escape
 from names import Target
 from policy import Policy, Rules
@@ -110,7 +110,7 @@ def test_alerts_are_those_of_the_rfc() -> None:
 
 
 def test_the_name_to_intercept_for() -> None:
-    policy = Policy(Rules(), sockets.same_endpoint)
+    policy = Policy(Rules(), same_endpoint)
     for sent, host, name in [
         ("WWW.Example.com", "10.0.0.1", "www.example.com"),
         (None, "10.0.0.1", "10.0.0.1"),
@@ -124,7 +124,7 @@ def test_the_name_to_intercept_for() -> None:
 
 
 def test_loops() -> None:
-    policy = Policy(Rules(), sockets.same_endpoint)
+    policy = Policy(Rules(), same_endpoint)
     policy.listeners += [("127.0.0.1", 8080), ("0.0.0.0", 8081), ("::", 8082)]
     for ip, port in [
         ("127.0.0.1", 8080),

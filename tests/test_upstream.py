@@ -16,8 +16,8 @@ import errors
 import sockets
 import upstream
 from errors import OriginRefused, OriginTimeout
-from names import Target
-from upstream import Address, Upstream
+from names import Endpoint, Target
+from upstream import Upstream
 
 TARGET = Target("x", 1)
 
@@ -82,9 +82,9 @@ def test_of_two_that_answer_at_the_same_time_one_is_closed(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("at_once")
 def test_one_that_fails_while_another_answers_does_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on, waiting = Event(), list[Address]()
+    go_on, waiting = Event(), list[Endpoint]()
 
-    def connect(_: socket.socket, address: Address, __: float) -> None:
+    def connect(_: socket.socket, address: Endpoint, __: float) -> None:
         waiting.append(address)
         go_on.wait()
         if address[1] == 2:
@@ -103,7 +103,7 @@ def test_who_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its socket is closed: otherwise, hundreds of dials a second would each leave one until its own deadline."""
     late = list[socket.socket]()
 
-    def connect(sock: socket.socket, address: Address, _: float) -> None:
+    def connect(sock: socket.socket, address: Endpoint, _: float) -> None:
         if address[1] == 1:
             late.append(sock)
             gevent.sleep(2 * WAIT)
@@ -115,9 +115,9 @@ def test_who_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_of_many_addresses_some_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each attempt takes a descriptor, and a name server decides how many addresses there are."""
-    tried = list[Address]()
+    tried = list[Endpoint]()
 
-    def connect(_: socket.socket, address: Address, __: float) -> None:
+    def connect(_: socket.socket, address: Endpoint, __: float) -> None:
         tried.append(address)
         raise ConnectionRefusedError(errno.ECONNREFUSED, "refused")
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from exchange import Connection, Exchange
-from recorder import Capture, Recorder
+from recorder import Capture, Observer, Recorder
 
 CLIENT, ORIGIN = 0, 1
 
 Conversation = list[tuple[int, bytes]]  # who sends what
 
 
-class Seen:
+class Seen(Observer):
     """Records everything reported to it."""
 
     def __init__(self) -> None:
