@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import metrics
 from assets import Asset, Assets, asset
 from downloads import Downloads
-from errors import AuthenticationRequired, CertifierError, RetrievalError
+from errors import AuthenticationRequired, CertifierError, RetrievalError, TooManyOnlookers
 from feed import Feed
 from health import Health
 from onlookers import Onlookers, Visit
@@ -30,6 +30,8 @@ Its certificate: http://{host}/ca.crt, for example
 Its SHA-256 fingerprint:
   {fingerprint}"""
 _NO_CA = "It has no CA: only names whose certificate is in its store are intercepted."
+
+MAX_TOLD = 16  # snapshots being sent at once: each may have megabytes, and a client that does not read takes 30 s
 
 _CHECKED = {"Cache-Control": "no-cache"}  # cached, but always revalidated by its ETag
 # Only our own scripts, styles and data; and no script may turn text into markup.
@@ -76,6 +78,7 @@ class Website:
         self._onlookers = onlookers
         self._health = health
         self._feed = feed
+        self._being_told = 0
         self._collect = gather
         self._gaps = Gaps()  # all viewers wake at the same time, and each snapshot takes some milliseconds
         self._ca: Downloads | None = None
@@ -165,8 +168,22 @@ class Website:
     def _state(self, visit: Visit) -> Page:
         if refused := self._refusal(visit):
             return refused
-        body = written(self._gather(_cursor(visit)))
-        return Page(200, reply(200, "OK", body, "application/json", visit.method == "HEAD", _SECURE))
+        told = self._told(_cursor(visit))
+        try:
+            body = next(told)
+        except CertifierError as error:
+            return _said(visit, error.status, error.reason, str(error), error.fields)
+        return Page(200, reply(200, "OK", body, "application/json", visit.method == "HEAD", _SECURE), told)
+
+    def _told(self, since: Cursor) -> Generator[bytes]:
+        """Yields one snapshot, which counts until it has been sent and the next one is asked for."""
+        if self._being_told >= MAX_TOLD:
+            raise TooManyOnlookers(f"{MAX_TOLD} are being told already")
+        self._being_told += 1
+        try:
+            yield written(self._gather(since))
+        finally:
+            self._being_told -= 1
 
     def _events(self, visit: Visit) -> Page:
         """Server-sent events: what is new, once per tick."""

@@ -11,7 +11,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ from names import Target
 from onlookers import Onlookers, Visit
 from snapshot import MAX_ROWS, Cursor, Snapshot
 from sockets import LINGER_SECONDS
-from website import Website
+from website import MAX_TOLD, Website
 from workers import Workers
 
 BASE = ("--store=certs", "--max=100", "--ca=ca")
@@ -320,6 +320,32 @@ def test_events_come_once_a_second_with_what_is_news(program: Program, origin: O
         assert [row["key"] for row in data["tunnels"]] == [rows[0]["key"]]
 
 
+def website(folder: Path, gather: Callable[[Cursor | None], Snapshot]) -> Website:
+    health = Health(Issuance(options(folder), now()), Workers())
+    return Website(Assets(), Onlookers(Access(policy(), None)), health, Feed(), gather)
+
+
+def visit(path: str) -> Visit:
+    return Visit("GET", path, "127.0.0.1", "localhost", Target("localhost", 80), lambda _: "")
+
+
+def test_so_many_states_are_sent_at_once(tmp_path: Path) -> None:
+    """Each may have megabytes, and clients may not read."""
+    site = website(tmp_path, lambda _: snapshot_of(Board()))
+    under_way = [site.page(visit("/state")) for _ in range(MAX_TOLD)]
+    assert {answer.status for answer in under_way} == {200}
+    assert site.page(visit("/state")).status == 503
+    one, other, *_ = under_way
+    assert one.stream is not None
+    assert list(one.stream) == []  # all of it was sent
+    again = site.page(visit("/state"))
+    assert again.status == 200
+    assert site.page(visit("/state")).status == 503
+    assert other.stream is not None
+    other.stream.close()  # its client has left
+    assert site.page(visit("/state")).status == 200
+
+
 @pytest.mark.parametrize("path", ["/state", "/events"])
 def test_others_run_between_two_who_look(tmp_path: Path, path: str) -> None:
     """All viewers wake at the same time, and each snapshot takes some milliseconds."""
@@ -336,10 +362,8 @@ def test_others_run_between_two_who_look(tmp_path: Path, path: str) -> None:
             turns += 1
             sockets.give_way()
 
-    health = Health(Issuance(options(tmp_path), now()), Workers())
-    website = Website(Assets(), Onlookers(Access(policy(), None)), health, Feed(), gather)
-    visit = Visit("GET", path, "127.0.0.1", "localhost", Target("localhost", 80), lambda _: "")
-    viewers = [gevent.spawn(website.page, visit) for _ in range(8)]
+    site = website(tmp_path, gather)
+    viewers = [gevent.spawn(site.page, visit(path)) for _ in range(8)]
     gevent.spawn(others)
     gevent.joinall(viewers, timeout=WAIT, raise_error=True)
     assert len(set(met)) == 8
