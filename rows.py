@@ -65,6 +65,7 @@ def is_small(exchange: Exchange) -> bool:
         return False
     fields = chain(exchange.request_fields, exchange.response_fields, exchange.trailers)
     lines = len(exchange.method) + len(exchange.authority) + len(exchange.target) + len(exchange.reason)
+    lines += len(exchange.upgrade or "")  # in HTTP/2, no field holds it
     return lines + sum([len(name) + len(value) for name, value in fields]) <= _SMALL
 
 

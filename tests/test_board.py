@@ -315,6 +315,13 @@ def test_an_exchange_is_kept_as_it_is_only_where_that_is_little() -> None:
         assert [row["status"] for row in board.latest(Cursor())["requests"]] == [200]
 
 
+@pytest.mark.parametrize(("octets", "small"), [(100, True), (5000, False)])
+def test_an_exchange_for_a_protocol_with_a_long_name_is_not_kept_as_it_is(octets: int, small: bool) -> None:
+    """HTTP/2 has it in a pseudo-field (RFC 8441)."""
+    exchange = Seen().recorder().request("CONNECT", "a", "/", "2", [], "x" * octets)
+    assert rows.is_small(exchange) == small
+
+
 def test_an_exchange_is_cut_to_what_is_shown() -> None:
     made = Board()
     recorder = Recorder(connection(), made)
