@@ -9,6 +9,7 @@ import socket
 import time
 
 import greeting
+import names
 import pages
 import refusals
 import sockets
@@ -144,7 +145,7 @@ class Interception:
             self._contexts.relieve(name, context)
         if isinstance(upstream, PlainStream):
             try:
-                self._relaying.introduce(way, upstream.sock, hello.server_name, stream.version, stream.alpn)
+                self._relaying.introduce(way, upstream.sock, _told(hello), stream.version, stream.alpn)
             except OriginError as error:
                 upstream = error.again()
         if isinstance(upstream, CertifierError):
@@ -184,7 +185,7 @@ class Interception:
         redirect = self._redirect
         if redirect is not None and not redirect.tls:
             return PlainStream(origin)
-        self._relaying.introduce(way, origin, hello.server_name)  # nothing is known of the client's TLS yet
+        self._relaying.introduce(way, origin, _told(hello))  # nothing is known of the client's TLS yet
         deadline = time.monotonic() + self._limits.tls_timeout
         offered = hello.alpn_protocols
         if self._sight.rewrites:
@@ -226,3 +227,8 @@ class Interception:
         way.record.note(f"the client {what}; {advice}")
         if self._refusals.refused(pair):
             log.warning("%s refused certificates for %s: tunnelled untouched for an hour (--learn-bypass)", *pair)
+
+
+def _told(hello: ClientHello) -> str | None:
+    """The server name for a redirect, which may go by it: None if it is not the one that was judged (``name_for``)."""
+    return names.dns_name(hello.server_name or "")

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import rawtls
+from gevent.event import AsyncResult
 from lab import WAIT, Origin, Program, get, run, secure_tunnel, tunnel
 from test_rules import BASE
 
@@ -94,6 +96,33 @@ def test_a_tls_redirect_gets_it_in_front_of_the_handshake(tmp_path: Path, roots:
         with Program(tmp_path, *BASE, redirect, "--proxy-protocol", f"--upstream-ca={roots}") as running:
             with secure_tunnel(running, "www.example.com:443") as secure:
                 assert get(secure).body.endswith(b"\x02\x00\x0fwww.example.com")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("WWW.Example.com.", b"\x02\x00\x0fwww.example.com"), ("10.0.0.1", b""), ("_.example.com", b""),
+        ("www.example.com..", b""),
+    ],
+)  # fmt: skip
+def test_a_server_name_is_told_as_it_was_judged_or_not_at_all(tmp_path: Path, said: str, told: bytes) -> None:
+    """With one that is no name, the CONNECT host is judged: a redirect must not go by the other."""
+    heard: AsyncResult[bytes] = AsyncResult()
+
+    def serve(sock: socket.socket) -> None:
+        head = sock.recv(16)
+        heard.set(sock.recv(struct.unpack(">H", head[14:])[0]))
+
+    with Origin(serve) as server:
+        redirect = f"--redirect=tls://localhost:{server.port}"
+        with (
+            Program(tmp_path, *BASE, redirect, "--proxy-protocol") as running,
+            tunnel(running.address, "www.example.com:443") as sock,
+        ):
+            sock.sendall(rawtls.client_hello((rawtls.ECDHE_ECDSA,), rawtls.usual(said)))
+            header = heard.get(timeout=WAIT)
+            assert header is not None
+            assert header[12:] == told  # behind both addresses and ports
 
 
 def test_it_is_for_redirects(tmp_path: Path) -> None:
