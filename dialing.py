@@ -62,7 +62,7 @@ class Dialer:
             addresses = self._policy.permitted(target, addresses)
         elif self._policy.is_self(addresses):  # encrypted again, it would come back and be redirected, forever
             raise LoopDetected(f"{target}, where --redirect leads, is this proxy")
-        sock = self._upstream.dial(addresses, target, deadline)
+        sock = self._upstream.dial(addresses, target, deadline, client or "")
         self._board.dialled(time.monotonic() - began)
         return sock
 

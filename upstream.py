@@ -7,6 +7,7 @@ import errno
 import re
 import socket
 import ssl
+import time
 from collections.abc import Iterable
 
 import gevent
@@ -22,6 +23,7 @@ from streams import RENEGOTIATES
 from strength import weakness
 from tls import TlsStream
 from tlsconfig import client_context
+from turns import Turns
 from workers import Workers
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # not the origin's fault
@@ -29,6 +31,8 @@ _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOT
 
 ATTEMPT_SECONDS = 0.25  # Connection Attempt Delay, RFC 8305 §5
 _THREADS = 4  # for long chains; not those that make certificates, which must not wait for a hostile chain
+# Attempts beside another one of the same dial, in all and per client: limits.py counts one descriptor for each dial.
+_BESIDE, _SHARE = 100, 30
 _MOST_ADDRESSES = 8  # tried per name: each takes a file descriptor, and after 2 s a client has waited enough
 # Alerts about a certificate, which must mean that we have none (RFC 8446 §6.2): Go and Java send the second one.
 _ABOUT_OURS = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "NO_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA")
@@ -47,6 +51,7 @@ class Upstream:
         self._context = self.read_roots()
         self._resolver = Resolver()
         self._workers = Workers(_THREADS)
+        self._beside = Turns(_BESIDE, _SHARE)
 
     def read_roots(self) -> ssl.SSLContext:
         """A context with the roots read anew, to be passed to ``use``. Raises ``UsageError``."""
@@ -60,14 +65,17 @@ class Upstream:
         """The target's addresses in the order to try them, for a ``client``'s IP address or, if empty, the operator."""
         return [(ip, target.port) for ip in self._resolver.look_up(target.host, deadline, client)]
 
-    def dial(self, addresses: list[Endpoint], target: Target, deadline: float) -> socket.socket:
-        """A TCP connection to the first address that answers; the next is tried after a failure or 250 ms."""
+    def dial(self, addresses: list[Endpoint], target: Target, deadline: float, client: str = "") -> socket.socket:
+        """A TCP connection to the first address that answers; the next is tried after a failure or 250 ms.
+
+        For a ``client`` of whom many attempts are under way already, the next is tried only after a failure.
+        """
         if len(addresses) == 1:
             try:
                 return _connect(addresses[0], deadline)
             except OSError as error:
                 raise _dial_error(target, addresses, [error]) from error
-        return _race(addresses[:_MOST_ADDRESSES], target, deadline)
+        return _race(addresses[:_MOST_ADDRESSES], target, deadline, self._beside, client)
 
     def secure(self, sock: socket.socket, name: str, alpn: Iterable[bytes], deadline: float) -> TlsStream:
         """TLS on a dialled socket, verified for ``name``, offering the given protocols."""
@@ -136,13 +144,13 @@ def _connect(address: Endpoint, deadline: float) -> socket.socket:
     return sock
 
 
-def _race(addresses: list[Endpoint], target: Target, deadline: float) -> socket.socket:
+def _race(addresses: list[Endpoint], target: Target, deadline: float, beside: Turns, client: str) -> socket.socket:
     """Happy Eyeballs, RFC 8305 §5: the attempts overlap, the first to succeed wins."""
     results: Queue[socket.socket | Exception] = Queue()
-    attempts = []
+    attempts: list[gevent.Greenlet[[Endpoint], None]] = []
     failures: list[OSError] = []
-    waiting = iter(addresses)
     winner = None
+    turns = 0  # taken for attempts beside another one
 
     def attempt(address: Endpoint) -> None:
         try:
@@ -152,12 +160,14 @@ def _race(addresses: list[Endpoint], target: Target, deadline: float) -> socket.
 
     try:
         while winner is None and len(failures) < len(addresses):
-            address = next(waiting, None)
-            if address is not None:
-                attempts.append(gevent.spawn(attempt, address))
+            left = addresses[len(attempts) :]
+            alone = len(attempts) == len(failures)
+            if left and (alone or beside.take(client, time.monotonic())):
+                turns += not alone
+                attempts.append(gevent.spawn(attempt, left.pop(0)))
             try:
                 # When no address is left, wait: the deadline makes every attempt fail.
-                result = results.get(timeout=None if address is None else ATTEMPT_SECONDS)
+                result = results.get(timeout=ATTEMPT_SECONDS if left else None)
             except Empty:
                 continue
             if isinstance(result, OSError):
@@ -168,6 +178,8 @@ def _race(addresses: list[Endpoint], target: Target, deadline: float) -> socket.
                 winner = result
     finally:
         gevent.killall(attempts)
+        for _ in range(turns):
+            beside.give_back(client)
         while not results.empty():
             late = results.get()
             if isinstance(late, socket.socket):

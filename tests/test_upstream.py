@@ -99,6 +99,38 @@ def test_one_that_fails_while_another_answers_does_no_harm(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("at_once")
+def test_one_client_can_not_use_up_the_descriptors_by_names_with_many_addresses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    go_on, made = Event(), list[Endpoint]()
+
+    def connect(_: socket.socket, address: Endpoint, __: float) -> None:
+        made.append(address)
+        go_on.wait()
+
+    def dial(number: int, client: str) -> "gevent.Greenlet[..., socket.socket]":
+        addresses = [(f"192.0.2.{n}", number) for n in range(1, upstream._MOST_ADDRESSES + 1)]
+        return gevent.spawn(origins.dial, addresses, TARGET, soon(), client)
+
+    monkeypatch.setattr(sockets, "connect", connect)
+    origins = Upstream()
+    dials = [dial(number, "a") for number in range(1, 41)]
+    most = len(dials) + upstream._SHARE
+    until(lambda: len(made) == most)
+    dials.append(dial(50, "b"))  # another client has turns of its own
+    until(lambda: [port for _, port in made].count(50) == upstream._MOST_ADDRESSES)
+    assert len(made) == most + upstream._MOST_ADDRESSES
+    go_on.set()
+    for each in dials:
+        each.get(timeout=WAIT).close()
+    go_on.clear()
+    again = dial(51, "a")  # has them all again
+    until(lambda: [port for _, port in made].count(51) == upstream._MOST_ADDRESSES)
+    go_on.set()
+    again.get(timeout=WAIT).close()
+
+
+@pytest.mark.usefixtures("at_once")
 def test_who_is_late_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its socket is closed: otherwise, hundreds of dials a second would each leave one until its own deadline."""
     late = list[socket.socket]()
