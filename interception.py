@@ -157,7 +157,11 @@ class Interception:
         if self._sight.looks:
             where = sockets.peer(upstream.sock)
             witness = self._sight.witness(record, name, str(Target(*where)) if where else "", stream.alpn)
-        tunnel = self._relaying.run(way, stream, upstream, witness)
+        self._refusals.opened(pair, record)
+        try:
+            tunnel = self._relaying.run(way, stream, upstream, witness)
+        finally:
+            self._refusals.ended(pair, record)
         if self._settle(record, name, stream, tunnel):
             return
         if tunnel.sent:
@@ -225,7 +229,7 @@ class Interception:
         )
         advice = refusals.setting(way.user_agent) if context.ours else refusals.OPERATORS
         way.record.note(f"the client {what}; {advice}")
-        if self._refusals.refused(pair):
+        if self._refusals.refused(pair, said=meaning is not None):
             log.warning("%s refused certificates for %s: tunnelled untouched for an hour (--learn-bypass)", *pair)
 
 

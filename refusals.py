@@ -9,9 +9,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from lru import LRU
+from record import Record
 
 LEARNED_SECONDS = 3600.0  # how long a pair is tunnelled before interception is tried again
 SOON_SECONDS = 2.0  # a client that closes this soon after the handshake, without a byte, probably rejected our leaf
+_LATELY = 10.0  # seconds after its last use of a name in which a client that just leaves is not taken to refuse it
 _PAIRS = 10_000
 
 # By the alert's description as OpenSSL names it (RFC 8446 §6.2).
@@ -64,6 +66,8 @@ class Refusals:
         self._clock = clock
         self._counts: LRU[Pair, int] = LRU(_PAIRS)
         self._learned: LRU[Pair, float] = LRU(_PAIRS)
+        self._accepted: LRU[Pair, float] = LRU(_PAIRS)  # when a tunnel that was used has ended
+        self._open: dict[Pair, dict[int, Record]] = {}  # intercepted tunnels, by their record's identity
 
     def bypasses(self, pair: Pair) -> bool:
         """Whether tunnels of this client for this name pass untouched for now."""
@@ -75,9 +79,25 @@ class Refusals:
             return False
         return until is not None
 
-    def refused(self, pair: Pair) -> bool:
-        """Count a refusal. Return whether the pair is bypassed from now on because of it."""
-        if not self._threshold:
+    def opened(self, pair: Pair, record: Record) -> None:
+        """Take note of an intercepted tunnel that is relayed from now on, until it has ``ended``."""
+        if self._threshold:
+            self._open.setdefault(pair, {})[id(record)] = record
+
+    def ended(self, pair: Pair, record: Record) -> None:
+        """Forget a tunnel that was ``opened``."""
+        if self._threshold:
+            del self._open[pair][id(record)]
+            if not self._open[pair]:
+                del self._open[pair]
+
+    def refused(self, pair: Pair, said: bool = True) -> bool:
+        """Count a refusal. Return whether the pair is bypassed from now on because of it.
+
+        One that was not ``said``, as the client just left, does not count if it uses another tunnel for the name, or
+        did lately: Go opens more connections than it needs, and leaves those that come too late, all when it exits.
+        """
+        if not self._threshold or self.bypasses(pair) or (not said and self._uses(pair)):
             return False
         count = (self._counts.pop(pair) or 0) + 1
         if count < self._threshold:
@@ -90,6 +110,14 @@ class Refusals:
         """Forget earlier refusals: the client accepted the certificate."""
         if self._threshold:
             self._counts.pop(pair)
+            self._accepted.put(pair, self._clock())
+
+    def _uses(self, pair: Pair) -> bool:
+        last = self._accepted.peek(pair)
+        if last is not None and self._clock() < last + _LATELY:
+            return True
+        records = self._open.get(pair, {}).values()
+        return any(record.progress is not None and record.progress.sent for record in records)
 
     def learned(self) -> list[tuple[Pair, float]]:
         """The pairs that are bypassed, and for how many seconds more."""

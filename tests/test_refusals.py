@@ -1,5 +1,6 @@
 import pytest
 
+from record import Record
 from refusals import LEARNED_SECONDS, Pair, Refusals, meaning, setting
 
 ALICE = Pair("10.0.0.1", "bank.example")
@@ -38,6 +39,33 @@ def test_a_client_that_went_on_has_not_refused() -> None:
         assert not refusals.refused(ALICE)
         refusals.accepted(ALICE)
     assert not refusals.bypasses(ALICE)
+
+
+def test_a_client_that_uses_a_name_does_not_refuse_it_by_leaving() -> None:
+    clock, record = Clock(), Record("10.0.0.1:1")
+    refusals = Refusals(2, clock)
+    refusals.opened(ALICE, record)
+    assert not refusals.refused(ALICE, said=False)  # the tunnel was not used yet
+    record.progress = record
+    record.sent = 1
+    assert not any(refusals.refused(ALICE, said=False) for _ in range(5))
+    refusals.ended(ALICE, record)
+    refusals.accepted(ALICE)
+    clock.time = 9.9
+    assert not any(refusals.refused(ALICE, said=False) for _ in range(5))
+    clock.time = 10.0
+    assert [refusals.refused(ALICE, said=False) for _ in range(2)] == [False, True]
+
+
+def test_a_client_that_uses_a_name_refuses_it_by_saying_so() -> None:
+    refusals = Refusals(2)
+    refusals.accepted(ALICE)
+    assert [refusals.refused(ALICE) for _ in range(2)] == [False, True]
+
+
+def test_what_is_learned_is_told_once() -> None:
+    refusals = Refusals(1)
+    assert [refusals.refused(ALICE) for _ in range(3)] == [True, False, False]
 
 
 @pytest.mark.parametrize(

@@ -806,6 +806,31 @@ def test_a_client_that_leaves_without_a_word_later_has_not_refused(
             assert "note=" not in program.wait_for(" tunnel .* sni=localhost ")
 
 
+def test_a_client_that_leaves_connections_that_it_does_not_need_is_not_bypassed(
+    tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA
+) -> None:
+    """As Go does: of several connections for HTTP/2 that it opens at once, it keeps one."""
+    with running(tmp_path, roots, "--learn-bypass=2") as program:
+        target = f"localhost:{origin.port}"
+        with secure_tunnel(program, target) as secure:
+            assert get(secure).status == 200
+            for number in range(1, 4):
+                with secure_tunnel(program, target):
+                    pass
+                program.tunnels(number)
+            assert not untouched(program, target, "localhost", origin_ca, tmp_path)
+
+
+def test_a_client_that_only_leaves_is_bypassed(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) -> None:
+    with running(tmp_path, roots, "--learn-bypass=2") as program:
+        target = f"localhost:{origin.port}"
+        for number in (1, 2):
+            with secure_tunnel(program, target):
+                pass
+            program.tunnels(number)
+        assert untouched(program, target, "localhost", origin_ca, tmp_path)
+
+
 # How much
 
 
