@@ -788,6 +788,39 @@ def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> Non
         assert got.get(timeout=WAIT) == b"request"
 
 
+def test_an_origin_that_is_lost_in_the_clients_handshake(tmp_path: Path) -> None:
+    """By a reset: the socket then has no peer any more."""
+    handshaking, gone = Event(), Event()
+
+    def reset(sock: socket.socket) -> None:
+        assert handshaking.wait(WAIT)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        socket.socket(fileno=sock.detach()).close()
+        gone.set()
+
+    with (
+        Origin(reset) as server,
+        Program(
+            tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect=127.0.0.1:{server.port}", "--log-requests"
+        ) as running,
+        tunnel(running.address, "a.example:443") as sock,
+    ):
+        ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = strict_context(running.ca).wrap_bio(theirs, ours, server_hostname="a.example")
+        done = False
+        while not done:
+            try:
+                tls.do_handshake()
+                done = True
+            except ssl.SSLWantReadError:
+                sock.sendall(ours.read())
+                theirs.write(sock.recv(65_536))
+        handshaking.set()
+        assert gone.wait(WAIT)
+        sock.sendall(ours.read())
+        assert "outcome=origin-reset" in running.tunnels(1)[0]
+
+
 # Reads TLS and discards it, in a separate process: the test's own hub must not be the bottleneck.
 SINK = """
 import socket, ssl, sys, threading
