@@ -17,6 +17,7 @@ from test_tunnel import Ends, joined, uploaded
 from watching import Seen
 
 from board import Board
+from errors import Misdirected
 from exchange import Exchange
 from meter import Meter
 from observed import ObservedTunnel
@@ -219,6 +220,39 @@ def test_both_directions_at_once_are_whole_though_a_tap_waits(ends: Ends, tmp_pa
     running.kill()
 
 
+@pytest.mark.parametrize("acts", [False, True])
+@pytest.mark.parametrize("held", ["sent", "received"])
+def test_a_tap_that_waits_with_data_is_shown_no_other_meanwhile(
+    ends: Ends, tmp_path: Path, signals: SimpleNamespace, held: str, acts: bool
+) -> None:
+    signals.calls = []
+    (tmp_path / "tap.py").write_text(
+        f"import signals\nREWRITE = {acts}\ndef request(exchange): pass\n"
+        "def data(tunnel, direction, octets):\n"
+        "    signals.calls.append(direction)\n"
+        f"    if direction == {held!r} and not signals.begun.is_set():\n"
+        "        signals.begun.set()\n"
+        "        signals.go.wait()\n"
+        "    signals.calls.append('done')\n"
+    )
+    taps = Taps([Tap(tmp_path / "tap.py")])
+    running = gevent.spawn(before(taps, [], PlainStream(ends.client), PlainStream(ends.origin)).run)
+    asked = b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\n\r\nab"
+    ends.client_end.sendall(asked)
+    if held == "received":
+        assert heard_by(ends.origin_end, len(asked)) == asked
+    ends.origin_end.sendall(OK)
+    assert signals.begun.wait(WAIT)
+    ends.client_end.sendall(b"cd")
+    for _ in range(9):
+        give_way()
+    signals.go.set()
+    assert heard_by(ends.origin_end, 2 if held == "received" else len(asked) + 2).endswith(b"cd")
+    assert heard_by(ends.client_end, len(OK)) == OK
+    assert (set(signals.calls[::2]), set(signals.calls[1::2])) == ({"sent", "received"}, {"done"})
+    running.kill()
+
+
 @pytest.mark.parametrize("direction", ["received", "sent"])
 def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Path, direction: str) -> None:
     """Even while a tap holds the last piece of that response."""
@@ -241,10 +275,17 @@ def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Pa
 
 @pytest.mark.parametrize("acts", [False, True])
 def test_what_came_with_the_request_for_an_upgrade_passes_once_that_is_agreed_to(
-    ends: Ends, acting: Taps, acts: bool
+    ends: Ends, tmp_path: Path, signals: SimpleNamespace, acts: bool
 ) -> None:
-    """It might have been a request, and was held back until then; the client may say no more before it is answered."""
-    taps, mismatch = (acting, Mismatch.ALLOW) if acts else (Taps([]), Mismatch.DENY)
+    """It might have been a request, and was held back until then; the client may say no more before it is answered. Taps see it then, too."""
+    signals.sent = bytearray()
+    (tmp_path / "tap.py").write_text(
+        f"import signals\nREWRITE = {acts}\ndef request(exchange): pass\n"
+        "def data(tunnel, direction, octets):\n"
+        "    if direction == 'sent':\n"
+        "        signals.sent += octets\n"
+    )
+    taps, mismatch = Taps([Tap(tmp_path / "tap.py")]), Mismatch.ALLOW if acts else Mismatch.DENY
     tunnel = before(taps, [], PlainStream(ends.client), PlainStream(ends.origin), mismatch)
     running = gevent.spawn(tunnel.run)
     ends.client_end.sendall(ASK_UPGRADE + b"EARLY")
@@ -258,6 +299,7 @@ def test_what_came_with_the_request_for_an_upgrade_passes_once_that_is_agreed_to
     ends.origin_end.close()
     running.get()
     assert (tunnel.outcome, tunnel.refusal) == ("closed", None)
+    assert signals.sent == ASK_UPGRADE + b"EARLYLATER"
 
 
 @pytest.mark.parametrize(
@@ -549,6 +591,17 @@ def test_a_head_is_judged_before_any_of_it_passes(ends: Ends, said: bytes, passe
     ends.origin_end.close()
     running.get()
     assert (heard, tunnel.refusal is not None) == (passed, refused)
+
+
+def test_a_request_to_another_host_does_not_pass_beside_a_tap_that_acts(ends: Ends, acting: Taps) -> None:
+    tunnel = before(acting, [], PlainStream(ends.client), PlainStream(ends.origin), Mismatch.DENY)
+    running = gevent.spawn(tunnel.run)
+    ends.client_end.sendall(b"GET /evil HTTP/1.1\r\nHost: b.example\r\n\r\n")
+    ends.client_end.shutdown(socket.SHUT_WR)
+    assert ends.origin_end.recv(100) == b""
+    ends.origin_end.close()
+    running.get()
+    assert isinstance(tunnel.refusal, Misdirected)
 
 
 @pytest.mark.parametrize("more", [b"", b"HTTP/1.1 200 OK\r\nX: y", OK])

@@ -15,7 +15,7 @@ import bcrypt
 import gevent
 import pytest
 from browser import Browser
-from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel, strict_context, until
+from lab import WAIT, BioClient, Origin, Program, exchange, get, run, secure_tunnel, strict_context, tunnel, until
 from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
 
@@ -389,6 +389,25 @@ def test_pcap(tmp_path: Path, roots: Path, server: Origin, certificate: Path) ->
         rows = [line.split("\t") for line in shown.stdout.splitlines()]
         assert ["/a", "", str(server.port)] in rows
         assert ["", "/b", str(other.port)] in rows
+
+
+def test_the_end_of_a_tunnel_in_a_pcap(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """FINs where it was orderly, else a reset."""
+    path = tmp_path / "all.pcapng"
+    with watched(tmp_path, roots, f"--pcap={path}") as program:
+        for orderly in (True, False):
+            with tunnel(program.address, f"localhost:{server.port}") as sock:
+                client = BioClient(sock, strict_context(program.ca), "localhost")
+                if orderly:
+                    client.close_notify()
+                    assert client.read() == b""
+        ends = [line.rpartition("outcome=")[2].split()[0] for line in program.tunnels(2)]
+    assert ends == ["closed", "client-truncated"]
+    words: list[str | Path] = ["tshark", "-r", path, "-Y", "tcp.flags.fin==1 || tcp.flags.reset==1", "-T", "fields"]
+    shown = run(*words, "-e", "tcp.stream", "-e", "tcp.flags", timeout=60)
+    assert shown.returncode == 0, shown.stderr
+    rows = [line.split("\t") for line in shown.stdout.splitlines()]
+    assert [(stream, int(flags, 16) & 5) for stream, flags in rows] == [("0", 1), ("0", 1), ("1", 4)]
 
 
 def test_keys_decrypt_a_capture_of_both_sides(tmp_path: Path, roots: Path, server: Origin) -> None:
