@@ -58,7 +58,14 @@ def test_a_file_of_ours_is_continued(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"{}", b'{"log":{"version":"1.2","creator":{"name":"Firefox"}}}', b"\n" * 100, b"x" * 9999]
+    "content",
+    [
+        b"{}",
+        b'{"log":{"version":"1.2","creator":{"name":"Firefox"}}}',
+        b'{"log":{"version":"1.2","creator":{"name":"Firefox","version":"1"},"pages":[],"entries":[\n]}}\n',
+        b"\n" * 100,
+        b"x" * 9999,
+    ],
 )
 def test_any_other_file_is_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.har"
@@ -93,6 +100,23 @@ def test_rotation_keeps_so_many_files(tmp_path: Path) -> None:
     assert {path.name: entries(path) for path in tmp_path.iterdir()} == {
         "a.b.har": ["/large"], "a.b.1.har": ["/4"], "a.b.2.har": ["/3"]
     }  # fmt: skip
+
+
+def test_an_entry_too_large_for_any_file_leaves_no_empty_one(tmp_path: Path) -> None:
+    file = open_(tmp_path / "a.har", max_size=1)
+    for n in range(2):
+        file.append(exchange(target=f"/{n}"))
+    file.close()
+    assert {path.name: entries(path) for path in tmp_path.iterdir()} == {"a.har": ["/1"], "a.1.har": ["/0"]}
+
+
+def test_rotation_leaves_no_descriptors_behind(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    file = open_(tmp_path / "a.har", max_size=1)
+    for n in range(5):
+        file.append(exchange(target=f"/{n}"))
+    file.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def written(file: HarFile, made: list[Exchange]) -> list[int]:
