@@ -652,6 +652,30 @@ def test_what_openssl_refuses_is_moved_aside_or_made_anew(room: Room, leaves: Co
     assert (last.source, last.serial) == ("disk", again.serial)
 
 
+def test_what_openssl_has_no_memory_for_stays_where_it_is(
+    room: Room, leaves: Counted, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That says nothing about the certificate, which is an operator's."""
+
+    def fail(*_: object, **__: object) -> None:
+        error = ssl.SSLError(1, "out of memory")
+        error.reason = "MALLOC_FAILURE"
+        raise error
+
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    room.place(room.ca.issue(NAME))
+    stored = room.path.read_bytes()
+    clock.advance(seconds=60)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(ssl.SSLContext, "load_cert_chain", fail)
+        with pytest.raises(RetrievalError, match="for now: malloc failure"):
+            contexts.get(NAME)
+    assert room.path.read_bytes() == stored
+    found = contexts.get(NAME)
+    assert found is not None
+    assert (found.source, found.ours) == ("disk", False)
+
+
 def test_what_openssl_refuses_is_not_made_again_and_again(leaves: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise NotServable("no")

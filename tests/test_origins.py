@@ -244,3 +244,16 @@ def test_without_verification_they_would_have_been_heard(their_roots: Roots, tru
             with Site(chain(their_roots), tmp_path, ssl.TLSVersion.TLSv1_3) as site:
                 assert through(program, site, "localhost").status == 200
                 assert site.heard == b"G"
+
+
+def test_an_intermediate_alone_may_be_trusted(tmp_path: Path) -> None:
+    """As in strict mode since Python 3.13."""
+    middle = make("intermediate", make("A root that is not trusted"))
+    (tmp_path / "trusted.pem").write_bytes(middle.pem)
+    words = ("--store=certs", "--max=9", "--ca=ca", "--upstream-ca=trusted.pem")
+    with (
+        Site([make("leaf", middle, "localhost")], tmp_path, ssl.TLSVersion.TLSv1_3) as site,
+        Program(tmp_path, *words) as running,
+        secure_tunnel(running, f"localhost:{site.port}") as secure,
+    ):
+        assert get(secure).status == 200

@@ -22,6 +22,7 @@ from test_ca import encrypted_key
 import certifier
 import files
 import options
+import tlsconfig
 from commandline import CommandLine
 from errors import UsageError
 from version import VERSION
@@ -251,6 +252,22 @@ def test_a_system_without_roots_is_told_at_start(tmp_path: Path, monkeypatch: py
         with Program(tmp_path, *GOOD, option) as running:
             pass
         assert not any(warning in line for line in running.lines)
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "found"),
+    [("roots.pem", "none", True), ("none", "full", True), ("none", "empty", False), ("none", "none", False)],
+)
+def test_where_a_system_has_roots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, folder: str, found: bool
+) -> None:
+    for name in ("full", "empty"):
+        (tmp_path / name).mkdir()
+    for path in (tmp_path / "roots.pem", tmp_path / "full" / "root.pem"):
+        path.touch()
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / file))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / folder))
+    assert tlsconfig.system_has_roots() == found
 
 
 def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, echo_origin: Origin) -> None:
