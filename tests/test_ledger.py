@@ -8,6 +8,7 @@ from test_health import options
 from test_leaves import Room
 from test_signer import authority_for
 
+from errors import UsageError
 from issuance import Issuance
 from keys import KeyStock
 from leaves import Leaves
@@ -136,6 +137,29 @@ def test_a_folder_that_fails_is_not_taken_for_empty(room: Room, monkeypatch: pyt
         room.files.serials.prepare(ledger_of(room), list[str]().append)
     code = errno.EACCES
     assert prepared(room).highest() == 0
+
+
+def test_a_store_whose_serial_numbers_cannot_be_seen_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = options(tmp_path)
+    Issuance(chosen, now())
+    (kept,) = (tmp_path / "certs" / ".serials").iterdir()
+    kept.unlink()
+    room = Room(tmp_path)
+    room.place(room.ca.issue("www.example.com"))
+    scandir = os.scandir
+
+    def faulty(path: Path | str) -> object:
+        if Path(path) == room.path.parent:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scandir(path)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "scandir", faulty)
+        with pytest.raises(UsageError, match=r"can't see which serial numbers are used in .*: Input/output error"):
+            Issuance(chosen, now())
+    Issuance(chosen, now())
 
 
 def test_a_new_root_for_an_old_key_loses_nothing_of_what_that_has_signed(tmp_path: Path) -> None:
