@@ -277,7 +277,7 @@ def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Pa
 def test_what_came_with_the_request_for_an_upgrade_passes_once_that_is_agreed_to(
     ends: Ends, tmp_path: Path, signals: SimpleNamespace, acts: bool
 ) -> None:
-    """It might have been a request, and was held back until then; the client may say no more before it is answered. Taps see it then, too."""
+    """It might have been a request, and was held back until then; the client may wait for that. Taps see it then."""
     signals.sent = bytearray()
     (tmp_path / "tap.py").write_text(
         f"import signals\nREWRITE = {acts}\ndef request(exchange): pass\n"
