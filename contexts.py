@@ -246,8 +246,10 @@ class ContextCache:
 
     def _renew(self, name: str, used: bool = True) -> None:
         with _spared(name):
-            self._retrieve(name, "", Wanted(renew=True, used=used))
+            context = self._retrieve(name, "", Wanted(renew=True, used=used))
             self._board.retrieved("renewed")
+            if context is not None and context.source == "made":
+                log.info("renewed the certificate for %s", name)
 
 
 def _free(dropped: LRU[str, Context]) -> None:

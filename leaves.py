@@ -81,7 +81,8 @@ class Leaves:
                 if wanted.refused is not None and found.pem == wanted.refused[0]:
                     raise Unusable(wanted.refused[1])
                 if wanted.renew and stored.ours and self._authority is not None and now >= found.renew_at:
-                    raise Unusable(f"less than a third of its life is left, until {found.not_after:%Y-%m-%d}")
+                    replacing = stored
+                    continue
             except Unusable as why:
                 if not stored.ours:
                     notes += self._pass_over(stored, name, now, why)
@@ -97,7 +98,7 @@ class Leaves:
         notes += self._once(unread)
         if self._authority is None or not wanted.make:
             return None
-        if replacing is not None:
+        if why_replaced:
             notes.append(why_replaced)
         made = self._make(self._authority, name, now, notes)
         kept = self._keep(made, name, now, replacing, notes, wanted.used)

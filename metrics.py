@@ -23,7 +23,8 @@ _COUNTERS = {
     "octets": ("bytes", "Octets of content relayed: sent by clients, received by them.", ("direction",)),
     "retrievals": (
         "retrievals",
-        "Certificates looked up: found in memory, read from disk, made, renewed, none to be had, failed.",
+        "Certificates looked up: found in memory, read from disk, made, renewed (made or read anew) in the background,"
+        " none to be had, failed.",
         ("source",),
     ),
     "refusals": (

@@ -11,6 +11,7 @@ from pathlib import Path
 from gevent.monkey import get_original
 
 MOST = 1 << 26  # octets read from a file at once: half a million users or 30,000 roots have less, /dev/zero has no end
+_PIECE = 1 << 20  # octets
 
 _close = get_original("os", "close")  # gevent's must not be used on pool threads
 
@@ -40,7 +41,9 @@ def whole(path: Path) -> bytes:
     """All that a file holds. Of a FIFO, what its writers write; nothing if it has none, rather than wait for ever."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
-        found = file.read(MOST + 1)
-    if len(found) > MOST:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return found
+        found = bytearray()
+        while piece := file.read(_PIECE):  # all at once would reserve the memory for ``MOST``
+            found += piece
+            if len(found) > MOST:
+                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return bytes(found)

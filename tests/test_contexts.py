@@ -266,7 +266,10 @@ def test_sessions_of_clients_without_tickets_do_not_pile_up(room: Room, leaves: 
     assert leaves.count == 2
 
 
-def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Counted, clock: Clock) -> None:
+def test_renewed_in_the_background_while_the_present_one_is_served(
+    leaves: Counted, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get("a.example")
     assert made is not None
@@ -279,6 +282,9 @@ def test_renewed_in_the_background_while_the_present_one_is_served(leaves: Count
     renewed = contexts.find("a.example")
     assert renewed is not None
     assert renewed.serial != made.serial
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("INFO", "renewed the certificate for a.example")
+    ]
     assert leaves.count == 2
 
 
