@@ -137,7 +137,7 @@ class HarFile:
             fcntl.flock(live, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._begin(live)
             end = os.fstat(live).st_size - len(_TAIL)
-            if end < 0 or os.pread(live, len(_HEAD), 0) != _HEAD or os.pread(live, len(_TAIL), end) != _TAIL:
+            if os.pread(live, len(_HEAD), 0) != _HEAD or os.pread(live, len(_TAIL), end) != _TAIL:
                 raise FileExistsError(errno.EEXIST, "it exists, and is not a whole HAR file of certifier's")
             self._empty = os.pread(live, 4096, 0).find(b"\n") == end
             self._counts = self._forgets()
