@@ -118,7 +118,10 @@ class Retriever:
         def retrieve() -> Leaf | None:
             return self._leaves.retrieve(name, self._now(), notes, wanted)  # the time once a thread is free
 
-        return settled(lambda: self._workers.run(retrieve))
+        def attempt() -> Leaf | None:
+            return self._workers.run(retrieve)
+
+        return settled(attempt)
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
