@@ -46,6 +46,7 @@ def site(roots: Path, certificate: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("load", LOADS, ids=lambda load: load.__name__)
 def test_load(site: Site, load: Load) -> None:
+    load(site, min(LOADS[load]))  # threads are started when they are first needed
     held(site, load, LOADS[load])
 
 
