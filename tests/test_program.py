@@ -21,10 +21,14 @@ from test_ca import encrypted_key
 
 import certifier
 import files
+import har
 import options
+import signer
 import tlsconfig
 from commandline import CommandLine
 from errors import UsageError
+from limits import Limits
+from tunnel import IDLE_SECONDS
 from version import VERSION
 
 GOOD = ["--store=certs", "--max=9"]
@@ -597,6 +601,14 @@ def test_gevent_patches_before_any_other_import() -> None:
     body = ast.parse((HERE / "certifier.py").read_text()).body
     first, second = [ast.unparse(node) for node in body[1:3]]
     assert (first, second) == ("from gevent import monkey", "monkey.patch_all()")
+
+
+def test_defaults_in_the_code_are_those_of_the_manual() -> None:
+    chosen = options.proxy_options(CommandLine(certifier.__doc__ or "", GOOD, "v"))
+    assert chosen.limits == Limits()
+    assert chosen.limits.idle_timeout == IDLE_SECONDS
+    assert chosen.leaves.days == signer.DAYS
+    assert chosen.sight.har_max == har.MAX_SIZE
 
 
 def test_every_room_has_tests_or_is_told_where() -> None:
