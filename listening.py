@@ -1,6 +1,5 @@
 """The listeners: bound before worker processes are forked, which share their addresses."""
 
-import os
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
@@ -83,5 +82,6 @@ def _listen(target: Target, shared: bool) -> socket.socket:
 
 
 def _refused(target: Target, error: OSError) -> UsageError:
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error  # create_server adds to its text
+    reason = cause.strerror or cause
     return UsageError(f"can't listen on {target}: {reason}; choose another with --listen=HOST:PORT")

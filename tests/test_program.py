@@ -224,6 +224,14 @@ def test_what_is_opened_is_no_standard_descriptor(tmp_path: Path) -> None:
     assert run(*command, cwd=tmp_path).stdout.splitlines()[-1] == "0 /dev/null /dev/null"
 
 
+def test_a_host_to_listen_on_that_is_unknown(tmp_path: Path) -> None:
+    """What Python adds to the reason is not for operators."""
+    command = [sys.executable, str(HERE / "certifier.py"), *GOOD, "--listen=none.invalid:80", "--open"]
+    result = run(*command, cwd=tmp_path)
+    assert result.returncode == 2
+    assert re.fullmatch(r"certifier: can't listen on none\.invalid:80: [^()\n]+; choose another .+\n", result.stderr)
+
+
 def test_some_of_the_three_files_turn_generation_off_and_it_says_so(tmp_path: Path) -> None:
     write_ca(tmp_path)
     with Program(tmp_path, *GOOD, *SIGN[:2]) as running:
