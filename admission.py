@@ -42,9 +42,11 @@ class Admission:
         own = self._clients.get(client, 0)
         refusal: CertifierError
         if self._admitted >= self._limits.connections:
-            refusal = TooManyConnections(f"there are {self._limits.connections} connections already")
+            refusal = TooManyConnections(f"all connections are in use: {self._limits.connections}")
         elif own >= self._limits.client_connections:
-            refusal = TooManyOfClient(f"{client} has {self._limits.client_connections} connections already")
+            refusal = TooManyOfClient(
+                f"{client} uses all the connections that it may have: {self._limits.client_connections}"
+            )
         else:
             self._admitted += 1
             self._clients[client] = own + 1

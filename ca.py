@@ -148,7 +148,9 @@ def _path(certificate: x509.Certificate, others: list[x509.Certificate]) -> tupl
 def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
     """Raise ``UsageError`` if it can't sign leaves now."""
     if not list(certificate.subject):
-        raise UsageError(f"the CA certificate {path} has an empty subject, which RFC 5280 §4.1.2.6 forbids")
+        raise UsageError(
+            f"the CA certificate {path} has an empty subject, which RFC 5280 §4.1.2.6 forbids; make another: {_GOOD_CA}"
+        )
     constraints = certificates.extension(certificate, x509.BasicConstraints)
     if constraints is None or not constraints.ca:
         raise UsageError(f"{path} is not a CA certificate (basicConstraints CA:TRUE); make one: {_GOOD_CA}")
@@ -166,7 +168,10 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
         )
     usage = certificates.extension(certificate, x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
-        raise UsageError(f"the CA certificate {path} may not sign certificates (keyUsage without keyCertSign)")
+        raise UsageError(
+            f"the CA certificate {path} may not sign certificates (keyUsage without keyCertSign);"
+            f" make another: {_GOOD_CA}"
+        )
 
 
 def _is_root(certificate: x509.Certificate) -> bool:

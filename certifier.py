@@ -163,7 +163,9 @@ def _run(chosen: Options) -> int:
     limits = chosen.limits.within_descriptors(chosen.workers, logged)
     logs.set_up(limits.log_value)
     if limits.connections * chosen.workers < min(chosen.limits.connections, _FEW):
-        log.warning("the limit on open files (ulimit -n) sets one on connections per process: %d", limits.connections)
+        log.warning(
+            "the limit on open files allows only %d connections per process: raise it (ulimit -n)", limits.connections
+        )
     listening.check_openness(chosen)
     seeing.check_apart(chosen)
     if chosen.workers == 1:

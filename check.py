@@ -39,7 +39,7 @@ from commandline import CommandLine
 from errors import UsageError
 from issuance import open_store
 from leaf import Unusable
-from log import escape
+from log import counted, escape
 from options import CaOptions, ca_options, store_option
 from reading import content, exists
 from store import Store
@@ -154,7 +154,9 @@ def main(argv: list[str], version: str) -> int:
     line = CommandLine(__doc__, argv, version, "check")
     chosen = ca_options(line)
     if chosen.missing:
-        raise UsageError(f"{' and '.join(chosen.missing)} missing: give all three --sign-*, or --ca, or none of them")
+        raise UsageError(
+            f"without {' and '.join(chosen.missing)}, there is no CA: give all three --sign-*, or --ca, or neither"
+        )
     check_descriptors()  # or each certificate would be blamed
     store = open_store(store_option(line))
     now = datetime.now(UTC)
@@ -171,12 +173,8 @@ def main(argv: list[str], version: str) -> int:
         for problem in problems:
             told = f"{_word(problem['where'])}: {problem['problem']}\n  {problem['meaning']}\n"
             sys.stdout.write(told.encode("ascii", "backslashreplace").decode())  # paths and names may hold any octets
-        print(f"{_counted(check.checked, 'certificate')} checked, {_counted(len(problems), 'problem')}")
+        print(f"{counted(check.checked, 'certificate')} checked, {counted(len(problems), 'problem')}")
     return 1 if problems else 0
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _called(stem: str) -> str:

@@ -54,7 +54,7 @@ class CommandLine:
         """The value of a required option or operand."""
         value = self.text(option)
         if value is None:
-            raise UsageError(f"{option} is missing, as in: {self._program} {example}; see --help")
+            raise UsageError(f"{option} is required, as in: {self._program} {example}; see --help")
         return value
 
     def flag(self, option: str) -> bool:

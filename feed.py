@@ -30,7 +30,7 @@ class Feed:
         Raises ``TooManyOnlookers``.
         """
         if self.onlookers >= self._most:
-            raise TooManyOnlookers(f"{self._most} are watching already")
+            raise TooManyOnlookers(f"{self._most} clients are watching already")
         self.onlookers += 1
         try:
             yield self._ticks()

@@ -9,7 +9,7 @@ import gevent
 
 from exchange import Exchange
 from har import HarFile
-from log import background
+from log import background, counted
 from recorder import Observer
 from workers import Workers
 
@@ -91,7 +91,7 @@ class HarQueue(Observer):
     def _tell_lost(self, why: str = _DISK) -> None:
         if self._lost:
             lost, self._lost = self._lost, 0
-            log.warning("%d exchanges are not in the HAR file: %s", lost, why)
+            log.warning("%s missing from the HAR file: %s", counted(lost, "exchange"), why)
 
 
 def _held(exchange: Exchange) -> int:

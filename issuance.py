@@ -104,4 +104,5 @@ def open_store(folder: Path, create: bool | None = False) -> Store:
             create = not reading.exists(folder)
         return Store(folder, create)
     except OSError as error:
-        raise UsageError(f"--store={folder}: can't {'write' if create else 'read'} there: {error.strerror}") from error
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        raise UsageError(f"--store={folder}: can't {'write' if create else 'read'} there: {reason}") from error

@@ -46,7 +46,7 @@ class LineFile:
         self._torn = False
         if self._lost:
             lost, self._lost = self._lost, 0
-            log.warning("%s can be written again; %d lines were lost", self._path or "stderr", lost)
+            log.warning("%s can be written again; lines lost: %d", self._path or "stderr", lost)
 
     def _put(self, data: bytes) -> int:
         """Write as much as is possible without blocking the hub; return the number of octets."""

@@ -41,6 +41,11 @@ def brief(text: str | None) -> str | None:
     return None if text is None else cut(text)
 
 
+def counted(number: int, what: str) -> str:
+    """The number and the noun, in the plural unless it is one."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 @contextmanager
 def background(consequence: str, level: int = logging.WARNING) -> Iterator[None]:
     """Run work that nobody waits for: an error in it is logged with its consequence, and ends only that work."""

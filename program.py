@@ -129,7 +129,7 @@ class Program:
             if hours % 24 == 0:
                 with logs.background("temporary files that a crash may have left are not removed"):
                     if stale := self._workers.run(self._issuance.clear_stale):
-                        log.warning("removed %d temporary files that a crash had left", stale)
+                        log.warning("removed %s that a crash had left", logs.counted(stale, "temporary file"))
                 if hours:
                     self._tell_expiry()
             self._contexts.tidy()
@@ -159,7 +159,9 @@ class Program:
         chosen, keylog = self._chosen, self._chosen.sight.keylog
         ca = chosen.leaves.ca
         if ca.missing:
-            log.warning("%s missing: no certificates are signed", " and ".join(ca.missing))
+            log.warning(
+                "without %s, no certificates are signed: give all three --sign-*, or --ca", " and ".join(ca.missing)
+            )
         if ca.files is None:
             log.warning(
                 "no CA: only names in the store are intercepted; --ca=<dir> makes one, and certificates for all others"

@@ -59,9 +59,9 @@ def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None)
             with _as_file(reading.whole(Path(extra_roots))) as path:  # OpenSSL would wait for a FIFO's writer
                 context.load_verify_locations(path)
         except ssl.SSLError as error:
-            raise UsageError(f"--upstream-ca: {extra_roots} holds no PEM certificate") from error
+            raise UsageError(f"--upstream-ca={extra_roots}: holds no PEM certificate") from error
         except OSError as error:
-            raise UsageError(f"--upstream-ca: can't read {extra_roots}: {error.strerror}") from error
+            raise UsageError(f"--upstream-ca={extra_roots}: can't read it: {error.strerror}") from error
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -106,7 +106,7 @@ def main(argv: list[str], version: str) -> int:
     chosen = leaf_options(line)
     if chosen.ca.missing:
         raise UsageError(
-            f"{' and '.join(chosen.ca.missing)} missing: to sign certificates, give all three --sign-*, or --ca"
+            f"without {' and '.join(chosen.ca.missing)}, no certificates are signed: give all three --sign-*, or --ca"
         )
     if chosen.ca.files is None:
         raise UsageError("no CA to sign with: give --ca=<dir>, or all three --sign-*")

@@ -178,7 +178,7 @@ class Website:
     def _told(self, since: Cursor) -> Generator[bytes]:
         """Yields one snapshot, which counts until it has been sent and the next one is asked for."""
         if self._being_told >= MAX_TOLD:
-            raise TooManyOnlookers(f"{MAX_TOLD} are being told already")
+            raise TooManyOnlookers(f"{MAX_TOLD} clients are being sent the state already")
         self._being_told += 1
         try:
             yield written(self._gather(since))

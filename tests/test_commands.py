@@ -70,12 +70,15 @@ def names(room: Room) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["check"], "--store is missing, as in: certifier.py check --store=certs"),
+        (["check"], "--store is required, as in: certifier.py check --store=certs"),
         (["list", "--store=none"], "--store=none: can't read there: No such file or directory"),
         (["prune", STORE, "--keep=x"], "--keep=x: not a whole number of at least 0"),
         (["prune", STORE, "--unused=0"], "--unused=0: not a whole number of at least 1"),
         (["prune", STORE, "--max=3"], "unknown option --max"),
-        (["check", STORE, "--sign-cert=x"], "--sign-key and --sign-serial missing"),
+        (
+            ["check", STORE, "--sign-cert=x"],
+            "without --sign-key and --sign-serial, there is no CA: give all three --sign-*",
+        ),
         (["warm", STORE], "<names-file> is missing; see certifier.py warm --help"),
         (["warm", STORE, "names"], "no CA to sign with"),
         (["warm", STORE, "--ca=ca", "none"], "can't read none: No such file"),

@@ -93,7 +93,7 @@ def test_what_nobody_reads_is_lost_and_counted() -> None:
             text = read.read(1 << 20)
             assert re.match(rb"\S+Z short\n\S+Z (long )+", text)
             logger.info("again")
-            told = rb"\S+Z warning: stderr can be written again; 2 lines were lost\n"
+            told = rb"\S+Z warning: stderr can be written again; lines lost: 2\n"
             assert re.fullmatch(rb"\n\S+Z again\n" + told, read.read(1 << 20))
             logger.info("whole")
             assert re.fullmatch(rb"\S+Z whole\n", read.read(1 << 20))

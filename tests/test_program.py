@@ -60,9 +60,9 @@ def refuses(address: tuple[str, int]) -> bool:
 SIGN = ["--sign-cert=ca.crt", "--sign-key=ca.key", "--sign-serial=serial"]
 
 BAD = [
-    ([], "--store is missing"),
-    (["--store=certs"], "--max is missing"),
-    (["--max=1"], "--store is missing"),
+    ([], "--store is required"),
+    (["--store=certs"], "--max is required"),
+    (["--max=1"], "--store is required"),
     (["--store=certs", "--max=0"], "--max=0: not a whole number of at least 1"),
     (["--store=certs", "--max=x"], "--max=x: not a whole number"),
     (["--store=certs", "--max=-1"], "--max=-1: not a whole number"),
@@ -91,8 +91,8 @@ BAD = [
     ([*GOOD, "--days=0"], "--days=0: not a whole number from 1 to 397"),
     ([*GOOD, "--days=398"], "not a whole number from 1 to 397"),
     ([*GOOD, "--ca=ca", "--sign-key=k"], "can't both be given"),
-    ([*GOOD, "--upstream-ca=none.pem"], "--upstream-ca: can't read none.pem: No such file"),
-    ([*GOOD, "--upstream-ca=rubbish"], "rubbish holds no PEM certificate"),
+    ([*GOOD, "--upstream-ca=none.pem"], "--upstream-ca=none.pem: can't read it: No such file"),
+    ([*GOOD, "--upstream-ca=rubbish"], "--upstream-ca=rubbish: holds no PEM certificate"),
     ([*GOOD, *SIGN[:2], "--sign-serial=rubbish"], "must hold one positive decimal number"),
     ([*GOOD, *SIGN[:2], "--sign-serial=none"], "can't use the serial file none"),
     ([*GOOD, SIGN[0], "--sign-key=sealed/ca.key", SIGN[2]], "has a passphrase"),
@@ -101,7 +101,7 @@ BAD = [
     ([*GOOD, "--sign-cert=leaf.crt", *SIGN[1:]], "is not a CA certificate"),
     ([*GOOD, "--sign-cert=rubbish", *SIGN[1:]], "holds no PEM certificate"),
     (["--store=rubbish", "--max=1"], "--store=rubbish: can't read there: Not a directory"),
-    (["--store=rubbish", "--max=1", *SIGN], "--store=rubbish: can't write there: File exists"),
+    (["--store=rubbish", "--max=1", *SIGN], "--store=rubbish: can't write there: it is not a folder"),
     (["--store=rubbish/x", "--max=1"], "can't write there: Not a directory"),
     ([*GOOD, "--ca=rubbish"], "can't make a CA in rubbish: it is not a folder"),
     ([*GOOD, "--har=."], "--har=.: can't write it: Is a directory"),
@@ -113,7 +113,7 @@ BAD = [
     ([*GOOD, "--tap=fifo"], "--tap=fifo: can't read it: Is a directory or no regular file"),
     ([*GOOD, "--auth=/dev/zero"], "--auth=/dev/zero: can't read it: File too large"),
     ([*GOOD, "--auth=fifo"], "--auth=fifo: holds no user"),
-    ([*GOOD, "--upstream-ca=/dev/zero"], "--upstream-ca: can't read /dev/zero: File too large"),
+    ([*GOOD, "--upstream-ca=/dev/zero"], "--upstream-ca=/dev/zero: can't read it: File too large"),
     ([*GOOD, SIGN[0], "--sign-key=/dev/zero", SIGN[2]], "can't read /dev/zero: File too large"),
     ([*GOOD, "--deny=@/dev/zero"], "--deny=@/dev/zero: can't read /dev/zero: a line of 1048576 characters or more"),
     ([*GOOD, "--log-file=x", "--har=./x"], "--log-file and --har can't both be x"),
@@ -207,7 +207,7 @@ def test_why_it_does_not_start_is_one_write(tmp_path: Path) -> None:
         with open(writer, "wb") as stderr:
             command = [sys.executable, str(HERE / "certifier.py"), "--max=9"]
             subprocess.run(command, cwd=tmp_path, stderr=stderr, timeout=WAIT, check=False)
-        assert re.fullmatch(rb"certifier: --store is missing, as in: .+\n", lines.read(4096))
+        assert re.fullmatch(rb"certifier: --store is required, as in: .+\n", lines.read(4096))
 
 
 OPENED = """
@@ -235,7 +235,7 @@ def test_a_host_to_listen_on_that_is_unknown(tmp_path: Path) -> None:
 def test_some_of_the_three_files_turn_generation_off_and_it_says_so(tmp_path: Path) -> None:
     write_ca(tmp_path)
     with Program(tmp_path, *GOOD, *SIGN[:2]) as running:
-        running.wait_for("--sign-serial missing: no certificates are signed")
+        running.wait_for(r"without --sign-serial, no certificates are signed: give all three --sign-\*, or --ca")
         running.wait_for("no CA: only names in the store are intercepted; --ca=<dir> makes one")
 
 

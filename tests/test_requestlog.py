@@ -286,7 +286,7 @@ def test_a_line_torn_by_a_full_disk_spoils_no_other(tmp_path: Path, monkeypatch:
     assert path.read_text() == "one\nfour\nfive\n"
     lost, again = told
     assert "can't write" in lost
-    assert again.endswith("can be written again; 2 lines were lost")
+    assert again.endswith("can be written again; lines lost: 2")
     file.close()
 
 
