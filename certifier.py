@@ -71,7 +71,7 @@ Limits (limits.py gives the reasons):
   --idle-timeout=<s>            For a tunnel without a byte either way [default: 3600].
   --new-names=<n>               Certificates made per second, in all [default: 50].
   --client-new-names=<n>        The same per client address [default: 25].
-  --max-log-value=<n>           Characters per value in the log [default: 300].
+  --max-log-value=<n>           Characters per value in the log; of URLs, 2000 [default: 300].
 
   -h --help               Show this and exit.
   --version               Show the version and exit.
