@@ -9,6 +9,7 @@ for the log and the body of the reply. Any other exception is a bug.
 ``proxy_status``  error token of the Proxy-Status field (RFC 9209 §2.3)
 ``alert``         TLS alert description, where the reply can only be an alert (RFC 8446 §6)
 ``fields``        further fields of the reply
+``outcome``       what the log calls it; the token of Proxy-Status if empty
 ``refusal``       the rule that refused it, if one did: one word, under which it is counted
 """
 
@@ -30,7 +31,7 @@ class CertifierError(Exception):
     proxy_status = "proxy_internal_error"
     alert = INTERNAL_ERROR
     fields: ClassVar[dict[str, str]] = {}
-    outcome = ""  # what the log calls it, if not by the token of Proxy-Status
+    outcome = ""
     refusal = ""
 
     def again(self) -> Self:

@@ -34,9 +34,7 @@ QUIET_SECONDS = 300.0  # how long either side may be silent while we wait for it
 LINGER_SECONDS = 5.0  # how long an upload that was already answered may pause, as in nginx
 _CHUNK = 65_536
 _EVENTS = 64  # after which others may run: gevent's calls switch only if they would block, and each event costs time
-_MANY = (
-    256  # fields in one event, after which others may run, too: a head or trailers may have 16,000, which take 20 ms
-)
+_MANY = 256  # fields in one event after which they may run, too: a head or trailers may have 16,000, which take 20 ms
 
 
 class Forwarding:

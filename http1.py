@@ -16,7 +16,6 @@ from framing import Body, Chunked, Counted, Heads, UntilClose
 from recorder import NO_ROOM, Recorder
 
 MAX_WAITING = 100  # unanswered requests of a connection; pipelining clients stop at about 10
-
 MAX_INTERIM = 100  # interim responses to one request; an origin that sends more may never stop
 
 

@@ -167,7 +167,7 @@ class Interception:
         if tunnel.sent:
             self._refusals.accepted(pair)
         elif tunnel.client_ended_first and not tunnel.received and time.monotonic() - began < refusals.SOON_SECONDS:
-            self._refused(way, pair, context, stream.reason, None if stream.ended is BROKEN else "right after")
+            self._refused(way, pair, context, stream.reason, None if stream.ended == BROKEN else "right after")
 
     def _settle(self, record: Record, name: str, stream: TlsStream, tunnel: Tunnel) -> bool:
         """Tell the client, if it still can be told, why its tunnel ended; return whether there was anything to tell."""

@@ -139,7 +139,7 @@ class ObservedTunnel(Tunnel):
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if source is self._origin and self.refusal is None and not self._over:
-            ended = how if how is ORDERLY else f"origin-{how}"
+            ended = how if how == ORDERLY else f"origin-{how}"
             ours = self._cut or self._client.ended in (RESET, BROKEN)  # cut by us, which reads as a FIN without TLS
             self._witness.origin_ended(self.outcome if ours else ended)
         if sink is self._client:

@@ -161,7 +161,7 @@ class TlsStream(Stream):
     def end(self, how: str) -> None:
         """Send close_notify and FIN, or FIN alone for a truncation."""
         try:
-            if how is ORDERLY:
+            if how == ORDERLY:
                 self.close_notify()
         finally:
             sockets.shut(self.sock, socket.SHUT_WR)

@@ -114,7 +114,7 @@ class Tunnel:
                 records, content = self._take(source, sink)
                 most[side] = _most(octets, records, content)
                 source.answer()
-                if records and source.ended is ORDERLY:  # otherwise the client may have to be told why
+                if records and source.ended == ORDERLY:  # otherwise the client may have to be told why
                     sink.finish()
                 if not sink.flush_now():
                     return False
@@ -224,7 +224,7 @@ class Tunnel:
         self._went_wrong(sink, RESET)
 
     def _went_wrong(self, side: Stream, how: str) -> None:
-        if self.outcome is ORDERLY:
+        if self.outcome == ORDERLY:
             self.outcome = f"{'client' if side is self._client else 'origin'}-{how}"
             self.detail = side.reason
 
@@ -233,14 +233,14 @@ class Tunnel:
             return
         if self.client_ended_first is None:
             self.client_ended_first = source is self._client
-        if how is not ORDERLY:
+        if how != ORDERLY:
             self._went_wrong(source, how)
         # How an origin reacts to the truncation by a client that has left does not matter.
         if source is self._origin and not self.received and self._client.ended in (None, ORDERLY):
             self.alert = source.reason if not source.renegotiates else RENEGOTIATES
             if self.alert is not None:
                 return
-        if how is RESET or how is BROKEN:
+        if how in (RESET, BROKEN):
             if sink is self._origin or not self._unread:  # otherwise ``run`` does, when the last data has arrived
                 sink.abort()
             return

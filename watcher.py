@@ -45,8 +45,8 @@ class Watcher:
     """Takes each piece of both directions as it passes, those of a request no later than those of its response.
 
     ``alpn`` is what was negotiated: ``h2``, ``http/1.1``, or None to let the first bytes decide. Once ``watching`` is
-    False, further calls do nothing. With ``strict``, a request that another
-    recipient may parse differently is malformed.
+    False, further calls do nothing. With ``strict``, a request that another recipient may parse differently is
+    malformed.
     """
 
     __slots__ = ("_decoder", "_early", "_first", "_is_http", "_more", "_recorder", "_strict", "watching")

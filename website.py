@@ -44,7 +44,6 @@ _SECURE = {
     "X-Frame-Options": "DENY",  # for browsers that don't know frame-ancestors
 }
 
-
 # Media type, name and content of the CA in its forms.
 _FORMS: dict[str, tuple[str, str, Callable[[Downloads], bytes]]] = {
     "/ca.crt": ("application/x-x509-ca-cert", "certifier-ca.crt", lambda ca: ca.pem),

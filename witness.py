@@ -84,7 +84,7 @@ class Witness:
         return data
 
     def forward(self, data: bytes) -> Iterable[bytes]:
-        """The same if something does, piece by piece; an empty piece means that there is an ``answer`` to send."""
+        """The same if something ``acts``, piece by piece: an empty one means that there is an ``answer`` to send."""
         assert self._rewriter is not None
         for piece in self._rewriter.forward(data):
             self._guard.check()
