@@ -164,7 +164,7 @@ def _run(chosen: Options) -> int:
     logs.set_up(limits.log_value)
     if limits.connections * chosen.workers < min(chosen.limits.connections, _FEW):
         log.warning(
-            "the limit on open files allows only %d connections per process: raise it (ulimit -n)", limits.connections
+            "the limit on open files (ulimit -n) leaves room for only %d connections per process", limits.connections
         )
     listening.check_openness(chosen)
     seeing.check_apart(chosen)
