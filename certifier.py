@@ -164,7 +164,8 @@ def _run(chosen: Options) -> int:
     logs.set_up(limits.log_value)
     if limits.connections * chosen.workers < min(chosen.limits.connections, _FEW):
         log.warning(
-            "the limit on open files (ulimit -n) leaves room for only %d connections per process", limits.connections
+            "the limit on open files (ulimit -n) leaves room for only %s per process",
+            logs.counted(limits.connections, "connection"),
         )
     listening.check_openness(chosen)
     seeing.check_apart(chosen)
