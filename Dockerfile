@@ -27,6 +27,7 @@ USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8080
+STOPSIGNAL SIGTERM
 
 # It asks port 8080: listen there, and publish that as another if need be.
 # http.client, not urllib, which would use a proxy set in the container's environment.
