@@ -22,7 +22,7 @@ from errors import (
     RequestTimeout,
 )
 from exchange import MAX_FIELDS, Exchange, Unreadable
-from head import MAX_HEAD, RequestHead, without_quote
+from head import RequestHead, without_quote
 from http1 import MAX_INTERIM
 from meter import Meter
 from names import Target
@@ -34,7 +34,7 @@ QUIET_SECONDS = 300.0  # how long either side may be silent while we wait for it
 LINGER_SECONDS = 5.0  # how long an upload that was already answered may pause, as in nginx
 _CHUNK = 65_536
 _EVENTS = 64  # after which others may run: gevent's calls switch only if they would block, and each event costs time
-_MANY = 256  # fields in one event after which they may run, too: a head or trailers may have 16,000, which take 20 ms
+_MANY = 256  # fields in one event, after which others may run, too: 16,000, as many as a head may have, take 20 ms
 
 
 class Forwarding:
@@ -61,8 +61,7 @@ class Forwarding:
         self._head = head
         assert head.connection is not None  # a CONNECT is not forwarded
         self._to_client = head.connection
-        # This limits the sizes and trailers of chunks: heads reach h11 whole.
-        self._to_origin = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEAD)
+        self._to_origin = h11.Connection(h11.CLIENT)  # gets heads and trailers whole, so its limit on them never counts
         self._record = record
         self._uploaded = False  # the whole request was read and passed on
         self._client_error: ClientError | None = None
