@@ -105,6 +105,8 @@ class Witness:
 
     def released(self) -> bytes:
         """What was held back of the client's data, to be forwarded now that the origin has agreed to an upgrade."""
+        if not self._held:  # as nearly always; once an upgrade is agreed to, nothing more is
+            return b""
         with self._turn:
             watcher = self._watcher
             if not self._held or watcher is None or watcher.watching or self._guard.refusal is not None:
