@@ -4,7 +4,9 @@ import resource
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-_SPARE_DESCRIPTORS = 300  # for the store, the log, look-ups, the listeners, and connections that are only refused
+# For the store, the log, look-ups, the listeners, connections that are only refused, and attempts to reach an origin
+# beside another one (``upstream.py``).
+_SPARE_DESCRIPTORS = 300
 _PEER_DESCRIPTORS = 3  # for each other worker: the two ends of its channel, and a question to it
 _OPEN_MAX = 10_240  # what macOS allows a process
 _SHARE = 0.9  # of all connections, by default, that one client may have

@@ -1,4 +1,4 @@
-"""``Turns``: who may do something that takes a thread, now or after a wait."""
+"""``Turns``: who may do something that takes a thread or a file descriptor, now or after a wait."""
 
 import time
 

@@ -27,6 +27,7 @@ from turns import Turns
 from workers import Workers
 
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL}  # not the origin's fault
+
 ATTEMPT_SECONDS = 0.25  # Connection Attempt Delay, RFC 8305 §5
 _THREADS = 4  # for long chains; not those that make certificates, which must not wait for a hostile chain
 # Attempts beside another one of the same dial, in all and per client: limits.py counts one descriptor for each dial.
