@@ -2,9 +2,9 @@
 
 Python's ssl accepts only a file name, blocks in writes to that file, and with it the hub, and ends the connection if a
 write fails. So it gets a file of ours in memory, which is read after each step of a handshake and after each read, and
-emptied unless a step is under way on a thread. From there lines go to a ``LineFile``, which neither blocks nor fails.
-A pipe would not do: each key update of a peer adds a line, thousands in one read, and nothing else could drain the pipe
-meanwhile.
+emptied unless it is small and a step is under way on a thread. From there lines go to a ``LineFile``, which neither
+blocks nor fails. A pipe would not do: each key update of a peer adds a line, thousands in one read, and nothing else
+could drain the pipe meanwhile.
 """
 
 import fcntl
@@ -22,6 +22,9 @@ _FIRST = b"\n"  # stays: Python writes a heading into an empty file
 # In the label of keys after a key update. They derive from the first ones, so no reader of such files needs them
 # (RFC 9850 §2.2 has none), and an update of 27 octets adds a line of 180: too cheap a way for a peer to fill a disk.
 _CHANGED = b"_TRAFFIC_SECRET_N "
+# Octets in memory above which a line of a thread's may be lost. An origin's long flights can keep threads busy without
+# a pause, while another peer changes keys: then the file would never be emptied.
+_MOST = 1 << 24
 
 _thread = get_original("_thread", "get_ident")
 _new_lock = get_original("_thread", "allocate_lock")  # for pool threads, where gevent's must not be used
@@ -88,7 +91,7 @@ class KeyLog:
                 return
             text = os.pread(self._passing, octets, self._at)
             self._at += text.rfind(b"\n") + 1  # a thread may be writing a line
-            if not self._apart:
+            if not self._apart or self._at > _MOST:
                 os.ftruncate(self._passing, len(_FIRST))
                 self._at = len(_FIRST)
         for line in text[: text.rfind(b"\n") + 1].splitlines():

@@ -1,3 +1,4 @@
+import _ssl
 import os
 import re
 import signal
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import gevent
 import pytest
+from gevent.monkey import get_original
 from gevent.pool import Pool
 from lab import Origin, Program, get, run, secure_tunnel, strict_context, tunnel, until
 from pki import TestCA
@@ -15,6 +17,7 @@ from test_rules import BASE
 from test_supervisor import children
 from tlslite.api import TLSConnection
 
+import keylog
 import log
 from keylog import KeyLog
 from workers import Workers
@@ -144,6 +147,39 @@ def test_no_keys_are_lost_while_steps_run_on_threads(tmp_path: Path, ends: Ends)
     gevent.joinall([gevent.spawn(ends.meet, workers=workers) for _ in range(count)], raise_error=True)
     ends.meet()  # passes on what the last threads left
     assert list(labels((tmp_path / "keys").read_text()).values()) == [OF_1_3] * (count + 1)
+
+
+def test_steps_on_threads_that_take_long_do_not_fill_the_memory(
+    tmp_path: Path, ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the hub logs meanwhile is passed on as always."""
+    monkeypatch.setattr(keylog, "_MOST", 20_000)
+    began: list[int] = []
+    go_on = get_original("_thread", "allocate_lock")()
+    go_on.acquire()
+
+    def wait_on_a_thread(*_: object) -> None:
+        if get_original("_thread", "get_ident")() != hub:
+            began.append(1)
+            go_on.acquire()
+
+    hub = get_original("_thread", "get_ident")()
+    # gevent's own knows sockets only.
+    _ssl._SSLContext.sni_callback.__set__(ends.server, wait_on_a_thread)  # type: ignore[union-attr]
+    keys = KeyLog(tmp_path / "keys")
+    keys.follow(ends.server)
+    apart = gevent.spawn(ends.meet, workers=Workers())
+    try:
+        until(lambda: began)
+        for _ in range(100):
+            ends.meet()
+            assert os.fstat(keys._passing).st_size < 22_000
+        assert list(labels((tmp_path / "keys").read_text()).values()) == [OF_1_3] * 100
+    finally:
+        go_on.release()
+    apart.get()
+    ends.meet()  # passes on what the thread left
+    assert list(labels((tmp_path / "keys").read_text()).values()) == [OF_1_3] * 102
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
