@@ -42,8 +42,9 @@ def whole(path: Path) -> bytes:
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
         found = bytearray()
-        while piece := file.read(_PIECE):  # all at once would reserve the memory for ``MOST``
+        while len(found) <= MOST:
+            piece = file.read(_PIECE)  # all at once would reserve the memory for ``MOST``
             found += piece
-            if len(found) > MOST:
-                raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return bytes(found)
+            if len(piece) < _PIECE:  # the end: a terminal would have to be told again
+                return bytes(found)
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))

@@ -11,6 +11,7 @@ from test_commands import PROGRAM, STORE, command
 from test_leaves import LATER, NAME, Room
 from test_store import PEM, place
 
+import reading
 from errors import RetrievalError
 from store import Failures, Occupied
 from stored import MARK, Stored
@@ -211,3 +212,16 @@ def test_check_of_a_name_too_long_to_be_stored(room: Room) -> None:
     found = command(room, "check", STORE)
     assert f"{path}: its name is too long to be stored\n  it is never used\n" in found.stdout
     assert "None" not in found.stdout
+
+
+def test_what_is_typed_ends_once() -> None:
+    """What comes after that is for the next who reads."""
+    master, terminal = os.openpty()
+    try:
+        path = Path(os.ttyname(terminal))
+        os.write(master, b"one\n\4two\n\4\4")
+        assert reading.whole(path) == b"one\n"
+        assert reading.whole(path) == b"two\n"
+    finally:
+        os.close(terminal)
+        os.close(master)
