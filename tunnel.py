@@ -258,7 +258,7 @@ class Tunnel:
 
     def _give_up(self, outcome: str) -> None:
         """Cut both sides off, which wakes both pumps, whatever they are waiting for."""
-        self.outcome = outcome
+        self.outcome, self.detail = outcome, None
         self._cut = True
         self._client.abort()
         self._origin.abort()
