@@ -753,6 +753,20 @@ def test_a_client_with_nagles_algorithm_waits_for_no_acknowledgement(
     assert least[False] - least[True] < 0.03
 
 
+def before_finished(program: Program, sock: socket.socket) -> tuple[ssl.SSLObject, ssl.MemoryBIO, ssl.MemoryBIO]:
+    """A client in a handshake for a.example, what it has received and what it has to send: its Finished."""
+    ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = strict_context(program.ca).wrap_bio(theirs, ours, server_hostname="a.example")
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            sock.sendall(ours.read())
+            theirs.write(sock.recv(65_536))
+        else:
+            return tls, theirs, ours
+
+
 def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> None:
     """The origin closes at once; a request in the same segment as the Finished must neither be lost nor break that."""
     got: AsyncResult[bytes] = AsyncResult()
@@ -769,17 +783,8 @@ def test_what_comes_with_the_finished_message_is_not_lost(tmp_path: Path) -> Non
         Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect=127.0.0.1:{server.port}") as running,
         tunnel(running.address, "a.example:443") as sock,
     ):
-        ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = strict_context(running.ca).wrap_bio(theirs, ours, server_hostname="a.example")
-        done = False
-        while not done:
-            try:
-                tls.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                sock.sendall(ours.read())
-                theirs.write(sock.recv(65_536))
-                handshaking.set()
+        tls, theirs, ours = before_finished(running, sock)
+        handshaking.set()
         tls.write(b"request")
         sock.sendall(ours.read())  # Finished and the request in one
         theirs.write(closed(sock))
@@ -805,16 +810,7 @@ def test_an_origin_that_is_lost_in_the_clients_handshake(tmp_path: Path) -> None
         ) as running,
         tunnel(running.address, "a.example:443") as sock,
     ):
-        ours, theirs = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = strict_context(running.ca).wrap_bio(theirs, ours, server_hostname="a.example")
-        done = False
-        while not done:
-            try:
-                tls.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                sock.sendall(ours.read())
-                theirs.write(sock.recv(65_536))
+        _, _, ours = before_finished(running, sock)
         handshaking.set()
         assert gone.wait(WAIT)
         sock.sendall(ours.read())
