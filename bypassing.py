@@ -26,9 +26,14 @@ class Bypassing:
         self._refusals = refused
         self._redirect = redirect
 
-    def at_once(self, way: Way, origin: socket.socket | OriginError) -> bool:
-        """Whether a tunnel passes untouched whatever its name: by its target or, with a redirect, as it was dialled."""
-        return self._applies(way, origin)
+    def by_rule(self, way: Way, origin: socket.socket | OriginError, name: str | None = None) -> bool:
+        """Whether the rules let a tunnel pass untouched: by its target, or its ``name`` once that is known.
+
+        With a redirect, this was decided when it was dialled.
+        """
+        if self._redirect is not None and not way.redirected:
+            return True
+        return self._policy.bypasses_any and self._policy.bypasses(way.target, _address(way, origin), name)
 
     def by_name(self, way: Way, origin: socket.socket | OriginError, hello: ClientHello, name: str) -> bool:
         """Whether a tunnel passes untouched, now that its name is known. Raises ``Refused`` if it may not pass.
@@ -48,12 +53,7 @@ class Bypassing:
                 # A client that accepts our certificate retries without ECH (RFC 9849 §6.1.6); others get the refusal.
                 way.refusal = refusal.again()
                 return False  # such a server name bypasses nothing
-        return self._applies(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))
-
-    def _applies(self, way: Way, origin: socket.socket | OriginError, name: str | None = None) -> bool:
-        if self._redirect is not None and not way.redirected:
-            return True
-        return self._policy.bypasses_any and self._policy.bypasses(way.target, _address(way, origin), name)
+        return self.by_rule(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))
 
     def _agree(self, name: str, way: Way) -> bool:
         """Whether a server name agrees with a CONNECT to an IP address, by resolving to it."""

@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -23,9 +23,8 @@ import reading
 LOCK_SECONDS = 5.0  # what is done under a lock takes milliseconds
 _POLL_SECONDS = 0.001
 _SECTOR = 512  # octets that a disk writes completely or not at all
-# For pool threads, where gevent's versions must not be used; its ``close`` also costs system calls for a check.
-_sleep = get_original("time", "sleep")
-close: Callable[[int], None] = get_original("os", "close")
+_sleep = get_original("time", "sleep")  # gevent's must not be used on pool threads
+close = reading.close
 _TEMPORARY = ".certifier-{}-{}-{}.tmp"  # no operator's file has such a name
 
 _number = count()  # distinguishes the temporary files of this process's threads

@@ -75,7 +75,7 @@ class Interception:
 
         It is relayed untouched if bypassed or, without ``--non-tls=refuse``, if not TLS or if its origin speaks first.
         """
-        if self._bypassing.at_once(way, origin):
+        if self._bypassing.by_rule(way, origin):
             if self._policy.rules.deny:
                 hello, data = greeting.read_hello(way.client, origin, data, self._limits, patient=True)
                 if hello is not None:

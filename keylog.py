@@ -90,11 +90,12 @@ class KeyLog:
             if not octets:
                 return
             text = os.pread(self._passing, octets, self._at)
-            self._at += text.rfind(b"\n") + 1  # a thread may be writing a line
+            whole = text[: text.rfind(b"\n") + 1]  # a thread may be writing a line
+            self._at += len(whole)
             if not self._apart or self._at > _MOST:
                 os.ftruncate(self._passing, len(_FIRST))
                 self._at = len(_FIRST)
-        for line in text[: text.rfind(b"\n") + 1].splitlines():
+        for line in whole.splitlines():
             if _CHANGED not in line:
                 self._lines.write(line.decode("ascii"))
 

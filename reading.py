@@ -6,14 +6,17 @@ Every function may block on the disk and raise its ``OSError``. Safe on pool thr
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 from gevent.monkey import get_original
 
-MOST = 1 << 26  # octets read from a file at once: half a million users or 30,000 roots have less, /dev/zero has no end
+_MOST = 1 << 26  # octets read from a file at once: half a million users or 30,000 roots have less, /dev/zero has no end
 _PIECE = 1 << 20  # octets
 
-_close = get_original("os", "close")  # gevent's must not be used on pool threads
+# gevent's must not be used on pool threads; it also costs system calls for a check.
+close: Callable[[int], None] = get_original("os", "close")
 
 
 def exists(path: Path) -> bool:
@@ -34,17 +37,22 @@ def content(path: Path, most: int) -> bytes:
             raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file", str(path))
         return os.read(fd, min(most, found.st_size))
     finally:
-        _close(fd)
+        close(fd)
 
 
 def whole(path: Path) -> bytes:
     """All that a file holds. Of a FIFO, what its writers write; nothing if it has none, rather than wait for ever."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         os.set_blocking(file.fileno(), True)
-        found = bytearray()
-        while len(found) <= MOST:
-            piece = file.read(_PIECE)  # all at once would reserve the memory for ``MOST``
-            found += piece
-            if len(piece) < _PIECE:  # the end: a terminal would have to be told again
-                return bytes(found)
-    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        return rest(file)
+
+
+def rest(file: BinaryIO) -> bytes:
+    """All that can still be read from a file. Raises ``OSError`` if that is more than ``_MOST``."""
+    found = bytearray()
+    while len(found) <= _MOST:
+        piece = file.read(_PIECE)  # all at once would reserve the memory for ``_MOST``
+        found += piece
+        if len(piece) < _PIECE:  # the end: a terminal would have to be told again
+            return bytes(found)
+    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(file.name))

@@ -21,7 +21,7 @@ One name or IP address per line; empty lines and anything after a # are skipped;
 Exit status 1 if a certificate could not be made, 130 if interrupted.
 """
 
-import errno
+import io
 import json
 import os
 import signal
@@ -124,13 +124,11 @@ def main(argv: list[str], version: str) -> int:
 
 def _names_in(path: str) -> Iterator[str]:
     try:
-        with open(0 if path == "-" else path, encoding="utf-8-sig", errors="replace") as file:
-            content = file.read(reading.MOST + 1)
-        if len(content) > reading.MOST:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        with open(0 if path == "-" else path, "rb") as file:
+            content = reading.rest(file).decode("utf-8-sig", errors="replace")
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
-    for text in content.split("\n"):
+    for text in io.StringIO(content, newline=None):  # which takes line ends of any system
         name = text.partition("#")[0].strip()
         if name:
             yield name

@@ -171,7 +171,7 @@ class Website:
         try:
             body = next(told)
         except CertifierError as error:
-            return _said(visit, error.status, error.reason, str(error), error.fields)
+            return _failed(visit, error)
         return Page(200, reply(200, "OK", body, "application/json", visit.method == "HEAD", _SECURE), told)
 
     def _told(self, since: Cursor) -> Generator[bytes]:
@@ -195,7 +195,7 @@ class Website:
         try:
             return Page(200, head + next(news, b""), news)  # nothing if certifier is shutting down
         except CertifierError as error:
-            return _said(visit, error.status, error.reason, str(error), error.fields)
+            return _failed(visit, error)
 
     def _news(self, cursor: Cursor) -> Generator[bytes]:
         with self._feed.look() as ticks:
@@ -218,7 +218,7 @@ class Website:
                 return _said(visit, 401, "Unauthorized", str(error), fields)
             return _said(visit, 403, "Sign In First", f"{error}: see /sign-in")
         except CertifierError as error:
-            return _said(visit, error.status, error.reason, str(error), error.fields)
+            return _failed(visit, error)
         return None
 
 
@@ -231,6 +231,10 @@ def _cursor(visit: Visit) -> Cursor:
 def _said(visit: Visit, status: int, reason: str, text: str, fields: dict[str, str] | None = None) -> Page:
     body = f"{text}\n".encode("utf-8", "backslashreplace")  # it may contain a path, which may be any octets
     return Page(status, reply(status, reason, body, "text/plain", visit.method == "HEAD", fields))
+
+
+def _failed(visit: Visit, error: CertifierError) -> Page:
+    return _said(visit, error.status, error.reason, str(error), error.fields)
 
 
 def _file(visit: Visit, found: Asset, fields: dict[str, str]) -> Page:
