@@ -81,7 +81,8 @@ class TlsStream(Stream):
     def handshake(self, deadline: float, workers: Workers | None = None) -> None:
         """Complete the handshake. A failed one has sent its alert; a peer that left raises ``ConnectionError``.
 
-        The ``workers`` process a flight that may take long. Raises ``OutOfResources`` if they can't.
+        In TLS 1.3 a client's Finished is left to the next ``flush``, which may carry data as well. The ``workers``
+        process a flight that may take long. Raises ``OutOfResources`` if they can't.
         """
         step, server_side = self._tls.do_handshake, self._tls.server_side
         while True:
@@ -102,8 +103,10 @@ class TlsStream(Stream):
             else:
                 done = True
                 self.version, self.alpn = self._tls.version(), self._tls.selected_alpn_protocol()
-            if done and server_side and self.version == "TLSv1.3" and sockets.acknowledge(self.sock):
-                self._tickets = self._out.pending  # allowed at any time (RFC 8446 §4.6.1); their own write costs 60 µs
+            if done and self.version == "TLSv1.3" and (not server_side or sockets.acknowledge(self.sock)):
+                # The last flight goes with the first data: a write of its own costs 60 µs. Tickets are allowed at any
+                # time (RFC 8446 §4.6.1) and wait for data only, a client's Finished for the next flush.
+                self._tickets = self._out.pending if server_side else 0
             elif not self.flush_now():
                 sockets.arm(self.sock, deadline)
                 self.flush()

@@ -99,7 +99,8 @@ class Tunnel:
             return False
         most = [_SMALL, _SMALL]  # until it is known that records are large
         try:
-            if (self.sent and not origin.flush_now()) or (self.received and not client.flush_now()):
+            # An origin gets our Finished now, whether the client has sent anything or not: it may be who speaks first.
+            if not origin.flush_now() or (self.received and not client.flush_now()):
                 return False
         except OSError:
             return False  # the pumps find out which side

@@ -17,7 +17,19 @@ import pytest
 import rawtls
 from chains import Made, der, file, make, rsa_key
 from gevent.queue import Queue
-from lab import WAIT, Origin, Program, Reply, exchange, get, http_origin, secure_tunnel, strict_context, tunnel
+from lab import (
+    WAIT,
+    BioClient,
+    Origin,
+    Program,
+    Reply,
+    exchange,
+    get,
+    http_origin,
+    secure_tunnel,
+    strict_context,
+    tunnel,
+)
 from old_tls import KINDS, TODAY, OldServer, lenient_get
 from pki import TestCA, new_key
 from rawtls import RENEGOTIATION, TLS_1_2, Hello, server_hello
@@ -451,6 +463,32 @@ def test_what_is_taken(program: Program, certificate: Path, ciphers: str | None,
         assert get(secure).status == 200
     version = "TLSv1.2" if ciphers else "TLSv1.3"
     assert f"origin_tls={version}" in program.wait_for(f"target=localhost:{origin.port} .*outcome=", before)
+
+
+def test_finished_goes_with_the_request(program: Program, certificate: Path) -> None:
+    """In one segment, if the client did the same. That it does not wait for one is tested in test_proxy.py."""
+    heard: list[bytes] = []
+    request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def one_read(sock: socket.socket) -> None:
+        came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(came, goes, server_side=True)
+        came.write(sock.recv(65_536))
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        sock.sendall(goes.read())
+        came.write(sock.recv(65_536))
+        tls.do_handshake()
+        heard.append(tls.read(1000))
+        tls.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        sock.sendall(goes.read())
+
+    with Origin(one_read) as origin, tunnel(program.address, f"localhost:{origin.port}") as sock:
+        client = BioClient(sock, strict_context(program.ca), "localhost", early=request)
+        assert client.read().startswith(b"HTTP/1.1 204 ")
+    assert heard == [request]
 
 
 def test_a_hello_retry_request(program: Program) -> None:
