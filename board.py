@@ -51,7 +51,8 @@ class Board(Observer):
         self._started = clock()
         self._cpu = 0.0  # seconds used by the processes before this one, in its place
         self._counts: Counts = {
-            "connections": {"accepted": 0}, "tunnels": {}, "plain": {}, "retrievals": {}, "refusals": {}, "requests": {}
+            "connections": {"accepted": 0}, "tunnels": {}, "plain": {},
+            "retrievals": {}, "refusals": {}, "requests": {}, "lost": {},
         }  # fmt: skip
         if kept is not None:
             self._inherit(kept)
@@ -110,6 +111,11 @@ class Board(Observer):
         if seconds is not None:
             self.histograms["retrieval"].observe(seconds)
 
+    def lost(self, file: str, number: int) -> None:
+        """Count lines, exchanges or packets that a ``file`` did not take: ``log``, ``har``, ``pcap``, ``keylog``."""
+        self._stir(self._clock())
+        self._count("lost", file, number)
+
     def ended(self, exchange: Exchange) -> None:
         """Count an exchange that has ended."""
         method = exchange.method if exchange.method in _METHODS else "other"
@@ -162,11 +168,11 @@ class Board(Observer):
         kinds = {"tunnels": self._tunnels, "requests": self._requests, "refusals": self._refusals}
         return {kind: _after(latest, seen) for kind, latest in kinds.items()}
 
-    def _count(self, kind: str, label: str) -> None:
+    def _count(self, kind: str, label: str, number: int = 1) -> None:
         counts = self._counts[kind]
         if label not in counts and len(counts) >= MAX_LABELS:
             label = "other"
-        counts[label] = counts.get(label, 0) + 1
+        counts[label] = counts.get(label, 0) + number
 
     def _stir(self, now: float) -> None:
         """To be called before something is counted: the seconds before it are sampled first."""

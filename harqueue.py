@@ -3,6 +3,7 @@
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from itertools import islice
 
 import gevent
@@ -28,14 +29,15 @@ log = logging.getLogger("certifier.har")
 
 
 class HarQueue(Observer):
-    """An ``Observer`` that queues exchanges when they end."""
+    """An ``Observer`` that queues exchanges when they end; ``lost`` is called with the number of each loss."""
 
-    def __init__(self, file: HarFile, workers: Workers) -> None:
+    def __init__(self, file: HarFile, workers: Workers, lost: Callable[[int], object] | None = None) -> None:
         self._file = file
         self._workers = workers
         self._waiting: deque[tuple[Exchange, int]] = deque()  # each with the octets counted for it
         self._octets = 0
-        self._lost = 0
+        self._lost = 0  # since the last warning
+        self._count = lost
         self._failing = False  # the last write failed
         self._until = float("inf")  # when writing stops
         self._writer: gevent.Greenlet[[], None] | None = None
@@ -44,7 +46,7 @@ class HarQueue(Observer):
         """Queue it."""
         octets = _held(exchange)
         if len(self._waiting) >= MAX_EXCHANGES or self._octets + octets > MAX_OCTETS:
-            self._lost += 1
+            self._lose(1)
             return
         self._waiting.append((exchange, octets))
         self._octets += octets
@@ -57,7 +59,7 @@ class HarQueue(Observer):
         writer = self._writer
         if writer is not None:
             writer.join(CLOSE_SECONDS + _LAST_SECONDS)
-        self._lost += len(self._waiting)
+        self._lose(len(self._waiting))
         self._tell_lost("certifier ended before they were written" if self._waiting else _DISK)
         if writer is None or writer.dead:  # else its thread is stuck on the disk, and still uses the file
             with background("the HAR file can't be closed"):
@@ -77,7 +79,7 @@ class HarQueue(Observer):
                         if not self._failing:
                             log.warning("can't write the HAR file: %s; exchanges are lost until it can be", error)
                         self._failing = True
-                self._lost += lost
+                self._lose(lost)
                 for _ in range(done):
                     self._octets -= self._waiting.popleft()[1]
                 if time.monotonic() > quiet_until and not self._failing:
@@ -87,6 +89,11 @@ class HarQueue(Observer):
                 self._tell_lost()
         finally:
             self._writer = None
+
+    def _lose(self, exchanges: int) -> None:
+        self._lost += exchanges
+        if exchanges and self._count is not None:
+            self._count(exchanges)
 
     def _tell_lost(self, why: str = _DISK) -> None:
         if self._lost:

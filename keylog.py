@@ -11,6 +11,7 @@ import fcntl
 import os
 import ssl
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,11 @@ class KeyLog:
     """A file (created with mode 0600) to which keys are appended, in the format of RFC 9850. For one process and hub.
 
     The constructor raises ``OSError``. Later, lines are lost, with one warning, while the file can't be written or
-    nobody reads the pipe.
+    nobody reads the pipe; ``lost`` is called with the number of each loss.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._lines = LineFile(path)
+    def __init__(self, path: Path, lost: Callable[[int], object] | None = None) -> None:
+        self._lines = LineFile(path, lost)
         self._passing, self._name = _in_memory()
         os.write(self._passing, _FIRST)
         self._at = len(_FIRST)  # octets read so far

@@ -4,6 +4,7 @@ import logging
 import os
 import select
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from select import PIPE_BUF
@@ -19,11 +20,12 @@ class LineFile:
     """A file (created with mode 0600), or stderr, to which lines are appended.
 
     The constructor raises ``OSError``. Later, lines are lost, with one warning, while the file can't be written or
-    nobody reads the pipe.
+    nobody reads the pipe; ``lost`` is called with the number of each loss.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, lost: Callable[[int], object] | None = None) -> None:
         self._path = path
+        self._count = lost
         self._fd = _stderr() if path is None else _open(path)
         self._poll = _poll(self._fd)
         self._lost = 0  # lines since the last successful write
@@ -91,6 +93,8 @@ class LineFile:
 
     def _lose(self, reason: str) -> None:
         self._lost += 1
+        if self._count is not None:
+            self._count(1)
         if self._lost == 1 and self._path is not None:
             log.warning("can't write %s: %s; lines are lost until it can be", self._path, reason)
 

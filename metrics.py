@@ -37,6 +37,7 @@ _COUNTERS = {
         "HTTP transactions that were looked at, by method and class of status.",
         ("method", "code"),
     ),
+    "lost": ("records_lost", "Lines, exchanges and packets that could not be written, by their file.", ("file",)),
 }
 # Labels that are exported from the start, as 0. A burst between two scrapes may be the first of its kind: in a series
 # that begins with it, Prometheus sees no increase, and no alert fires.
@@ -46,6 +47,7 @@ _FROM_ZERO: dict[str, tuple[str, ...]] = {
         "authentication", "certificate", "client-connections", "connections", "loop", "mismatch", "new-names",
         "no-name", "not-tls", "policy",
     ),
+    "lost": ("log", "har", "pcap", "keylog"),
 }  # fmt: skip
 _GAUGES = {
     "connections": ("connections", "Connections of clients that are open."),

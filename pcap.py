@@ -14,6 +14,7 @@ import os
 import stat
 import struct
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import files
 from rotation import KEEP, make_room
 
 _PACKET = struct.Struct("<LLLLLLL")  # Enhanced Packet Block, §4.3
+_PARTS = 3  # of a block
 _COMMENT = 1
 _PROGRAM = b"certifier "  # followed by the version, in a file's Section Header
 
@@ -36,11 +38,12 @@ class PcapFile:
     A file that an earlier run left at ``path`` is renamed to ``file.1.pcapng`` and so on, unless it has no packets. The
     file grows without bound; if someone empties it, later packets begin it anew. The constructor raises ``OSError``,
     namely ``BlockingIOError`` if another process writes the file. Later, packets are lost, with one warning, while the
-    file can't be written.
+    file can't be written; ``lost`` is called with the number of each loss.
     """
 
-    def __init__(self, path: Path, version: str) -> None:
+    def __init__(self, path: Path, version: str, lost: Callable[[int], object] | None = None) -> None:
         self._path = Path(os.path.realpath(path))  # rename the file, not a link to it such as /dev/stdout
+        self._count = lost
         self._lacks = 0  # octets to be written before packets count as no longer lost
         self._fd = _open(self._path)
         self._head = _section(version.encode())
@@ -58,6 +61,8 @@ class PcapFile:
         except OSError as error:
             if not self._lacks:
                 log.warning("can't write %s: %s; packets are lost until it can be", self._path, error.strerror)
+            if self._count is not None:
+                self._count(len(packets) // _PARTS)
             self._lacks = sum(map(len, packets))  # a full disk may still accept less than that, again and again
             return
         if self._lacks:

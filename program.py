@@ -65,7 +65,7 @@ class Program:
         self._feed = Feed()
         self.policy = Policy(rules(chosen.rules), same_endpoint)
         self._access = Access(self.policy, users(chosen.rules))
-        keylog = key_log(chosen.sight)
+        keylog = key_log(chosen.sight, self._board)
         self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
         # The last step that may fail: a failed start must not rotate earlier --pcap files out.
         number = None if post is None else post.number

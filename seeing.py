@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +42,9 @@ class Seeing:
         board: Board,
         keylog: KeyLog | None,
     ) -> None:
-        lines = LineFile(None) if chosen.log_file is None else _opened("--log-file", chosen.log_file, LineFile)
+        lost = board.lost
+        log_file = partial(LineFile, lost=partial(lost, "log"))
+        lines = log_file(None) if chosen.log_file is None else _opened("--log-file", chosen.log_file, log_file)
         self.access_log = AccessLog(lines, chosen.log_format)
         observers: list[Observer] = [self.access_log] if chosen.log_requests else []
         if chosen.taps and isinstance(sys.stdout, io.TextIOWrapper):
@@ -53,11 +56,11 @@ class Seeing:
             har = _opened(
                 "--har", _own(chosen.har, worker), lambda p: HarFile(p, version, chosen.har_body_max, chosen.har_max)
             )
-            self._har = HarQueue(har, workers)
+            self._har = HarQueue(har, workers, partial(lost, "har"))
             observers.append(self._har)
             body_max = max(body_max, chosen.har_body_max)
         self._pcap = (  # last, as it rotates earlier files
-            _opened("--pcap", _own(chosen.pcap, worker), lambda p: PcapFile(p, version))
+            _opened("--pcap", _own(chosen.pcap, worker), lambda p: PcapFile(p, version, partial(lost, "pcap")))
             if chosen.pcap is not None
             else None
         )
@@ -108,9 +111,11 @@ def _others(chosen: Options) -> Iterator[tuple[str, Path | str | None]]:
         yield from ((option, text[1:]) for text in texts if text.startswith("@"))
 
 
-def key_log(chosen: SightOptions) -> KeyLog | None:
+def key_log(chosen: SightOptions, board: Board) -> KeyLog | None:
     """The log of TLS keys, if the operator wants one."""
-    return None if chosen.keylog is None else _opened("--keylog", chosen.keylog, KeyLog)
+    if chosen.keylog is None:
+        return None
+    return _opened("--keylog", chosen.keylog, partial(KeyLog, lost=partial(board.lost, "keylog")))
 
 
 def _own(path: Path, worker: int | None) -> Path:

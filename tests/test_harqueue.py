@@ -25,8 +25,8 @@ def targets(path: Path) -> list[str]:
     return [e["request"]["url"].rpartition("/")[2] for e in json.loads(path.read_text())["log"]["entries"]]
 
 
-def queue(path: Path, workers: Workers | None = None) -> HarQueue:
-    return HarQueue(HarFile(path, "1.0", 1 << 20), workers or Workers(1))
+def queue(path: Path, workers: Workers | None = None, counted: list[int] | None = None) -> HarQueue:
+    return HarQueue(HarFile(path, "1.0", 1 << 20), workers or Workers(1), None if counted is None else counted.append)
 
 
 def large(name: object) -> Exchange:
@@ -53,13 +53,15 @@ def test_what_has_ended_is_written_in_its_order(tmp_path: Path, caplog: pytest.L
 def test_what_a_disk_does_not_take_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """And what was written before stays."""
     path = tmp_path / "a.har"
-    waiting = queue(path)
+    counted: list[int] = []
+    waiting = queue(path, counted=counted)
     with largest_file(5 << 20):
         for n in range(20):
             waiting.ended(large(n))
         waiting.close()
     assert targets(path) == ["0", "1", "2"]
     assert lost(caplog) == [17]
+    assert sum(counted) == 17
 
 
 def test_a_disk_that_is_full_is_told_of_once(

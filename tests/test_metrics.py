@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
-from lab import HERE, Origin, Program, exchange, get, http_origin, run, secure_tunnel
+from lab import HERE, Origin, Program, exchange, get, http_origin, run, secure_tunnel, until
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
@@ -94,6 +94,31 @@ def test_what_alerts_count_begins_with_zero() -> None:
         assert value(families, "certifier_refusals_total", reason=reason) == 0, reason
     for source in ("memory", "disk", "made", "renewed", "none", "failed"):
         assert value(families, "certifier_retrievals_total", source=source) == 0, source
+    for file in ("log", "har", "pcap", "keylog"):
+        assert value(families, "certifier_records_lost_total", file=file) == 0, file
+
+
+def test_what_files_do_not_take_is_counted(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    options = (
+        *BASE,
+        f"--upstream-ca={roots}",
+        "--log-file=/dev/full",
+        "--keylog=/dev/full",
+        "--har=har",
+        "--pcap=pcap",
+    )
+    with Origin(http_origin, certificate) as origin, Program(tmp_path, *options) as program:
+        for _ in range(2):
+            with secure_tunnel(program, f"localhost:{origin.port}") as secure:
+                assert get(secure).status == 200
+                secure.unwrap()
+        until(lambda: value(scrape(program), "certifier_tunnels_total", outcome="closed") == 2)
+        families = scrape(program)
+    lost = {
+        file: value(families, "certifier_records_lost_total", file=file) for file in ("log", "har", "pcap", "keylog")
+    }
+    assert (lost.pop("log") or 0) >= 3  # both tunnels, and each look at the metrics
+    assert lost == {"har": 0, "pcap": 0, "keylog": 2 * 2 * 5}  # TLS 1.3 has five secrets
 
 
 def test_their_names_are_by_prometheus_conventions(used: Program) -> None:
@@ -184,7 +209,7 @@ def expressions() -> list[str]:
 def test_every_metric_that_is_shown_or_alerted_on_exists(used: Program) -> None:
     there = known(used)
     rules = re.findall(r"^ +expr: (\|\n(?: {10,}.*\n)+|.*\n)", ALERTS.read_text(), re.MULTILINE)
-    assert len(rules) == 8
+    assert len(rules) == 9
     seen = set()
     for expression in [*expressions(), *rules]:
         names = re.findall(r"certifier_[a-z_]+", re.sub(r'"[^"]*"', "", expression))

@@ -160,15 +160,18 @@ def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capfd: pytest
     path = tmp_path / "a.pcapng"
     with largest_file(50), pytest.raises(OSError, match=r"File too large|No space left"):
         PcapFile(path, "1.0")
-    file = PcapFile(path, "1.0")
+    counted: list[int] = []
+    file = PcapFile(path, "1.0", counted.append)
     flow = Flow(*V4)
     file.write(flow.opened())
     with largest_file(path.stat().st_size + 900):
+        file.write(flow.sent(bytes(100_000)))  # more than one packet
         for _ in range(3):
             file.write(flow.sent(bytes(1000)))
             file.write(flow.sent(GET))  # for which there is room
     file.write(flow.sent(bytes(1000)))
     file.close()
+    assert counted == [2, 1, 1, 1]
     assert [number for (number,) in fields(path, "frame.number")] == ["1", "2", "3", "4", "5", "6", "7"]
     lost, again = capfd.readouterr().err.splitlines()
     assert "packets are lost until it can be" in lost
