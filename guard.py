@@ -31,6 +31,11 @@ class Guard(Observer):
             and all(exchange.status is None for exchange in self.awaited.values())
         )
 
+    def answered(self, status: int) -> None:
+        """The client gets a reply with this status in place of the response that is awaited, if one is."""
+        for exchange in self.awaited.values():
+            exchange.status = status
+
     def check(self) -> None:
         """Raise the refusal, if there is one: nothing more may pass."""
         if self.refusal is not None:

@@ -40,7 +40,6 @@ from tunnel import Tunnel
 from upstream import Upstream, broke
 
 _HTTP = b"http/1.1"
-_H2 = "h2"
 
 log = logging.getLogger("certifier.interception")
 
@@ -176,12 +175,12 @@ class Interception:
             record.answered(failure)
             explain(stream, failure, bytes(tunnel.early), tunnel.sent == len(tunnel.early))
         elif tunnel.refusal is not None:
-            if stream.alpn == _H2 or not tunnel.answerable:
-                record.fail(tunnel.refusal)
-                stream.abort()
-            else:
+            if tunnel.answerable:
                 record.answered(tunnel.refusal)
                 tell(stream, pages.for_error(tunnel.refusal))
+            else:
+                record.fail(tunnel.refusal)
+                stream.abort()
         return tunnel.alert is not None or tunnel.refusal is not None
 
     def _secure(self, way: Way, origin: socket.socket, name: str, hello: ClientHello) -> Stream:

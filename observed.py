@@ -129,7 +129,7 @@ class ObservedTunnel(Tunnel):
             sink.flush()
 
     def _refuse(self, refusal: CertifierError) -> None:
-        self.answerable = self._witness.answerable  # now: the end of the tunnel ends the exchanges that it depends on
+        self.answerable = self._witness.refused(refusal.status)
         super()._refuse(refusal)
 
     def _gone(self, sink: Stream) -> None:

@@ -18,6 +18,7 @@ from taps import HOOKS, Passage, Taps
 from watcher import Watcher
 
 _NOBODY_WAITS = nullcontext()
+_HTTP_2 = "h2"
 
 
 class Witness:
@@ -54,11 +55,6 @@ class Witness:
     def ends(self) -> bool:
         """Whether the tunnel ends after the answer."""
         return self._rewriter is not None and self._rewriter.closing
-
-    @property
-    def answerable(self) -> bool:
-        """Whether a refusal can be sent in place of a response; to be read before the tunnel ends."""
-        return self._guard.answerable
 
     def opened(self) -> None:
         """The tunnel begins."""
@@ -159,6 +155,16 @@ class Witness:
         """The client takes no more; ``how`` it ended. Release whatever waits for a response to it."""
         if self._rewriter is not None:
             self._rewriter.closed(how)
+
+    def refused(self, status: int) -> bool:
+        """Nothing more may pass. Return whether a reply with that status can be sent in place of a response.
+
+        Never in HTTP/2, where other streams may be under way. Called before the tunnel ends, which ends the exchanges.
+        """
+        if self._passage.alpn == _HTTP_2 or not self._guard.answerable:
+            return False
+        self._guard.answered(status)
+        return True
 
     def closed(self, outcome: str) -> None:
         """The tunnel has ended; ``outcome`` is ``closed`` if it ended cleanly."""

@@ -53,6 +53,16 @@ def test_when_a_client_that_is_refused_can_be_told() -> None:
     assert not found.answerable
 
 
+def test_what_the_client_is_told_is_the_status_of_the_request_that_awaits_a_response() -> None:
+    found, _ = guard(Mismatch.DENY)
+    ended, awaits = asks("a.example"), asks("b.example")
+    found.request(ended)
+    found.ended(ended)
+    found.request(awaits)
+    found.answered(421)
+    assert (ended.status, awaits.status) == (None, 421)
+
+
 def test_behind_what_is_no_response_nobody_can_be_told() -> None:
     found, _ = guard(Mismatch.ALLOW)
     found.noted(connection(), "malformed response: a response without a request")

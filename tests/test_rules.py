@@ -527,8 +527,11 @@ def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_c
 
 
 def test_a_status_that_the_client_was_not_told_is_not_logged(tmp_path: Path, roots: Path, certificate: Path) -> None:
-    """With two responses under way, the refusal of a third request can only cut the client off."""
-    options = ("--mismatch=deny", "--log-format=combined")
+    """With two responses under way, the refusal of a third request can only cut the client off.
+
+    One that it was told is the status of its request, too.
+    """
+    options = ("--mismatch=deny", "--log-format=combined", "--log-requests")
 
     def listen(sock: gevent.socket.socket) -> None:
         while sock.recv(65_536):
@@ -544,6 +547,9 @@ def test_a_status_that_the_client_was_not_told_is_not_logged(tmp_path: Path, roo
                     while secure.recv(65_536):
                         pass
             program.wait_for(f'"CONNECT localhost:{server.port} HTTP/1.1" {status} ', seen)
+            statuses = [re.search(r'"GET https://\S+ HTTP/1.1" (\d+) ', line) for line in program.lines[seen:]]
+            told = "421" if status == 421 else "000"
+            assert [found[1] for found in statuses if found] == [told] * len(hosts)
 
 
 @pytest.mark.parametrize("what", ["log", "deny"])
@@ -605,12 +611,13 @@ def test_http_2_to_another_host_is_cut_off(tmp_path: Path, roots: Path, certific
     pair = Pair()
     pair.ask([(":method", "GET"), (":scheme", "https"), (":authority", "other.example"), (":path", "/")])
     said = b"".join(data for who, data in pair.said if who == CLIENT)
-    with Origin(drain, context) as server, running(tmp_path, roots, "--mismatch=deny") as program:
+    with Origin(drain, context) as server, running(tmp_path, roots, "--mismatch=deny", "--log-requests") as program:
         with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2"]) as secure:
             secure.sendall(said)
             with pytest.raises(OSError, match=r"EOF|reset"):
                 secure.recv(1)
         assert "Host other.example is not localhost" in program.tunnels(1)[0]
+        assert " http=2 status=- " in program.wait_for(" request ")
 
 
 @pytest.mark.parametrize(
