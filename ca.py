@@ -4,6 +4,7 @@
 says what is wrong and what to do.
 """
 
+import os
 import secrets
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -89,6 +90,9 @@ def open_folder(folder: Path, now: datetime) -> CaFiles:
                 _make(*paths, now)
     except OSError as error:
         reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
+        if os.path.isfile(paths[0]):  # on a disk that is mounted read-only, as secrets are in containers
+            hint = "--sign-cert, --sign-key and --sign-serial take its files from different folders"
+            raise UsageError(f"can't use the CA in {folder}, which must be writable: {reason}; {hint}") from error
         raise UsageError(f"can't make a CA in {folder}: {reason}") from error
     return replace(load(*paths, now), is_new=is_new)
 

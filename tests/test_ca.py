@@ -305,6 +305,14 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         ca.open_folder(tmp_path / "file", now())
 
 
+def test_a_ca_in_a_folder_that_cannot_be_written_to_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    ca.open_folder(tmp_path, now())
+    (tmp_path / ".lock").unlink()
+    (tmp_path / ".lock").mkdir()  # not even root can open it for writing
+    with pytest.raises(UsageError, match=r"can't use the CA in .*, which must be writable: Is a directory; --sign-"):
+        ca.open_folder(tmp_path, now())
+
+
 def test_a_certificate_that_cannot_be_seen_is_not_taken_for_missing(tmp_path: Path) -> None:
     """It may be a symbolic link into an inaccessible folder: nothing is created."""
     (tmp_path / "ca.crt").symlink_to("ca.crt")
