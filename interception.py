@@ -226,7 +226,7 @@ class Interception:
             if meaning
             else f"left {left} the handshake: probably it does not trust the CA, or pins another certificate"
         )
-        advice = refusals.setting(way.user_agent) if context.ours else refusals.OPERATORS
+        advice = refusals.setting(way.record.user_agent) if context.ours else refusals.OPERATORS
         way.record.note(f"the client {what}; {advice}")
         if self._refusals.refused(pair, said=meaning is not None):
             log.warning("%s refused certificates for %s: tunnelled untouched for an hour (--learn-bypass)", *pair)

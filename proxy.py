@@ -121,11 +121,12 @@ class Proxy:
                 head = None
                 try:
                     head, behind = self._read_head(client.sock, data, deadline)
+                    record.user_agent = head.header(b"user-agent")
                     if head.method == "CONNECT":
                         record.kind = "tunnel"
                         self._connect(client, head, behind, record)
                     else:
-                        record.method, record.url = head.method, head.target
+                        record.method, record.url, record.referer = head.method, head.target, head.header(b"referer")
                         rest = self._plain.serve(client, head, behind, record)
                 except CertifierError as error:
                     record.answered(error)
@@ -145,7 +146,7 @@ class Proxy:
         record.target = str(target)
         self._door.admit(client, head, record)
         redirected = self._dialer.redirects(target)
-        way = Way(client.sock, client.ip, target, record, redirected, head.header(b"user-agent"))
+        way = Way(client.sock, client.ip, target, record, redirected)
         with self._dialer.tunnel(target, client.ip, redirected) as origin:
             sockets.arm(client.sock, time.monotonic() + self._limits.head_timeout)
             sockets.send(client.sock, pages.ESTABLISHED)

@@ -28,7 +28,6 @@ class Way:
     target: Target
     record: Record
     redirected: bool = False  # the redirect takes the origin's place
-    user_agent: str = ""  # the User-Agent of its CONNECT
     refusal: CertifierError | None = None  # to be sent inside the client's TLS
 
 

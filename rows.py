@@ -30,6 +30,7 @@ def shorten(record: Record) -> None:
     record.user, record.target, record.sni = _cut(record.user), _cut(record.target), _cut(record.sni)
     record.detail, record.remark = _cut(record.detail), _cut(record.remark)
     record.method = record.url = None  # no row has them
+    record.referer = record.user_agent = ""
 
 
 def of_record(record: Record, key: str, started: float, ended: float | None) -> Row:

@@ -241,7 +241,7 @@ def test_formats_and_a_file_that_is_rotated(tmp_path: Path, roots: Path, server:
         told = json.loads(tunnel)
         assert (told["kind"], told["target"], told["outcome"]) == ("tunnel", f"localhost:{server.port}", "closed")
     else:
-        combined = r'127\.0\.0\.1 - - \[[^]]+\] "{} HTTP/1\.1" 200 \d+ "-" "[^"]+"'
+        combined = r'127\.0\.0\.1 - - \[[^]]+\] "{} HTTP/1\.1" 200 \d+ "-" "curl/[^"]+"'
         assert re.fullmatch(combined.format(rf"GET https://localhost:{server.port}/one"), request)
         assert re.fullmatch(combined.format(rf"CONNECT localhost:{server.port}"), tunnel)
 

@@ -59,6 +59,7 @@ def test_no_value_breaks_a_line(value: str) -> None:
 def test_a_record_has_no_long_values(form: Callable[[Record], str]) -> None:
     long = "\xff" * 100_000
     record = Record("127.0.0.1:1", target=long, sni=long, client_alpn=long, method=long, detail=long, user=long)
+    record.referer = record.user_agent = long
     record.note(long)
     assert len(form(record)) < 7 * 8 * MAX_VALUE
 
@@ -72,9 +73,10 @@ def test_a_record_is_one_line() -> None:
     told = json.loads(record.as_json())
     assert (told["sni"], told["sent"], told["status"], told["detail"]) == ("a\r\nb", 1, None, "x y")
     record.user, record.target, record.established = 'a "b', "a\nb:443", True
+    record.referer, record.user_agent = "http://u:p@a/", 'c"d\n'
     assert re.fullmatch(
         r'127.0.0.1 - a%20\\"b \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d \+0000\]'
-        r' "CONNECT a\\nb:443 HTTP/1.1" 200 - "-" "-"',
+        r' "CONNECT a\\nb:443 HTTP/1.1" 200 - "http://a/" "c\\"d\\n"',
         record.combined(),
     )
 
