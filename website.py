@@ -97,13 +97,16 @@ class Website:
 
     def page(self, visit: Visit) -> Page:
         """The answer to a visit. May wait for a signature, a password check or the disk."""
+        allowed = {"Allow": "GET, HEAD, OPTIONS"}
+        if visit.method == "OPTIONS":  # of whatever: by Max-Forwards, we may be the last recipient (RFC 9110 §7.6.2)
+            return _said(visit, 200, "OK", "This is certifier, a proxy.", allowed)
         path = visit.target.partition("?")[0]
         page = self._pages.get(path)
         file = self._assets.find(path)
         if page is None and file is None:
             return _said(visit, 404, "Not Found", "certifier has no such page.")
         if visit.method not in ("GET", "HEAD"):
-            return _said(visit, 405, "Method Not Allowed", "GET only.", {"Allow": "GET, HEAD"})
+            return _said(visit, 405, "Method Not Allowed", "GET only.", allowed)
         if page is not None:
             return page(visit)
         assert file is not None

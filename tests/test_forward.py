@@ -373,9 +373,16 @@ def test_own_pages(program: Program) -> None:
 def test_max_forwards(program: Program) -> None:
     seen: list[bytes] = []
     with recorder(seen, OK) as server:
-        for hops, status in (("0", 405), ("00", 405), ("1", 200)):
-            head = f"OPTIONS http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: {hops}\r\n\r\n"
-            assert exchange(program.address, head.encode()).status == status
+        for method, hops, status in (
+            ("OPTIONS", "0", 200),
+            ("OPTIONS", "00", 200),
+            ("OPTIONS", "1", 200),
+            ("TRACE", "0", 405),
+        ):
+            head = f"{method} http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: {hops}\r\n\r\n"
+            reply = exchange(program.address, head.encode())
+            assert reply.status == status
+            assert reply.headers.get("allow") == (None if hops == "1" else "GET, HEAD, OPTIONS")
     assert len(seen) == 1
     assert b"Max-Forwards: 0\r\n" in seen[0]
 

@@ -80,6 +80,13 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
 # What there is
 
 
+@pytest.mark.parametrize("line", ["OPTIONS / HTTP/1.0", "OPTIONS * HTTP/1.1\r\nHost: a"])
+def test_what_is_allowed(program: Program, line: str) -> None:
+    """HAProxy asks so whether a server is up, unless told otherwise."""
+    reply = exchange(program.address, f"{line}\r\n\r\n".encode())
+    assert (reply.status, reply.headers["allow"]) == (200, "GET, HEAD, OPTIONS")
+
+
 @pytest.mark.parametrize("path", PUBLIC)
 def test_public_pages(program: Program, guarded: Program, path: str) -> None:
     for running in (program, guarded):
