@@ -132,8 +132,8 @@ class TlsStream(Stream):
 
     def decrypt(self) -> memoryview:
         """The next record's plaintext."""
-        if not (self._in.pending or self._tls.pending()):
-            return NOTHING  # saves an exception
+        if self.ended == BROKEN or not (self._in.pending or self._tls.pending()):
+            return NOTHING  # saves an exception; and what follows would hide what broke it, or make it look orderly
         try:
             count: int = self._tls.read(16_384, _PLAIN)  # type: ignore[assignment]  # an int, when a buffer is given
         except ssl.SSLWantReadError:

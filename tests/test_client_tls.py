@@ -10,10 +10,12 @@ import gevent
 import pytest
 import rawtls
 from gevent.event import Event
+from gevent.queue import Queue
 from lab import WAIT, Origin, Program, get, run, secure_tunnel, strict_context, talk, tunnel
 from rawtls import TLS_1_0, TLS_1_1, TLS_1_2, TLS_1_3, Hello, client_hello, usual
 from test_metrics import scrape, value
-from tlslite.api import HandshakeSettings, TLSConnection
+from tlslite.api import AlertDescription, AlertLevel, HandshakeSettings, TLSConnection
+from tlslite.messages import Alert
 
 from contexts import MOST_SESSIONS
 
@@ -327,3 +329,50 @@ def test_a_client_that_uploads_and_leaves(proxy: Program, certificate: Path) -> 
         sock.close()
         proxy.wait_for(f" tunnel .*:{origin.port} .* client_tls=TLSv1.3 .* sent={count} .* outcome=closed$")
     assert heard == [count]
+
+
+class InTwo:
+    """A socket that writes once, and all that follows when told to."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.rest: bytes | None = None
+        self.recv = sock.recv
+        self._send = sock.sendall
+
+    def sendall(self, data: bytes) -> None:
+        if self.rest is None:
+            self.rest = b""
+            self._send(data)
+        else:
+            self.rest += data
+
+    def send(self, data: bytes) -> int:
+        self.sendall(data)
+        return len(data)
+
+
+def test_a_client_that_refuses_with_its_last_flight(proxy: Program, certificate: Path) -> None:
+    """It says goodbye as well, in the same segment: that does not make its end an orderly one."""
+    ends: Queue[Exception | None] = Queue()
+
+    def hear(sock: socket.socket) -> None:
+        try:
+            assert not sock.recv(100)
+        except ssl.SSLEOFError as error:
+            ends.put(error)
+        else:
+            ends.put(None)
+
+    with Origin(hear, certificate) as origin, tunnel(proxy.address, f"localhost:{origin.port}") as sock:
+        both = InTwo(sock)
+        client = TLSConnection(both)
+        settings = HandshakeSettings()
+        settings.minVersion = (3, 4)
+        client.handshakeClientCert(settings=settings, serverName="localhost")
+        for level, what in (AlertLevel.fatal, AlertDescription.unknown_ca), (AlertLevel.warning, 0):
+            list(client._sendMsg(Alert().create(what, level)))
+        assert both.rest
+        sock.sendall(both.rest)
+        line = proxy.wait_for(f" tunnel .*:{origin.port} .*outcome=")
+        assert "outcome=client-tls-error detail=TLSV1_ALERT_UNKNOWN_CA" in line
+        assert ends.get(timeout=WAIT) is not None

@@ -149,6 +149,25 @@ def test_an_alert(program: Program, alert: int) -> None:
     assert reply.body.decode().endswith(f"localhost ended TLS with the alert {ALERTS[alert]}\n")
 
 
+def test_what_breaks_an_origin_comes_with_its_flight(program: Program, certificate: Path) -> None:
+    """It is longer than what OpenSSL looks at: the rest must not hide the reason."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+
+    def flight_and_more(sock: socket.socket) -> None:
+        came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = context.wrap_bio(came, goes, server_side=True)
+        came.write(sock.recv(65_536))
+        with suppress(ssl.SSLWantReadError):
+            tls.do_handshake()
+        sock.sendall(goes.read() + bytes((rawtls.ALERT, 3, 3, 0, 2, 2, 80)))  # not encrypted
+        while sock.recv(65_536):
+            pass
+
+    with Origin(flight_and_more) as origin:
+        assert refused(program, origin.port).body.decode().endswith("TLS with localhost failed: bad record type\n")
+
+
 @pytest.mark.parametrize("kind", TODAY)
 def test_not_old(program: Program, rsa_leaf: Made, roots: Path, kind: str) -> None:
     with Origin(OldServer(rsa_leaf, TODAY[kind])) as origin:
