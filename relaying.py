@@ -92,6 +92,8 @@ class Relaying:
             tunnel = Tunnel(client, origin, idle, meter)
         else:
             tunnel = ObservedTunnel(client, origin, witness, idle, meter)
+            if witness.waits:
+                origin.push()  # our Finished: a tap may take longer than the origin waits for that
             witness.opened()
         record.progress = tunnel
         record.established = True

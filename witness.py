@@ -56,6 +56,11 @@ class Witness:
         """Whether the tunnel ends after the answer."""
         return self._rewriter is not None and self._rewriter.closing
 
+    @property
+    def waits(self) -> bool:
+        """Whether it may hold up what passes for as long as it likes."""
+        return self._turn is not _NOBODY_WAITS
+
     def opened(self) -> None:
         """The tunnel begins."""
         if self._pcap is not None and self._flow is not None:

@@ -236,7 +236,7 @@ TABLE = [
     # It may be the read after the request, which is then answered.
     Row("crowded: recv client streams.fill #1 timeout", "cut|200", "client-reset"),
     Row("(crowded|tapped): recv client streams.fill", "cut", "client-reset"),
-    Row("send origin streams.flush_now #[23]|tapped: send origin streams.flush #1", "cut", "origin-reset"),
+    Row("send origin streams.flush_now #[23]", "cut", "origin-reset"),
     Row("sendall origin streams.flush #[23] timeout|tls write origin", "502 tls_alert_received", "tls_alert_received"),
     Row("tls read origin tls.decrypt #1", "502 tls_protocol_error", "tls_protocol_error"),
     Row("readv origin streams.fill_now #1 ECONNRESET", "cut", "origin-reset"),

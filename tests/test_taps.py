@@ -366,6 +366,26 @@ def test_a_tap_may_wait(tmp_path: Path, roots: Path, server: Origin) -> None:
         assert slow.get(timeout=WAIT).encode() == JSON
 
 
+@pytest.mark.parametrize(
+    ("hook", "acts"), [("opened", False), ("request", False), ("data", False), ("opened", True), ("request", True)]
+)
+def test_the_handshake_with_the_origin_does_not_wait_for_a_tap(
+    tmp_path: Path, roots: Path, certificate: Path, hook: str, acts: bool
+) -> None:
+    text = (
+        f"import os, time\nREWRITE = {acts}\ndef {hook}(*_):\n    open('waits', 'w').close()\n"
+        "    while not os.path.exists('go'):\n        time.sleep(0.01)\n"
+    )
+
+    def lets_it_go(sock: socket.socket) -> None:  # after the handshake
+        until((tmp_path / "waits").exists)
+        (tmp_path / "go").touch()
+        json_origin(sock)
+
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program, Origin(lets_it_go, certificate) as origin:
+        assert curl(program, f"https://localhost:{origin.port}/").encode() == JSON
+
+
 def test_a_client_that_is_gone_when_its_answer_comes(tmp_path: Path, roots: Path, server: Origin) -> None:
     """It is logged and told as any other that resets its connection."""
     text = (
