@@ -125,6 +125,8 @@ class Interception:
             upstream = error.again()  # the traceback of the original refers to this frame: a reference cycle
         if context is None:
             assert retrieval is not None
+            if isinstance(upstream, TlsStream):
+                upstream.push()  # our Finished: this may take longer than the origin waits for that
             context = retrieval.wait()
             assert context is not None  # either every name has a context, or we waited for it above
             record.context = context.source

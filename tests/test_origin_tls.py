@@ -16,6 +16,7 @@ import gevent
 import pytest
 import rawtls
 from chains import Made, der, file, make, rsa_key
+from gevent.event import Event
 from gevent.queue import Queue
 from lab import (
     WAIT,
@@ -485,7 +486,10 @@ def test_what_is_taken(program: Program, certificate: Path, ciphers: str | None,
 
 
 def test_finished_goes_with_the_request(program: Program, certificate: Path) -> None:
-    """In one segment, if the client did the same. That it does not wait for one is tested in test_proxy.py."""
+    """In one segment, if the client did the same and the name's certificate is in memory.
+
+    That it does not wait for a request is tested in test_proxy.py.
+    """
     heard: list[bytes] = []
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -504,10 +508,28 @@ def test_finished_goes_with_the_request(program: Program, certificate: Path) -> 
         tls.write(b"HTTP/1.1 204 No Content\r\n\r\n")
         sock.sendall(goes.read())
 
+    with Origin(http_origin, context) as origin, secure_tunnel(program, f"localhost:{origin.port}"):
+        pass
     with Origin(one_read) as origin, tunnel(program.address, f"localhost:{origin.port}") as sock:
         client = BioClient(sock, strict_context(program.ca), "localhost", early=request)
         assert client.read().startswith(b"HTTP/1.1 204 ")
     assert heard == [request]
+
+
+def test_finished_does_not_wait_for_a_certificate(roots: Path, certificate: Path, tmp_path: Path) -> None:
+    """The client's handshake never ends here: the origin gets it while the certificate is made, or not at all."""
+    complete = Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    goes = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), goes, server_hostname="localhost").do_handshake()
+    with (
+        Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}") as fresh,
+        Origin(lambda _: complete.set(), certificate) as origin,
+        tunnel(fresh.address, f"localhost:{origin.port}") as sock,
+    ):
+        sock.sendall(goes.read())
+        assert complete.wait(WAIT)
 
 
 def test_a_hello_retry_request(program: Program) -> None:
