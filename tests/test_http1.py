@@ -1,3 +1,4 @@
+import time
 from functools import partial
 from itertools import pairwise
 
@@ -52,6 +53,26 @@ def test_the_request_is_told_before_the_response_and_the_end_at_once() -> None:
     assert seen.done == seen.begun
 
 
+def test_the_times_of_an_exchange() -> None:
+    """The first octet of the response's head counts, not that of an interim one, nor the end of the head."""
+    decoder, marks = Http1((seen := Seen()).recorder()), []
+    for say, data in (
+        (decoder.sent, b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na"),
+        (decoder.sent, b"b"),
+        (decoder.received, b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (decoder.received, OK[:1]),
+        (decoder.received, OK[1:]),
+    ):
+        marks.append(time.monotonic())
+        say(data)
+    [put] = seen.done
+    assert put.request_ended is not None
+    assert put.first_byte is not None
+    assert put.ended is not None
+    assert marks[0] <= put.began <= marks[1] <= put.request_ended <= marks[2]
+    assert marks[3] <= put.first_byte <= marks[4] <= put.ended
+
+
 def test_pipelining() -> None:
     two, three = GET.replace(b"/x", b"/2"), GET.replace(b"/x", b"/3")
     seen = whole_and_in_pieces([(CLIENT, GET + two + three), (ORIGIN, OK * 2 + OK.replace(b"200", b"404"))])
@@ -73,6 +94,8 @@ def test_pipelining() -> None:
     ],
 )
 def test_where_a_response_ends(request_: bytes, response: bytes, octets: int) -> None:
+    [only] = whole_and_in_pieces([(CLIENT, request_), (ORIGIN, response)]).done
+    assert (only.response_octets, only.error) == (octets, None)  # it needs nothing behind it
     seen = whole_and_in_pieces([(CLIENT, request_), (ORIGIN, response), (CLIENT, GET), (ORIGIN, OK)])
     assert [(e.response_octets, e.error) for e in seen.done] == [(octets, None), (2, None)]
     assert not seen.notes
@@ -184,6 +207,13 @@ def test_an_upgrade_is_noted_once_and_then_ignored() -> None:
     assert seen.notes == ["upgraded to websocket"]
 
 
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_comes_with_the_agreement_to_an_upgrade_answers_no_request_and_needs_none(strict: bool) -> None:
+    decoder = Http1(Seen().recorder(), strict)
+    play(decoder, [(CLIENT, UPGRADE), (ORIGIN, SWITCH + b"\x81\0")])
+    assert decoder.unasked == 0
+
+
 def test_an_upgrade_that_is_refused() -> None:
     seen = whole_and_in_pieces([(CLIENT, UPGRADE), (ORIGIN, OK), (CLIENT, GET), (ORIGIN, OK)])
     assert [(e.status, e.upgrade) for e in seen.done] == [(200, None), (200, None)]
@@ -195,8 +225,9 @@ def test_a_connect_inside() -> None:
     seen = whole_and_in_pieces([(CLIENT, connect), (ORIGIN, b"HTTP/1.1 200 OK\r\n\r\n\x16\3\1"), (CLIENT, b"\x16\3")])
     assert [(e.url, e.status, e.error) for e in seen.done] == [("b:1", 200, None)]
     assert seen.notes == ["a CONNECT inside the tunnel"]
-    refused = OK.replace(b"200 OK", b"403 No")
-    assert not whole_and_in_pieces([(CLIENT, connect), (ORIGIN, refused), (CLIENT, GET), (ORIGIN, OK)]).notes
+    for status in (b"300 Multiple Choices", b"403 No"):
+        refused = OK.replace(b"200 OK", status)
+        assert not whole_and_in_pieces([(CLIENT, connect), (ORIGIN, refused), (CLIENT, GET), (ORIGIN, OK)]).notes
 
 
 @pytest.mark.parametrize(
