@@ -7,13 +7,15 @@ from pathlib import Path
 import gevent
 import pytest
 from pki import key_pem, new_key
-from test_contexts import Clock, far_off
+from test_contexts import Clock, Counted, far_off
 from test_leaves import NAME, Room
 
 from admission import Turnstile
 from contexts import ContextCache
-from errors import TooManyNames
+from errors import RetrievalError, TooManyNames
+from leaf import Unsettled
 from limits import Limits
+from retrieval import Retrieval, settled
 from workers import Workers
 
 LIMITS = Limits(new_names=8, client_new_names=1024)
@@ -30,11 +32,15 @@ def left(stile: Turnstile) -> int:
 
 
 def test_a_new_name_is_made_once_its_turn_has_come(room: Room) -> None:
-    stile = Turnstile(LIMITS, Clock())
+    clock = Clock()
+    stile = Turnstile(LIMITS, clock)
     left(stile)
-    made = ContextCache(2, room.leaves, Workers(), turnstile=stile).get(NAME, "client")
+    leaves = Counted(room.store, room.leaves._authority)
+    made = ContextCache(2, leaves, Workers(), turnstile=stile).get(NAME, "client")
     assert made is not None
-    assert made.source == "made"
+    assert (made.source, leaves.count) == ("made", 1)  # nothing was stored, and nothing was read before its turn
+    clock.advance(seconds=1 / LIMITS.new_names)
+    assert left(stile) == 0  # the one that is due by now was taken
 
 
 def test_what_is_stored_waits_for_no_turn_and_what_is_not_is_refused_at_once(room: Room) -> None:
@@ -45,6 +51,56 @@ def test_what_is_stored_waits_for_no_turn_and_what_is_not_is_refused_at_once(roo
     assert found.source == "disk"
     with pytest.raises(TooManyNames):
         contexts.start("other.example", "client")  # does not even begin
+
+
+def test_a_stored_one_that_cannot_be_served_waits_for_the_turn_of_the_one_that_takes_its_place(
+    room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is told of it does not wait."""
+    room.place(b"rubbish")
+    clock = Clock()
+    clock.advance(minutes=1)  # it is at rest by then
+    contexts = ContextCache(2, room.leaves, Workers(), clock, far_off())
+    with pytest.raises(TooManyNames):
+        contexts.get(NAME, "client")
+    assert [record.getMessage().rpartition("; ")[2] for record in caplog.records] == [
+        f"moved aside as {room.path.name}.rejected"
+    ]
+
+
+def test_what_is_stored_gives_no_turn_back_where_none_was_taken(room: Room) -> None:
+    room.place(room.ca.issue(NAME))
+    stile = Turnstile(LIMITS, Clock())
+    left(stile)
+    assert ContextCache(2, room.leaves, Workers(), turnstile=stile).get(NAME, "client")
+    assert left(stile) == 0
+
+
+def test_only_a_client_without_a_turn_is_in_a_crowd(room: Room) -> None:
+    stile = Turnstile(Limits(client_new_names=1), Clock())
+    contexts = ContextCache(2, room.leaves, Workers(), turnstile=stile)
+    left(stile)
+    assert (contexts.crowded("client"), contexts.crowded("other")) == (True, False)
+
+
+def test_a_wait_for_a_retrieval_that_does_not_end_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.RETRIEVAL_SECONDS", 0.01)
+    with pytest.raises(RetrievalError, match="no certificate in time"):
+        Retrieval().wait()
+
+
+def test_others_go_on_between_two_attempts() -> None:
+    placed: list[str] = []
+    gevent.spawn(placed.append, "key")
+    attempts: list[list[str]] = []
+
+    def attempt() -> None:
+        attempts.append([*placed])
+        if len(attempts) == 1:
+            raise Unsettled
+
+    settled(attempt)
+    assert attempts == [[], ["key"]]
 
 
 def test_without_a_ca_nobody_waits_for_a_turn(room: Room) -> None:
