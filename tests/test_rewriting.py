@@ -34,10 +34,11 @@ def passed(rewriter: Rewriter, data: bytes) -> bytes:
 @pytest.mark.parametrize(
     "request_",
     [
-        b"POST / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * MAX_FIELDS + b"Content-Length: 4\r\n\r\nbody",
+        b"POST / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * (MAX_FIELDS - 1) + b"Content-Length: 4\r\n\r\nbody",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;\nhi\r\n0\r\n\r\n",
+        b"no request\r\n\r\n",
         b"GET / HTTP/1.1\nHost: a\n\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b: c\r\n\r\n",
     ],
@@ -131,16 +132,20 @@ def test_an_answer_is_the_last_where_the_client_wants_no_other(request_: bytes, 
         exchange.request_fields.clear()  # the client's own fields count
         return Answer(403, b"no")
 
-    rewriter = Rewriter(Seen().recorder(), answer)
-    assert passed(rewriter, request_) == b""
-    assert rewriter.closing == closing
+    seen = Seen()
+    rewriter = Rewriter(seen.recorder(), answer)
+    assert passed(rewriter, request_ + GET) == b""
+    assert (rewriter.closing, len(seen.begun)) == (closing, 1 if closing else 2)
     assert (b"\r\nConnection: close\r\n" in rewriter.take_answer()) == closing
 
 
 def test_an_answer_takes_the_place_of_a_response_and_not_of_the_next_one() -> None:
     seen = Seen()
     rewriter = Rewriter(seen.recorder(), lambda exchange: Answer(403, b"no") if exchange.method == "PUT" else None)
-    assert passed(rewriter, GET.replace(b"GET", b"PUT") + GET) == GET
+    pieces = rewriter.forward(GET.replace(b"GET", b"PUT") + GET)
+    assert next(pieces) == b""
+    assert rewriter.take_answer().startswith(b"HTTP/1.1 403 ")  # before the next one is looked at
+    assert list(pieces) == [GET]
     rewriter.received(OK)
     told = [(exchange.method, exchange.status, exchange.response_octets) for exchange in seen.done]
     assert (told, rewriter.unasked) == ([("PUT", 403, 2), ("GET", 200, 2)], 0)
@@ -276,6 +281,19 @@ def test_behind_the_end_of_the_origin_nothing_is_judged() -> None:
     rewriter.closed()
     assert passed(rewriter, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\nbody\n\nGET / HTTP") == b""
     assert passed(rewriter, b"/1.1\n\n" + GET) == b""
+
+
+def test_the_end_of_the_origin_releases_a_request_that_waits_and_it_does_not_pass() -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    pieces = rewriter.forward(GET + GET)
+    assert next(pieces) == GET
+    waiting = gevent.spawn(list, pieces)
+    gevent.idle()
+    rewriter.received(OK[:-1])
+    gevent.idle()
+    assert not waiting.ready()
+    rewriter.closed()
+    assert waiting.get(timeout=WAIT) == []
 
 
 def test_a_response_may_take_as_long_as_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
