@@ -337,6 +337,7 @@ def test_the_age_of_what_is_gone(certs: Store) -> None:
     assert saved is not None
     saved.path.unlink()
     assert saved.age(5000.0) == 5000.0
+    assert saved.placed() == 0.0
 
 
 def test_a_store_that_must_be_there(tmp_path: Path) -> None:
