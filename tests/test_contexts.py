@@ -16,6 +16,7 @@ from test_leaves import NAME, Room
 from test_signer import authority_for, files
 
 from admission import Turnstile
+from board import Board
 from contexts import LOOK_SECONDS, MOST_SESSIONS, WONT_DO_SECONDS, ContextCache
 from errors import NotServable, RetrievalError, TooManyNames
 from keys import KeyStock
@@ -131,6 +132,38 @@ def test_those_who_ask_for_one_name_in_a_crowd_have_one_retrieval(leaves: Counte
     assert leaves.count == 1
 
 
+def test_a_retrieval_under_way_is_for_those_without_a_turn_too(leaves: Counted, clock: Clock) -> None:
+    stile = Turnstile(Limits(client_new_names=1), clock)
+    contexts = ContextCache(2, leaves, Workers(), turnstile=stile)
+    with leaves.gate:
+        under_way = contexts.start("a.example", "client")
+        until(lambda: leaves.count)
+        while stile.at_once("client"):
+            pass
+        clock.advance(minutes=-1)
+        with pytest.raises(TooManyNames):
+            contexts.start("b.example", "client")
+        assert contexts.start("a.example", "client") is under_way
+    assert under_way.wait()
+
+
+def test_contexts_are_counted_by_where_they_came_from(leaves: Counted, clock: Clock, room: Room) -> None:
+    board = Board(clock)
+    contexts = ContextCache(2, leaves, Workers(), clock, board=board)
+    assert contexts.get(NAME)
+    assert contexts.get(NAME)
+    contexts.clear()
+    assert contexts.get(NAME)
+    clock.advance(days=31)
+    contexts.renew()
+    (room.folder / "serial.txt").write_text("x")
+    with pytest.raises(RetrievalError):
+        contexts.get("a.example")
+    assert ContextCache(2, room.off, Workers(), clock, board=board).get("a.example") is None
+    sources = ("memory", "disk", "made", "renewed", "none", "failed")
+    assert board.kept()["counts"]["retrievals"] == dict.fromkeys(sources, 1)
+
+
 @pytest.mark.parametrize("source", ["disk", "made"])
 def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
     """Neither an operator's RSA-4096 leaves nor an RSA-4096 CA: others wait less than 20 ms (median of ten names)."""
@@ -158,7 +191,7 @@ def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
     assert sorted(stalls)[5] < 0.02
 
 
-def test_an_error_reaches_all_and_is_not_kept(leaves: Counted, room: Room) -> None:
+def test_an_error_reaches_all_and_is_not_kept(leaves: Counted, room: Room, caplog: pytest.LogCaptureFixture) -> None:
     contexts = ContextCache(2, leaves, Workers())
     serial = room.folder / "serial.txt"
     serial.write_text("x")
@@ -166,6 +199,7 @@ def test_an_error_reaches_all_and_is_not_kept(leaves: Counted, room: Room) -> No
     gevent.joinall(waiters)
     assert all(isinstance(waiter.exception, RetrievalError) for waiter in waiters)
     assert leaves.count == 1
+    assert [record.name for record in caplog.records].count("certifier.contexts") == 1  # it is logged once
     serial.write_text("5\n")
     assert contexts.get("a.example")
 
@@ -379,6 +413,10 @@ def test_a_renewal_that_fails_leaves_the_present_one_in_use(
     assert contexts.find("a.example") is made
     until(lambda: "the present certificate for a.example stays in use" in caplog.text)
     assert contexts.find("a.example") is made
+    contexts.renew()
+    clock.advance(seconds=LOOK_SECONDS)
+    assert contexts.find("a.example") is made
+    until(lambda: not (made is None or made.refreshing or contexts._renewals._due))
     assert leaves.count == 2  # the next attempt comes later
     (room.folder / "serial.txt").write_text("5\n")
     clock.advance(minutes=2)
@@ -386,7 +424,10 @@ def test_a_renewal_that_fails_leaves_the_present_one_in_use(
     until(lambda: contexts.find("a.example") is not made)
 
 
-def test_an_operators_file_is_picked_up_in_use(leaves: Counted, clock: Clock, room: Room) -> None:
+def test_an_operators_file_is_picked_up_in_use(
+    leaves: Counted, clock: Clock, room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     contexts = ContextCache(2, leaves, Workers(), clock)
     made = contexts.get("www.example.com")
     room.place(TestCA("operator").issue("www.example.com"))
@@ -397,13 +438,16 @@ def test_an_operators_file_is_picked_up_in_use(leaves: Counted, clock: Clock, ro
     placed = contexts.find("www.example.com")
     assert placed is not None
     assert placed.source == "disk"
+    assert not caplog.records  # certifier has renewed nothing
     room.path.unlink()
     clock.advance(seconds=LOOK_SECONDS)
     contexts.find("www.example.com")
     until(lambda: contexts.find("www.example.com") is not placed)
 
 
-def test_an_operators_file_that_goes_is_a_wont_do_again(clock: Clock, room: Room) -> None:
+def test_an_operators_file_that_goes_is_a_wont_do_again(
+    clock: Clock, room: Room, caplog: pytest.LogCaptureFixture
+) -> None:
     leaves = Counted(room.store, None)
     contexts = ContextCache(2, leaves, Workers(), clock)
     room.place(TestCA("operator").issue("www.example.com"))
@@ -413,6 +457,7 @@ def test_an_operators_file_that_goes_is_a_wont_do_again(clock: Clock, room: Room
     contexts.find("www.example.com")
     until(lambda: contexts.find("www.example.com") is None)
     assert contexts.get("www.example.com") is None
+    assert not caplog.records
 
 
 def test_an_expired_one_is_never_served(leaves: Counted, clock: Clock, room: Room) -> None:
@@ -424,6 +469,31 @@ def test_an_expired_one_is_never_served(leaves: Counted, clock: Clock, room: Roo
     renewed = contexts.get("a.example")
     assert renewed is not None
     assert renewed.serial != made.serial
+
+
+def test_the_files_of_a_name_in_use_are_looked_at_once_in_a_while(leaves: Counted, clock: Clock, room: Room) -> None:
+    """Each look compares them with what the one before it found."""
+    looks: list[float] = []
+    stamps: list[Stamp] = []
+
+    class Looked(Store):
+        def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
+            looks.append(now - start)
+            stamps.append(stamp)
+            return super().look(name, stamp, ours, now)
+
+    store = Looked(leaves._store.root)
+    contexts = ContextCache(2, Leaves(store, leaves._authority, KeyStock("p256")), Workers(), clock)
+    made = contexts.get(NAME)
+    assert made is not None
+    start, made_with = clock.time, made.stamp
+    os.utime(room.path, (start - 60,) * 2)
+    for _ in range(12):
+        assert contexts.find(NAME) is made
+        until(lambda: not made.refreshing)
+        clock.advance(seconds=LOOK_SECONDS / 4)
+    assert looks == [LOOK_SECONDS, 2 * LOOK_SECONDS]
+    assert stamps == [made_with, room.store.stamp(NAME)]
 
 
 def test_looks_at_a_disk_that_hangs_do_not_pile_up(leaves: Counted, clock: Clock) -> None:
@@ -506,7 +576,9 @@ def test_what_is_due_is_renewed_though_nobody_asks(leaves: Counted, clock: Clock
         assert context.serial > old.serial
 
 
-def test_what_is_forgotten_while_others_are_renewed_stays_out(leaves: Counted, clock: Clock) -> None:
+def test_what_is_forgotten_while_others_are_renewed_stays_out(
+    leaves: Counted, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     contexts = ContextCache(3, leaves, Workers(), clock)
     for name in ("a.example", "b.example"):
         contexts.get(name)
@@ -517,6 +589,7 @@ def test_what_is_forgotten_while_others_are_renewed_stays_out(leaves: Counted, c
         contexts.clear()
     renewing.get(timeout=WAIT)
     assert len(contexts) == 0
+    assert not caplog.records
 
 
 def test_use_is_told_and_a_renewal_is_none(leaves: Counted, clock: Clock) -> None:
@@ -690,3 +763,24 @@ def test_what_openssl_refuses_is_not_made_again_and_again(leaves: Counted, monke
     with pytest.raises(NotServable):
         ContextCache(2, leaves, Workers()).get("a.example")
     assert leaves.count == 1
+
+
+def test_what_openssl_refuses_costs_one_more_retrieval_and_no_more(
+    leaves: Counted, clock: Clock, room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else files that can't be moved aside would be tried for ever, one after the other."""
+
+    def refuse(*_: object) -> None:
+        raise NotServable("no")
+
+    monkeypatch.setattr("contexts.server_context", refuse)
+    room.place(room.ca.issue(NAME))
+    below = room.store.path("_.example.com")
+    assert below
+    below.parent.mkdir(exist_ok=True)
+    below.write_bytes(room.ca.issue("*.example.com"))
+    clock.advance(seconds=60)
+    with pytest.raises(NotServable):
+        ContextCache(2, leaves, Workers(), clock).get(NAME)
+    assert leaves.count == 2
+    assert (room.path.exists(), below.exists()) == (False, True)
