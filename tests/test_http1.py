@@ -135,6 +135,16 @@ def test_the_end_of_the_origin_ends_no_other_response() -> None:
     assert [exchange.error for exchange in seen.done] == ["the response was cut off"]
 
 
+def test_an_end_behind_the_end_changes_nothing() -> None:
+    seen = Seen()
+    decoder = Http1(seen.recorder(100))
+    play(decoder, [(CLIENT, GET), (ORIGIN, b"HTTP/1.0 200 OK\r\n\r\nsome")])
+    decoder.closed("client-truncated")
+    decoder.origin_ended()
+    decoder.closed()
+    assert [exchange.error for exchange in seen.done] == ["client-truncated"]
+
+
 def test_a_target_outside_of_ascii_is_told_escaped_and_malformed_where_it_counts() -> None:
     request = GET.replace(b"/x", "/café".encode())
     [exchange] = whole_and_in_pieces([(CLIENT, request), (ORIGIN, OK)]).done
@@ -149,11 +159,15 @@ def test_a_target_outside_of_ascii_is_told_escaped_and_malformed_where_it_counts
 def test_an_empty_line_behind_a_response_does_not_begin_the_next_one(more: bytes) -> None:
     seen = Seen()
     decoder = Http1(seen.recorder())
-    play(decoder, [(CLIENT, GET), (ORIGIN, OK + more), (CLIENT, GET), (ORIGIN, b"\n" + OK)])
+    play(decoder, [(CLIENT, GET), (ORIGIN, OK + more), (CLIENT, GET)])
+    asked = time.monotonic()
+    play(decoder, [(ORIGIN, b"\n" + OK)])
     assert [exchange.status for exchange in seen.done] == [200, 200]
     for exchange in seen.done:
         assert exchange.first_byte is not None
         assert exchange.first_byte >= exchange.began
+    assert seen.done[1].first_byte is not None
+    assert seen.done[1].first_byte >= asked
 
 
 @pytest.mark.parametrize(
@@ -212,6 +226,23 @@ def test_what_comes_with_the_agreement_to_an_upgrade_answers_no_request_and_need
     decoder = Http1(Seen().recorder(), strict)
     play(decoder, [(CLIENT, UPGRADE), (ORIGIN, SWITCH + b"\x81\0")])
     assert decoder.unasked == 0
+
+
+def test_what_answers_no_request_is_counted() -> None:
+    decoder = Http1(Seen().recorder())
+    play(decoder, [(CLIENT, GET), (ORIGIN, OK + BAD)])
+    assert decoder.unasked == len(BAD)
+
+
+def test_an_upgrade_that_does_not_say_to_what() -> None:
+    assert watch([(CLIENT, UPGRADE), (ORIGIN, b"HTTP/1.1 101 Odd\r\n\r\n")]).notes == ["upgraded to another protocol"]
+
+
+def test_as_many_requests_as_may_wait_are_seen() -> None:
+    seen = watch([(CLIENT, GET * MAX_WAITING)])
+    assert (len(seen.begun), seen.notes) == (MAX_WAITING, [])
+    seen = watch([(CLIENT, GET * (MAX_WAITING + 1))])
+    assert (len(seen.begun), len(seen.notes)) == (MAX_WAITING, 1)
 
 
 def test_an_upgrade_that_is_refused() -> None:
