@@ -39,6 +39,7 @@ def passed(rewriter: Rewriter, data: bytes) -> bytes:
         b"POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2;\nhi\r\n0\r\n\r\n",
         b"no request\r\n\r\n",
+        b"GET / HTTP/1.2\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\nHost: a\n\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b: c\r\n\r\n",
     ],
@@ -52,6 +53,11 @@ def test_a_head_in_pieces_is_judged_as_a_whole() -> None:
     rewriter = Rewriter(Seen().recorder(), mark)
     assert passed(rewriter, GET[:10]) == b""
     assert passed(rewriter, GET[10:]) == GET[:-2] + b"X-Mark: 1\r\n\r\n"
+
+
+def test_a_head_that_no_tap_changed_passes_as_it_is() -> None:
+    head = b"GET /a HTTP/1.1\r\nhost:a\r\nX:   b \r\n\r\n"
+    assert passed(Rewriter(Seen().recorder(), allow), head) == head
 
 
 def test_many_tiny_chunks_pass_as_one_piece() -> None:
@@ -125,6 +131,7 @@ def test_an_answer_is_to_what_the_client_asked() -> None:
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: x\r\nconnection: close\r\n\r\n", True),
         (b"GET / HTTP/1.1\r\nHost: a\r\nConnection: keep-alive\r\nX: close\r\n\r\n", False),
         (b"GET / HTTP/1.0\r\nHost: a\r\n\r\n", True),
+        (b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 64\r\n\r\n", True),  # the client may await a 100
     ],
 )
 def test_an_answer_is_the_last_where_the_client_wants_no_other(request_: bytes, closing: bool) -> None:
@@ -137,6 +144,13 @@ def test_an_answer_is_the_last_where_the_client_wants_no_other(request_: bytes, 
     assert passed(rewriter, request_ + GET) == b""
     assert (rewriter.closing, len(seen.begun)) == (closing, 1 if closing else 2)
     assert (b"\r\nConnection: close\r\n" in rewriter.take_answer()) == closing
+
+
+@pytest.mark.parametrize("reason", ["\n", b"no", ["no"]])
+def test_an_answer_that_is_none_is_refused(reason: object) -> None:
+    answer = Answer(403, reason=reason)  # type: ignore[arg-type]  # it is not checked by mypy
+    with pytest.raises(Refused, match="a tap made an invalid answer"):
+        passed(Rewriter(Seen().recorder(), lambda _: answer), GET)
 
 
 def test_an_answer_takes_the_place_of_a_response_and_not_of_the_next_one() -> None:
@@ -209,6 +223,18 @@ def test_a_request_that_waits_for_a_response_is_refused_if_that_is_malformed() -
     gevent.idle()
     rewriter.received(b"HTTP/1.1 200 OK\r\nX Odd: 1\r\n\r\n")
     with pytest.raises(Refused, match="previous response is malformed"):
+        waiting.get(timeout=WAIT)
+
+
+def test_a_refusal_comes_after_the_response_to_the_request_before() -> None:
+    rewriter = Rewriter(Seen().recorder(), allow)
+    pieces = rewriter.forward(GET + GET.replace(b"\r\n", b"\n"))
+    assert next(pieces) == GET
+    waiting = gevent.spawn(next, pieces)
+    gevent.idle()
+    assert not waiting.ready()
+    rewriter.received(OK)
+    with pytest.raises(Refused, match="bare LF"):
         waiting.get(timeout=WAIT)
 
 
