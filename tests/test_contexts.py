@@ -104,6 +104,7 @@ def test_memory_then_store(leaves: Counted, clock: Clock) -> None:
     assert contexts.find("a.example") is made
     assert contexts.get("a.example") is made
     assert leaves.count == 1
+    assert (len(contexts), contexts.capacity) == (1, 2)
     contexts.get("b.example")
     contexts.get("c.example")
     assert contexts.find("a.example") is None
@@ -148,7 +149,7 @@ def test_a_retrieval_under_way_is_for_those_without_a_turn_too(leaves: Counted, 
 
 
 def test_contexts_are_counted_by_where_they_came_from(leaves: Counted, clock: Clock, room: Room) -> None:
-    board = Board(clock)
+    board, began = Board(clock), time.monotonic()
     contexts = ContextCache(2, leaves, Workers(), clock, board=board)
     assert contexts.get(NAME)
     assert contexts.get(NAME)
@@ -162,6 +163,9 @@ def test_contexts_are_counted_by_where_they_came_from(leaves: Counted, clock: Cl
     assert ContextCache(2, room.off, Workers(), clock, board=board).get("a.example") is None
     sources = ("memory", "disk", "made", "renewed", "none", "failed")
     assert board.kept()["counts"]["retrievals"] == dict.fromkeys(sources, 1)
+    times = board.histograms["retrieval"].data()
+    assert sum(times["counts"]) == 2  # from disk, and made
+    assert 0 < times["sum"] <= time.monotonic() - began
 
 
 @pytest.mark.parametrize("source", ["disk", "made"])
@@ -204,7 +208,9 @@ def test_an_error_reaches_all_and_is_not_kept(leaves: Counted, room: Room, caplo
     assert contexts.get("a.example")
 
 
-def test_a_bug_in_a_retrieval_reaches_all_as_an_error(leaves: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_a_retrieval_reaches_all_as_an_error(
+    leaves: Counted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -212,6 +218,7 @@ def test_a_bug_in_a_retrieval_reaches_all_as_an_error(leaves: Counted, monkeypat
     monkeypatch.setattr(leaves, "retrieve", broken)
     with pytest.raises(RetrievalError, match="a bug in certifier"):
         contexts.get("a.example")
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_the_client_that_asked_first_may_leave(leaves: Counted) -> None:
