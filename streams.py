@@ -96,7 +96,7 @@ class Stream(ABC):
         return not self._unsent
 
     def push(self) -> None:
-        """Send what is pending, unless it is being sent; for the reader of this end. Never waits."""
+        """Send what is pending, unless it is being sent; for the reader, or before there is one. Never waits."""
         if not self._sending:
             with suppress(OSError):  # the next read notices
                 self.flush_now()

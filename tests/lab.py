@@ -337,6 +337,29 @@ class BioClient:
         self._sock.sendall(self._out.read())
 
 
+class BioServer:
+    """A TLS server whose owner sends what it has to say, and so may add to it or hold it back."""
+
+    def __init__(self, sock: socket.socket, certificate: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        context.num_tickets = 0
+        self._sock = sock
+        self.came, self.goes = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.came, self.goes, server_side=True)
+
+    def flight(self) -> bytes:
+        """What answers the ClientHello, to be sent."""
+        with suppress(ssl.SSLWantReadError):
+            self.complete()
+        return self.goes.read()
+
+    def complete(self) -> None:
+        """Go on with what arrives at once: the client's Finished, and perhaps more."""
+        self.came.write(self._sock.recv(65_536))
+        self.tls.do_handshake()
+
+
 def get(sock: socket.socket, path: str = "/", method: str = "GET", host: str = "test") -> Reply:
     sock.sendall(f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
     return read_reply(sock, body=method != "HEAD")

@@ -24,6 +24,7 @@ from gevent.event import Event
 from lab import (
     WAIT,
     BioClient,
+    BioServer,
     Origin,
     Program,
     Reply,
@@ -171,43 +172,21 @@ def test_many_requests_at_once(program: Program, certificate: Path) -> None:
     assert goaway.last_stream_id == 3
 
 
-class BioServer:
-    """A TLS server over a socket; its owner sends the server's alerts."""
-
-    def __init__(self, sock: socket.socket, certificate: Path) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        context.num_tickets = 0
-        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server_side=True)
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                sock.sendall(self._out.read())
-                self._in.write(sock.recv(65_536))
-            else:
-                sock.sendall(self._out.read())
-                return
-
-    def alert(self) -> bytes:
-        """The alert that a forged record provokes."""
-        self._in.write(b"\x17\x03\x03\x00\x20" + bytes(32))
-        with pytest.raises(ssl.SSLError):
-            self._tls.read(1)
-        return self._out.read()
-
-
 @pytest.mark.parametrize("first", ["origin", "client"])
 def test_an_alert_and_a_reset_that_meet_a_request(program: Program, certificate: Path, first: str) -> None:
     """The request can't be passed on, and the reason is read only after that: the client is told all the same."""
     ready, go, gone = Event(), Event(), Event()
 
     def handler(sock: socket.socket) -> None:
-        tls = BioServer(sock, certificate)
+        server = BioServer(sock, certificate)
+        sock.sendall(server.flight())
+        server.complete()
+        server.came.write(b"\x17\x03\x03\x00\x20" + bytes(32))  # a forged record, which provokes an alert
+        with pytest.raises(ssl.SSLError):
+            server.tls.read(1)
         ready.set()
         assert go.wait(WAIT)
-        sock.sendall(tls.alert())
+        sock.sendall(server.goes.read())
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         socket.close(sock.detach())  # at once: gevent's socket would close later, in its loop
         gone.set()

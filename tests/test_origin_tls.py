@@ -21,6 +21,7 @@ from gevent.queue import Queue
 from lab import (
     WAIT,
     BioClient,
+    BioServer,
     Origin,
     Program,
     Reply,
@@ -34,6 +35,7 @@ from lab import (
 from old_tls import KINDS, TODAY, OldServer, lenient_get
 from pki import TestCA, new_key
 from rawtls import RENEGOTIATION, TLS_1_2, Hello, server_hello
+from test_hello import real_hello
 
 from flight import is_costly
 from tlsconfig import client_context
@@ -152,16 +154,10 @@ def test_an_alert(program: Program, alert: int) -> None:
 
 def test_what_breaks_an_origin_comes_with_its_flight(program: Program, certificate: Path) -> None:
     """It is longer than what OpenSSL looks at: the rest must not hide the reason."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
 
     def flight_and_more(sock: socket.socket) -> None:
-        came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(came, goes, server_side=True)
-        came.write(sock.recv(65_536))
-        with suppress(ssl.SSLWantReadError):
-            tls.do_handshake()
-        sock.sendall(goes.read() + bytes((rawtls.ALERT, 3, 3, 0, 2, 2, 80)))  # not encrypted
+        alert = bytes((rawtls.ALERT, 3, 3, 0, 2, 2, 80))  # not encrypted
+        sock.sendall(BioServer(sock, certificate).flight() + alert)
         while sock.recv(65_536):
             pass
 
@@ -492,23 +488,16 @@ def test_finished_goes_with_the_request(program: Program, certificate: Path) -> 
     """
     heard: list[bytes] = []
     request = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
 
     def one_read(sock: socket.socket) -> None:
-        came, goes = ssl.MemoryBIO(), ssl.MemoryBIO()
-        tls = context.wrap_bio(came, goes, server_side=True)
-        came.write(sock.recv(65_536))
-        with suppress(ssl.SSLWantReadError):
-            tls.do_handshake()
-        sock.sendall(goes.read())
-        came.write(sock.recv(65_536))
-        tls.do_handshake()
-        heard.append(tls.read(1000))
-        tls.write(b"HTTP/1.1 204 No Content\r\n\r\n")
-        sock.sendall(goes.read())
+        server = BioServer(sock, certificate)
+        sock.sendall(server.flight())
+        server.complete()
+        heard.append(server.tls.read(1000))
+        server.tls.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        sock.sendall(server.goes.read())
 
-    with Origin(http_origin, context) as origin, secure_tunnel(program, f"localhost:{origin.port}"):
+    with Origin(http_origin, certificate) as origin, secure_tunnel(program, f"localhost:{origin.port}"):
         pass
     with Origin(one_read) as origin, tunnel(program.address, f"localhost:{origin.port}") as sock:
         client = BioClient(sock, strict_context(program.ca), "localhost", early=request)
@@ -519,16 +508,12 @@ def test_finished_goes_with_the_request(program: Program, certificate: Path) -> 
 def test_finished_does_not_wait_for_a_certificate(roots: Path, certificate: Path, tmp_path: Path) -> None:
     """The client's handshake never ends here: the origin gets it while the certificate is made, or not at all."""
     complete = Event()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    goes = ssl.MemoryBIO()
-    with suppress(ssl.SSLWantReadError):
-        context.wrap_bio(ssl.MemoryBIO(), goes, server_hostname="localhost").do_handshake()
     with (
         Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}") as fresh,
         Origin(lambda _: complete.set(), certificate) as origin,
         tunnel(fresh.address, f"localhost:{origin.port}") as sock,
     ):
-        sock.sendall(goes.read())
+        sock.sendall(real_hello("localhost"))
         assert complete.wait(WAIT)
 
 
