@@ -17,6 +17,7 @@ from gevent.lock import BoundedSemaphore
 
 READ, WRITE = 1, 2  # libev's event mask
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
+_MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux only
 LINGER_SECONDS = 1.0  # how long, and how many octets, we keep reading after the last reply on a connection:
 LINGER_OCTETS = 1 << 20  # closed with unread input, the kernel sends a reset, which can lose the reply
 
@@ -135,17 +136,23 @@ def peer(sock: socket.socket) -> tuple[str, int] | None:
     return host, port
 
 
-def send_now(sock: socket.socket, data: bytes) -> int:
-    """Send what the socket accepts without waiting; return the number of octets."""
+def send_now(sock: socket.socket, data: bytes, last: bool = False) -> int:
+    """Send what the socket accepts without waiting; return the number of octets.
+
+    ``last``: a FIN follows at once. It goes in the same segment, which saves one, and waking the peer twice.
+    """
     try:
+        if last and _MORE:
+            sent: int = sock._sock.send(data, _MORE)  # type: ignore[attr-defined]  # gevent's own ``send`` may wait
+            return sent
         return os.write(sock.fileno(), data)
     except BlockingIOError:
         return 0
 
 
-def send(sock: socket.socket, data: bytes) -> bool:
+def send(sock: socket.socket, data: bytes, last: bool = False) -> bool:
     """Send all; return whether it waited for a slow peer. (``sendall`` asks for the buffer's size each time.)"""
-    sent = send_now(sock, data)
+    sent = send_now(sock, data, last)
     if sent == len(data):
         return False
     sock.sendall(memoryview(data)[sent:])

@@ -32,7 +32,18 @@ _LOST = {errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREAC
 class Stream(ABC):
     """One end of a tunnel. ``ended`` is None until its peer ends, then says how."""
 
-    __slots__ = ("_lost", "_sending", "_unsent", "alpn", "ended", "reason", "renegotiates", "sock", "version")
+    __slots__ = (
+        "_finished",
+        "_lost",
+        "_sending",
+        "_unsent",
+        "alpn",
+        "ended",
+        "reason",
+        "renegotiates",
+        "sock",
+        "version",
+    )
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -41,6 +52,7 @@ class Stream(ABC):
         self.ended: str | None = None
         self.reason: str | None = None  # OpenSSL's name for what broke it
         self.renegotiates = False  # the peer wanted to and was refused
+        self._finished = False  # the end of our data is queued or sent, and a FIN follows at once
         self._lost = False  # a write was told so, and no read will be: the kernel says it once
         self._sending = False
         self._unsent = b""
@@ -77,7 +89,7 @@ class Stream(ABC):
             self._unsent = b""
             self._sending = True
             try:
-                waited = sockets.send(self.sock, data)
+                waited = sockets.send(self.sock, data, self._finished)
             except OSError as error:
                 self._lost |= error.errno in _LOST
                 raise
@@ -89,7 +101,7 @@ class Stream(ABC):
         if data := self._waiting():
             self._unsent = data  # kept, so that another try after a failure fails, too
             try:
-                self._unsent = data[sockets.send_now(self.sock, data) :]
+                self._unsent = data[sockets.send_now(self.sock, data, self._finished) :]
             except OSError as error:
                 self._lost |= error.errno in _LOST
                 raise
@@ -137,11 +149,10 @@ class Stream(ABC):
 class PlainStream(Stream):
     """A TCP connection without TLS. ``received``: what was read from ``sock`` before."""
 
-    __slots__ = ("_finished", "_in", "_out")
+    __slots__ = ("_in", "_out")
 
     def __init__(self, sock: socket.socket, received: bytes = b"") -> None:
         super().__init__(sock)
-        self._finished = False
         self._in = memoryview(received)
         self._out: list[bytes] = []
 

@@ -40,7 +40,7 @@ class TlsStream(Stream):
     server at each ClientHello, of which there may be two.
     """
 
-    __slots__ = ("_context", "_finished", "_in", "_offer", "_out", "_tickets", "_tls", "flight")
+    __slots__ = ("_context", "_in", "_offer", "_out", "_tickets", "_tls", "flight")
 
     def __init__(
         self,
@@ -57,7 +57,6 @@ class TlsStream(Stream):
         """
         super().__init__(sock)
         self.flight = bytearray()  # what was received in a handshake that has not succeeded yet
-        self._finished = False
         self._tickets = 0  # octets of session tickets that wait to be sent with other data
         self._context = context
         self._offer = alpn
@@ -174,7 +173,7 @@ class TlsStream(Stream):
         sockets.shut(self.sock)
 
     def close_notify(self) -> None:
-        """Send a close_notify. The peer's data can still be read."""
+        """Send a close_notify; a FIN must follow. The peer's data can still be read."""
         try:
             self.finish()
         finally:

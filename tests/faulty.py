@@ -147,6 +147,12 @@ def instrument() -> None:
     kind.recv_into = on_socket(kind.recv_into, "recv", 0)
     os.readv = on_socket(os.readv, "readv", 0)
     os.write = writing(os.write)
+    inner: Any = type(kind()._sock)
+    plain, last = (
+        inner.send,
+        on_socket(inner.send, "send"),
+    )  # ``sendall``, which is faulty itself, calls it without flags
+    inner.send = lambda sock, data, flags=0: (last if flags else plain)(sock, data, flags)
     for name in ("sendall", "connect", "setsockopt", "shutdown", "getpeername", "getsockname"):
         setattr(kind, name, on_socket(getattr(kind, name), name))
     begin, faulty_begin = kind.__init__, faulty(kind.__init__, "socket")

@@ -4,6 +4,7 @@ import gc
 import os
 import socket
 import ssl
+import sys
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -127,6 +128,35 @@ def test_a_pump_of_tiny_records_lets_others_run(certificate: Path) -> None:
             looks = seen_of(Tunnel(upward, PlainStream(origin)))
     assert looks[-1] == 5000
     assert len(looks) >= 10  # of fourteen batches of 8 KiB
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="TCP_INFO")
+@pytest.mark.parametrize(("apart", "expected"), [(False, 1), (True, 2)])
+def test_close_notify_and_fin_go_in_one_segment(certificate: Path, apart: bool, expected: int) -> None:
+    """With the last data, if that is still to be sent."""
+    careless = ssl._create_unverified_context()
+    with connected() as (ours, theirs), gevent.Timeout(WAIT):
+        stream = TlsStream(ours, server_context(certificate.read_bytes()), [])
+        shaking = gevent.spawn(stream.handshake, time.monotonic() + WAIT)
+        with careless.wrap_socket(theirs, server_hostname="localhost", suppress_ragged_eofs=False) as secure:
+            shaking.get()
+            before = segments_to(secure)
+            stream.encrypt(b"x")
+            if apart:
+                stream.flush()
+            else:
+                stream.finish()
+                assert stream.flush_now()
+            stream.end(ORDERLY)
+            assert secure.recv(9) == b"x"
+            assert secure.recv(9) == b""  # close_notify: a FIN alone would raise
+            assert segments_to(secure) == before + expected
+
+
+def segments_to(sock: socket.socket) -> int:
+    """How many a TCP socket has received, by the kernel's ``struct tcp_info``."""
+    information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+    return int.from_bytes(information[140:], sys.byteorder)
 
 
 def seen_of(tunnel: Tunnel) -> list[int]:
