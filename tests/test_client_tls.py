@@ -354,6 +354,9 @@ class InTwo:
 def test_a_client_that_refuses_with_its_last_flight(proxy: Program, certificate: Path) -> None:
     """It says goodbye as well, in the same segment: that does not make its end an orderly one."""
     ends: Queue[Exception | None] = Queue()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.num_tickets = 0  # which may draw a reset, before or after the origin is told the end
 
     def hear(sock: socket.socket) -> None:
         try:
@@ -363,7 +366,7 @@ def test_a_client_that_refuses_with_its_last_flight(proxy: Program, certificate:
         else:
             ends.put(None)
 
-    with Origin(hear, certificate) as origin, tunnel(proxy.address, f"localhost:{origin.port}") as sock:
+    with Origin(hear, context) as origin, tunnel(proxy.address, f"localhost:{origin.port}") as sock:
         both = InTwo(sock)
         client = TLSConnection(both)
         settings = HandshakeSettings()
