@@ -222,6 +222,9 @@ class Interception:
         meaning = refusals.meaning(reason)
         if meaning is None and left is None:
             return  # its TLS failed for another reason
+        if meaning is None and self._refusals.uses(pair):
+            way.record.note(f"the client left {left} the handshake, and uses this name: {refusals.UNNEEDED}")
+            return
         way.record.refused = "certificate"
         what = (
             f"refused our certificate: {meaning}"
@@ -230,7 +233,7 @@ class Interception:
         )
         advice = refusals.setting(way.record.user_agent) if context.ours else refusals.OPERATORS
         way.record.note(f"the client {what}; {advice}")
-        if self._refusals.refused(pair, said=meaning is not None):
+        if self._refusals.refused(pair):
             log.warning("%s refused certificates for %s: tunnelled untouched for an hour (--learn-bypass)", *pair)
 
 

@@ -48,6 +48,7 @@ _SETTINGS = (
 )
 _ANY_SETTING = "make it trust ca.crt: the page at the proxy's own address and README, Trust the CA, tell how"
 
+UNNEEDED = "it opened more connections than it needs, or another program there does not trust the CA"
 OPERATORS = "the certificate is an operator's: the client has to trust its issuer, not certifier's CA"
 
 
@@ -81,23 +82,23 @@ class Refusals:
 
     def opened(self, pair: Pair, record: Record) -> None:
         """Take note of an intercepted tunnel that is relayed from now on, until it has ``ended``."""
-        if self._threshold:
-            self._open.setdefault(pair, {})[id(record)] = record
+        records = self._open.get(pair)
+        if records is None:
+            self._open[pair] = {id(record): record}
+        else:
+            records[id(record)] = record
 
     def ended(self, pair: Pair, record: Record) -> None:
         """Forget a tunnel that was ``opened``."""
-        if self._threshold:
-            del self._open[pair][id(record)]
-            if not self._open[pair]:
-                del self._open[pair]
+        records = self._open[pair]
+        if len(records) == 1:
+            del self._open[pair]
+        else:
+            del records[id(record)]
 
-    def refused(self, pair: Pair, said: bool = True) -> bool:
-        """Count a refusal. Return whether the pair is bypassed from now on because of it.
-
-        One that was not ``said``, as the client just left, does not count if it uses another tunnel for the name, or
-        did lately: Go opens more connections than it needs, and leaves those that come too late, all when it exits.
-        """
-        if not self._threshold or self.bypasses(pair) or (not said and self._uses(pair)):
+    def refused(self, pair: Pair) -> bool:
+        """Count a refusal. Return whether the pair is bypassed from now on because of it."""
+        if not self._threshold or self.bypasses(pair):
             return False
         count = (self._counts.pop(pair) or 0) + 1
         if count < self._threshold:
@@ -108,11 +109,15 @@ class Refusals:
 
     def accepted(self, pair: Pair) -> None:
         """Forget earlier refusals: the client accepted the certificate."""
-        if self._threshold:
+        if self._counts:
             self._counts.pop(pair)
-            self._accepted.put(pair, self._clock())
+        self._accepted.put(pair, self._clock())
 
-    def _uses(self, pair: Pair) -> bool:
+    def uses(self, pair: Pair) -> bool:
+        """Whether the client uses a tunnel for the name, or did lately: then it need not refuse when it just leaves.
+
+        Go opens more connections than it needs, and leaves those that come too late, all when it exits.
+        """
         last = self._accepted.peek(pair)
         if last is not None and self._clock() < last + _LATELY:
             return True

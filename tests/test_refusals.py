@@ -43,18 +43,33 @@ def test_a_client_that_went_on_has_not_refused() -> None:
 
 def test_a_client_that_uses_a_name_does_not_refuse_it_by_leaving() -> None:
     clock, record = Clock(), Record("10.0.0.1:1")
-    refusals = Refusals(2, clock)
+    refusals = Refusals(0, clock)
     refusals.opened(ALICE, record)
-    assert not refusals.refused(ALICE, said=False)  # the tunnel was not used yet
+    assert not refusals.uses(ALICE)  # the tunnel was not used yet
     record.progress = record
     record.sent = 1
-    assert not any(refusals.refused(ALICE, said=False) for _ in range(5))
+    assert refusals.uses(ALICE)
+    assert not refusals.uses(Pair(ALICE.client, "x.example"))
     refusals.ended(ALICE, record)
+    assert not refusals.uses(ALICE)
     refusals.accepted(ALICE)
     clock.time = 9.9
-    assert not any(refusals.refused(ALICE, said=False) for _ in range(5))
+    assert refusals.uses(ALICE)
     clock.time = 10.0
-    assert [refusals.refused(ALICE, said=False) for _ in range(2)] == [False, True]
+    assert not refusals.uses(ALICE)
+
+
+def test_of_several_tunnels_each_counts_until_it_ends() -> None:
+    records = [Record("10.0.0.1:1"), Record("10.0.0.1:2")]
+    refusals = Refusals()
+    for record in records:
+        refusals.opened(ALICE, record)
+    records[0].progress = records[0]
+    records[0].sent = 1
+    refusals.ended(ALICE, records[1])
+    assert refusals.uses(ALICE)
+    refusals.ended(ALICE, records[0])
+    assert not refusals.uses(ALICE)
 
 
 def test_a_client_that_uses_a_name_refuses_it_by_saying_so() -> None:
