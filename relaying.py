@@ -12,7 +12,7 @@ from meter import Meter
 from names import Target
 from observed import ObservedTunnel
 from record import Record
-from streams import PlainStream, Stream
+from streams import ORDERLY, PlainStream, Stream
 from tunnel import Tunnel
 from witness import Witness
 
@@ -107,6 +107,7 @@ class Relaying:
                 client.abort()
                 origin.abort()
             if witness is not None:
-                witness.closed(outcome)
+                left = tunnel.client_ended_first is False and origin.ended == ORDERLY and tunnel.refusal is None
+                witness.closed(outcome, origin_left=left)
         record.outcome, record.detail = tunnel.outcome, tunnel.detail  # not reached after a bug
         return tunnel

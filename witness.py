@@ -171,12 +171,15 @@ class Witness:
         self._guard.answered(status)
         return True
 
-    def closed(self, outcome: str) -> None:
-        """The tunnel has ended; ``outcome`` is ``closed`` if it ended cleanly."""
+    def closed(self, outcome: str, origin_left: bool = False) -> None:
+        """The tunnel has ended; ``outcome`` is ``closed`` if it ended cleanly.
+
+        If the ``origin_left`` first, and cleanly, then whatever response is missing was not cut off by the client.
+        """
         error = _error(outcome)
         for decoder in (self._watcher, self._rewriter):
             if decoder is not None:
-                decoder.closed(error)
+                decoder.closed(None if origin_left else error)
         if self._pcap is not None and self._flow is not None:
             self._pcap.write(self._flow.closed(cut=error is not None))
         self._passage.outcome = outcome

@@ -15,6 +15,7 @@ import bcrypt
 import gevent
 import pytest
 from browser import Browser
+from gevent.socket import wait_read
 from lab import WAIT, BioClient, Origin, Program, exchange, get, run, secure_tunnel, strict_context, tunnel, until
 from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
@@ -93,6 +94,30 @@ def test_a_line_for_each_request(tmp_path: Path, roots: Path, server: Origin, ce
         assert len([told for told in program.lines if " request " in told]) == 3  # one for each
         state = json.loads(exchange(program.address, b"GET /state HTTP/1.0\r\n\r\n").body)
         assert sum(state["counts"]["requests"].values()) == 3  # even though nobody has looked at the page
+
+
+@pytest.mark.parametrize("first", ["origin", "client"])
+def test_who_cut_off_a_response(tmp_path: Path, roots: Path, certificate: Path, first: str) -> None:
+    """A client ends without close_notify here, as many do: it is not to blame if the origin has ended before."""
+
+    def half(sock: gevent.socket.socket) -> None:
+        assert sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+        if first == "client":
+            wait_read(sock.fileno())  # for its end
+
+    with (
+        watched(tmp_path, roots, "--log-requests") as program,
+        Origin(half, certificate) as server,
+    ):
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            until(lambda: secure.recv(65_536).endswith(b"half"))
+            if first == "origin":
+                assert secure.recv(1) == b""
+        line = program.wait_for(" request .*received=4 ")
+        assert line.endswith(' error="the response was cut off"' if first == "origin" else " error=client-truncated")
+        assert "outcome=client-truncated" in program.tunnels(1)[0]
 
 
 def test_what_is_no_http_is_noted_and_goes_on(tmp_path: Path, roots: Path, certificate: Path) -> None:
