@@ -20,6 +20,9 @@ _END = re.compile(rb"\n\r?\n")  # a recipient may accept a bare LF as a line ter
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
 _FIELD = re.compile(TCHAR + rb"+:[^\0\r\n]*\r\n")
 _EMPTY = (b"\r\n", b"\n")
+_BLANK = re.compile(rb"[\r\n]*")
+_LINE = re.compile(TCHAR + rb"++ [!-~]++ HTTP/[0-9]\.[0-9]\r\n")
+_CONTROL = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LENIENT = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, a folded line: recipients parse them differently
 
 Span = tuple[int, int, int, bool]
@@ -28,7 +31,8 @@ Span = tuple[int, int, int, bool]
 class Heads:
     """Collects one head after another. Empty lines before a head are skipped (RFC 9112 §2.2).
 
-    With ``strict``, what two recipients may parse differently is ``Unreadable``.
+    With ``strict``, what two recipients may parse differently is ``Unreadable``, and so is what does not begin with a
+    request line, as soon as that is seen: of another protocol, the end of a head may never come.
     """
 
     __slots__ = ("_buffer", "_strict")
@@ -52,6 +56,7 @@ class Heads:
                 if found is None:
                     if len(buffer) > MAX_HEAD:
                         raise Unreadable(f"a head larger than {MAX_HEAD} octets")
+                    self._check_begun(data, at)
                     return None, len(data)
                 head = bytes(buffer[: found.end()])
                 at += found.end() - seen
@@ -62,6 +67,7 @@ class Heads:
                     if len(data) - at > MAX_HEAD:
                         raise Unreadable(f"a head larger than {MAX_HEAD} octets")
                     buffer += data[at:]
+                    self._check_begun(data, at)
                     return None, len(data)
                 head = data[at : found.end()]
                 at = found.end()
@@ -70,6 +76,18 @@ class Heads:
                 raise Unreadable("a line that ends with a bare LF, or is folded")
             if head:
                 return head, at
+
+    def _check_begun(self, data: bytes, at: int) -> None:
+        """Check the first line of an incomplete head, to which the data was added."""
+        if not self._strict:
+            return
+        start = _BLANK.match(self._buffer).end()  # type: ignore[union-attr]  # it matches anything
+        if self._buffer.find(b"\n", start) < 0:
+            wrong = _CONTROL.search(data, at) is not None
+        else:  # it need not be matched again if it was complete before
+            wrong = data.find(b"\n", at) >= 0 and not _LINE.match(self._buffer, start)
+        if wrong:
+            raise Unreadable("it does not begin with a request line of HTTP/1")
 
 
 class Body(Protocol):

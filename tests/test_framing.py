@@ -6,8 +6,8 @@ from framing import MAX_HEAD, MAX_LINE, Body, Chunked, Counted, Heads, UntilClos
 HEAD = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def heads(data: bytes, size: int) -> list[bytes]:
-    reader, found = Heads(), []
+def heads(data: bytes, size: int, strict: bool = False) -> list[bytes]:
+    reader, found = Heads(strict), []
     for start in range(0, len(data), size):
         piece, at = data[start : start + size], 0
         while at < len(piece):
@@ -29,6 +29,24 @@ def test_a_head_is_not_given_before_it_ends() -> None:
         reader = Heads()
         assert reader.take(HEAD[:end], 0) == (None, end)
         assert bool(reader) == (end > 0)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1 << 20])
+@pytest.mark.parametrize("begins", [b"", b"\r\n", b"\r\n\r"])
+def test_who_is_strict_does_not_wait_for_the_end_of_what_is_no_request(size: int, begins: bytes) -> None:
+    for other in (
+        b"0\f\2\1\1`",
+        b"EHLO a\r\n",
+        b"GET / HTTP/1.1\n",
+        b"GET /\xff HTTP/1.1\r\nA",
+        b"GET\x7f",
+        b"\x16\3\1",
+    ):
+        with pytest.raises(Unreadable):
+            heads(begins + other, size, strict=True)
+        assert heads(begins + other, size) == []
+    for request in (b"0", b"PRI * HTTP/2.0\r", b"get /%%20 HTTP/1.1\r\nHost: \xff\1\r\n"):
+        assert heads(begins + request, size, strict=True) == []
 
 
 @pytest.mark.parametrize("size", [1000, 1 << 20])

@@ -312,7 +312,9 @@ def test_bodies_pass_a_tap_that_acts_and_what_it_cannot_judge_does_not(
         (tmp_path / "big").write_bytes(b"x" * 3_000_000)
         for words in (["-d", "a=1"], ["--data-binary", f"@{tmp_path / 'big'}"]):
             assert curl(program, f"https://localhost:{server.port}/", *words).encode() == JSON
-        for rubbish in (b"GET  / HTTP/1.1\r\n\r\n", b"\0\1\2\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):
+        of_http = (b"GET  / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        of_others = (b"\0\1\2\r\n\r\n", b"0\f\2\1\1`", b"EHLO a\r\n")  # LDAP and SMTP then wait for an answer
+        for rubbish in of_http + of_others:
             with secure_tunnel(program, f"localhost:{server.port}") as secure:
                 secure.sendall(rubbish)
                 assert read_reply(secure).status == 403
