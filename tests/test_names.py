@@ -51,6 +51,7 @@ def test_what_is_no_dns_name(text: str) -> None:
         ("2001:DB8::A", "2001:db8::a"),
         ("::ffff:10.0.0.1", "10.0.0.1"),  # otherwise lists of IPv4 networks could be bypassed
         ("::ffff:a00:1", "10.0.0.1"),
+        ("2001:0db8:0000:0000:0000:0000:192.168.100.200", "2001:db8::c0a8:64c8"),  # no address has a longer text
     ],
 )
 def test_addresses_are_canonical(text: str, name: str) -> None:
@@ -92,6 +93,7 @@ def test_malformed_targets(text: str) -> None:
 
 def test_the_default_port() -> None:
     assert names.target("a", default_port=80) == Target("a", 80)
+    assert names.target("a:81", default_port=80) == Target("a", 81)
     assert names.target("[::1]", default_port=80) == Target("::1", 80)
     assert names.target("a:", default_port=80) == Target("a", 80)  # RFC 3986 §3.2.3
     assert names.target("[::1]:", default_port=80) == Target("::1", 80)
