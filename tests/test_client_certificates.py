@@ -272,8 +272,11 @@ def test_what_else_is_wrong_is_not_taken_for_it(program: Program, roots: Path, t
         ("TLSV13_ALERT_CERTIFICATE_REQUIRED", OriginWantsCertificate),
         ("SSLV3_ALERT_BAD_CERTIFICATE", OriginWantsCertificate),  # Go, Java
         ("SSLV3_ALERT_CERTIFICATE_UNKNOWN", OriginWantsCertificate),
+        ("SSLV3_ALERT_NO_CERTIFICATE", OriginWantsCertificate),
+        ("TLSV1_ALERT_UNKNOWN_CA", OriginWantsCertificate),
         ("SSLV3_ALERT_HANDSHAKE_FAILURE", OriginAlert),
         ("TLSV1_ALERT_ACCESS_DENIED", OriginAlert),
+        ("TLSV1_UNRECOGNIZED_NAME", OriginAlert),
         ("DH_KEY_TOO_SMALL", OriginTlsError),
     ],
 )
