@@ -41,7 +41,7 @@ class Bypassing:
         If it may not, but a client that offered ECH has to be told inside its TLS, that is noted in ``way.refusal``.
         """
         other = name != way.target.host
-        if other and self._policy.minds_names:
+        if other:
             self._policy.check_name(name, way.target, _address(way, origin))
         agrees = not other or self._agree(name, way)  # after the check: no DNS look-up of refused names
         if not agrees:

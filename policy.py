@@ -16,7 +16,7 @@ Ports = tuple[range, ...]
 _SPECIAL = [
     ip_network(text)
     for text in (
-        "192.0.0.0/24", "192.88.99.0/24", "100.64.0.0/10", "fec0::/10", "64:ff9b:1::/48",
+        "192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "64:ff9b:1::/48",
         "168.63.129.16",  # Azure's metadata and DNS
         "::/96", "::ffff:0:0:0/96",  # IPv4 embedded in IPv6: RFC 4291 §2.5.5.1, RFC 2765 §2.1
         "3fff::/20", "5f00::/16",  # documentation, RFC 9637; SRv6 SIDs, RFC 9602
@@ -149,12 +149,6 @@ class Policy:
         return self.rules.bypass is not None
 
     @property
-    def minds_names(self) -> bool:
-        """Whether a server name that differs from the target's host can matter."""
-        rules = self.rules
-        return bool(rules.allow or rules.deny or rules.bypass) or self.minds_mismatch
-
-    @property
     def minds_mismatch(self) -> bool:
         """Whether names that disagree are logged or denied."""
         return self.rules.mismatch is not Mismatch.ALLOW
@@ -192,9 +186,7 @@ def is_private(ip: str) -> bool:
     """Whether an address is not a public one: loopback, link-local, private, metadata, reserved, or no IP address."""
     address = names.ip_of(ip)
     if isinstance(address, IPv6Address):
-        inner = address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if address in _NAT64:
-            inner = _behind(address)
+        inner = _behind(address) if address in _NAT64 else address.sixtofour
         if inner is not None and is_private(str(inner)):
             return True
     return (
