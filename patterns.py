@@ -148,7 +148,7 @@ def _network(text: str) -> Network | None:
     except ValueError:
         return None
     inner = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
-    if inner is None or network.prefixlen < 96:
+    if inner is None:  # as for all with a prefix of less than 96 bits: the address of a network ends with zeros
         return network
     return ip_network((inner, network.prefixlen - 96))
 

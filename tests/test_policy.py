@@ -38,13 +38,17 @@ def policy(**rules: object) -> Policy:
         ("127.0.0.1", ["127.0.0.1:9", "[::ffff:127.0.0.1]:1"], ["127.0.0.2:9"]),
         ("::1", ["[::1]:9"], ["[::2]:9", "0.0.0.1:9"]),
         ("[2001:db8::/32]:443", ["[2001:db8::1]:443"], ["[2001:db8::1]:80", "[2001:db9::1]:443"]),
+        ("::ffff:0:0/96", ["0.0.0.0:1", "255.255.255.255:1"], ["[::1]:1", "[::fffe:0:0]:1"]),
+        ("::fffe:0:0/95", ["[::fffe:ffff:ffff]:1"], ["10.0.0.1:1"]),
+        ("a.example:1", ["a.example:1"], ["a.example:2"]),
+        ("a.example:65535", ["a.example:65535"], ["a.example:65534"]),
     ],
 )
 def test_patterns(pattern: str, inside: list[str], outside: list[str]) -> None:
     from names import target
 
     found = patterns(pattern)
-    assert found
+    assert not found.is_empty
     for text in inside:
         assert found.host(target(text)), text
     for text in outside:
@@ -52,7 +56,8 @@ def test_patterns(pattern: str, inside: list[str], outside: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a b", "*a.example", "a.*", "10.0.0.1/8", "x:0", "x:99999", "http://x", "*.", "[x]"]
+    "text",
+    ["", "a b", "*a.example", "a.*", "10.0.0.1/8", "x:0", "x:65536", "http://x", "*.", "[x]", "[::1", "1::1]", "@"],
 )
 def test_what_is_no_pattern(text: str) -> None:
     with pytest.raises(UsageError, match="--allow"):
@@ -111,9 +116,11 @@ def test_lists_in_files(tmp_path: Path) -> None:
         patterns(f"@{path}")
     path.write_text("a.example  #" + "x" * 1_000_000)
     assert patterns(f"@{path}").host(Target("a.example", 1))
+    path.write_text("# hosts\n")
+    assert patterns(f"@{path}").is_empty
     path.write_bytes(b"\xff")
     os.mkfifo(tmp_path / "fifo")
-    for bad in (path, tmp_path / "none", tmp_path, tmp_path / "fifo"):
+    for bad in (path, tmp_path / "none", tmp_path, tmp_path / "fifo", "/dev/zero"):
         with pytest.raises(UsageError, match="can't read"):
             patterns(f"@{bad}")
 
