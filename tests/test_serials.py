@@ -55,6 +55,7 @@ def test_the_serial_of_a_roots_own_certificate_is_passed_over(serials: SerialFil
 
 
 def test_fewer_left_than_are_wanted(serials: SerialFile) -> None:
+    assert MAX_SERIAL.to_bytes(20, signed=True).hex() == "7f" + "ff" * 19  # 20 octets at most, and positive
     serials.path.write_text(f"{MAX_SERIAL - 2}\n")
     with pytest.raises(RetrievalError):
         serials.take(ledger_in(serials.path.parent), [], 3)
@@ -113,6 +114,7 @@ print(*[serials.take(ledger, [])[0] for _ in range(50)])
 
 
 @example([None, 41, None])  # the file repeats the last one
+@example([1, None])  # the lowest of all
 @given(st.lists(st.one_of(st.none(), st.integers(-5, 60), st.sampled_from(["", "x", "7"]))))
 def test_no_serial_twice_whatever_the_file_is_made_to_say(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int | str | None]
