@@ -51,6 +51,8 @@ def test_when_a_client_that_is_refused_can_be_told() -> None:
     found.noted(connection(), "malformed request head")
     found.ended(one)
     assert not found.answerable
+    found.noted(connection(), "malformed request head")
+    assert not found.answerable
 
 
 def test_what_the_client_is_told_is_the_status_of_the_request_that_awaits_a_response() -> None:
