@@ -20,7 +20,7 @@ def same_endpoint(address: Endpoint, listener: Endpoint) -> bool:
     if theirs.version != ours.version:  # our IPv6 listeners do not accept IPv4
         return False
     if theirs.is_unspecified:  # a connection to it reaches loopback
-        return ours.is_loopback or ours.is_unspecified
+        return ours.is_loopback
     return ours.is_unspecified and _is_local(address[0])
 
 
