@@ -66,6 +66,9 @@ def test_a_store_of_another_program_counts_and_a_random_serial_does_not(room: Ro
     other.write_bytes(room.ca.issue("x", with_key=False, serial=501))
     room.path.with_name("y.crt").write_bytes(room.ca.issue("y", serial=1 << 150))
     room.path.with_name("z.crt").write_bytes(TestCA("another").issue("z", serial=900))
+    room.path.with_name("rubbish.crt").write_bytes(b"x")
+    room.path.with_name("folder.crt").mkdir()
+    (room.store.root / "abc").write_bytes(b"where a folder would be")
     assert prepared(room).highest() == 501
 
 
