@@ -80,13 +80,26 @@ def test_all_clients_together_are_held_to_a_rate_and_a_flood_takes_no_turn_that_
         stile.at_once("flood")
     assert sum(stile.at_once("b") for _ in range(100)) >= 20
     assert sum(stile.at_once("c") for _ in range(100)) <= 1
+    assert stile.crowded("d")
 
 
-def test_a_pass_that_was_not_needed_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    stile, _, _ = turnstile(monkeypatch, new_names=10, client_new_names=10)
+@pytest.mark.parametrize(("of_all", "of_one"), [(8, 800), (800, 8)])
+def test_a_pass_that_was_not_needed_is_given_back(monkeypatch: pytest.MonkeyPatch, of_all: int, of_one: int) -> None:
+    stile, _, _ = turnstile(monkeypatch, new_names=of_all, client_new_names=of_one)
     for _ in range(1000):
         assert stile.at_once("a")
         stile.give_back("a")
+    while stile.at_once("a"):
+        pass
+    stile.give_back("a")
+    assert [stile.at_once("a"), stile.at_once("a")] == [True, False]
+
+
+def test_a_pass_can_be_given_back_for_a_client_that_was_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("admission._CLIENTS", 1)
+    stile, _, _ = turnstile(monkeypatch, new_names=10, client_new_names=10)
+    assert [stile.at_once("a"), stile.at_once("b")] == [True, True]
+    stile.give_back("a")
 
 
 def test_it_is_crowded_as_long_as_the_next_one_would_wait(monkeypatch: pytest.MonkeyPatch) -> None:
