@@ -26,7 +26,6 @@ from tlsconfig import server_context
 MAX_LIFE = timedelta(days=398)  # Apple, https://support.apple.com/102028
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _PRIME_FIELD = bytes.fromhex("06072a8648ce3d0101")  # its OID, which explicit curve parameters contain
-_FOR_SERVERS = {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
 _MAX_SERIAL_BITS = 159  # 20 octets with a clear sign bit, RFC 5280 §4.1.2.2
 _STEPS = 20  # a handshake takes two or three
 
@@ -76,7 +75,7 @@ def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
         if certificates.extension(certificate, extension) is None:
             yield Fault(f"no {called}", strict)
     usages = certificates.extension(certificate, x509.ExtendedKeyUsage)
-    if usages is not None and not _FOR_SERVERS.intersection(usages):
+    if usages is not None and ExtendedKeyUsageOID.SERVER_AUTH not in usages:  # anyExtendedKeyUsage does not help
         yield Fault("extendedKeyUsage without serverAuth", "OpenSSL and most others refuse what it signs")
 
 

@@ -17,10 +17,11 @@ Digest = Literal["sha256", "sha1", "md5"]
 
 DAY = timedelta(days=1)
 PRIVATE = x509.ObjectIdentifier("1.3.6.1.4.1.32473.1")  # reserved for documentation (RFC 5612)
-SERVER, CLIENT, CODE = (
+SERVER, CLIENT, CODE, ANY = (
     ExtendedKeyUsageOID.SERVER_AUTH,
     ExtendedKeyUsageOID.CLIENT_AUTH,
     ExtendedKeyUsageOID.CODE_SIGNING,
+    ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
 )
 
 

@@ -146,7 +146,7 @@ def test_an_intermediate_that_does_not_say_who_signed_it_is_warned_about(tmp_pat
 
 def test_one_that_is_not_for_servers_is_warned_about(tmp_path: Path) -> None:
     paths = write(tmp_path, TestCA("op"))
-    for usage, told in ((chains.CLIENT, 1), (chains.SERVER, 0)):
+    for usage, told in ((chains.CLIENT, 1), (chains.ANY, 1), (chains.SERVER, 0)):
         made = chains.make("op", eku=usage)
         paths[0].write_bytes(made.pem)
         paths[1].write_bytes(key_pem(made.key))
@@ -183,6 +183,7 @@ def test_one_that_those_above_it_do_not_allow_is_warned_about(tmp_path: Path) ->
     for above, told in (
         ((root,), None),
         ((deep,), None),
+        ((chains.version_1("root"),), None),
         ((flat,), "too far below a CA with pathlen:0;"),
         ((new, flat), "too far below a CA with pathlen:0;"),
         ((below, deep), "too far below a CA with pathlen:1;"),
