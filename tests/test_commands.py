@@ -21,10 +21,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from gevent.event import Event
 from lab import HERE, WAIT, Program, run
 from pki import TestCA, cert_pem, key_pem, new_key, now
+from test_certificates import pem
 from test_health import options
 from test_leaves import Room
 
@@ -244,6 +246,12 @@ def test_check_of_a_good_store(room: Room) -> None:
     assert command(room, "check", STORE, *SIGN).stdout == "3 certificates checked, 0 problems\n"
 
 
+@pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()])
+def test_check_of_a_key_on_a_longer_curve(room: Room, curve: ec.EllipticCurve) -> None:
+    room.place(room.ca.issue("www.example.com", key=ec.generate_private_key(curve), serial=1))
+    assert in_json(room, "check", STORE, *SIGN) == {"checked": 3, "problems": []}
+
+
 def weak(room: Room, **changes: object) -> bytes:
     """A certificate of the room's CA, wrong in one way."""
     key = new_key(bits=1024 if changes.get("short") else 0)
@@ -264,6 +272,38 @@ def weak(room: Room, **changes: object) -> bytes:
     if not changes.get("bare"):
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     return cert_pem(builder.sign(room.ca.key, hashes.SHA256())) + key_pem(key)
+
+
+def by_openssl(room: Room, *words: str, key: str = "ec:P-256") -> None:
+    """A self-signed certificate with what libraries do not make; ``key`` is a kind of key and, for EC, its curve."""
+    kind, _, curve = key.partition(":")
+    made = room.folder / "made"
+    options = ["-newkey", kind, "-noenc", *(["-pkeyopt", f"ec_paramgen_curve:{curve}"] if curve else [])]
+    named = [
+        "-subj",
+        "/CN=a host",
+        "-addext",
+        "subjectAltName=DNS:www.example.com",
+        "-addext",
+        "extendedKeyUsage=serverAuth",
+    ]
+    done = run("openssl", "req", "-x509", *options, *named, *words, "-keyout", room.path, "-out", made)
+    assert done.returncode == 0, done.stderr
+    room.place(made.read_bytes() + room.path.read_bytes())
+
+
+def signed_with(room: Room, digest: chains.Digest) -> None:
+    root = chains.make("root", bits=2048)
+    room.place(chains.file((chains.make("a host", root, "www.example.com", digest=digest), root)))
+
+
+def signed_oddly(room: Room) -> None:
+    """With ecdsa-with-SHA256, but under a number that nobody has for it."""
+    certificate, begin, key = room.path.read_bytes().partition(b"-----BEGIN PRIVATE KEY")
+    der = x509.load_pem_x509_certificate(certificate).public_bytes(Encoding.DER)
+    known = bytes.fromhex("2a8648ce3d040302")
+    assert der.count(known) == 2
+    room.place(pem(der.replace(known, known[:-1] + b"\x7f")) + begin + key)
 
 
 def folder_at(path: Path) -> None:
@@ -291,6 +331,14 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     ),
     "a short key": (lambda room: room.place(weak(room, short=True)), "an RSA key of 1024 bits"),
     "an odd curve": (lambda room: room.place(weak(room, curve=True)), "an EC key on the curve secp256k1"),
+    "a key of another kind": (lambda room: by_openssl(room, key="ed25519"), "a key that is neither RSA nor EC"),
+    "a serial of zero": (lambda room: by_openssl(room, "-set_serial", "0"), "a serial number that is not positive"),
+    "a negative serial": (lambda room: by_openssl(room, "-set_serial", "-5"), "a serial number that is not positive"),
+    "a serial of 160 bits": (lambda room: by_openssl(room, "-set_serial", f"{1 << 159}"), "or has over 20 octets"),
+    "SHA-1": (lambda room: signed_with(room, "sha1"), "signed with SHA1"),
+    "MD5": (lambda room: signed_with(room, "md5"), "signed with MD5"),
+    "an algorithm that is none": (signed_oddly, "signed with an algorithm that nobody knows"),
+    "a CA's": (lambda room: by_openssl(room, "-addext", "basicConstraints=CA:TRUE"), "a CA certificate in place of"),
     "a long life": (lambda room: room.place(weak(room, long=True)), "valid for 502 days"),
     "for clients": (lambda room: room.place(weak(room, client=True)), "extendedKeyUsage without serverAuth"),
     "no usage": (lambda room: room.place(weak(room, bare=True)), "no extendedKeyUsage"),
