@@ -331,6 +331,8 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     ),
     "a short key": (lambda room: room.place(weak(room, short=True)), "an RSA key of 1024 bits"),
     "an odd curve": (lambda room: room.place(weak(room, curve=True)), "an EC key on the curve secp256k1"),
+    "a key too short to load": (lambda room: room.place(weak(room, short=True)), "OpenSSL refuses the certificate: "),
+    "a curve of no handshake": (lambda room: room.place(weak(room, curve=True)), "no handshake succeeds with it: "),
     "a key of another kind": (lambda room: by_openssl(room, key="ed25519"), "a key that is neither RSA nor EC"),
     "a serial of zero": (lambda room: by_openssl(room, "-set_serial", "0"), "a serial number that is not positive"),
     "a negative serial": (lambda room: by_openssl(room, "-set_serial", "-5"), "a serial number that is not positive"),
