@@ -246,6 +246,19 @@ def test_without_verification_they_would_have_been_heard(their_roots: Roots, tru
                 assert site.heard == b"G"
 
 
+def test_the_systems_roots_are_trusted_and_further_ones_besides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    systems, further = make("the system's"), make("a further one")
+    (tmp_path / "system.pem").write_bytes(systems.pem)
+    (tmp_path / "further.pem").write_bytes(further.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "system.pem"))
+    with Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", "--upstream-ca=further.pem") as program:
+        for root in (systems, further):
+            with Site([make("leaf", root, "localhost")], tmp_path, ssl.TLSVersion.TLSv1_3) as site:
+                assert through(program, site, "localhost").status == 200
+
+
 def test_an_intermediate_alone_may_be_trusted(tmp_path: Path) -> None:
     """As in strict mode since Python 3.13."""
     middle = make("intermediate", make("A root that is not trusted"))
