@@ -415,6 +415,7 @@ def test_the_address_of_a_redirect_is_not_taken_for_the_origins(
         with pytest.raises(ssl.SSLError, match="access denied"):
             with secure_tunnel(program, f"localhost:{origin.port}", "evil.example"):
                 pass
+        assert connect(program, f"evil.example:{origin.port}").status == 403
 
 
 @pytest.mark.parametrize(("network", "counts"), [("127.0.0.0/8", True), ("127.0.0.2/32", False)])
@@ -482,7 +483,9 @@ def test_a_client_that_says_nothing_and_leaves_is_not_refused(tmp_path: Path, ro
 
 
 @pytest.mark.parametrize("what", ["allow", "log", "deny"])
-def test_a_server_name_other_than_the_connect_host(tmp_path: Path, roots: Path, origin: Origin, what: str) -> None:
+def test_a_server_name_other_than_the_connect_host(
+    tmp_path: Path, roots: Path, origin: Origin, certificate: Path, what: str
+) -> None:
     with running(tmp_path, roots, f"--mismatch={what}") as program:
         with secure_tunnel(program, f"localhost:{origin.port}") as secure:
             assert get(secure, host="localhost").status == 200
@@ -496,6 +499,11 @@ def test_a_server_name_other_than_the_connect_host(tmp_path: Path, roots: Path, 
             assert get(secure, host="example.com").status == 200
         line = program.tunnels(3)[2]
         assert ("server name example.com is not localhost" in line) == (what != "allow")
+        expected = pytest.raises(ssl.SSLError, match="access denied") if what == "deny" else nullcontext()
+        with Origin(http_origin, certificate, host="127.0.0.2") as other:  # an address that localhost has not
+            with expected, secure_tunnel(program, f"127.0.0.2:{other.port}", "localhost") as secure:
+                assert get(secure, host="localhost").status == 200
+        assert ("server name localhost is not 127.0.0.2" in program.tunnels(4)[3]) == (what != "allow")
         plain = exchange(program.address, b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: other\r\n\r\n")
         assert plain.status == (421 if what == "deny" else 502)
 
