@@ -42,7 +42,7 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
     key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < MIN_RSA:
-            yield Fault(f"an RSA key of {key.key_size} bits", "browsers, Apple and Go refuse less than 2048")
+            yield Fault(f"an RSA key of {key.key_size} bits", "Apple and OpenSSL refuse less than 2048")
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         yield Fault("a key that is neither RSA nor EC", "browsers and Apple refuse it")
     elif not isinstance(key.curve, _CURVES):
@@ -109,7 +109,7 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
         yield Fault("extendedKeyUsage without serverAuth", "every client refuses it for a server")
     constraints = certificates.extension(certificate, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
-        yield Fault("a CA certificate in place of a server's", "Go and strict clients refuse it")
+        yield Fault("a CA certificate in place of a server's", "Firefox refuses it")
 
 
 def of_chain(pem: bytes, name: str, anchor: x509.Certificate) -> Iterator[Fault]:
