@@ -929,6 +929,8 @@ def test_connections_past_the_limit_are_told_so(tmp_path: Path, roots: Path, ech
                 reply = connect(program, target)
                 assert (reply.status, reply.reason) == (503, "Too many connections")
                 assert exchange(program.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+                metrics = exchange(program.address, b"GET /metrics HTTP/1.0\r\n\r\n").body
+                assert b"\ncertifier_connections_max 4.0\n" in metrics
         deadline = time.monotonic() + WAIT
         while connect(program, target).status != 200:
             assert time.monotonic() < deadline
