@@ -1,17 +1,19 @@
-"""Modules whose tests are small enough to share a file: log, pages, policy, the resolver."""
+"""Modules whose tests are small enough to share a file: log, pages, policy, the resolver and who asks it."""
 
 import json
 import re
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 import gevent
 import pytest
 from gevent.monkey import get_original
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import WAIT, no_garbage
+from lab import WAIT, no_garbage, until
 from test_asking import unread
 from test_upstream import soon
 
@@ -19,7 +21,10 @@ import errors
 import pages
 import proxy
 import resolver
+from board import Board
+from dialing import Dialer
 from errors import CertifierError, LoopDetected, UnknownName
+from limits import Limits
 from localaddress import same_endpoint
 from log import MAX_VALUE, escape
 from names import Target
@@ -249,6 +254,46 @@ def test_no_client_takes_all_look_ups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(greenlet.get(timeout=WAIT) == ["10.0.0.1"] for greenlet in asking)
     assert not names._turns._shares
     assert not names._turns._users
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda dialer, host, client: dialer.tunnel(Target(host, 1), client, False),
+        lambda dialer, host, client: dialer.own(Target(host, 1), client),
+        lambda dialer, host, client: dialer.is_self(Target(host, 1), client),
+        lambda dialer, host, client: dialer.is_at(host, "192.0.2.1", client),
+    ],
+    ids=["tunnel", "own", "is_self", "is_at"],
+)
+def test_whoever_dials_looks_names_up_as_the_client(
+    monkeypatch: pytest.MonkeyPatch, ask: Callable[[Dialer, str, str], object]
+) -> None:
+    asked, go_on = list[str](), list[bool]()
+    sleep = get_original("time", "sleep")
+
+    def slow(host: str, *_: object, **__: object) -> NoReturn:
+        asked.append(host)
+        while not go_on:
+            sleep(0.005)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    def tried(host: str, client: str) -> None:
+        with suppress(errors.OriginNotFound):
+            ask(dialer, host, client)
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", slow)
+    dialer = Dialer(Upstream(), Policy(Rules(), same_endpoint), None, Limits(), Board())
+    asking = [gevent.spawn(tried, f"dead{n}.example", "a") for n in range(resolver._SHARE + 1)]
+    try:
+        until(lambda: len(asked) == resolver._SHARE)
+        asking.append(gevent.spawn(tried, "another.example", "b"))
+        until(lambda: "another.example" in asked)
+        assert len(asked) == resolver._SHARE + 1
+    finally:
+        go_on.append(True)
+        for each in asking:
+            each.get(timeout=WAIT)
 
 
 def test_a_look_up_that_fails_leaves_no_work_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
