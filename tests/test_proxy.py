@@ -511,10 +511,14 @@ def test_direct_tls_goes_to_the_redirect(tmp_path: Path, roots: Path, certificat
 
 
 def test_redirect(tmp_path: Path, origin: Origin) -> None:
-    """Plaintext goes to the redirect, and no connection to the target; clients can speak HTTP/1.1 only."""
+    """Plaintext goes to the redirect, and no connection to the target; clients can speak HTTP/1.1 only.
+
+    What is denied to clients is not denied to the operator, who chose the redirect.
+    """
+    options = ("--store=certs", "--max=9", "--ca=ca", "--deny-private", "--deny=127.0.0.0/8")
     with (
         Origin(http_origin) as plain,
-        Program(tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect=127.0.0.1:{plain.port}") as running,
+        Program(tmp_path, *options, f"--redirect=127.0.0.1:{plain.port}") as running,
     ):
         with secure_tunnel(running, f"localhost:{origin.port}", "www.example.com", alpn=["h2", "http/1.1"]) as secure:
             assert secure.selected_alpn_protocol() == "http/1.1"
