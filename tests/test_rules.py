@@ -499,11 +499,13 @@ def test_a_server_name_other_than_the_connect_host(
             assert get(secure, host="example.com").status == 200
         line = program.tunnels(3)[2]
         assert ("server name example.com is not localhost" in line) == (what != "allow")
-        expected = pytest.raises(ssl.SSLError, match="access denied") if what == "deny" else nullcontext()
-        with Origin(http_origin, certificate, host="127.0.0.2") as other:  # an address that localhost has not
-            with expected, secure_tunnel(program, f"127.0.0.2:{other.port}", "localhost") as secure:
-                assert get(secure, host="localhost").status == 200
-        assert ("server name localhost is not 127.0.0.2" in program.tunnels(4)[3]) == (what != "allow")
+        with Origin(http_origin, certificate, host="127.0.0.2") as other:  # an address that neither name has
+            for name, status in (("localhost", 200), ("nowhere.invalid", 502)):
+                expected = pytest.raises(ssl.SSLError, match="access denied") if what == "deny" else nullcontext()
+                with expected, secure_tunnel(program, f"127.0.0.2:{other.port}", name) as secure:
+                    assert get(secure, host=name).status == status
+                line = program.wait_for(rf" target=127\.0\.0\.2:\d+ sni={name} ")
+                assert (f"server name {name} is not 127.0.0.2" in line) == (what != "allow")
         plain = exchange(program.address, b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: other\r\n\r\n")
         assert plain.status == (421 if what == "deny" else 502)
 
