@@ -56,6 +56,7 @@ class Program:
     def __init__(self, chosen: Options, limits: Limits, post: Post | None = None) -> None:
         self._chosen = chosen
         self._reloading = BoundedSemaphore()
+        self._is_due = False  # a reload waits for the one in progress
         self._closed = False
         founds = post is None or post.is_first
         self._issuance = Issuance(chosen.leaves, _now(), chosen.store_max, log.info, founds)
@@ -104,9 +105,13 @@ class Program:
     def reload(self) -> None:
         """Reopen and reload all files but taps; tunnels go on. If one is invalid, all that was in force stays."""
         self.seeing.reopen()
+        if self._is_due:
+            return  # that one will read what has changed; without end they could queue up, as each may take seconds
+        self._is_due = True
         stays = "not reloaded, what was in force stays"
         # One at a time, so that the newest reading is applied last.
         with self._reloading, logs.background(stays, logging.ERROR):
+            self._is_due = False
             if not self._closed:
                 self._reload()
 

@@ -1,11 +1,13 @@
 """Background work that fails, and clocks that jump: clients notice nothing, and the work is done again."""
 
+import os
 import signal
 from collections.abc import Callable
 
 import scenarios
 from cryptography import x509
 from faultlab import Client, Faulty, names, run
+from lab import until
 from test_faults import errors
 
 from store import Store
@@ -85,6 +87,25 @@ def test_a_reload_that_fails_leaves_what_was_in_force(faulty: Callable[[str], Fa
                 assert had.sees == ("reloaded" if step.endswith(CAN_DO_WITHOUT) else ""), step
                 assert run(program, scenarios.tunnel, "a.example.com").sees == "200"
     assert run(program, reload, "").sees == "reloaded"
+
+
+def hangups(program: Faulty, _: str) -> str:
+    """Several reloads that are asked for while one is in progress."""
+    log = program.folder / "log"
+    with open(program.folder / "roots.pem", "r+b", buffering=0):  # until it is closed, whoever reads the FIFO waits
+        for _each in range(5):
+            log.unlink()
+            program.process.send_signal(signal.SIGHUP)
+            until(log.exists)
+    return program.wait_for("reloaded")
+
+
+def test_reloads_do_not_queue_up(faulty: Callable[[str], Faulty]) -> None:
+    program = faulty("--ca=ca --log-file=log")
+    (program.folder / "roots.pem").unlink()
+    os.mkfifo(program.folder / "roots.pem")
+    had = run(program, hangups, "")
+    assert (sum("reloaded" in line for line in had.lines), had.left) == (2, {})
 
 
 def test_the_clock_jumps(faulty: Callable[[str], Faulty]) -> None:
