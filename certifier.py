@@ -103,7 +103,7 @@ import logging
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from shlex import quote
 
@@ -123,7 +123,7 @@ from peers import Post, posts
 from policy import reached
 from program import Program
 from serving import serve
-from supervisor import Supervisor
+from supervisor import MAX_WAIT, Supervisor
 from version import VERSION
 
 COMMANDS = {"check": "check", "list": "listing", "prune": "prune", "warm": "warm"}  # subcommand: module
@@ -205,7 +205,9 @@ def _work(
     for number, listeners in enumerate(bound):
         if number != post.number:
             listening.close(listeners)  # or they would stay open after their own worker has ended
-    program = Program(chosen, limits, post=post)
+    # At the first start, nobody else could accept what is queued for this worker.
+    with nullcontext() if post.kept is None else listening.resting_after(MAX_WAIT, bound[post.number]):
+        program = Program(chosen, limits, post=post)
     if post.number == 0:
         program.warn()
     stop = Event()

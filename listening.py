@@ -1,8 +1,9 @@
 """The listeners: bound before worker processes are forked, which share their addresses."""
 
+import signal
 import socket
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 
 import sockets
 from errors import UsageError
@@ -41,6 +42,18 @@ def rest(listeners: Iterable[socket.socket]) -> None:
         if listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             with suppress(OSError):  # systems other than Linux may not support this
                 listener.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def resting_after(seconds: float, listeners: Iterable[socket.socket]) -> Iterator[None]:
+    """Let them rest once this block has taken so long. By SIGALRM, as no greenlet runs while a program starts."""
+    signal.signal(signal.SIGALRM, lambda *_: rest(listeners))
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a thread may have been given the signal just now
 
 
 def resume(listeners: Iterable[socket.socket]) -> None:

@@ -27,7 +27,7 @@ _SIGNALS = (*HANDLED, *ENDING, signal.SIGCHLD)
 _LOOK_SECONDS = 0.1  # between two checks for a signal while a worker starts
 _SHORT_LIFE = 5.0  # seconds: a worker that dies sooner is not replaced at once
 _MAX_PAUSE = 30.0
-_MAX_WAIT = 2.0  # seconds for which connections queue for a successor: the other workers could accept them at once
+MAX_WAIT = 2.0  # seconds for which connections queue for a successor: the other workers could accept them at once
 
 _fork: Callable[[], int] = get_original("os", "fork")  # gevent's has a hub watch the child, and none runs here
 _close: Callable[[int], None] = get_original("os", "close")  # gevent's waits for the hub, which does not run here
@@ -152,7 +152,7 @@ class Supervisor:
                 pause = self._longer_pause(number)
             else:
                 pause, self._pauses[number] = 0.0, 1.0
-            if not accepted or pause > _MAX_WAIT:
+            if not accepted or pause > MAX_WAIT:
                 listening.rest(self._listeners[number])
             log.error("worker %d (process %d) died: %s; it is replaced%s", number, process, _how(status), _in(pause))
             self._due.append((time.monotonic() + pause, number))

@@ -298,6 +298,29 @@ def test_a_worker_whose_successor_cannot_start_gets_no_connections(tmp_path: Pat
             assert {exchange(address, OWN_PAGE).status for _ in range(30)} == {200}
 
 
+def test_a_worker_whose_successor_starts_slowly_gets_no_connections(tmp_path: Path) -> None:
+    """They would wait in its accept queue until it has started."""
+    tap, held = tmp_path / "tap.py", tmp_path / "held"
+    tap.write_text("opened = id")
+    os.mkfifo(held)
+    with Program(tmp_path, *BASE, "--workers=2", "--tap=tap.py") as running:
+        victim, survivor = children(running)
+        tap.write_text("open('held').close(); opened = id")
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: listeners(running.address[1]) == 1)
+        assert {exchange(running.address, OWN_PAGE).status for _ in range(30)} == {200}
+        with held.open("wb"):  # returns once it is being read
+            assert len(children(running)) == 2
+        assert await_successor(running, survivor)
+        assert listeners(running.address[1]) == 2
+
+
+def listeners(port: int) -> int:
+    """How many sockets listen on a port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+
+
 def test_a_worker_that_dies_again_and_again_gets_no_connections_until_it_is_replaced(two: Program) -> None:
     """They would wait in its accept queue during the pause: half of all connections, for up to 30 s."""
     survivor, victim = children(two)
