@@ -135,6 +135,7 @@ def merge(snapshots: list[Snapshot], silent: Iterable[Kept] = ()) -> Snapshot:
     gauges: dict[str, float] = {}
     for snapshot in snapshots:
         _add(gauges, snapshot["gauges"])
+    now = max(s["now"] for s in snapshots)
     held: dict[str, Held] = {}
     for entry in sorted((entry for s in snapshots for entry in s["held"]), key=lambda entry: -entry["used"]):
         held.setdefault(entry["name"], entry)
@@ -145,10 +146,10 @@ def merge(snapshots: list[Snapshot], silent: Iterable[Kept] = ()) -> Snapshot:
         "facts": snapshots[0]["facts"],
         "gauges": gauges,
         "history": _history(sample for s in snapshots for sample in s["history"]),
-        "open": _latest((row for s in snapshots for row in s["open"]), "started", MAX_OPEN),
-        "tunnels": _latest((row for s in snapshots for row in s["tunnels"]), "ended"),
-        "requests": _latest((row for s in snapshots for row in s["requests"]), "ended"),
-        "refusals": _latest((row for s in snapshots for row in s["refusals"]), "ended"),
+        "open": _latest((row for s in snapshots for row in s["open"]), "started", now, MAX_OPEN),
+        "tunnels": _latest((row for s in snapshots for row in s["tunnels"]), "ended", now),
+        "requests": _latest((row for s in snapshots for row in s["requests"]), "ended", now),
+        "refusals": _latest((row for s in snapshots for row in s["refusals"]), "ended", now),
         "held": list(held.values())[:MAX_HELD],
         "learned": _learned(entry for s in snapshots for entry in s["learned"]),
     }
@@ -190,6 +191,9 @@ def _history(samples: Iterable[Sample]) -> list[Sample]:
     return [seconds[at] for at in sorted(seconds)]
 
 
-def _latest(rows: Iterable[Row], moment: str, most: int = MAX_ROWS) -> list[Row]:
-    """The latest of the rows, the oldest first."""
-    return sorted(rows, key=lambda row: row[moment])[-most:]
+def _latest(rows: Iterable[Row], moment: str, now: float, most: int = MAX_ROWS) -> list[Row]:
+    """The latest of the rows, the oldest first. Those in the future were dated by a clock that was ahead: they are old.
+
+    Not so a little after ``now``: the end of an exchange is dated by its start and how long it took.
+    """
+    return sorted(rows, key=lambda row: (row[moment] - now <= LATE_SECONDS, row[moment]))[-most:]

@@ -411,6 +411,19 @@ def test_snapshots_are_merged() -> None:
     assert merge([snapshot_of(one, since), snapshot_of(two, since)])["tunnels"] == []
 
 
+def test_rows_of_a_clock_that_was_ahead_hide_no_later_ones() -> None:
+    clock = Clock()
+    one, two = Board(clock), Board(clock)
+    clock.advance(days=1)
+    for made in (one, two):
+        for _ in range(MAX_ROWS):
+            closed_tunnel(made)
+    clock.advance(days=-1)
+    closed_tunnel(one, "idle")
+    rows = merge([snapshot_of(one), snapshot_of(two)])["tunnels"]
+    assert [row["outcome"] for row in rows] == ["closed"] * (MAX_ROWS - 1) + ["idle"]
+
+
 def test_merging_one_changes_nothing() -> None:
     made = Board()
     closed_tunnel(made, refused="policy")
