@@ -107,9 +107,10 @@ class Policy:
     def check_name(self, name: str, target: Target, address: Endpoint | None) -> None:
         """Raise ``Refused`` if the server name of a tunnel to ``target``, dialled at ``address``, is not permitted."""
         self.check_denied(name, target)
-        named = Target(name, target.port)
-        rules = self.rules
-        if rules.allow and not rules.allow.host(named) and not (address is not None and rules.allow.address(address)):
+        allow = self.rules.allow
+        if not allow or (address is not None and allow.address(address)):
+            return
+        if not allow.host(Target(name, target.port)):
             raise Refused(f"{name} is not allowed")
 
     def check_denied(self, name: str, target: Target) -> None:
