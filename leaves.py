@@ -87,7 +87,7 @@ class Leaves:
                 if not stored.ours:
                     notes += self._pass_over(stored, name, now, why)
                 elif self._authority is not None:
-                    replacing, why_replaced = stored, f"reissuing the certificate for {name}: {why}"
+                    replacing, why_replaced = stored, f"reissued the certificate for {name}: {why}"
             else:
                 notes += self._once(unread)
                 if wanted.used:
@@ -98,9 +98,9 @@ class Leaves:
         notes += self._once(unread)
         if self._authority is None or not wanted.make:
             return None
+        made = self._make(self._authority, name, now, notes)
         if why_replaced:
             notes.append(why_replaced)
-        made = self._make(self._authority, name, now, notes)
         kept = self._keep(made, name, now, replacing, notes, wanted.used)
         return replace(kept, stamp=self._store.stamp_again(name, stamp))
 

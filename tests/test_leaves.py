@@ -136,8 +136,16 @@ def test_after_another_ca(room: Room) -> None:
     reissued = room.retrieve(NAME, now(), leaves=other)
     assert made is not None
     assert reissued is not None
-    assert room.notes == [f"reissuing the certificate for {NAME}: it was signed by another CA"]
+    assert room.notes == [f"reissued the certificate for {NAME}: it was signed by another CA"]
     assert room.path.read_bytes() == MARK + reissued.pem
+
+
+def test_nothing_is_said_to_be_reissued_by_a_ca_that_has_expired(room: Room) -> None:
+    room.retrieve(NAME, now())
+    other = Leaves(room.store, authority_for(files(room.folder, TestCA("two"))), KeyStock("p256"))
+    with pytest.raises(RetrievalError, match="expired"):
+        room.retrieve(NAME, now() + timedelta(days=40_000), leaves=other)
+    assert room.notes == []
 
 
 def test_after_an_intermediate_was_added_to_the_file_of_the_ca(room: Room) -> None:
@@ -152,7 +160,7 @@ def test_after_an_intermediate_was_added_to_the_file_of_the_ca(room: Room) -> No
     reissued = room.retrieve(NAME, now(), leaves=whole)
     assert reissued is not None
     assert lower.pem + upper.pem in reissued.pem
-    assert room.notes[0] == f"reissuing the certificate for {NAME}: its intermediate certificates are not the CA's"
+    assert room.notes[0] == f"reissued the certificate for {NAME}: its intermediate certificates are not the CA's"
     assert room.path.read_bytes() == MARK + reissued.pem
     again = room.retrieve(NAME, now(), leaves=whole)
     assert again is not None
@@ -171,7 +179,7 @@ def test_after_the_ca_was_issued_anew_with_another_key_identifier(room: Room) ->
     room.ca.pem = TestCA("one", key=room.ca.key, identifier=extension).pem
     other = Leaves(room.store, authority_for(files(room.folder, room.ca)), KeyStock("p256"))
     assert room.retrieve(NAME, now(), leaves=other) is not None
-    assert room.notes[0] == f"reissuing the certificate for {NAME}: the CA's certificate has another key identifier now"
+    assert room.notes[-1] == f"reissued the certificate for {NAME}: the CA's certificate has another key identifier now"
 
 
 @pytest.mark.parametrize(("lived", "left"), [(timedelta(days=365), 10), (timedelta(minutes=16), 4)])
@@ -434,7 +442,7 @@ def test_another_key_type_is_reissued(room: Room) -> None:
     reissued = room.retrieve(NAME, now(), leaves=leaves)
     assert made
     assert reissued
-    assert room.notes == [f"reissuing the certificate for {NAME}: its key is not rsa2048"]
+    assert room.notes == [f"reissued the certificate for {NAME}: its key is not rsa2048"]
 
 
 def test_keys_of_another_process_are_left_as_it_wants_them(room: Room) -> None:

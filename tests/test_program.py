@@ -298,7 +298,7 @@ def test_sighup_takes_a_new_ca_and_keeps_tunnels(tmp_path: Path, roots: Path, ec
             running.wait_for("reloaded: CA, stored certificates, roots of origins, lists and users")
             with secure_tunnel(running, target, context=strict_context(tmp_path / "ca.crt")):
                 pass
-            running.wait_for("reissuing the certificate for localhost: it was signed by another CA")
+            running.wait_for("reissued the certificate for localhost: it was signed by another CA")
             assert run("curl", "-sS", f"{running.url}/ca.crt").stdout == (tmp_path / "ca.crt").read_text()
             secure.sendall(b"still here")
             assert secure.recv(100) == b"still here"
