@@ -35,11 +35,13 @@ class Heads:
     request line, as soon as that is seen: of another protocol, the end of a head may never come.
     """
 
-    __slots__ = ("_buffer", "_strict")
+    __slots__ = ("_begun", "_blank", "_buffer", "_strict")
 
     def __init__(self, strict: bool = False) -> None:
         self._buffer = bytearray()
         self._strict = strict
+        self._begun = False  # its first line is known to be a request line
+        self._blank = 0  # how many octets of empty lines it begins with
 
     def __len__(self) -> int:
         """How many octets of an incomplete head are buffered."""
@@ -61,6 +63,7 @@ class Heads:
                 head = bytes(buffer[: found.end()])
                 at += found.end() - seen
                 buffer.clear()
+                self._begun, self._blank = False, 0
             else:
                 found = _END.search(data, at, at + MAX_HEAD)
                 if found is None:
@@ -79,13 +82,14 @@ class Heads:
 
     def _check_begun(self, data: bytes, at: int) -> None:
         """Check the first line of an incomplete head, to which the data was added."""
-        if not self._strict:
+        if not self._strict or self._begun:
             return
-        start = _BLANK.match(self._buffer).end()  # type: ignore[union-attr]  # it matches anything
-        if self._buffer.find(b"\n", start) < 0:
+        self._blank = _BLANK.match(self._buffer, self._blank).end()  # type: ignore[union-attr]  # it matches anything
+        if self._buffer.find(b"\n", self._blank) < 0:
             wrong = _CONTROL.search(data, at) is not None
-        else:  # it need not be matched again if it was complete before
-            wrong = data.find(b"\n", at) >= 0 and not _LINE.match(self._buffer, start)
+        else:
+            self._begun = True
+            wrong = not _LINE.match(self._buffer, self._blank)
         if wrong:
             raise Unreadable("it does not begin with a request line of HTTP/1")
 

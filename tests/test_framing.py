@@ -1,5 +1,8 @@
+import re
+
 import pytest
 
+import framing
 from exchange import MAX_FIELDS, Unreadable
 from framing import MAX_HEAD, MAX_LINE, Body, Chunked, Counted, Heads, UntilClose
 
@@ -47,6 +50,32 @@ def test_who_is_strict_does_not_wait_for_the_end_of_what_is_no_request(size: int
         assert heads(begins + other, size) == []
     for request in (b"0", b"PRI * HTTP/2.0\r", b"get /%%20 HTTP/1.1\r\nHost: \xff\1\r\n"):
         assert heads(begins + request, size, strict=True) == []
+
+
+class Counting:
+    """A pattern that counts the octets that it has matched."""
+
+    octets = 0
+
+    def __init__(self, pattern: re.Pattern[bytes]) -> None:
+        self._pattern = pattern
+
+    def match(self, data: bytearray, start: int = 0) -> re.Match[bytes] | None:
+        found = self._pattern.match(data, start)
+        self.octets += found.end() - start if found else 0
+        return found
+
+
+@pytest.mark.parametrize("begins", [b"\r" * 1000, b"\n" + b"\r" * 1000, b"GET /" + b"a" * 1000])
+def test_who_is_strict_looks_once_at_each_octet_of_the_first_line(
+    monkeypatch: pytest.MonkeyPatch, begins: bytes
+) -> None:
+    blank, line = Counting(framing._BLANK), Counting(framing._LINE)
+    monkeypatch.setattr(framing, "_BLANK", blank)
+    monkeypatch.setattr(framing, "_LINE", line)
+    request = begins + b" HTTP/1.1\r\n" if begins.startswith(b"GET") else begins + b"GET / HTTP/1.1\r\n"
+    assert heads(request + b"A: b\r\n" * 1000, 2, strict=True) == []
+    assert blank.octets + line.octets == len(request)
 
 
 @pytest.mark.parametrize("size", [1000, 1 << 20])
