@@ -47,8 +47,11 @@ class Heads:
         """How many octets of an incomplete head are buffered."""
         return len(self._buffer)
 
-    def take(self, data: bytes, at: int) -> tuple[bytes | None, int]:
-        """The next head, or None if it is incomplete, and the offset to continue at."""
+    def take(self, data: bytes, at: int, may_switch: bool = False) -> tuple[bytes | None, int]:
+        """The next head, or None if it is incomplete, and the offset to continue at.
+
+        If the connection ``may_switch`` to another protocol, an incomplete head may be the beginning of that.
+        """
         buffer = self._buffer
         while True:
             if buffer:
@@ -58,7 +61,8 @@ class Heads:
                 if found is None:
                     if len(buffer) > MAX_HEAD:
                         raise Unreadable(f"a head larger than {MAX_HEAD} octets")
-                    self._check_begun(data, at)
+                    if self._strict and not may_switch:
+                        self._check_begun(data, at)
                     return None, len(data)
                 head = bytes(buffer[: found.end()])
                 at += found.end() - seen
@@ -70,7 +74,8 @@ class Heads:
                     if len(data) - at > MAX_HEAD:
                         raise Unreadable(f"a head larger than {MAX_HEAD} octets")
                     buffer += data[at:]
-                    self._check_begun(data, at)
+                    if self._strict and not may_switch:
+                        self._check_begun(data, at)
                     return None, len(data)
                 head = data[at : found.end()]
                 at = found.end()
@@ -82,7 +87,7 @@ class Heads:
 
     def _check_begun(self, data: bytes, at: int) -> None:
         """Check the first line of an incomplete head, to which the data was added."""
-        if not self._strict or self._begun:
+        if self._begun:
             return
         self._blank = _BLANK.match(self._buffer, self._blank).end()  # type: ignore[union-attr]  # it matches anything
         if self._buffer.find(b"\n", self._blank) < 0:

@@ -104,13 +104,17 @@ class Http1:
             self._recorder.note(what)
             self.closed(what)
 
+    def _may_switch(self) -> bool:
+        """Whether the client may be about to speak another protocol, which the awaited response decides."""
+        return bool(self._asked and header(self._asked[-1].request_fields, b"upgrade"))
+
     # The client's direction
 
     def _sent(self, data: bytes) -> None:
         at, size = 0, len(data)
         while at < size:
             if self._upload is None:
-                head, at = self._request_heads.take(data, at)
+                head, at = self._request_heads.take(data, at, self._may_switch())
                 if head is None:
                     return
                 self._request(head)

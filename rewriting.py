@@ -13,7 +13,7 @@ from gevent.event import Event
 from gevent.lock import RLock
 
 from errors import Refused
-from exchange import MAX_FIELDS, Exchange, Fields, Unreadable, header
+from exchange import MAX_FIELDS, Exchange, Fields, Unreadable
 from fields import connection_options
 from http1 import Http1
 from recorder import Recorder
@@ -123,10 +123,6 @@ class Rewriter(Http1):
     def _switched(self, what: str) -> None:
         self._switched_over = True
         super()._switched(what)
-
-    def _may_switch(self) -> bool:
-        """Whether the client may be about to speak another protocol, which the awaited response decides."""
-        return bool(self._asked and header(self._asked[-1].request_fields, b"upgrade"))
 
     def _wait(self) -> None:
         """Wait until no response is awaited. There is no limit while the origin keeps sending."""

@@ -273,9 +273,10 @@ def test_an_answer_stands_behind_the_response_before_it(ends: Ends, tmp_path: Pa
     running.kill()
 
 
+@pytest.mark.parametrize("early", [b"EARLY", b"EARLY\r\n", b"\x81\x85\0\1\2\3"])
 @pytest.mark.parametrize("acts", [False, True])
 def test_what_came_with_the_request_for_an_upgrade_passes_once_that_is_agreed_to(
-    ends: Ends, tmp_path: Path, signals: SimpleNamespace, acts: bool
+    ends: Ends, tmp_path: Path, signals: SimpleNamespace, acts: bool, early: bytes
 ) -> None:
     """It might have been a request, and was held back until then; the client may wait for that. Taps see it then."""
     signals.sent = bytearray()
@@ -288,29 +289,30 @@ def test_what_came_with_the_request_for_an_upgrade_passes_once_that_is_agreed_to
     taps, mismatch = Taps([Tap(tmp_path / "tap.py")]), Mismatch.ALLOW if acts else Mismatch.DENY
     tunnel = before(taps, [], PlainStream(ends.client), PlainStream(ends.origin), mismatch)
     running = gevent.spawn(tunnel.run)
-    ends.client_end.sendall(ASK_UPGRADE + b"EARLY")
+    ends.client_end.sendall(ASK_UPGRADE + early)
     assert heard_by(ends.origin_end, len(ASK_UPGRADE)) == ASK_UPGRADE
     ends.origin_end.sendall(UPGRADED)
     assert heard_by(ends.client_end, len(UPGRADED)) == UPGRADED
-    assert heard_by(ends.origin_end, 5) == b"EARLY"
+    assert heard_by(ends.origin_end, len(early)) == early
     ends.client_end.sendall(b"LATER")
     assert heard_by(ends.origin_end, 5) == b"LATER"
     ends.client_end.shutdown(socket.SHUT_WR)
     ends.origin_end.close()
     running.get()
     assert (tunnel.outcome, tunnel.refusal) == ("closed", None)
-    assert signals.sent == ASK_UPGRADE + b"EARLYLATER"
+    assert signals.sent == ASK_UPGRADE + early + b"LATER"
 
 
+@pytest.mark.parametrize("early", [b"EARLY", b"EARLY\r\n", b"\x81\x85\0\1\2\3"])
 @pytest.mark.parametrize(
     "agreed", [UPGRADED.replace(b"Upgrade: a", b"Upgrade: b"), b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]
 )
 def test_what_came_with_the_request_for_an_upgrade_is_held_back_unless_that_is_agreed_to(
-    ends: Ends, agreed: bytes
+    ends: Ends, agreed: bytes, early: bytes
 ) -> None:
     tunnel = before(Taps([]), [], PlainStream(ends.client), PlainStream(ends.origin), Mismatch.DENY)
     running = gevent.spawn(tunnel.run)
-    ends.client_end.sendall(ASK_UPGRADE + b"EARLY")
+    ends.client_end.sendall(ASK_UPGRADE + early)
     assert heard_by(ends.origin_end, len(ASK_UPGRADE)) == ASK_UPGRADE
     ends.origin_end.sendall(agreed)
     assert heard_by(ends.client_end, len(agreed)) == agreed
