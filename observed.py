@@ -24,7 +24,7 @@ class ObservedTunnel(Tunnel):
     def __init__(self, client: Stream, origin: Stream, witness: Witness, idle: float, meter: Meter) -> None:
         super().__init__(client, origin, idle, meter)
         self._witness = witness
-        self._acts = witness.acts
+        self._acts, self._waits = witness.acts, witness.waits
         self._writing = BoundedSemaphore()  # if the witness acts, the pump that reads the client also writes to it
         self._most = _MOST
 

@@ -34,6 +34,7 @@ class Stream(ABC):
 
     __slots__ = (
         "_finished",
+        "_last",
         "_lost",
         "_sending",
         "_unsent",
@@ -52,7 +53,8 @@ class Stream(ABC):
         self.ended: str | None = None
         self.reason: str | None = None  # OpenSSL's name for what broke it
         self.renegotiates = False  # the peer wanted to and was refused
-        self._finished = False  # the end of our data is queued or sent, and a FIN follows at once
+        self._finished = False  # the end of our data is queued or sent
+        self._last = False  # a FIN follows the pending output at once
         self._lost = False  # a write was told so, and no read will be: the kernel says it once
         self._sending = False
         self._unsent = b""
@@ -89,7 +91,7 @@ class Stream(ABC):
             self._unsent = b""
             self._sending = True
             try:
-                waited = sockets.send(self.sock, data, self._finished)
+                waited = sockets.send(self.sock, data, self._last)
             except OSError as error:
                 self._lost |= error.errno in _LOST
                 raise
@@ -101,7 +103,7 @@ class Stream(ABC):
         if data := self._waiting():
             self._unsent = data  # kept, so that another try after a failure fails, too
             try:
-                self._unsent = data[sockets.send_now(self.sock, data, self._finished) :]
+                self._unsent = data[sockets.send_now(self.sock, data, self._last) :]
             except OSError as error:
                 self._lost |= error.errno in _LOST
                 raise
@@ -126,8 +128,11 @@ class Stream(ABC):
         """Take plaintext to be sent by the next ``flush``."""
 
     @abstractmethod
-    def finish(self) -> None:
-        """Queue the end of an orderly stream behind the pending output, before ``end``: saves a write."""
+    def finish(self, at_once: bool) -> None:
+        """Queue the end of an orderly stream behind the pending output, before ``end``: saves a write.
+
+        ``at_once``: nothing waits between the next flush and ``end``.
+        """
 
     @abstractmethod
     def end(self, how: str) -> None:
@@ -168,7 +173,7 @@ class PlainStream(Stream):
     def answer(self) -> None:
         """Nothing."""
 
-    def finish(self) -> None:
+    def finish(self, at_once: bool) -> None:
         """Nothing."""
 
     def end(self, how: str) -> None:  # noqa: ARG002

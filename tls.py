@@ -175,12 +175,13 @@ class TlsStream(Stream):
     def close_notify(self) -> None:
         """Send a close_notify; a FIN must follow. The peer's data can still be read."""
         try:
-            self.finish()
+            self.finish(at_once=True)
         finally:
             self.flush()
 
-    def finish(self) -> None:
+    def finish(self, at_once: bool) -> None:
         """Encrypt a close_notify."""
+        self._last = at_once
         if not self._finished:
             self._finished = True
             try:

@@ -36,6 +36,7 @@ class Tunnel:
     """
 
     _acts = False  # a witness answers in the origin's stead, and may make one direction wait for the other
+    _waits = False  # a witness may take its time before an end is passed on
 
     def __init__(self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS, meter: Meter | None = None) -> None:
         self.sent = 0
@@ -116,7 +117,7 @@ class Tunnel:
                 most[side] = _most(octets, records, content)
                 source.answer()
                 if records and source.ended == ORDERLY:  # otherwise the client may have to be told why
-                    sink.finish()
+                    sink.finish(at_once=not self._waits)
                 if not sink.flush_now():
                     return False
             except CertifierError as refusal:

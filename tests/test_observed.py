@@ -1,19 +1,21 @@
 """A tunnel with a witness: others run while it looks, and nothing that passes is lost or changed."""
 
+import fcntl
 import socket
 import ssl
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import gevent
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, Program, secure_tunnel
+from lab import WAIT, BioServer, Origin, Program, secure_tunnel
 from test_policy import policy
-from test_tunnel import Ends, joined, uploaded
+from test_tunnel import Ends, connected, joined, uploaded
 from watching import Seen
 
 from board import Board
@@ -31,6 +33,8 @@ from taps import Answer, Tap, Taps
 from tls import TlsStream
 from tlsconfig import server_context
 from tunnel import Tunnel
+
+SIOCOUTQNSD = 0x894B  # Linux: how many octets of a TCP socket's queue have not been sent yet
 
 GET = b"GET /%04d HTTP/1.1\r\nHost: a.example\r\nA: " + b"a" * 900 + b"\r\n\r\n"
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -337,6 +341,41 @@ def test_a_request_held_back_does_not_outlive_its_client(ends: Ends, acting: Tap
     ends.origin_end.close()
     running.get()
     assert (asked, tunnel.outcome) == (GET % 1, "client-reset")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="SIOCOUTQNSD")
+def test_the_end_of_a_response_is_on_its_way_before_a_tap_takes_its_time(
+    certificate: Path, tmp_path: Path, signals: SimpleNamespace
+) -> None:
+    """And not held back until a FIN follows, which waits for the tap."""
+    signals.unsent = []
+    (tmp_path / "tap.py").write_text("import signals\ndef response(exchange): signals.look()\n")
+    careless = ssl._create_unverified_context()
+    with connected() as (ours, theirs), connected() as (to_origin, origin_end), gevent.Timeout(WAIT):
+        client = TlsStream(ours, server_context(certificate.read_bytes()), [])
+        origin = TlsStream(to_origin, careless, [], server_hostname="localhost")
+        server = BioServer(origin_end, certificate)
+        shaking = [gevent.spawn(end.handshake, time.monotonic() + WAIT) for end in (client, origin)]
+        with careless.wrap_socket(theirs, server_hostname="localhost", suppress_ragged_eofs=False) as secure:
+            origin_end.sendall(server.flight())
+            gevent.joinall(shaking, raise_error=True)
+            signals.look = lambda: signals.unsent.append(fcntl.ioctl(ours.fileno(), SIOCOUTQNSD, bytes(4)))
+            running = gevent.spawn(before(Taps([Tap(tmp_path / "tap.py")]), [], client, origin).run)
+            secure.sendall(GET % 1)
+            server.complete()
+            while not server.came.pending:  # the request may come after the Finished
+                server.came.write(origin_end.recv(65_536))
+            assert server.tls.read(4096) == GET % 1
+            server.tls.write(b"HTTP/1.1 200 OK\r\n\r\nrest")
+            with suppress(ssl.SSLWantReadError):
+                server.tls.unwrap()
+            origin_end.sendall(server.goes.read())  # the data and its end at once
+            heard = b""
+            while data := secure.recv(65_536):
+                heard += data
+        origin_end.close()
+        running.get()
+    assert (heard[-4:], signals.unsent) == (b"rest", [bytes(4)])
 
 
 def test_an_answer_that_is_on_its_way_arrives_though_the_origin_ends(ends: Ends, tmp_path: Path) -> None:

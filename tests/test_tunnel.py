@@ -145,7 +145,7 @@ def test_close_notify_and_fin_go_in_one_segment(certificate: Path, apart: bool, 
             if apart:
                 stream.flush()
             else:
-                stream.finish()
+                stream.finish(at_once=True)
                 assert stream.flush_now()
             stream.end(ORDERLY)
             assert secure.recv(9) == b"x"
