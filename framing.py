@@ -54,29 +54,26 @@ class Heads:
         """
         buffer = self._buffer
         while True:
-            if buffer:
-                seen = len(buffer)
+            seen = len(buffer)
+            if seen:
                 buffer += data[at : at + MAX_HEAD + 1 - seen]
                 found = _END.search(buffer, max(0, seen - 2), MAX_HEAD)
+            else:
+                found = _END.search(data, at, at + MAX_HEAD)
                 if found is None:
-                    if len(buffer) > MAX_HEAD:
-                        raise Unreadable(f"a head larger than {MAX_HEAD} octets")
-                    if self._strict and not may_switch:
-                        self._check_begun(data, at)
-                    return None, len(data)
+                    buffer += data[at : at + MAX_HEAD + 1]
+            if found is None:
+                if len(buffer) > MAX_HEAD:
+                    raise Unreadable(f"a head larger than {MAX_HEAD} octets")
+                if self._strict and not may_switch:
+                    self._check_begun(data, at)
+                return None, len(data)
+            if seen:
                 head = bytes(buffer[: found.end()])
                 at += found.end() - seen
                 buffer.clear()
                 self._begun, self._blank = False, 0
             else:
-                found = _END.search(data, at, at + MAX_HEAD)
-                if found is None:
-                    if len(data) - at > MAX_HEAD:
-                        raise Unreadable(f"a head larger than {MAX_HEAD} octets")
-                    buffer += data[at:]
-                    if self._strict and not may_switch:
-                        self._check_begun(data, at)
-                    return None, len(data)
                 head = data[at : found.end()]
                 at = found.end()
             head = head.lstrip(b"\r\n")

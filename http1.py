@@ -114,7 +114,7 @@ class Http1:
         at, size = 0, len(data)
         while at < size:
             if self._upload is None:
-                head, at = self._request_heads.take(data, at, self._may_switch())
+                head, at = self._request_heads.take(data, at, self._strict and self._may_switch())
                 if head is None:
                     return
                 self._request(head)

@@ -148,10 +148,8 @@ def instrument() -> None:
     os.readv = on_socket(os.readv, "readv", 0)
     os.write = writing(os.write)
     inner: Any = type(kind()._sock)
-    plain, last = (
-        inner.send,
-        on_socket(inner.send, "send"),
-    )  # ``sendall``, which is faulty itself, calls it without flags
+    plain, last = inner.send, on_socket(inner.send, "send")
+    # ``sendall``, which is faulty itself, calls it without flags.
     inner.send = lambda sock, data, flags=0: (last if flags else plain)(sock, data, flags)
     for name in ("sendall", "connect", "setsockopt", "shutdown", "getpeername", "getsockname"):
         setattr(kind, name, on_socket(getattr(kind, name), name))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from faultlab import Control, Faulty
 from gevent.monkey import get_original
-from lab import WAIT, exchange
+from lab import WAIT, exchange, tcp_sockets
 
 import log
 from linefile import LineFile
@@ -42,10 +42,9 @@ def listener_of(pid: int) -> tuple[str, int]:
         for path in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(FileNotFoundError):  # closed meanwhile
                 held.add(os.readlink(path))
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-            _, local, _, state, *_, inode = line.split()[:10]
-            if state == "0A" and f"socket:[{inode}]" in held:
-                return "127.0.0.1", int(local.partition(":")[2], 16)
+        for row in tcp_sockets():
+            if row[3] == "0A" and f"socket:[{row[9]}]" in held:
+                return "127.0.0.1", int(row[1].partition(":")[2], 16)
         time.sleep(0.01)  # it is still starting
     raise AssertionError("it does not listen")
 

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, Program, Reply, get, read_reply, secure_tunnel, until
+from lab import WAIT, Origin, Program, Reply, get, read_reply, secure_tunnel, tcp_sockets, until
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 from test_board import closed_tunnel, snapshot_of
@@ -39,8 +39,7 @@ def accepted_by(process: int, sock: socket.socket) -> bool:
     port = f":{sock.getsockname()[1]:04X}"
     deadline = time.monotonic() + 0.3
     while time.monotonic() < deadline:
-        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-        inodes = {row[9] for row in rows if row[2].endswith(port) and row[9] != "0"}
+        inodes = {row[9] for row in tcp_sockets() if row[2].endswith(port) and row[9] != "0"}
         if inodes:  # somebody has accepted it
             held = set()
             for fd in os.listdir(f"/proc/{process}/fd"):

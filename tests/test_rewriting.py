@@ -30,6 +30,16 @@ def passed(rewriter: Rewriter, data: bytes) -> bytes:
     return b"".join(rewriter.forward(data))
 
 
+def behind_another(rewriter: Rewriter, request: bytes) -> "gevent.Greenlet[..., list[bytes]]":
+    """A request that waits for the response to the one before it, which has passed."""
+    pieces = rewriter.forward(GET + request)
+    assert next(pieces) == GET
+    waiting = gevent.spawn(list, pieces)
+    gevent.idle()
+    assert not waiting.ready()
+    return waiting
+
+
 @pytest.mark.parametrize("decide", [allow, mark])
 @pytest.mark.parametrize(
     "request_",
@@ -217,10 +227,7 @@ def test_behind_a_malformed_response_nothing_is_judged_and_nothing_passes(respon
 
 def test_a_request_that_waits_for_a_response_is_refused_if_that_is_malformed() -> None:
     rewriter = Rewriter(Seen().recorder(), allow)
-    pieces = rewriter.forward(GET + GET)
-    assert next(pieces) == GET
-    waiting = gevent.spawn(next, pieces)
-    gevent.idle()
+    waiting = behind_another(rewriter, GET)
     rewriter.received(b"HTTP/1.1 200 OK\r\nX Odd: 1\r\n\r\n")
     with pytest.raises(Refused, match="previous response is malformed"):
         waiting.get(timeout=WAIT)
@@ -228,11 +235,7 @@ def test_a_request_that_waits_for_a_response_is_refused_if_that_is_malformed() -
 
 def test_a_refusal_comes_after_the_response_to_the_request_before() -> None:
     rewriter = Rewriter(Seen().recorder(), allow)
-    pieces = rewriter.forward(GET + GET.replace(b"\r\n", b"\n"))
-    assert next(pieces) == GET
-    waiting = gevent.spawn(next, pieces)
-    gevent.idle()
-    assert not waiting.ready()
+    waiting = behind_another(rewriter, GET.replace(b"\r\n", b"\n"))
     rewriter.received(OK)
     with pytest.raises(Refused, match="bare LF"):
         waiting.get(timeout=WAIT)
@@ -311,10 +314,7 @@ def test_behind_the_end_of_the_origin_nothing_is_judged() -> None:
 
 def test_the_end_of_the_origin_releases_a_request_that_waits_and_it_does_not_pass() -> None:
     rewriter = Rewriter(Seen().recorder(), allow)
-    pieces = rewriter.forward(GET + GET)
-    assert next(pieces) == GET
-    waiting = gevent.spawn(list, pieces)
-    gevent.idle()
+    waiting = behind_another(rewriter, GET)
     rewriter.received(OK[:-1])
     gevent.idle()
     assert not waiting.ready()

@@ -35,6 +35,7 @@ from pki import TestCA
 from test_clients import h2_origin
 from test_hello import OLD_HELLOS, message, real_hello, records, server_name
 from test_http2 import Pair
+from test_metrics import scrape, value
 from tlslite.api import TLSConnection
 from tlslite.constants import AlertDescription, AlertLevel
 from tlslite.messages import Alert
@@ -698,11 +699,8 @@ def test_a_tunnel_to_the_proxy_itself(program: Program, host: str) -> None:
 # Clients that refuse
 
 
-def certificates_refused(program: Program) -> int:
-    metrics = run("curl", "-sS", f"{program.url}/metrics").stdout
-    found = re.search(r'^certifier_refusals_total\{reason="certificate"\} (\d+)', metrics, re.MULTILINE)
-    assert found
-    return int(found[1])
+def certificates_refused(program: Program) -> float | None:
+    return value(scrape(program), "certifier_refusals_total", reason="certificate")
 
 
 def test_a_client_that_refuses_is_told_of_with_what_to_change(tmp_path: Path, origin: Origin, roots: Path) -> None:

@@ -13,7 +13,20 @@ from pathlib import Path
 
 import gevent
 import pytest
-from lab import HERE, WAIT, Origin, Program, exchange, forget_failures, get, run, secure_tunnel, serial_of, until
+from lab import (
+    HERE,
+    WAIT,
+    Origin,
+    Program,
+    exchange,
+    forget_failures,
+    get,
+    run,
+    secure_tunnel,
+    serial_of,
+    tcp_sockets,
+    until,
+)
 from test_rules import BASE
 
 OWN_PAGE = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
@@ -317,8 +330,7 @@ def test_a_worker_whose_successor_starts_slowly_gets_no_connections(tmp_path: Pa
 
 def listeners(port: int) -> int:
     """How many sockets listen on a port."""
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in rows)
+    return sum(row[1].endswith(f":{port:04X}") and row[3] == "0A" for row in tcp_sockets())
 
 
 def test_a_worker_that_dies_again_and_again_gets_no_connections_until_it_is_replaced(two: Program) -> None:
