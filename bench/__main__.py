@@ -78,7 +78,7 @@ def _table(peers: list[Peer], lab: Lab, told: dict[str, str]) -> Table:
     """Interleave the rounds of all proxies, so that other activity on the machine affects all of them alike."""
     table = Table(table_rows(lab.plan), peers, told)
     for number in range(lab.plan.rounds):
-        table.add_floor(floor.measure(lab.where, lab.plan.floor_scale))
+        table.add_floor(*(measure(lab.where, lab.plan.floor_scale) for measure in (floor.measure, floor.measure_alone)))
         for peer in peers:
             if not peer.installed() or peer.name in table.problems:
                 continue

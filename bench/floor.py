@@ -3,6 +3,9 @@
 An intercepting proxy is the server of one TLS connection and the client of another. Each floor is the cost of these two
 ends alone: what the client's and the origin's ends do in the same loop is not counted. No sockets, no relay, no
 waiting. TLS 1.3, P-256 leaves, the origin's chain and name verified strictly (RFC 5280), one ticket sent.
+
+What cores compute in a second depends on each other: two of them may be threads of one processor core, with its caches
+between them. While a proxy is measured, the load's cores work; so they do for the floor that proxies are compared with.
 """
 
 import os
@@ -11,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from typing import NoReturn
 
 from bench import accounting, pki
 from bench.cores import Cores
@@ -41,17 +45,39 @@ class Floor:
 
 
 def measure(where: Cores, scale: float = 1.0) -> Floor:
-    """Measure all floors on the proxy's core, in a separate process. ``scale`` below 1: a shorter, rougher run."""
+    """Measure all floors on the proxy's core, in a separate process, while each of the load's cores does handshakes.
+
+    ``scale`` below 1: a shorter, rougher run.
+    """
+    with Crew(where, [] if where.shared else [_keep_busy] * len(where.load)) as load:
+        load.begin()
+        return measure_alone(where, scale)
+
+
+def measure_alone(where: Cores, scale: float = 1.0) -> Floor:
+    """Measure the same while the load's cores idle, as they never do while a proxy is measured."""
     with Crew(Cores(where.proxy, where.proxy), [lambda gate: _measure(gate, scale)]) as crew:
         return crew.go()[0]
 
 
-def _measure(gate: Gate, scale: float) -> Floor:
-    authority = pki.authority("floor")
-    server = _server_context(authority)
+def _keep_busy(gate: Gate) -> NoReturn:
+    server, client = _contexts(pki.authority("load"))
+    gate.wait()
+    while True:
+        _handshakes(server, client, 100)
+
+
+def _contexts(authority: pki.Authority) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Those of the proxy's two ends: a server's, and a client's that verifies."""
     client = ssl.create_default_context()  # with the system roots, as certifier verifies
     client.load_verify_locations(cadata=authority.pem.decode("ascii"))
     client.verify_flags |= ssl.VERIFY_X509_STRICT
+    return _server_context(authority), client
+
+
+def _measure(gate: Gate, scale: float) -> Floor:
+    authority = pki.authority("floor")
+    server, client = _contexts(authority)
     gate.wait()
     handshakes = max(20, int(1000 * scale))
     _handshakes(server, client, handshakes // 10)

@@ -64,13 +64,15 @@ class Table:
         self._rows = rows
         self._machine = machine
         self._floors: list[Floor] = []
+        self._floors_alone: list[Floor] = []
         self._peers = peers
         self._rounds: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
         self.problems: dict[str, str] = {}
 
-    def add_floor(self, floor: Floor) -> None:
-        """Add the floor measured in a round."""
+    def add_floor(self, floor: Floor, alone: Floor) -> None:
+        """Add the floor measured in a round, and the one measured while the load's cores idled."""
         self._floors.append(floor)
+        self._floors_alone.append(alone)
 
     def add(self, peer: Peer, figures: Figures) -> None:
         """Add a proxy's figures from a round."""
@@ -87,13 +89,16 @@ class Table:
                 | {"reference": peer.reference, "version": peer.version() if peer.installed() else None}
                 | {"problem": self.problems.get(peer.name), "figures": figures}
             )
-        floors = {row.key: self._floor(row) for row in self._rows if self._floor(row) is not None}
         rows = [asdict(row) for row in self._rows]
-        return {"machine": self._machine, "rows": rows, "floor": floors, "peers": peers}
+        floors = {"floor": self._medians(self._floors), "floor_alone": self._medians(self._floors_alone)}
+        return {"machine": self._machine, "rows": rows} | floors | {"peers": peers}
 
-    def _floor(self, row: Row) -> float | None:
-        values = [value for floor in self._floors if (value := floor.row(row.key)) is not None]
-        return round(median(values), 4) if values else None
+    def _medians(self, floors: list[Floor]) -> dict[str, float]:
+        """The median of each row that has a floor."""
+        found = {
+            row.key: [value for floor in floors if (value := floor.row(row.key)) is not None] for row in self._rows
+        }
+        return {key: round(median(values), 4) for key, values in found.items() if values}
 
     def _cell(self, row: Row, rounds: list[Figures]) -> Json | None:
         figures = [figures[row.key] for figures in rounds if row.key in figures]
@@ -101,7 +106,7 @@ class Table:
             return None
         values = [round(figure.value, 4) for figure in figures]
         middle = median(values)
-        floor = self._floor(row)
+        floor = self._medians(self._floors).get(row.key)
         return {
             "median": middle,
             "low": min(values),

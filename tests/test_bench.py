@@ -34,7 +34,7 @@ def test_the_table(tmp_path: Path) -> None:
     assert 0 <= figures["idle_cpu"] < 1000
     assert figures["warm_p50"] <= figures["warm_p90"] <= figures["warm_p99"]
     assert figures["crowd_certificates"] == 1
-    assert set(part["floor"]) == {"warm", "new", "bulk", "small", "idle"}
+    assert set(part["floor"]) == set(part["floor_alone"]) == {"warm", "new", "bulk", "small", "idle"}
     # The proxy does all that the floor does, and more. Memory is left out: it is imprecise in so short a run.
     assert all(certifier["figures"][key]["times_floor"] > 1 for key in ("warm", "new", "small"))
     plot = ElementTree.parse(tmp_path / "results.svg")
