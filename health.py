@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 import gevent
 
 from errors import OutOfResources
+from files import LOCK_SECONDS
 from issuance import Issuance
 from workers import Workers
 
 LOOK_SECONDS = 2.0  # between two checks, however many ask
-ANSWER_SECONDS = 5.0  # a disk that takes longer has failed
+ANSWER_SECONDS = LOCK_SECONDS + 1  # a disk that takes longer has failed; a lock that is held has been told of by then
 
 
 class Health:

@@ -1,3 +1,4 @@
+import fcntl
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -68,6 +69,15 @@ def test_serial_numbers_that_cannot_be_taken(tmp_path: Path) -> None:
     serials.write_bytes(good)
     assert room.later() is None
     assert serials.read_bytes() == good
+
+
+def test_a_lock_that_another_process_holds_is_not_taken_for_a_disk_that_does_not_answer(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    lock = tmp_path / "ca" / "serial.txt.lock"
+    with lock.open("r+b") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert room.later() == f"no serial number can be taken: another process holds the lock {lock}"
+    assert room.later() is None
 
 
 def test_without_a_ca_the_store_need_only_be_read(tmp_path: Path) -> None:
