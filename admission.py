@@ -42,10 +42,13 @@ class Admission:
         own = self._clients.get(client, 0)
         refusal: CertifierError
         if self._admitted >= self._limits.connections:
-            refusal = TooManyConnections(f"all connections are in use: {self._limits.connections}")
+            refusal = TooManyConnections(
+                f"all connections are in use: {self._limits.connections} (--max-connections, ulimit -n)"
+            )
         elif own >= self._limits.client_connections:
             refusal = TooManyOfClient(
                 f"{client} uses all the connections that it may have: {self._limits.client_connections}"
+                " (--max-client-connections)"
             )
         else:
             self._admitted += 1
@@ -99,10 +102,11 @@ class Turnstile:
         """Whether a pass would need a wait of more than ``QUEUE_SECONDS``."""
         return self._due(client) > self._clock() + QUEUE_SECONDS
 
-    @staticmethod
-    def refusal(client: str) -> TooManyNames:
-        """The error for a client that would have to wait for so long."""
-        return TooManyNames(f"{client}, or all clients together, ask for too many new names a second")
+    def refusal(self, client: str) -> TooManyNames:
+        """The error for a client that would have to wait for so long: whose rate it is, and its option."""
+        if (self._clients.peek(client) or 0.0) > self._all:
+            return TooManyNames(f"{client} asks for too many new names a second (--client-new-names)")
+        return TooManyNames("all clients together ask for too many new names a second (--new-names)")
 
     def _due(self, client: str) -> float:
         """When the client's next pass is due, by the clock."""

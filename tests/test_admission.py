@@ -8,11 +8,15 @@ from limits import Limits
 def test_connections_are_counted_in_all_and_by_client() -> None:
     doors = Admission(Limits(connections=3, client_connections=2))
     assert [doors.enter("a"), doors.enter("a"), doors.enter("b")] == [None] * 3
-    assert isinstance(doors.enter("b"), TooManyConnections)
+    refusal = doors.enter("b")
+    assert isinstance(refusal, TooManyConnections)
+    assert "--max-connections" in str(refusal)
     assert doors.count == 4
     doors.leave("b", refused=True)
     doors.leave("b")
-    assert isinstance(doors.enter("a"), TooManyOfClient)
+    refusal = doors.enter("a")
+    assert isinstance(refusal, TooManyOfClient)
+    assert "--max-client-connections" in str(refusal)
     doors.leave("a", refused=True)
     for _ in range(2):
         doors.leave("a")
@@ -64,7 +68,7 @@ def test_who_comes_faster_waits_and_then_is_refused(monkeypatch: pytest.MonkeyPa
     assert slept[-1] <= QUEUE_SECONDS
     while slept[-1] < QUEUE_SECONDS - 0.1:
         stile.wait("a")
-    with pytest.raises(TooManyNames):
+    with pytest.raises(TooManyNames, match=r"^a asks for .* \(--client-new-names\)$"):
         stile.wait("a")
     assert stile.is_full("a")
     assert not stile.is_full("b")
@@ -75,12 +79,16 @@ def test_who_comes_faster_waits_and_then_is_refused(monkeypatch: pytest.MonkeyPa
 def test_all_clients_together_are_held_to_a_rate_and_a_flood_takes_no_turn_that_it_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stile, _, _ = turnstile(monkeypatch, new_names=20, client_new_names=10)
+    stile, _, slept = turnstile(monkeypatch, new_names=20, client_new_names=10)
     for _ in range(1000):
         stile.at_once("flood")
     assert sum(stile.at_once("b") for _ in range(100)) >= 20
     assert sum(stile.at_once("c") for _ in range(100)) <= 1
     assert stile.crowded("d")
+    while not stile.is_full("e"):
+        stile.wait(f"client {len(slept)}")
+    with pytest.raises(TooManyNames, match=r"^all clients together ask for .* \(--new-names\)$"):
+        stile.wait("e")
 
 
 @pytest.mark.parametrize(("of_all", "of_one"), [(8, 800), (800, 8)])
