@@ -215,6 +215,7 @@ def _work(
 
     def orphan() -> None:
         orphaned.stop()  # at EOF the pipe stays readable: this would be called again and again
+        log.error("worker %d ends: the supervisor died", post.number)
         stop.set()
 
     orphaned.start(orphan)

@@ -215,7 +215,15 @@ def test_workers_end_with_a_supervisor_that_is_killed(two: Program) -> None:
     while any(Path(f"/proc/{worker}").exists() and "Z" not in state(worker) for worker in workers):
         assert time.monotonic() < deadline
         gevent.sleep(0.01)
+    two.stop()
+    told = sorted(line.partition(" error: ")[2] for line in two.lines if "supervisor" in line)
+    assert told == [f"worker {number} ends: the supervisor died" for number in (0, 1)]
     two.lines.clear()
+
+
+def test_workers_that_are_told_to_end_miss_no_supervisor(two: Program) -> None:
+    assert two.stop() == 0
+    assert not [line for line in two.lines if "supervisor" in line]
 
 
 def state(process: int) -> str:
