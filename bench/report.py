@@ -23,8 +23,6 @@ Each cell has the median of the rounds, their range, and the ratio to the floor.
   same Python in the same run. *Warm*: one handshake as a server and one as a client that verifies; *new name*: these, a
   P-256 key, a signature and the name's context; *download*: decrypting and encrypting a GB; *small request*: decrypting
   and encrypting the request and the reply; *idle tunnel*: the memory of the two ends. No sockets, no HTTP, no disk.
-  It is measured while the load's cores do handshakes, as they work while a proxy is measured: cores share caches, and
-  may be threads of one processor core. Beside it stands what it is while they idle.
 * A *warm connection* is TCP, CONNECT, TLS 1.3 without resumption, one small request and its reply, and close_notify
   both ways, with the name's context in memory. Origins have P-256 certificates. CONNECT names an IP address, so nothing
   is looked up.
@@ -33,6 +31,13 @@ Each cell has the median of the rounds, their range, and the ratio to the floor.
   policy, limits, deadlines or log. Its cost above the floor is sockets, switches and Python.
 * Every proxy runs with its defaults; the settings that a run needs are in `bench/peers/`.
 """
+
+_LOADED = """\
+* The floor is measured while the load's cores do handshakes, as they work while a proxy is measured: cores share
+  caches, and may be threads of one processor core. Beside it stands what it is while they idle.
+"""
+
+_FLOORS = {"floor_alone": "floor, the load idle", "floor": "floor"}  # older tables lack the former
 
 _SHARED = """\
 All ways use the same cores: this is what several processes cost, not what they gain. *Clients* connect at the same
@@ -44,7 +49,8 @@ often the core switches from one to the other, with cold caches each time.
 def table(part: Json) -> str:
     """The table as aligned Markdown."""
     shown = [peer for peer in part["peers"] if peer["figures"]]
-    lines = [["", "floor, the load idle", "floor", *(peer["name"] for peer in shown)]]
+    floors = [key for key in _FLOORS if key in part]
+    lines = [["", *(_FLOORS[key] for key in floors), *(peer["name"] for peer in shown)]]
     for row in part["rows"]:
         cells = [peer["figures"].get(row["key"]) for peer in shown]
         if not any(cells):
@@ -52,12 +58,12 @@ def table(part: Json) -> str:
         columns = list(zip(cells, shown, strict=True))
         rivals = [cell["median"] for cell, peer in columns if cell and not peer.get("reference")]
         best = min(rivals) if len(rivals) > 1 else None
-        floors = [part[key].get(row["key"]) for key in ("floor_alone", "floor")]
         unit = f", {row['unit']}" if row["unit"] else ""
         told = [
             _cell(cell, not peer.get("reference") and cell["median"] == best) if cell else "-" for cell, peer in columns
         ]
-        lines.append([row["title"] + unit, *("" if floor is None else number(floor) for floor in floors), *told])
+        costs = [part[key].get(row["key"]) for key in floors]
+        lines.append([row["title"] + unit, *("" if cost is None else number(cost) for cost in costs), *told])
     return _aligned(lines)
 
 
@@ -167,7 +173,7 @@ def document(parts: Json) -> str:
     if "table" in parts:
         part = parts["table"]
         text += f"![The table as a plot](results.svg)\n\n{machine(part['machine'])}\n\n{table(part)}\n\n"
-        text += f"{_MEANING}\n{notes(part)}\n"
+        text += f"{_MEANING}{_LOADED if 'floor_alone' in part else ''}\n{notes(part)}\n"
     if "growth" in parts:
         text += "\n## How cost grows\n\n![How cost grows](growth.svg)\n"
         for part in parts["growth"].values():
