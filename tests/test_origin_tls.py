@@ -152,6 +152,16 @@ def test_an_alert(program: Program, alert: int) -> None:
     assert reply.body.decode().endswith(f"localhost ended TLS with the alert {ALERTS[alert]}\n")
 
 
+def test_a_port_that_speaks_plain_http(program: Program) -> None:
+    def answer(sock: socket.socket) -> None:
+        rawtls.read_hello(sock)
+        sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with Origin(answer) as origin:
+        body = refused(program, origin.port).body.decode()
+    assert body.endswith("what answers there for localhost does not speak TLS\n")
+
+
 def test_what_breaks_an_origin_comes_with_its_flight(program: Program, certificate: Path) -> None:
     """It is longer than what OpenSSL looks at: the rest must not hide the reason."""
 
