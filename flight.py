@@ -12,6 +12,11 @@ _RANDOM = slice(11, 43)  # of a ServerHello: after the record and message header
 _LONG = 8_192
 
 
+def is_tls(flight: bytes | bytearray) -> bool:
+    """Whether it begins with a record that TLS may begin with (RFC 8446 §5.1). One that is empty may still."""
+    return not flight or flight[0] in (ALERT, HANDSHAKE)
+
+
 def wants_certificate(flight: bytes, closed: bool = False) -> bool:
     """Whether a server asked for a certificate (RFC 5246 §7.4.4), then sent an alert or ``closed`` without one.
 

@@ -15,7 +15,7 @@ from gevent.queue import Empty, Queue
 
 import errors
 import sockets
-from flight import wants_certificate
+from flight import is_tls, wants_certificate
 from keylog import KeyLog
 from names import Endpoint, Target
 from resolver import Resolver
@@ -36,7 +36,6 @@ _MOST_ADDRESSES = 8  # tried per name: each takes a file descriptor, and after 2
 # Alerts about a certificate, which must mean that we have none (RFC 8446 §6.2): Go and Java send the second one.
 _ABOUT_OURS = ("CERTIFICATE_REQUIRED", "BAD_CERTIFICATE", "NO_CERTIFICATE", "CERTIFICATE_UNKNOWN", "UNKNOWN_CA")
 _ALERT = re.compile(r"(?:SSLV3|TLSV13?)_(?:ALERT_)?(\w+)")  # a peer's, as OpenSSL names it: TLSV1_UNRECOGNIZED_NAME
-_RECORDS = range(20, 25)  # the types of TLS records (RFC 8446 section 5.1, RFC 6520)
 _AROUND = re.compile(r"\[SSL\] | \(_ssl\.c:\d+\)")
 
 
@@ -88,7 +87,7 @@ class Upstream:
         except ssl.SSLError as error:
             if wants_certificate(bytes(stream.flight)):
                 raise errors.OriginWantsCertificate(_wanting(name)) from error
-            if stream.flight and stream.flight[0] not in _RECORDS:
+            if not is_tls(stream.flight):
                 raise errors.OriginTlsError(f"what answers there for {name} does not speak TLS") from error
             raise broke(name, getattr(error, "reason", None) or _unnamed(error)) from error
         except TimeoutError as error:

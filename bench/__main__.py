@@ -78,7 +78,8 @@ def _table(peers: list[Peer], lab: Lab, told: dict[str, str]) -> Table:
     """Interleave the rounds of all proxies, so that other activity on the machine affects all of them alike."""
     table = Table(table_rows(lab.plan), peers, told)
     for number in range(lab.plan.rounds):
-        table.add_floor(*(measure(lab.where, lab.plan.floor_scale) for measure in (floor.measure, floor.measure_alone)))
+        scale = lab.plan.floor_scale
+        table.add_floor(floor.measure(lab.where, scale), floor.measure_alone(lab.where, scale))
         for peer in peers:
             if not peer.installed() or peer.name in table.problems:
                 continue

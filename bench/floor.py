@@ -13,7 +13,7 @@ import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NoReturn
 
 from bench import accounting, pki
@@ -37,11 +37,6 @@ class Floor:
     bulk: float  # s: decrypt and encrypt a GB
     small: float  # µs: decrypt and encrypt a request and its reply
     idle: float  # KiB: both ends after their handshakes
-
-    def row(self, key: str) -> float | None:
-        """The floor of a row; None if it has none."""
-        found: float | None = asdict(self).get(key)
-        return found
 
 
 def measure(where: Cores, scale: float = 1.0) -> Floor:

@@ -37,6 +37,8 @@ _LOADED = """\
   caches, and may be threads of one processor core. Beside it stands what it is while they idle.
 """
 
+_IDLE = "* This floor was measured while the load's cores idled, so the ratios may be too high.\n"
+
 _FLOORS = {"floor_alone": "floor, the load idle", "floor": "floor"}  # older tables lack the former
 
 _SHARED = """\
@@ -173,7 +175,7 @@ def document(parts: Json) -> str:
     if "table" in parts:
         part = parts["table"]
         text += f"![The table as a plot](results.svg)\n\n{machine(part['machine'])}\n\n{table(part)}\n\n"
-        text += f"{_MEANING}{_LOADED if 'floor_alone' in part else ''}\n{notes(part)}\n"
+        text += f"{_MEANING}{_LOADED if 'floor_alone' in part else _IDLE}\n{notes(part)}\n"
     if "growth" in parts:
         text += "\n## How cost grows\n\n![How cost grows](growth.svg)\n"
         for part in parts["growth"].values():

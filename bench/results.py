@@ -80,39 +80,43 @@ class Table:
 
     def as_json(self) -> Json:
         """All rounds, with the median, the range and the ratio to the floor for each row."""
+        floors = _medians(self._floors)
         peers = []
         for peer in self._peers:
             rounds = self._rounds[peer.name]
-            figures = {row.key: cell for row in self._rows if (cell := self._cell(row, rounds))}
+            figures = {row.key: cell for row in self._rows if (cell := _cell(row, rounds, floors.get(row.key)))}
             peers.append(
                 {"name": peer.name, "installed": peer.installed(), "install": peer.install, "note": peer.note}
                 | {"reference": peer.reference, "version": peer.version() if peer.installed() else None}
                 | {"problem": self.problems.get(peer.name), "figures": figures}
             )
-        rows = [asdict(row) for row in self._rows]
-        floors = {"floor": self._medians(self._floors), "floor_alone": self._medians(self._floors_alone)}
-        return {"machine": self._machine, "rows": rows} | floors | {"peers": peers}
-
-    def _medians(self, floors: list[Floor]) -> dict[str, float]:
-        """The median of each row that has a floor."""
-        found = {
-            row.key: [value for floor in floors if (value := floor.row(row.key)) is not None] for row in self._rows
-        }
-        return {key: round(median(values), 4) for key, values in found.items() if values}
-
-    def _cell(self, row: Row, rounds: list[Figures]) -> Json | None:
-        figures = [figures[row.key] for figures in rounds if row.key in figures]
-        if not figures:
-            return None
-        values = [round(figure.value, 4) for figure in figures]
-        middle = median(values)
-        floor = self._medians(self._floors).get(row.key)
         return {
-            "median": middle,
-            "low": min(values),
-            "high": max(values),
-            "rounds": values,
-            "times_floor": round(middle / floor, 2) if floor else None,
-            "load_limited": any(figure.load_limited for figure in figures),
-            "disturbed": any(figure.foreign > FOREIGN for figure in figures),
+            "machine": self._machine,
+            "rows": [asdict(row) for row in self._rows],
+            "floor": floors,
+            "floor_alone": _medians(self._floors_alone),
+            "peers": peers,
         }
+
+
+def _medians(floors: list[Floor]) -> dict[str, float]:
+    """The median of each row that has a floor."""
+    rounds = [asdict(floor) for floor in floors]
+    return {key: round(median(found[key] for found in rounds), 4) for key in rounds[0]}
+
+
+def _cell(row: Row, rounds: list[Figures], floor: float | None) -> Json | None:
+    figures = [figures[row.key] for figures in rounds if row.key in figures]
+    if not figures:
+        return None
+    values = [round(figure.value, 4) for figure in figures]
+    middle = median(values)
+    return {
+        "median": middle,
+        "low": min(values),
+        "high": max(values),
+        "rounds": values,
+        "times_floor": round(middle / floor, 2) if floor else None,
+        "load_limited": any(figure.load_limited for figure in figures),
+        "disturbed": any(figure.foreign > FOREIGN for figure in figures),
+    }

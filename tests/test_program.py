@@ -480,7 +480,11 @@ def test_a_reload_that_is_asked_for_in_the_first_moment(tmp_path: Path, monkeypa
 def test_a_hangup_ends_a_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fifo = hold(tmp_path, monkeypatch)
     command = [sys.executable, str(HERE / "certifier.py"), "warm", GOOD[0], "--ca=ca", "-"]
-    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL) as process:
+
+    def unignored() -> None:  # as nohup has it ignored, in these tests too
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, preexec_fn=unignored) as process:
         with fifo.open("wb"):
             process.send_signal(signal.SIGHUP)
         assert process.wait(WAIT) == -signal.SIGHUP
