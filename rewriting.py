@@ -191,16 +191,19 @@ def check_fields(count: int) -> None:
 
 
 def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Request | None]:
-    """Return a tap's answer, or the request if a tap changed it. ``Refused`` if it is invalid, or framed differently.
+    """Return a tap's answer, or the request if a tap changed it.
 
-    The exchange must have all fields of its request. It is left as forwarded or, if it is not, as the client sent it:
-    whatever a tap assigned, other observers rely on the types of an exchange.
+    Raises ``Refused`` if that is invalid, or framed differently, or if a tap failed that fails closed. The exchange
+    must have all fields of its request. It is left as forwarded or, if it is not, as the client sent it: whatever a tap
+    assigned, other observers rely on the types of an exchange.
     """
     asked = exchange.method, exchange.target, list(exchange.request_fields)
     version = exchange.version.encode("ascii")  # the origin must not answer in a later version than the client's
-    answer = decide(exchange)
-    method, target, fields = wanted = exchange.method, exchange.target, exchange.request_fields
-    exchange.method, exchange.target, exchange.request_fields = asked
+    try:
+        answer = decide(exchange)
+    finally:
+        method, target, fields = wanted = exchange.method, exchange.target, exchange.request_fields
+        exchange.method, exchange.target, exchange.request_fields = asked
     if answer is not None:
         try:
             answer.written(exchange.method)

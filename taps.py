@@ -8,10 +8,11 @@ A file defines any of the following; what it does not define costs nothing:
 ``response(exchange)``                    the same when it has ended, its bodies up to ``BODY_MAX`` octets kept
 ``REWRITE = True``                        ``request`` may change ``method``, ``target`` and ``request_fields`` before
                                           they go on, or return an ``Answer``. Then clients get HTTP/1.1 only.
+``FAIL_CLOSED = True``                    what such a ``request`` fails on is refused, and the tap stays
 
 Taps run in the tunnel's own greenlets: waiting (for another server, a subprocess, ``time.sleep``) holds up this tunnel
 alone; computing holds up all of them, and so does blocking file I/O, in which gevent can't switch greenlets.
-A tap that raises is logged with its traceback and removed; the traffic goes on.
+A tap that raises is logged with its traceback and, unless it is ``FAIL_CLOSED``, removed; the traffic goes on.
 """
 
 import gc
@@ -33,7 +34,7 @@ import gevent
 import h11
 
 import reading
-from errors import UsageError
+from errors import Refused, UsageError
 from exchange import Exchange
 from recorder import Observer
 
@@ -121,8 +122,11 @@ class Tap:
         self.path = path
         self.rewrites = bool(names.get("REWRITE", False))
         self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}
+        self._fail_closed = bool(names.get("FAIL_CLOSED", False))
         if not self._hooks:
             raise UsageError(f"--tap={path}: it defines none of {', '.join(HOOKS)}")
+        if self._fail_closed and not (self.rewrites and self.wants("request")):
+            raise UsageError(f"--tap={path}: FAIL_CLOSED needs REWRITE = True and request(): nothing else can refuse")
         for hook, function in self._hooks.items():
             if any(never(function) for never in _NEVER_RUN):
                 raise UsageError(
@@ -134,16 +138,34 @@ class Tap:
         return any(hook in self._hooks for hook in hooks)
 
     def call(self, hook: str, *arguments: object) -> object:
-        """What the hook returns; None if there is no such hook, or it fails, which is logged and removes the tap."""
+        """What the hook returns; None if there is no such hook, or it fails, which is logged and removes the tap.
+
+        If the tap fails closed, it stays, and a request that it fails on raises ``Refused``.
+        """
         function = self._hooks.get(hook)
         if function is None:
             return None
         try:
             return function(*arguments)
-        except _FAILURES:
-            log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
-            self._hooks.clear()
+        except _FAILURES as error:
+            if self._fail_closed:
+                log.exception("%s() of %s failed", hook, self.path)
+                if hook == "request":
+                    raise Refused("a tap failed on this request") from error
+            else:
+                log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
+                self._hooks.clear()
             return None
+
+    def decide(self, exchange: Exchange) -> Answer | None:
+        """Let its ``request`` change the request or answer it. Raises ``Refused`` if it fails, and fails closed."""
+        answer = self.call("request", exchange)
+        if answer is None or isinstance(answer, Answer):
+            return answer
+        log.warning("request() of %s returned %r, which is not an Answer", self.path, answer)
+        if self._fail_closed:
+            raise Refused("a tap failed on this request")
+        return None
 
 
 class Taps(Observer):
@@ -195,11 +217,9 @@ class Taps(Observer):
         """Let the taps that act change the exchange's request head, or answer it; the first answer counts."""
         for tap in self._taps:
             if tap.rewrites:
-                answer = tap.call("request", exchange)
-                if isinstance(answer, Answer):
-                    return answer
+                answer = tap.decide(exchange)
                 if answer is not None:
-                    log.warning("request() of %s returned %r, which is not an Answer", tap.path, answer)
+                    return answer
         return None
 
     def _tell(self, hook: str, *arguments: object) -> None:

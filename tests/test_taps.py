@@ -158,12 +158,50 @@ def test_one_that_wants_to_end_all_is_taken_out_as_well(
         program.lines = [line for line in program.lines if "Traceback" not in line]  # this one is expected
 
 
+FAILING = """
+REWRITE = FAIL_CLOSED = True
+def opened(tunnel):
+    raise ValueError("of no consequence")
+def request(exchange):
+    exchange.method = None  # what it had begun to change is not what others are told
+    if exchange.target == "/raises":
+        raise SystemExit
+    if exchange.target == "/strange":
+        return "no answer"
+    exchange.method = "GET"
+"""
+
+
+@pytest.mark.parametrize("path", ["/raises", "/strange"])
+def test_one_that_fails_closed_stays_and_what_it_fails_on_is_refused(
+    tmp_path: Path, roots: Path, server: Origin, path: str
+) -> None:
+    heard: list[bytes] = []
+    with (
+        watched(tmp_path, roots, tap(tmp_path, FAILING), "--log-requests") as program,
+        Origin(lambda sock: heard.append(sock.recv(65_536))) as plain,
+    ):
+        for _ in range(2):
+            with secure_tunnel(program, f"localhost:{server.port}") as secure:
+                assert get(secure).status == 200
+                refused = get(secure, path)
+                assert (refused.status, b"a tap failed on this request" in refused.body) == (403, True)
+            asked = f"GET http://localhost:{plain.port}{path} HTTP/1.1\r\nHost: a\r\n\r\n"
+            assert exchange(program.address, asked.encode()).status == 403
+        program.wait_for(rf"request .*method=GET url=https://test{path} .*status=403")
+        eventually(lambda: heard, [b"", b""])
+        assert not [line for line in program.lines if "taken out" in line]
+        program.lines = [line for line in program.lines if "Traceback" not in line]  # these are expected
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("def request(", "SyntaxError"), ("1 / 0", "ZeroDivisionError"), ("x = 1", "it defines none of opened, data"),
      ("async def request(exchange): pass", r"request\(\) is async or yields, so it would never run"),
      ("def response(exchange): yield", r"response\(\) is async or yields"),
-     ("raise SystemExit", "SystemExit"), ("BODY_MAX = 'x'\ndef request(exchange): pass", "ValueError")],
+     ("raise SystemExit", "SystemExit"), ("BODY_MAX = 'x'\ndef request(exchange): pass", "ValueError"),
+     ("FAIL_CLOSED = True\ndef request(exchange): pass", "FAIL_CLOSED needs REWRITE = True and request"),
+     ("FAIL_CLOSED = REWRITE = True\ndef opened(tunnel): pass", "FAIL_CLOSED needs REWRITE = True and request")],
 )  # fmt: skip
 def test_one_that_cannot_be_loaded(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "tap.py").write_text(text)

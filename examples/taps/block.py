@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from taps import Answer
 
 REWRITE = True  # this tap answers requests
+FAIL_CLOSED = True  # a request that it can't judge, by a fault of this file, does not pass
 
 BLOCKED = [
     (r"https?://([^/]*\.)?example\.com(:\d+)?/admin(/|\?|$)", "the admin pages are not for crawlers"),
