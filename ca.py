@@ -159,7 +159,10 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
     if constraints is None or not constraints.ca:
         raise UsageError(f"{path} is not a CA certificate (basicConstraints CA:TRUE); make one: {_GOOD_CA}")
     if now >= certificate.not_valid_after_utc:
-        raise UsageError(f"the CA certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; renew it")
+        raise UsageError(
+            f"the CA certificate {path} expired on {certificate.not_valid_after_utc:%Y-%m-%d}; put a new one"
+            " in its place or, if certifier made it, remove it: the next start makes another, for clients to trust anew"
+        )
     if now < certificate.not_valid_before_utc:
         raise UsageError(
             f"the CA certificate {path} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC;"

@@ -62,7 +62,8 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, list[x509.Cert
         raise NotForName("it is not for this name")
     found = leaf(stored.pem, certificate, stored.ours, source="disk")
     if now >= found.not_after:
-        raise Unusable(f"it ends on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC")
+        end = certificate.not_valid_after_utc
+        raise Unusable(f"it {'expired' if now >= end else 'ends'} on {end:%Y-%m-%d %H:%M} UTC")
     return found, chain
 
 

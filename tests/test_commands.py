@@ -324,7 +324,7 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "not a certificate": (lambda room: room.place(b"x"), "holds no certificate that can be read"),
     "without its key": (lambda room: room.place(room.ca.issue("www.example.com", with_key=False)), "no private key"),
     "another name": (lambda room: room.place(room.ca.issue("b.example")), "it is not for this name"),
-    "expired": (lambda room: room.place(room.ca.issue("www.example.com", ends=timedelta(0))), "it ends on"),
+    "expired": (lambda room: room.place(room.ca.issue("www.example.com", ends=timedelta(0))), "it expired on"),
     "another's key": (
         lambda room: room.place(room.ca.issue("www.example.com", with_key=False) + key_pem(new_key())),
         "its private key belongs to another certificate",
