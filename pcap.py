@@ -45,6 +45,7 @@ class PcapFile:
         self._path = Path(os.path.realpath(path))  # rename the file, not a link to it such as /dev/stdout
         self._count = lost
         self._lacks = 0  # octets to be written before packets count as no longer lost
+        self._lost = 0  # packets since the last warning
         self._fd = _open(self._path)
         self._head = _section(version.encode())
         self._end = 0
@@ -61,6 +62,7 @@ class PcapFile:
         except OSError as error:
             if not self._lacks:
                 log.warning("can't write %s: %s; packets are lost until it can be", self._path, error.strerror)
+            self._lost += len(packets) // _PARTS
             if self._count is not None:
                 self._count(len(packets) // _PARTS)
             self._lacks = sum(map(len, packets))  # a full disk may still accept less than that, again and again
@@ -68,7 +70,8 @@ class PcapFile:
         if self._lacks:
             self._lacks = max(0, self._lacks - sum(map(len, packets)))
             if not self._lacks:
-                log.warning("%s can be written again", self._path)
+                lost, self._lost = self._lost, 0
+                log.warning("%s can be written again; packets lost: %d", self._path, lost)
 
     def reopen(self) -> None:
         """Continue in a new file if the present one was renamed or removed (logrotate) and a new one can be opened."""

@@ -175,7 +175,7 @@ def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capfd: pytest
     assert [number for (number,) in fields(path, "frame.number")] == ["1", "2", "3", "4", "5", "6", "7"]
     lost, again = capfd.readouterr().err.splitlines()
     assert "packets are lost until it can be" in lost
-    assert again.endswith("can be written again")
+    assert again.endswith("can be written again; packets lost: 5")
 
 
 @pytest.mark.parametrize("left", [0, 20])
