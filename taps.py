@@ -8,7 +8,7 @@ A file defines any of the following; what it does not define costs nothing:
 ``response(exchange)``                    the same when it has ended, its bodies up to ``BODY_MAX`` octets kept
 ``REWRITE = True``                        ``request`` may change ``method``, ``target`` and ``request_fields`` before
                                           they go on, or return an ``Answer``. Then clients get HTTP/1.1 only.
-``FAIL_CLOSED = True``                    what such a ``request`` fails on is refused, and the tap stays
+``FAIL_CLOSED = True``                    what such a ``request`` fails on is refused, and that function stays
 
 Taps run in the tunnel's own greenlets: waiting (for another server, a subprocess, ``time.sleep``) holds up this tunnel
 alone; computing holds up all of them, and so does blocking file I/O, in which gevent can't switch greenlets.
@@ -140,7 +140,8 @@ class Tap:
     def call(self, hook: str, *arguments: object) -> object:
         """What the hook returns; None if there is no such hook, or it fails, which is logged and removes the tap.
 
-        If the tap fails closed, it stays, and a request that it fails on raises ``Refused``.
+        If the tap fails closed, only another hook than ``request`` is removed, and a request that it fails on raises
+        ``Refused``.
         """
         function = self._hooks.get(hook)
         if function is None:
@@ -148,13 +149,15 @@ class Tap:
         try:
             return function(*arguments)
         except _FAILURES as error:
-            if self._fail_closed:
-                log.exception("%s() of %s failed", hook, self.path)
-                if hook == "request":
-                    raise Refused("a tap failed on this request") from error
-            else:
+            if not self._fail_closed:
                 log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
                 self._hooks.clear()
+            elif hook != "request":
+                log.exception("%s() of %s failed; it is called no more", hook, self.path)
+                self._hooks.pop(hook, None)  # another tunnel's call may have failed meanwhile
+            else:
+                log.exception("request() of %s failed", self.path)
+                raise Refused("a tap failed on this request") from error
             return None
 
     def decide(self, exchange: Exchange) -> Answer | None:
