@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from test_tunnel import Ends, connected, joined, uploaded
 from watching import Seen
 
 from board import Board
-from errors import Misdirected
+from errors import Misdirected, Refused
 from exchange import Exchange
 from meter import Meter
 from observed import ObservedTunnel
@@ -101,8 +102,12 @@ def test_others_run_while_many_small_requests_are_looked_at(upload: int, seconds
     assert least <= len(met) <= most
 
 
-def test_what_came_in_several_records_goes_on_so(roots: Path, certificate: Path, tmp_path: Path) -> None:
-    """Clients may take a record at once: curl 7.88 forgets a response that is in one record with a reset behind it."""
+@pytest.mark.parametrize("acts", [False, True])
+def test_what_came_in_several_records_goes_on_so(roots: Path, certificate: Path, tmp_path: Path, acts: bool) -> None:
+    """Clients may take a record at once: curl 7.88 forgets a response that is in one record with a reset behind it.
+
+    A tap that acts may have one split, but not joined with the next.
+    """
     head, full = b"HTTP/1.1 200 OK\r\n\r\n", 16_384
     records = [head + b"a" * 9_000, b"b", b"c" * 3_000, b"d" * full, b"e" * full, b"f" * 12_000, b"g"]
 
@@ -112,11 +117,25 @@ def test_what_came_in_several_records_goes_on_so(roots: Path, certificate: Path,
         for record in records:
             sock.sendall(record)
 
-    words = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}", "--log-requests")
+    (tmp_path / "tap.py").write_text("REWRITE = True\ndef request(exchange): pass")
+    words = [
+        "--store=certs",
+        "--max=9",
+        "--ca=ca",
+        f"--upstream-ca={roots}",
+        "--log-requests",
+        *["--tap=tap.py"] * acts,
+    ]
     with Origin(answer, certificate) as server, Program(tmp_path, *words) as program:
         with secure_tunnel(program, f"localhost:{server.port}") as secure:
             secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert [secure.recv(65_536) for _ in records] == records
+            heard = []
+            while data := secure.recv(65_536):
+                heard.append(data)
+    if not acts:
+        assert heard == records
+    assert b"".join(heard) == b"".join(records)
+    assert set(accumulate(map(len, heard))) >= set(accumulate(map(len, records)))
 
 
 def before(
@@ -171,6 +190,16 @@ def acting(tmp_path: Path) -> Taps:
 
 def test_of_a_long_upload_only_the_beginning_is_kept(ends: Ends) -> None:
     uploaded(ends, before(Taps([]), [Seen()], PlainStream(ends.client), PlainStream(ends.origin)))
+
+
+@pytest.mark.parametrize("acts", [False, True])
+def test_what_is_refused_with_the_handshakes_ends_the_tunnel(ends: Ends, acting: Taps, acts: bool) -> None:
+    """Neither side says more: who waits for an answer gets it now."""
+    said = b"" if acts else b"GET /evil HTTP/1.1\r\nHost: b.example\r\n\r\n"
+    client, origin = PlainStream(ends.client, said), PlainStream(ends.origin, OK if acts else b"")
+    tunnel = before(acting if acts else Taps([]), [], client, origin, Mismatch.DENY)
+    tunnel.run()
+    assert isinstance(tunnel.refusal, Refused if acts else Misdirected)
 
 
 def test_a_bug_in_one_direction_does_not_leave_the_other_waiting(ends: Ends, acting: Taps) -> None:

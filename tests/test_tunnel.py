@@ -15,7 +15,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.queue import Queue
-from lab import WAIT, Origin, Program, read_reply, secure_tunnel, tunnel
+from lab import WAIT, Origin, Program, read_reply, secure_tunnel, tunnel, until
 
 import sockets
 from streams import ORDERLY, RESET, PlainStream
@@ -30,8 +30,14 @@ class Ends:
     def __init__(self) -> None:
         (self.client, self.client_end), (self.origin, self.origin_end) = socket.socketpair(), socket.socketpair()
 
-    def tunnel(self, idle: float = 60.0, early: bytes = b"") -> Tunnel:
-        return Tunnel(PlainStream(self.client, early), PlainStream(self.origin), idle)
+    def tunnel(self, idle: float = 60.0, early: bytes = b"", kind: type[Tunnel] = Tunnel) -> Tunnel:
+        return kind(PlainStream(self.client, early), PlainStream(self.origin), idle)
+
+
+class Apart(Tunnel):
+    """Each direction has a greenlet of its own, as if one side were slow to read."""
+
+    _acts = True
 
 
 @contextmanager
@@ -47,12 +53,15 @@ def ends() -> Iterator[Ends]:
         yield found
 
 
+@pytest.mark.parametrize("kind", [Tunnel, Apart])
 @pytest.mark.parametrize(("one_way", "idle", "least", "most"), [(True, 6.0, 0.4, 5.0), (False, 0.6, 0.5, WAIT)])
-def test_an_idle_tunnel_ends(ends: Ends, one_way: bool, idle: float, least: float, most: float) -> None:
+def test_an_idle_tunnel_ends(
+    ends: Ends, kind: type[Tunnel], one_way: bool, idle: float, least: float, most: float
+) -> None:
     """Once one direction has ended, a single tick without data suffices."""
     if one_way:
         ends.client_end.shutdown(socket.SHUT_WR)
-    tunnel = ends.tunnel(idle)
+    tunnel = ends.tunnel(idle, kind=kind)
     start = time.monotonic()
     tunnel.run()
     assert tunnel.outcome == "idle"
@@ -80,6 +89,21 @@ def test_nothing_is_left_of_a_tunnel_that_has_ended(ends: Ends) -> None:
     del tunnel
     gc.collect()
     assert left() is None
+
+
+@pytest.mark.parametrize("upload", [True, False])
+def test_deadlines_from_before_a_tunnel_do_not_end_it(ends: Ends, upload: bool) -> None:
+    """Its sockets may still have those of a hello or a handshake. The first read would end it here."""
+    speaker, listener = (ends.client_end, ends.origin_end) if upload else (ends.origin_end, ends.client_end)
+    for ours in (ends.client, ends.origin):
+        ours.settimeout(0)
+    running = gevent.spawn(ends.tunnel().run)
+    listener.shutdown(socket.SHUT_WR)
+    assert speaker.recv(1) == b""
+    speaker.sendall(b"x")
+    assert listener.recv(1) == b"x"
+    speaker.shutdown(socket.SHUT_WR)
+    running.get()
 
 
 def test_of_a_long_upload_only_the_beginning_is_kept(ends: Ends) -> None:
@@ -296,6 +320,27 @@ def test_what_an_origin_cut_off_does_not_look_complete_to_a_client_that_uploads(
             assert sock.recv(1) == b""
             sock.shutdown(socket.SHUT_WR)
         assert f"outcome={'origin-reset' if reset else 'closed'}" in running.tunnels(1)[0]
+
+
+def test_an_answer_arrives_though_its_origin_refused_an_upload() -> None:
+    """The client is slow to read it, and what it still uploads is read: otherwise, closing would be a reset."""
+    answer = bytes(150_000)
+    with connected() as (client, client_end), connected() as (origin, origin_end), gevent.Timeout(WAIT):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * len(answer))
+        client_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        tunnel = Tunnel(PlainStream(client), PlainStream(origin))
+        running = gevent.spawn(tunnel.run)
+        origin_end.sendall(answer)
+        origin_end.shutdown(socket.SHUT_WR)
+        until(lambda: tunnel.client_ended_first is False)
+        client_end.sendall(b"x")
+        sockets.wait(origin_end, time.monotonic() + WAIT)
+        origin_end.close()  # with an octet unread: a reset
+        client_end.sendall(bytes(100_000))
+        client_end.shutdown(socket.SHUT_WR)
+        running.get()
+        client.close()
+        assert b"".join(iter(lambda: client_end.recv(65_536), b"")) == answer
 
 
 @pytest.mark.parametrize("acts", [False, True])
