@@ -56,6 +56,22 @@ def test_a_socket_is_waited_for() -> None:
         sockets.wait(one, soon)
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_whether_a_peer_has_ended(reset: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
+        accepted, _ = listener.accept()
+        with accepted:
+            assert not sockets.has_ended(sock)
+            accepted.sendall(b"x")
+            if reset:
+                sockets.reset(accepted)
+        assert not sockets.has_ended(sock)
+        assert sock.recv(1) == b"x"
+        sockets.wait(sock, time.monotonic() + WAIT)
+        assert sockets.has_ended(sock)
+        assert sockets.has_ended(sock)  # it is so from now on
+
+
 def test_connecting() -> None:
     soon = time.monotonic() + WAIT
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
@@ -100,6 +116,18 @@ def test_the_last_word_arrives_though_the_peer_still_sends() -> None:
         with Origin(answer) as server, socket.create_connection(("127.0.0.1", server.port), timeout=WAIT) as sock:
             sock.sendall(bytes(200_000))
             assert sock.recv(100) == b"reply"
+
+
+def test_after_the_last_word_all_is_read_until_the_peer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no longer: its end can be read again and again."""
+    monkeypatch.setattr(sockets, "LINGER_SECONDS", 2 * WAIT)
+    one, other = socket.socketpair()
+    with one, other, gevent.Timeout(WAIT):
+        speaking = gevent.spawn(sockets.last_word, one, b"reply")
+        other.sendall(bytes(1_000_000))  # more than is buffered
+        assert other.recv(100) == b"reply"
+        other.shutdown(socket.SHUT_WR)
+        speaking.get()
 
 
 def says_nothing(_: socket.socket) -> None: ...
