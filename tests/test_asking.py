@@ -2,7 +2,9 @@
 
 import fcntl
 import socket
+import ssl
 import struct
+import sys
 import termios
 import time
 from collections.abc import Iterator
@@ -10,10 +12,12 @@ from pathlib import Path
 
 import gevent
 import pytest
-from lab import WAIT, Origin, Program, read_reply, secure_tunnel
+import rawtls
+from lab import WAIT, BioClient, Origin, Program, read_reply, secure_tunnel, strict_context, tunnel
 from tlslite.api import X509, HandshakeSettings, TLSConnection, X509CertChain, parsePEMKey
 from tlslite.messages import ClientHello, HelloRequest
 
+import sockets
 import tls
 from answering import explain
 from errors import OriginTimeout
@@ -45,6 +49,39 @@ def test_an_origin_that_closes_in_order_when_it_may_not_renegotiate(program: Pro
     with Origin(asks) as origin, secure_tunnel(program, f"localhost:{origin.port}") as secure:
         secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert read_reply(secure).reason == "Origin wants to renegotiate TLS"
+
+
+def test_an_origin_that_says_nothing_did_not_want_to_renegotiate(program: Program, certificate: Path) -> None:
+    """The client has nothing more to say, and hears the origin's end."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(certificate)
+
+    def listens(sock: socket.socket) -> None:
+        while sock.recv(4096):
+            pass
+
+    with Origin(listens, context) as origin, tunnel(program.address, f"localhost:{origin.port}") as sock:
+        client = BioClient(sock, strict_context(program.ca), "localhost")
+        client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        client.close_notify()
+        assert client.read() == b""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how much a socket buffers")
+def test_who_breaks_a_handshake_and_does_not_read() -> None:
+    """The alert can't be sent, and is given up at the deadline of the handshake."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs, gevent.Timeout(WAIT):
+        stream = tls.TlsStream(ours, ssl._create_unverified_context(), [], server_hostname="localhost")
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's minimum
+        while sockets.send_now(ours, b"x"):
+            pass
+        theirs.recv(1)  # makes room for the ClientHello, which may exceed it, and for nothing else
+        theirs.sendall(rawtls.records(rawtls.HANDSHAKE, rawtls.message(rawtls.SERVER_HELLO_DONE, b"")))
+        with pytest.raises((ssl.SSLError, TimeoutError)):
+            stream.handshake(time.monotonic() + 0.3)
+        assert not sockets.send_now(ours, b"x")
 
 
 class Asking:
