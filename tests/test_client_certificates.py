@@ -295,6 +295,8 @@ def test_flights(origin_ca: TestCA) -> None:
     assert not wants_certificate(b"", closed=True)
     whole = len(asking) - 4 - len(REQUEST)
     assert not wants_certificate(asking[:whole], closed=True)
+    assert not wants_certificate(asking[:-1], closed=True)  # not read yet, so not answered
+    assert not wants_certificate(asking + alert[:-1])
     assert not wants_certificate(b"HTTP/1.1 400 Bad Request\r\n\r\n", closed=True)
 
 
