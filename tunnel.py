@@ -81,7 +81,7 @@ class Tunnel:
                     self._client.end(ORDERLY)
                 except OSError:
                     self._gone(self._client)
-            if self._unread and self.refusal is None and self.alert is None and not self._cut:
+            if self._unread and self.alert is None and not self._cut:
                 broken = self._origin.ended in (RESET, BROKEN)  # a FIN would look complete without TLS
                 sockets.last_word(self._client.sock, b"", fin=not broken)  # so that the origin's last data arrives
                 if broken:

@@ -461,6 +461,33 @@ def test_an_answer_that_ends_the_connection_is_not_cut_off_by_the_origin(
     assert tunnel.outcome == "closed"
 
 
+def test_an_answer_that_ends_the_connection_arrives_whatever_the_origin_says(
+    begun: Event, go: Event, tmp_path: Path
+) -> None:
+    """It says something unasked while a tap judges; the client is slow to read, and its request has a body."""
+    (tmp_path / "tap.py").write_text(
+        "REWRITE = True\nfrom signals import begun, go\nfrom taps import Answer\n"
+        "def request(_):\n    begun.set()\n    go.wait()\n    return Answer(403, bytes(150_000))\n"
+    )
+    with connected() as (client, client_end), connected() as (origin, origin_end), gevent.Timeout(WAIT):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 600_000)
+        client_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        tunnel = before(Taps([Tap(tmp_path / "tap.py")]), [], PlainStream(client), PlainStream(origin))
+        running = gevent.spawn(tunnel.run)
+        client_end.sendall(b"POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000))
+        assert begun.wait(WAIT)
+        origin_end.sendall(OK)
+        for _ in range(10):
+            give_way()  # to those that must notice it
+        go.set()
+        client_end.shutdown(socket.SHUT_WR)
+        running.get()
+        client.close()
+        heard = b"".join(iter(lambda: client_end.recv(65_536), b""))
+    assert heard == Answer(403, bytes(150_000)).written("POST", closing=True)
+    assert str(tunnel.refusal) == "a response that nobody asked for"
+
+
 def test_an_answer_that_ends_the_connection_ends_both_sides(ends: Ends, tmp_path: Path) -> None:
     """The origin, which has not been asked for anything, keeps its end open."""
     (tmp_path / "tap.py").write_text(ANSWERS)
