@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import datetime
 from typing import NoReturn
 
 import gevent
@@ -84,6 +85,24 @@ def test_a_record_is_one_line() -> None:
         r' "CONNECT a\\nb:443 HTTP/1.1" 200 - "http://a/" "c\\"d\\n"',
         record.combined(),
     )
+
+
+def test_a_record_of_which_little_is_known() -> None:
+    """It took a minute: its date is that of its end, or in the combined format that of its beginning."""
+    record = Record("[::1]:9", started=time.monotonic() - 60)
+    stamp, _, line = record.text().partition(" ")
+    assert datetime.fromisoformat(stamp).timestamp() > time.time() - 50
+    assert re.fullmatch(
+        r"tunnel client=\[::1\]:9 target=- sni=- context=- client_tls=- origin_tls=- client_alpn=- origin_alpn=-"
+        r" sent=0 received=0 ms=6\d{4}\.\d outcome=failed",
+        line,
+    )
+    told = json.loads(record.as_json())
+    assert (told["target"], told["sni"], told["outcome"]) == (None, None, "failed")
+    assert 60_000 <= told["ms"] < 70_000
+    found = re.fullmatch(r'::1 - - \[(.*)\] "CONNECT - HTTP/1.1" 000 - "-" "-"', record.combined())
+    assert found
+    assert datetime.strptime(found[1], "%d/%b/%Y:%H:%M:%S %z").timestamp() < time.time() - 50
 
 
 # errors and pages
