@@ -1,7 +1,7 @@
 """``Policy``: which clients, targets and names are refused, and which are bypassed. No sockets, no TLS."""
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 
@@ -76,12 +76,11 @@ class Policy:
         if self.rules.allow and not self.rules.allow.host(target):
             raise Refused(f"{target} is not allowed")
 
-    def permitted(self, target: Target, addresses: Iterable[Endpoint]) -> list[Endpoint]:
+    def permitted(self, target: Target, addresses: list[Endpoint]) -> list[Endpoint]:
         """Those of a target's addresses that may be dialled. Raises ``Refused`` if there is none.
 
         Raises ``LoopDetected`` if one is our own: a tunnel to ourselves would dial itself until descriptors run out.
         """
-        addresses = list(addresses)
         if self.is_self(addresses):
             raise LoopDetected(f"{target} is this proxy")
         allow, deny = self.rules.allow, self.rules.deny
@@ -100,7 +99,7 @@ class Policy:
             raise Refused(f"{target} has private addresses only (--deny-private)")
         return left
 
-    def is_self(self, addresses: Iterable[Endpoint]) -> bool:
+    def is_self(self, addresses: list[Endpoint]) -> bool:
         """Whether one of the addresses is the proxy's own."""
         return any(self._same_endpoint(a, listener) for a in addresses for listener in self.listeners)
 
