@@ -470,6 +470,27 @@ def test_neither_side_speaks(tmp_path: Path, echo_origin: Origin) -> None:
         running.wait_for("outcome=hello-timeout")
 
 
+@pytest.mark.parametrize("speaks", [True, False])
+def test_an_origin_that_closes_before_anybody_has_spoken(program: Program, speaks: bool) -> None:
+    """A client that soon speaks TLS is told inside TLS; for any other, the end is passed on."""
+    left = Event()
+
+    def leave(sock: socket.socket) -> None:
+        sock.close()
+        left.set()
+
+    seen = len(program.lines)
+    with Origin(leave) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
+        assert left.wait(WAIT)
+        if speaks:
+            with strict_context(program.ca).wrap_socket(sock, server_hostname="localhost") as secure:
+                assert get(secure).reason == "Origin TLS handshake failed"
+        else:
+            assert closed(sock) == b""
+            sock.shutdown(socket.SHUT_WR)
+            assert "outcome=closed" in program.wait_for(f"target=localhost:{server.port} .*context=untouched", seen)
+
+
 # TLS directly on the listener
 
 

@@ -47,6 +47,7 @@ def test_a_client_that_uses_a_name_does_not_refuse_it_by_leaving() -> None:
     refusals.opened(ALICE, record)
     assert not refusals.uses(ALICE)  # the tunnel was not used yet
     record.progress = record
+    assert not refusals.uses(ALICE)  # nor yet
     record.sent = 1
     assert refusals.uses(ALICE)
     assert not refusals.uses(Pair(ALICE.client, "x.example"))
