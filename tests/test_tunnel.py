@@ -343,6 +343,49 @@ def test_an_answer_arrives_though_its_origin_refused_an_upload() -> None:
         assert b"".join(iter(lambda: client_end.recv(65_536), b"")) == answer
 
 
+def test_what_an_origin_sent_before_a_reset_arrives_and_does_not_look_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reset is first met by an upload. The client is slow to read, and sends nothing that would draw a reset."""
+    monkeypatch.setattr(sockets, "LINGER_SECONDS", WAIT)
+    with connected() as (client, client_end), connected() as (origin, origin_end), gevent.Timeout(WAIT):
+        client_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        origin_end.sendall(bytes(50_000))
+        sockets.reset(origin_end)
+        origin_end.close()
+        tunnel = Tunnel(PlainStream(client, b"upload"), PlainStream(origin))
+
+        def run() -> None:
+            tunnel.run()
+            client.close()
+
+        running = gevent.spawn(run)
+        left = 50_000
+        while left:
+            left -= len(client_end.recv(1000))
+            sockets.give_way()
+        client_end.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionResetError):
+            client_end.recv(1)
+        running.get()
+    assert tunnel.outcome == "origin-reset"
+
+
+def test_a_side_that_can_not_be_written_to_is_told_the_end(ends: Ends) -> None:
+    """It is our own end that fails: otherwise both sides would wait. What that side still says arrives."""
+
+    class Failing(PlainStream):
+        def encrypt(self, data: memoryview | bytes) -> None:
+            raise OSError("no memory")
+
+    running = gevent.spawn(Tunnel(PlainStream(ends.client), Failing(ends.origin)).run)
+    ends.client_end.sendall(b"x")
+    assert ends.origin_end.recv(1) == b""
+    ends.origin_end.sendall(b"last")
+    ends.origin_end.close()
+    assert ends.client_end.recv(100) == b"last"
+    ends.client_end.close()
+    running.get()
+
+
 @pytest.mark.parametrize("acts", [False, True])
 def test_a_response_that_idles_out_is_not_logged_as_complete(tmp_path: Path, acts: bool) -> None:
     """From a plaintext redirect, where the end of the connection may be its end."""
