@@ -515,6 +515,16 @@ def test_direct_tls_to_a_name_that_cannot_be_reached(program: Program) -> None:
     assert reply.reason in ("Origin name not found", "Origin name lookup failed")  # the second without a network
 
 
+def test_direct_tls_to_a_name_that_cannot_be_reached_and_has_no_certificate(tmp_path: Path) -> None:
+    with (
+        Program(tmp_path, "--store=certs", "--max=9") as running,
+        socket.create_connection(running.address, timeout=WAIT) as sock,
+    ):
+        sock.sendall(real_hello("no-such-host.invalid"))
+        assert closed(sock) == b"\x15\3\3\0\2\2\x50"  # internal_error
+        assert " outcome=dns_" in running.tunnels(1)[0]
+
+
 def test_direct_tls_goes_to_the_redirect(tmp_path: Path, roots: Path, certificate: Path) -> None:
     with (
         Origin(http_origin, certificate) as server,
