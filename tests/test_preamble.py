@@ -1,5 +1,6 @@
 """The PROXY protocol header: by its bytes, and read back by HAProxy."""
 
+import re
 import socket
 import ssl
 import struct
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import pytest
 import rawtls
-from gevent.event import AsyncResult
-from lab import WAIT, Origin, Program, get, run, secure_tunnel, tunnel
+from gevent.event import AsyncResult, Event
+from lab import WAIT, Origin, Program, echo, get, run, secure_tunnel, tunnel
 from test_rules import BASE
 
+import sockets
 from preamble import preamble
 
 SIGNATURE = bytes.fromhex("0d0a0d0a000d0a515549540a")
@@ -123,6 +125,39 @@ def test_a_server_name_is_told_as_it_was_judged_or_not_at_all(tmp_path: Path, sa
             header = heard.get(timeout=WAIT)
             assert header is not None
             assert header[12:] == told  # behind both addresses and ports
+
+
+def test_a_bypassed_tunnels_own_target_gets_none(tmp_path: Path) -> None:
+    words = (*BASE, "--redirect=127.0.0.1:1", "--proxy-protocol", "--bypass=localhost")
+    with (
+        Origin(echo) as server,
+        Program(tmp_path, *words) as running,
+        tunnel(running.address, f"localhost:{server.port}") as sock,
+    ):
+        sock.sendall(b"hello")
+        assert sock.recv(100) == b"hello"
+
+
+def test_a_redirect_that_is_gone_before_it_gets_one(tmp_path: Path) -> None:
+    """The client does not speak TLS, so it is told by the close alone, and the operator by the log."""
+    established, left = Event(), Event()
+
+    def leave(sock: socket.socket) -> None:
+        established.wait(WAIT)
+        sockets.reset(sock)
+        sock.close()
+        left.set()
+
+    with (
+        Origin(leave) as server,
+        Program(tmp_path, *BASE, f"--redirect=127.0.0.1:{server.port}", "--proxy-protocol") as running,
+        tunnel(running.address, "www.example.com:443") as sock,
+    ):
+        established.set()
+        assert left.wait(WAIT)
+        sock.sendall(b"hello")
+        assert sock.recv(1) == b""
+        assert re.search(r" outcome=connection_terminated detail=.* closed the connection", running.tunnels(1)[0])
 
 
 def test_it_is_for_redirects(tmp_path: Path) -> None:
