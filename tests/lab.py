@@ -345,8 +345,11 @@ class BioClient:
 class BioServer:
     """A TLS server whose owner sends what it has to say, and so may add to it or hold it back."""
 
-    def __init__(self, sock: socket.socket, certificate: Path) -> None:
+    def __init__(
+        self, sock: socket.socket, certificate: Path, most: ssl.TLSVersion = ssl.TLSVersion.MAXIMUM_SUPPORTED
+    ) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.maximum_version = most
         context.load_cert_chain(certificate)
         context.num_tickets = 0
         self._sock = sock

@@ -529,6 +529,46 @@ def test_finished_does_not_wait_for_a_certificate(roots: Path, certificate: Path
         assert complete.wait(WAIT)
 
 
+def test_finished_does_not_wait_for_a_tap(roots: Path, certificate: Path, tmp_path: Path) -> None:
+    """The certificate is in memory, so nothing else has sent it before."""
+    complete = Event()
+
+    def greet(sock: socket.socket) -> None:
+        complete.set()
+        http_origin(sock)
+
+    (tmp_path / "tap.py").write_text(
+        "import os, time\nopen_tunnels = []\ndef opened(tunnel):\n    open_tunnels.append(tunnel)\n"
+        "    while len(open_tunnels) > 1 and not os.path.exists('go'):\n        time.sleep(0.01)\n"
+    )
+    words = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}", "--tap=tap.py")
+    with Origin(greet, certificate) as origin, Program(tmp_path, *words) as running:
+        with secure_tunnel(running, f"localhost:{origin.port}") as secure:
+            assert get(secure).status == 200
+        complete.clear()
+        with secure_tunnel(running, f"localhost:{origin.port}") as secure:
+            assert complete.wait(WAIT)
+            (tmp_path / "go").touch()
+            assert get(secure).status == 200
+
+
+def test_what_an_origin_says_with_the_end_of_its_handshake(program: Program, certificate: Path) -> None:
+    """In the same segment: it would be left waiting until the origin says more."""
+    over = Event()
+
+    def greet(sock: socket.socket) -> None:
+        server = BioServer(sock, certificate, ssl.TLSVersion.TLSv1_2)
+        sock.sendall(server.flight())
+        server.complete()
+        server.tls.write(b"220 hello")
+        sock.sendall(server.goes.read())
+        over.wait(WAIT)
+
+    with Origin(greet) as origin, secure_tunnel(program, f"localhost:{origin.port}") as secure:
+        assert secure.recv(100) == b"220 hello"
+        over.set()
+
+
 def test_a_hello_retry_request(program: Program) -> None:
     """On the wire: the second ClientHello has exactly the share that was asked for."""
     hellos = []
