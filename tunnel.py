@@ -243,7 +243,7 @@ class Tunnel:
             if self.alert is not None:
                 return
         if how in (RESET, BROKEN):
-            if sink is self._origin or not self._unread:  # otherwise ``run`` does, when the last data has arrived
+            if not self._unread:  # otherwise ``run`` does, when the last data has arrived
                 sink.abort()
             return
         try:
