@@ -117,6 +117,14 @@ def test_all_that_is_told(tmp_path: Path, roots: Path, server: Origin) -> None:
     assert {"sent bytes", "received bytes"} <= set(lines)
 
 
+def test_a_tunnel_that_ends_by_a_refusal_is_told_so(tmp_path: Path, roots: Path, server: Origin) -> None:
+    with watched(tmp_path, roots, tap(tmp_path, LOGGING), "--mismatch=deny") as program:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            assert get(secure, host="b.example").status == 421
+        program.tunnels(1)
+        assert (tmp_path / "seen").read_text().splitlines()[-1] == "closed refused False"
+
+
 def test_http_2_is_seen_by_who_only_looks_and_not_spoken_before_who_acts(
     tmp_path: Path, roots: Path, certificate: Path
 ) -> None:
