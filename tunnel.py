@@ -21,7 +21,7 @@ _HOLLOW = 24_576  # octets besides content after which it does so as well: an in
 _SMALL = 8_192  # octets per fill while records are tiny: 350 records of 23 octets
 _EARLY = 16_384  # octets from the client that are kept until the origin sends any: a request's head
 IDLE_SECONDS = 3600.0  # ends a tunnel without a byte either way for so long (up to a tick more)
-_TICKS = 12  # checks in that time; once one direction has ended, one tick without a byte is enough
+_TICKS = 12  # checks in that time; once one direction has ended, one whole tick without a byte is enough
 
 
 class Tunnel:
@@ -129,7 +129,7 @@ class Tunnel:
             if source.ended is not None:
                 self._pass_on(source.ended, source, sink)
                 break
-        self._one_way = True
+        self._end_direction()
         if self.alert is None:
             self._pump(sink, source)
         return True
@@ -152,7 +152,10 @@ class Tunnel:
             self._give_up("stopped")
             raise
         finally:
-            self._one_way = True
+            self._end_direction()
+
+    def _end_direction(self) -> None:
+        self._one_way, self._idle_ticks = True, -1  # the tick under way began before, and does not count
 
     def _move(self, source: Stream, sink: Stream) -> None:
         octets = records = content = 0

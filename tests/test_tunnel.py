@@ -68,6 +68,25 @@ def test_an_idle_tunnel_ends(
     assert least < time.monotonic() - start < most
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_who_answers_the_end_of_a_request_has_a_whole_tick_for_that(ends: Ends, apart: bool) -> None:
+    """However long nothing had passed before that end."""
+    tunnel = ends.tunnel(idle=10_000.0)  # the ticks are ours
+    tunnel._acts = apart  # each direction in a greenlet of its own
+    running = gevent.spawn(tunnel.run)
+    tunnel._watch()
+    ends.client_end.shutdown(socket.SHUT_WR)
+    assert ends.origin_end.recv(1) == b""
+    tunnel._watch()
+    ends.origin_end.sendall(b"answer")
+    assert ends.client_end.recv(100) == b"answer"
+    tunnel._watch()
+    assert tunnel.outcome == "closed"
+    tunnel._watch()
+    running.get()
+    assert tunnel.outcome == "idle"
+
+
 def test_a_tunnel_relays_what_was_read_before_and_counts(ends: Ends) -> None:
     ends.origin_end.sendall(b"answer")
     for end in (ends.client_end, ends.origin_end):
