@@ -32,7 +32,7 @@ class Way:
 
 
 class Relaying:
-    """Relays the tunnels of one proxy. Closing sockets is left to their owners."""
+    """Relays the tunnels of one proxy. Closing the sockets that it uses is left to their owners."""
 
     def __init__(self, dialer: Dialer, redirect: Redirect | None, limits: Limits, meter: Meter) -> None:
         self._dialer = dialer
@@ -41,7 +41,7 @@ class Relaying:
         self._meter = meter
 
     def bypass(self, way: Way, origin: socket.socket | OriginError, data: bytes) -> None:
-        """Relay to the tunnel's own target, dialling it if ``origin`` is the redirect.
+        """Relay to the tunnel's own target, dialling it if ``origin`` is the redirect, which is closed then.
 
         Raises ``OriginError``, or ``Refused`` by the policy.
         """
@@ -50,6 +50,8 @@ class Relaying:
                 raise origin
             self.untouched(way, origin, data, _BYPASSED)
         else:
+            if isinstance(origin, socket.socket):
+                origin.close()  # not needed: the limit on connections counts two descriptors for each
             with self._dialer.own(way.target, way.ip) as own:
                 self.untouched(way, own, data, _BYPASSED)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import bcrypt
 import gevent
 import pytest
+from gevent.event import Event
 from lab import (
     WAIT,
     BioClient,
@@ -401,6 +402,24 @@ def test_a_bypassed_tunnel_goes_to_its_own_target_past_a_redirect(
         with secure_tunnel(program, f"127.0.0.1:{origin.port}", "www.example.com") as secure:
             assert get(secure).status == 200
         assert origin.connections == 2
+
+
+def test_a_redirect_is_left_once_a_tunnel_is_found_to_be_bypassed(tmp_path: Path, roots: Path, origin: Origin) -> None:
+    """As long as such a tunnel lasts, the redirect would wait for it, and a descriptor that nobody counts be in use."""
+    left = Event()
+
+    def wait(sock: socket.socket) -> None:
+        if not sock.recv(1):
+            left.set()
+
+    with (
+        Origin(wait) as plain,
+        Program(tmp_path, *BASE, f"--redirect=127.0.0.1:{plain.port}", "--bypass=example.com") as program,
+        secure_tunnel(program, f"127.0.0.1:{origin.port}", "example.com", context=strict_context(roots)) as secure,
+    ):
+        assert get(secure).status == 200
+        assert left.wait(WAIT)
+        assert get(secure).status == 200
 
 
 def test_the_address_of_a_redirect_is_not_taken_for_the_origins(
