@@ -235,9 +235,10 @@ def _next_request(sock: socket.socket, data: bytes, waits: bool) -> bytes:
 
 
 def _end_reading(waiting: Iterable[socket.socket]) -> None:
-    """Shut down for reading. What has already been received can still be read."""
+    """Wake those who wait for a client that has sent nothing; what has been received is about to be read."""
     for sock in list(waiting):
-        sockets.shut(sock, socket.SHUT_RD)
+        if not sockets.has_input(sock):
+            sockets.shut(sock, socket.SHUT_RD)
 
 
 def _refuse_by_alert(sock: socket.socket, record: Record, error: CertifierError) -> None:

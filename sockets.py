@@ -173,6 +173,17 @@ def has_ended(sock: socket.socket) -> bool:
         sock.settimeout(before)
 
 
+def has_input(sock: socket.socket) -> bool:
+    """Whether something has been received, data or the peer's end, that is still to be read."""
+    try:
+        sock._sock.recv(1, socket.MSG_PEEK)  # type: ignore[attr-defined]  # never waits, as gevent's own may
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
     """``shutdown`` that ignores a lost connection; wakes greenlets waiting on the socket."""
     try:

@@ -349,3 +349,19 @@ def test_others_run_while_empty_lines_come_without_end() -> None:
         end.sendall(b"GET")
         assert following.get() == b"GET"
     assert len(met) > 3
+
+
+@pytest.mark.parametrize("received", [b"GET", b""])
+def test_what_has_been_received_when_certifier_ends_is_read(received: bytes) -> None:
+    """Though whoever reads it has not run since then: with many connections, or long work, that takes a while."""
+    end, ours = socket.socketpair()
+    with end, ours, gevent.Timeout(WAIT):
+        following = gevent.spawn(proxy._next_request, ours, b"", True)
+        gevent.sleep(0)
+        end.sendall(received)
+        proxy._end_reading([ours])
+        if received:
+            assert following.get() == received
+        else:
+            with pytest.raises(OSError, match="closed in another greenlet"):
+                following.get()

@@ -37,6 +37,19 @@ def test_shut_by_ourselves_a_socket_that_is_watched_has_ended() -> None:
         assert watching.get() == 1
 
 
+def test_what_has_been_received_is_input_and_so_is_the_peers_end() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert not sockets.has_input(one)
+        other.sendall(b"x")
+        assert sockets.has_input(one)
+        assert one.recv(1) == b"x"
+        assert not sockets.has_input(one)
+        other.close()
+        assert sockets.has_input(one)
+    assert sockets.has_input(one)  # its next read would fail at once
+
+
 def test_a_socket_is_waited_for() -> None:
     one, other = socket.socketpair()
     with one, other:
