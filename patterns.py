@@ -113,9 +113,10 @@ class Patterns:
                 if (name := names.dns_name(host)) is not None:
                     self._hosts.add((name, port))
                     return
-        if len(text) > _MOST_TOLD:
-            text = f"{text[:_MOST_TOLD]}..."
-        raise UsageError(f"{where}: {text!r} is not a host, *.host, host:port or network such as 10.0.0.0/8")
+        told = f"{text[:_MOST_TOLD]}..." if len(text) > _MOST_TOLD else text
+        raise UsageError(
+            f"{where}: {told!r} is not a host, *.host, host:port or network such as 10.0.0.0/8{_hint(text, host)}"
+        )
 
 
 def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:
@@ -124,7 +125,7 @@ def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:
     for text in texts:
         network = _network(text)
         if network is None:
-            raise UsageError(f"{option}={text}: not a network such as 10.0.0.0/8 or fd00::/8")
+            raise UsageError(f"{option}={text}: not a network such as 10.0.0.0/8 or fd00::/8{_hint(text, text)}")
         found.append(network)
     return tuple(found)
 
@@ -151,6 +152,15 @@ def _network(text: str) -> Network | None:
     if inner is None:  # as for all with a prefix of less than 96 bits: the address of a network ends with zeros
         return network
     return ip_network((inner, network.prefixlen - 96))
+
+
+def _hint(text: str, part: str) -> str:
+    """What was meant by a text of which a ``part`` is a network with bits set beyond its prefix."""
+    try:
+        network = ip_network(part, strict=False)
+    except ValueError:
+        return ""
+    return "" if _network(part) else f"; did you mean {text.replace(part, str(network))}?"
 
 
 def _above(host: str) -> Iterator[str]:

@@ -1,4 +1,5 @@
 import os
+import re
 import time
 import timeit
 from functools import partial
@@ -123,6 +124,28 @@ def test_lists_in_files(tmp_path: Path) -> None:
     for bad in (path, tmp_path / "none", tmp_path, tmp_path / "fifo", "/dev/zero"):
         with pytest.raises(UsageError, match="can't read"):
             patterns(f"@{bad}")
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("192.168.1.5/24", "192.168.1.0/24"),
+        ("192.168.1.5/24:443", "192.168.1.0/24:443"),
+        ("[fd00::1/64]:443", "[fd00::/64]:443"),
+    ],
+)
+def test_an_address_with_a_prefix_is_not_a_network_but_nearly(text: str, meant: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(f"such as 10.0.0.0/8; did you mean {meant}?")):
+        patterns(text)
+    if not text.endswith(":443"):
+        with pytest.raises(UsageError, match=re.escape(f"fd00::/8; did you mean {meant}?")):
+            networks("--allow-from", [text])
+
+
+@pytest.mark.parametrize("text", ["192.168.1.0/33", "192.168.1.0/24:99999", "no host"])
+def test_what_else_is_no_pattern_is_not_guessed_at(text: str) -> None:
+    with pytest.raises(UsageError, match=r"such as 10\.0\.0\.0/8$"):
+        patterns(text)
 
 
 def test_clients_by_network() -> None:
