@@ -25,7 +25,10 @@ def same_endpoint(address: Endpoint, listener: Endpoint) -> bool:
 
 
 def _is_local(ip: str) -> bool:
-    """Whether the address belongs to this machine: no other can be bound."""
+    """Whether the address belongs to this machine: no other can be bound and connected from.
+
+    With Linux' ``ip_nonlocal_bind``, as set beside keepalived, all can be bound.
+    """
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
     try:
         probe = socket.socket(family, socket.SOCK_DGRAM)
@@ -34,6 +37,8 @@ def _is_local(ip: str) -> bool:
     with probe:
         try:
             probe.bind((ip, 0))
+            probe.settimeout(0.0)  # or gevent would look the address up
+            probe.connect((ip, 9))  # sends nothing; the port does not matter
         except OSError:
             return False
     return True

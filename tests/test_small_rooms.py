@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -164,6 +165,22 @@ def test_loops() -> None:
             policy.permitted(Target("x", port), [("192.0.2.1", 1), (ip, port)])
     others = [("127.0.0.2", 8080), ("198.51.100.1", 8081), ("127.0.0.1", 80), ("127.0.0.1", 8082), ("::1", 8081)]
     assert policy.permitted(Target("x", 8080), others) == others
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="IP_FREEBIND")
+def test_an_address_that_can_be_bound_is_not_ours_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for all of a machine's sockets with ``net.ipv4.ip_nonlocal_bind``."""
+
+    class Free(socket.socket):
+        def bind(self, address: object) -> None:
+            self.setsockopt(socket.SOL_IP, 15, 1)  # IP_FREEBIND
+            super().bind(address)  # type: ignore[arg-type]
+
+    with Free(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("198.51.100.1", 0))
+    monkeypatch.setattr(socket, "socket", Free)
+    assert not same_endpoint(("198.51.100.1", 8080), ("0.0.0.0", 8080))
+    assert same_endpoint(("127.9.9.9", 8080), ("0.0.0.0", 8080))
 
 
 # resolver
