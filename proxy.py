@@ -120,7 +120,7 @@ class Proxy:
             with self._logged(record):
                 head = None
                 try:
-                    head, behind = self._read_head(client.sock, data, deadline)
+                    head, behind = self._read_head(client, data, deadline)
                     record.user_agent = head.header(b"user-agent")
                     if head.method == "CONNECT":
                         record.kind = "tunnel"
@@ -200,14 +200,16 @@ class Proxy:
                 self._access_log.connection(record)
             self._board.closed(number)
 
-    def _read_head(self, sock: socket.socket, data: bytes, deadline: float) -> tuple[RequestHead, bytes]:
+    def _read_head(self, client: Client, data: bytes, deadline: float) -> tuple[RequestHead, bytes]:
         """Read the request head that begins with ``data``; return it and what was received after it."""
         reader = HeadReader(self._limits.head)
         while (head := reader.receive(data)) is None:
             try:
-                sockets.arm(sock, deadline)
-                data = sock.recv(_RECV)
+                sockets.arm(client.sock, deadline)
+                data = client.sock.recv(_RECV)
             except TimeoutError as error:
+                if client.refusal is not None:  # waited for no longer than ``TOLD_SECONDS``
+                    raise client.refusal.again() from error
                 seconds = self._limits.head_timeout
                 raise RequestTimeout(f"no complete request head within {seconds:.0f} s") from error
             if not data:

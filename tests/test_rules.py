@@ -947,6 +947,8 @@ def test_connections_past_the_limit_are_told_so(tmp_path: Path, roots: Path, ech
                 assert read_reply(other).status == 200
                 reply = connect(program, target)
                 assert (reply.status, reply.reason) == (503, "Too many connections")
+                slow = exchange(program.address, b"CONNECT ")  # the head timeout, which a 408 would name, is ten times
+                assert (slow.status, slow.reason) == (503, "Too many connections")  # as long as it is waited for
                 assert exchange(program.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
                 metrics = exchange(program.address, b"GET /metrics HTTP/1.0\r\n\r\n").body
                 assert b"\ncertifier_connections_max 4.0\n" in metrics
