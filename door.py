@@ -29,7 +29,7 @@ class Door:
     def admit(self, client: Client, head: RequestHead | None, record: Record) -> None:
         """Raise if the client may not use the proxy at all. ``head`` is None for TLS without a CONNECT."""
         if client.refusal is not None:
-            raise client.refusal
+            raise client.refusal.again()  # the traceback of a raised one refers to the client: a cycle
         if head is None:
             self._access.check(client.ip, None)
             return

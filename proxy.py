@@ -167,7 +167,7 @@ class Proxy:
 
     def _direct_tunnel(self, client: Client, data: bytes, record: Record) -> None:
         if client.refusal is not None:
-            raise client.refusal
+            raise client.refusal.again()
         hello, data = read_hello(client.sock, None, data, self._limits)
         assert hello is not None  # the data starts as TLS does, and there is no origin to speak first
         record.sni = hello.server_name

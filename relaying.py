@@ -47,7 +47,7 @@ class Relaying:
         """
         if not way.redirected:
             if isinstance(origin, OriginError):
-                raise origin
+                raise origin.again()
             self.untouched(way, origin, data, _BYPASSED)
         else:
             if isinstance(origin, socket.socket):
@@ -60,7 +60,7 @@ class Relaying:
         if self._redirect is not None:
             raise Refused("no certificate for this name, and a redirect takes decrypted tunnels only")
         if isinstance(origin, CertifierError):
-            raise origin
+            raise origin.again()
         self.untouched(way, origin, data)
 
     def untouched(self, way: Way, origin: socket.socket, data: bytes, how: str = "untouched") -> None:

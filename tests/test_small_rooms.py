@@ -23,15 +23,19 @@ import errors
 import pages
 import proxy
 import resolver
+from access import Access
 from board import Board
 from dialing import Dialer
+from door import Client, Door
 from errors import CertifierError, LoopDetected, UnknownName
 from limits import Limits
 from localaddress import same_endpoint
 from log import MAX_VALUE, escape
+from meter import Meter
 from names import Target
 from policy import Policy, Rules
 from record import Record
+from relaying import Relaying, Way
 from upstream import Upstream
 
 # log
@@ -342,6 +346,29 @@ def test_a_look_up_that_fails_leaves_no_work_for_the_collector(monkeypatch: pyte
         with pytest.raises(errors.OriginNotFound):
             names.look_up("dead.example", soon())
         assert names._answers.pop("dead.example")  # as when it is evicted
+
+
+# Who comes in
+
+
+def test_a_refused_client_leaves_no_cycle() -> None:
+    """A flood of them would pile up until the garbage collector runs."""
+    door = Door(Access(Policy(Rules(), same_endpoint), None))
+    with no_garbage(Client, errors.TooManyConnections), socket.socket() as sock:
+        client = Client(sock, "192.0.2.1", "192.0.2.1:1", errors.TooManyConnections("all are in use"))
+        with pytest.raises(errors.TooManyConnections, match="all are in use"):
+            door.admit(client, None, Record(client.who))
+        del client
+
+
+def test_an_origin_that_could_not_be_reached_leaves_no_cycle() -> None:
+    dialer = Dialer(Upstream(), Policy(Rules(), same_endpoint), None, Limits(), Board())
+    relaying = Relaying(dialer, None, Limits(), Meter())
+    for relay in (relaying.leave, relaying.bypass):
+        with no_garbage(errors.OriginRefused), socket.socket() as sock:
+            way = Way(sock, "192.0.2.1", Target("a.example", 443), Record("192.0.2.1:1"))
+            with pytest.raises(errors.OriginRefused, match="it refuses"):
+                relay(way, errors.OriginRefused("it refuses"), b"")
 
 
 # Between two requests
