@@ -187,11 +187,12 @@ class Forwarding:
                     reader.receive(self._receive())
                     continue
             except (h11.RemoteProtocolError, Unreadable, _OriginLost) as error:
+                error.__traceback__ = None  # h11's refers to the error itself: a cycle
                 failure = self._client_error or _origin_error(target, error, reader.closed)
                 if reader.began:
                     self._flush()
                     raise ConnectionAbortedError(str(failure)) from error
-                raise failure from error
+                raise failure.again() from error
             if isinstance(event, h11.InformationalResponse):
                 interim += 1
                 if interim > MAX_INTERIM:

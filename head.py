@@ -95,6 +95,7 @@ def _parse(head: bytes) -> RequestHead:
         connection.receive_data(heads.escaped(head))
         request = connection.next_event()
     except h11.RemoteProtocolError as error:
+        error.__traceback__ = None  # h11's refers to the error itself: a cycle
         raise ClientError(f"malformed request head: {without_quote(error)}") from error
     if not isinstance(request, h11.Request):
         raise ClientError("malformed request head")

@@ -210,10 +210,8 @@ class Interception:
         if not hello.alpn_protocols:
             return []
         if _HTTP not in hello.alpn_protocols:
-            if isinstance(upstream, CertifierError):  # keeps the cause, which the alert can't convey
-                failure = upstream.again()
-                failure.alert = NO_APPLICATION_PROTOCOL
-                raise failure
+            if isinstance(upstream, CertifierError):
+                raise _told_by_alert(upstream)
             raise NoSharedProtocol("the client does not offer http/1.1, the only protocol that works here")
         return [_HTTP.decode("ascii")]
 
@@ -235,6 +233,13 @@ class Interception:
         way.record.note(f"the client {what}; {advice}")
         if self._refusals.refused(pair):
             log.warning("%s refused certificates for %s: tunnelled untouched for an hour (--learn-bypass)", *pair)
+
+
+def _told_by_alert(failure: CertifierError) -> CertifierError:
+    """A copy for a client that can't speak HTTP/1.1; the log gets the cause, which that alert can't convey."""
+    copy = failure.again()
+    copy.alert = NO_APPLICATION_PROTOCOL
+    return copy
 
 
 def _told(hello: ClientHello) -> str | None:

@@ -7,19 +7,20 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import gevent.select
 import gevent.socket
+import h11
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, Program, cut_off, exchange, get, read_reply, run
+from lab import WAIT, Origin, Program, cut_off, exchange, get, no_garbage, read_reply, run
 from watching import Seen
 
 import forward
-from errors import OriginSilent, RequestTimeout
+from errors import OriginError, OriginSilent, RequestTimeout
 from forward import Forwarding
 from head import HeadReader
 from meter import Meter
@@ -525,6 +526,26 @@ def uploading(
         exchange = told.request("PUT", "a", "/", "1.1", head.headers)
         forwarding = Forwarding(client_end, origin_end, head, Record("a:1"), told, exchange, meter or Meter())
         yield client, origin, gevent.spawn(forwarding.run, Target("a", 80), "/", b"")
+
+
+def failed(said: bytes) -> None:
+    """Forward a request to an origin that says this and closes."""
+    (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
+    with client, client_end, origin, origin_end, suppress(OriginError, ConnectionAbortedError):
+        head = HeadReader().receive(b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert head is not None
+        told = Seen().recorder()
+        exchange = told.request("GET", "a", "/", "1.1", head.headers)
+        origin.sendall(said)
+        origin.shutdown(socket.SHUT_WR)
+        Forwarding(client_end, origin_end, head, Record("a:1"), told, exchange, Meter()).run(Target("a", 80), "/", b"")
+        raise AssertionError(said)
+
+
+@pytest.mark.parametrize("said", [b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx", b""])
+def test_an_origins_failure_leaves_no_cycle(said: bytes) -> None:
+    with no_garbage(h11.RemoteProtocolError, OriginError):
+        failed(said)
 
 
 def test_the_octets_of_both_bodies_are_counted() -> None:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import NoReturn
 
 import gevent
+import h11
 import pytest
 from gevent.monkey import get_original
 from hypothesis import given
@@ -28,6 +29,9 @@ from board import Board
 from dialing import Dialer
 from door import Client, Door
 from errors import CertifierError, LoopDetected, UnknownName
+from head import HeadReader
+from hello import ClientHello
+from interception import Interception
 from limits import Limits
 from localaddress import same_endpoint
 from log import MAX_VALUE, escape
@@ -369,6 +373,21 @@ def test_an_origin_that_could_not_be_reached_leaves_no_cycle() -> None:
             way = Way(sock, "192.0.2.1", Target("a.example", 443), Record("192.0.2.1:1"))
             with pytest.raises(errors.OriginRefused, match="it refuses"):
                 relay(way, errors.OriginRefused("it refuses"), b"")
+
+
+def test_a_malformed_request_leaves_no_cycle() -> None:
+    with no_garbage(h11.RemoteProtocolError, errors.ClientError):
+        with pytest.raises(errors.ClientError, match="malformed request head"):
+            HeadReader().receive(b"GET\r\n\r\n")
+
+
+def test_a_client_that_can_only_be_sent_an_alert_leaves_no_cycle() -> None:
+    hello = ClientHello(None, (b"h2",), ())
+    with no_garbage(errors.OriginRefused):
+        with pytest.raises(errors.OriginRefused, match="it refuses") as raised:
+            Interception._client_alpn(None, hello, errors.OriginRefused("it refuses"))  # type: ignore[arg-type]
+        assert raised.value.alert == errors.NO_APPLICATION_PROTOCOL
+        del raised
 
 
 # Between two requests
