@@ -80,7 +80,7 @@ class HelloReader:
             if len(body) >= 4 and size <= len(body):
                 return _parse(bytes(body[4:size]))
         if len(wire) > _WIRE * self._most:
-            raise HelloError("the ClientHello is in too many records")
+            raise HelloError(f"the ClientHello's records are larger than {_WIRE * self._most} octets (--max-hello)")
         return None
 
 

@@ -152,8 +152,12 @@ def test_what_is_no_hello(data: bytes) -> None:
 def test_the_limit_on_the_wire() -> None:
     reader = HelloReader(MAX_HELLO)
     reader.receive(b"\x16\3\1\0\4\1\0\xff\0")
-    with pytest.raises(HelloError, match="too many"):
+    with pytest.raises(HelloError, match=rf"records are larger than {2 * MAX_HELLO} octets \(--max-hello\)"):
         reader.receive(b"\x16\3\1\0\1x" * (2 * MAX_HELLO // 6 + 1))
+    reader = HelloReader(1024)
+    assert reader.receive(b"\x16\3\1\x40\0\1" + bytes(2042)) is None  # a single record, not complete yet
+    with pytest.raises(HelloError, match=r"records are larger than 2048 octets \(--max-hello\)"):
+        reader.receive(b"x")
 
 
 @pytest.mark.parametrize("second", [b"\x17", b"\x15", b"\x16\2"])
