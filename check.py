@@ -22,6 +22,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,15 +31,17 @@ from cryptography.hazmat.primitives import hashes
 from tqdm import tqdm
 
 import ca
+import certificates
 import certlint
 import leaf
 import names
 from ca import CaFiles
+from certificates import Unreadable
 from certlint import Fault
 from commandline import CommandLine
 from errors import UsageError
 from issuance import open_store
-from leaf import Unusable
+from leaf import NotForName, Unusable
 from log import counted, escape
 from options import CaOptions, ca_options, store_option
 from reading import content, exists
@@ -96,7 +99,6 @@ class Check:
             if right != path:
                 what = "it is in the wrong folder" if called == stem else "certifier looks for another file name"
                 yield path, Fault(what, f"it is never used: move it to {_word(right)}")
-            name = f"any{called[1:]}" if called.startswith("_.") else called  # one that the wildcard covers
             stored = self._store.read(path)
         except OSError as error:
             if os.path.lexists(path):
@@ -108,12 +110,16 @@ class Check:
         except ValueError:
             yield path, Fault("its name is not a DNS name", "it is never used")
             return
+        is_wildcard = called.startswith("_.")
+        name = _covered(stored.pem, called) if is_wildcard else called
         try:
             _, chain = leaf.read(stored, name, self._now)
         except Unusable as why:
-            fate = (
-                "it is replaced when the name is next asked for" if entry.ours else "it would be moved aside when used"
-            )
+            fate = "it would be moved aside when used"
+            if entry.ours:
+                fate = "it is replaced when the name is next asked for"
+            elif isinstance(why, NotForName) and is_wildcard:
+                fate = "it is never used"
             yield path, Fault(f"it can't be used: {why}", fate)
             return
         for fault in self._faults(stored.pem, name, chain, entry.ours):
@@ -187,6 +193,17 @@ def _called(stem: str) -> str:
     if name is None:
         raise ValueError("no name")
     return f"_.{name}" if wild else name
+
+
+def _covered(pem: bytes, called: str) -> str:
+    """A name to check an operator's wildcard for: one that it covers, if it covers any; it need not cover all."""
+    above = called.removeprefix("_.")
+    held: list[str] = []
+    with suppress(Unreadable):
+        sans = certificates.extension(certificates.first(pem), x509.SubjectAlternativeName)
+        held += sans.get_values_for_type(x509.DNSName) if sans is not None else ()
+    below = (name for name in map(names.dns_name, held) if name is not None and name.partition(".")[2] == above)
+    return next(below, f"any.{above}")
 
 
 def _word(path: object) -> str:

@@ -419,6 +419,27 @@ def test_check_of_one_certificate_for_each_of_its_names(room: Room) -> None:
     assert in_json(room, "check", STORE, *SIGN) == {"checked": 5, "problems": []}
 
 
+def test_check_of_a_wildcard_that_covers_some_names_or_none(room: Room) -> None:
+    """It is served for those that it covers, and skipped for others, never moved aside."""
+    operator = TestCA("operator", parent=TestCA("root"))
+    path = room.store.path("_.example.net")
+    assert path is not None
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    for names, problems in (
+        (["a.example.org", "www.example.net"], []),
+        (["a.b.example.net", "example.net"], [("it can't be used: it is not for this name", "it is never used")]),
+    ):
+        path.write_bytes(operator.issue(*names))
+        path.chmod(0o600)
+        found = in_json(room, "check", STORE, *SIGN, status=1 if problems else 0)
+        assert isinstance(found, dict)
+        assert [(told["problem"], told["meaning"]) for told in found["problems"]] == problems
+        leaf = room.retrieve("www.example.net", now() + timedelta(minutes=1))
+        assert leaf is not None
+        assert leaf.source == ("made" if problems else "disk")
+        assert path.exists()
+
+
 @pytest.mark.parametrize("option", ["--store=certs", "--store=../certs", "--ca=../ca", "--sign-serial=serial.txt"])
 def test_a_working_directory_that_was_removed_is_one_line_and_exit_2(room: Room, option: str) -> None:
     gone = room.folder / "gone"
