@@ -4,6 +4,7 @@
 says what is wrong and what to do.
 """
 
+import errno
 import os
 import secrets
 from dataclasses import dataclass, replace
@@ -86,7 +87,7 @@ def open_folder(folder: Path, now: datetime) -> CaFiles:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with files.locked(folder / ".lock"):  # two programs started at once must make one CA
-            if is_new := not reading.exists(paths[0]):
+            if is_new := _is_missing(paths[0]):
                 _make(*paths, now)
     except OSError as error:
         reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
@@ -213,13 +214,22 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
 
 
+def _is_missing(path: Path) -> bool:
+    """Whether there is no such file. Raises ``OSError`` for a link to one that is not there: it may yet be mounted."""
+    if reading.exists(path):
+        return False
+    if path.is_symlink():
+        raise FileNotFoundError(errno.ENOENT, f"{path} is a link to a file that does not exist")
+    return True
+
+
 def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> None:
     key: CaKey
-    if reading.exists(key_path):
-        key = _load_key(key_path)
-    else:
+    if _is_missing(key_path):
         key = ec.generate_private_key(ec.SECP256R1())
         files.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    else:
+        key = _load_key(key_path)
     if not reading.exists(serial_path):
         SerialFile(serial_path).create()
     # Firefox refuses a second CA with the same issuer and serial number: each gets a name of its own.

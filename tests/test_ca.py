@@ -306,6 +306,23 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         ca.open_folder(tmp_path / "file", now())
 
 
+@pytest.mark.parametrize("name", ["ca.crt", "ca.key"])
+def test_a_link_to_a_file_that_is_not_there_is_told_and_nothing_is_made(tmp_path: Path, name: str) -> None:
+    """A disk that is not mounted yet, perhaps: another CA must not be made meanwhile."""
+    link = tmp_path / "ca" / name
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match=f"{name} is a link to a file that does not exist"):
+        ca.open_folder(link.parent, now())
+    assert sorted(os.listdir(link.parent)) == [".lock", name]
+    paths = ca.paths_in(tmp_path / "other")
+    ca.open_folder(tmp_path / "other", now())
+    for path in paths:
+        (link.parent / path.name).unlink(missing_ok=True)
+        (link.parent / path.name).symlink_to(path)
+    assert ca.open_folder(link.parent, now()).certificate == ca.load(*paths, now()).certificate
+
+
 def test_a_ca_in_a_folder_that_cannot_be_written_to_is_not_said_to_be_missing(tmp_path: Path) -> None:
     ca.open_folder(tmp_path, now())
     (tmp_path / ".lock").unlink()
