@@ -108,7 +108,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     try:
         certificate, *others = certificates.read(_read(certificate_path))
     except Unreadable as error:
-        raise UsageError(f"{certificate_path} holds no PEM certificate: {error}") from error
+        raise UsageError(f"{certificate_path} holds no PEM certificate that can be read: {error}") from error
     key = _load_key(key_path)
     _check(certificate, certificate_path, now)
     chain = tuple(c for c in (certificate, *others) if not _is_root(c))

@@ -70,7 +70,7 @@ def test_bad_ones(text: bytes, tmp_path: Path) -> None:
     # Wherever such a certificate is found, nothing else suffers.
     paths = write(tmp_path, CA)
     paths[0].write_bytes(text)
-    with pytest.raises(UsageError, match="holds no PEM certificate"):
+    with pytest.raises(UsageError, match="holds no PEM certificate that can be read: "):
         ca.load(*paths, now())
     store = Store(tmp_path / "certs")
     (store.root / "abc").mkdir()

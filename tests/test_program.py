@@ -99,7 +99,7 @@ BAD = [
     ([*GOOD, SIGN[0], "--sign-key=other.key", SIGN[2]], "does not belong to the certificate"),
     ([*GOOD, SIGN[0], "--sign-key=none", SIGN[2]], "can't read none"),
     ([*GOOD, "--sign-cert=leaf.crt", *SIGN[1:]], "is not a CA certificate"),
-    ([*GOOD, "--sign-cert=rubbish", *SIGN[1:]], "holds no PEM certificate"),
+    ([*GOOD, "--sign-cert=rubbish", *SIGN[1:]], "holds no PEM certificate that can be read: "),
     (["--store=rubbish", "--max=1"], "--store=rubbish: can't read there: Not a directory"),
     (["--store=rubbish", "--max=1", *SIGN], "--store=rubbish: can't write there: it is not a folder"),
     (["--store=rubbish/x", "--max=1"], "can't write there: Not a directory"),
