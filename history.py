@@ -37,8 +37,8 @@ class History:
         somebody looks, there is only one second; otherwise they are spread evenly.
         """
         first, self.second = self.second, second
-        if second < first:
-            self._samples.clear()  # the clock was set back: they lie in the future
+        while self._samples and self._samples[-1]["at"] > second:  # the clock was set back: it lies in the future
+            self._samples.pop()
         if second <= first:
             return
         grown = Sums(*(new - old for new, old in zip(sums, self._before, strict=True)))

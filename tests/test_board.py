@@ -188,6 +188,24 @@ def test_a_clock_that_is_set_back() -> None:
     assert (sample["at"], sample["connections"]) == (int(clock.time), 2)
 
 
+def test_a_clock_that_is_set_back_a_little() -> None:
+    """As by a correction: what was seen before that is not forgotten, and no second is there twice."""
+    clock = Clock()
+    made = Board(clock)
+    at = int(clock.time)
+    for _ in range(9):
+        made.connected()
+        clock.advance(seconds=1)
+    made.connected()
+    clock.advance(seconds=-3)
+    assert [sample["at"] - at for sample in made.history(Cursor())] == [1, 2, 3, 4, 5, 6]
+    made.connected()
+    clock.advance(seconds=2)
+    assert [(sample["at"] - at, sample["connections"]) for sample in made.history(Cursor())] == [
+        *((second, 1) for second in range(1, 7)), (7, 2), (8, 0),
+    ]  # fmt: skip
+
+
 def test_one_counts_on_from_another() -> None:
     clock = Clock()
     first = Board(clock, "first")
