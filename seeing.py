@@ -59,11 +59,15 @@ class Seeing:
             self._har = HarQueue(har, workers, partial(lost, "har"))
             observers.append(self._har)
             body_max = max(body_max, chosen.har_body_max)
-        self._pcap = (  # last, as it rotates earlier files
-            _opened("--pcap", _own(chosen.pcap, worker), lambda p: PcapFile(p, version, partial(lost, "pcap")))
-            if chosen.pcap is not None
-            else None
-        )
+        self._pcap = None
+        if chosen.pcap is not None:  # last, as it rotates earlier files
+            try:
+                self._pcap = _opened(
+                    "--pcap", _own(chosen.pcap, worker), lambda p: PcapFile(p, version, partial(lost, "pcap"))
+                )
+            except UsageError:
+                self.close()  # or the copy of the HAR file would stay behind
+                raise
         self._keylog = keylog
         capture = Capture(body_max) if body_max else None
         self.sight = Sight(policy, observers, self._taps, capture, self._pcap, board)

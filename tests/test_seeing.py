@@ -310,6 +310,14 @@ def test_a_file_that_another_certifier_writes_is_one_line(tmp_path: Path, option
     assert (result.returncode, result.stderr) == (2, message)
 
 
+def test_a_start_that_fails_leaves_no_copy_of_the_har(tmp_path: Path) -> None:
+    result = run(*Program.command(), *BASE, "--har=all", "--pcap=none/x", "--listen=127.0.0.1:0", cwd=tmp_path)
+    message = "certifier: --pcap=none/x: can't write it: No such file or directory\n"
+    assert (result.returncode, result.stderr) == (2, message)
+    assert not (tmp_path / ".all.spare").exists()
+    assert json.loads((tmp_path / "all").read_text())["log"]["entries"] == []
+
+
 def test_a_har_that_cannot_be_closed_ends_nothing_else(tmp_path: Path) -> None:
     """As in a folder that became read-only."""
     with Program(tmp_path, "--store=certs", "--max=9", "--har=all") as running:
