@@ -23,7 +23,9 @@ from errors import RetrievalError
 from strength import MIN_RSA
 from tlsconfig import server_context
 
-MAX_LIFE = timedelta(days=398)  # Apple, https://support.apple.com/102028
+# What Apple accepts below one of its own roots, https://support.apple.com/102028: 398 days, both ends counted. Below a
+# root that a user or administrator added, it accepts 825, https://support.apple.com/103769.
+MAX_LIFE = timedelta(days=398) - timedelta(seconds=1)
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _PRIME_FIELD = bytes.fromhex("06072a8648ce3d0101")  # its OID, which explicit curve parameters contain
 _MAX_SERIAL_BITS = 159  # 20 octets with a clear sign bit, RFC 5280 §4.1.2.2
@@ -101,7 +103,8 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
     """Faults of a server's certificate, most of which OpenSSL accepts and other clients do not."""
     life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
     if life > MAX_LIFE:
-        yield Fault(f"valid for {life.days} days", "Apple's clients refuse more than 398")
+        meaning = "Apple's clients refuse more than 398 below a root of their own, more than 825 below any other"
+        yield Fault(f"valid for over {life.days} days", meaning)
     usages = certificates.extension(certificate, x509.ExtendedKeyUsage)
     if usages is None:
         yield Fault("no extendedKeyUsage", "Apple's clients want serverAuth in it")

@@ -14,7 +14,7 @@ from keys import KEY_TYPES
 from limits import Limits
 from names import Target
 
-MAX_DAYS = 397  # Apple refuses leaves of more than 398 days
+MAX_DAYS = 397  # what Apple advises, see ``certlint.MAX_LIFE``
 MAX_WORKERS = 256  # more than machines have cores; a ``Cursor`` names as many
 _TLS = "tls://"  # before the target of a redirect that is to be encrypted again
 SIGN = ("--sign-cert", "--sign-key", "--sign-serial")

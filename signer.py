@@ -18,12 +18,12 @@ import certificates
 import names
 from batch import Batch
 from ca import CaFiles
+from certlint import MAX_LIFE
 from errors import RetrievalError
 from keys import Key, PublicKey, kind_of
 from leaf import BACKDATED, MARGIN
 from ledger import Ledger
 
-MAX_LIFE = timedelta(days=398) - timedelta(seconds=1)  # what Apple's clients accept, both ends counted
 DAYS = 45  # of a leaf's life: well below what Apple (398 days) and browsers (200) accept
 CRL_VALIDITY = timedelta(days=7)  # how long clients may cache it: what it says never changes
 _MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1

@@ -252,6 +252,15 @@ def test_check_of_a_key_on_a_longer_curve(room: Room, curve: ec.EllipticCurve) -
     assert in_json(room, "check", STORE, *SIGN) == {"checked": 3, "problems": []}
 
 
+@pytest.mark.parametrize(("longer", "problems"), [(-9, []), (0, ["valid for over 398 days"])])
+def test_check_counts_both_ends_of_a_life(room: Room, longer: int, problems: list[str]) -> None:
+    ends = timedelta(days=396, seconds=longer)
+    room.place(room.ca.issue("www.example.com", begins=timedelta(days=-2), ends=ends, serial=1))
+    found = in_json(room, "check", STORE, *SIGN, status=1 if problems else 0)
+    assert isinstance(found, dict)
+    assert [told["problem"] for told in found["problems"] if "days" in told["problem"]] == problems
+
+
 def weak(room: Room, **changes: object) -> bytes:
     """A certificate of the room's CA, wrong in one way."""
     key = new_key(bits=1024 if changes.get("short") else 0)
@@ -341,7 +350,7 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "MD5": (lambda room: signed_with(room, "md5"), "signed with MD5"),
     "an algorithm that is none": (signed_oddly, "signed with an algorithm that nobody knows"),
     "a CA's": (lambda room: by_openssl(room, "-addext", "basicConstraints=CA:TRUE"), "a CA certificate in place of"),
-    "a long life": (lambda room: room.place(weak(room, long=True)), "valid for 502 days"),
+    "a long life": (lambda room: room.place(weak(room, long=True)), "valid for over 502 days"),
     "for clients": (lambda room: room.place(weak(room, client=True)), "extendedKeyUsage without serverAuth"),
     "no usage": (lambda room: room.place(weak(room, bare=True)), "no extendedKeyUsage"),
     "readable": (lambda room: room.path.chmod(0o640), "others can read its private key"),
