@@ -105,6 +105,9 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
     if life > MAX_LIFE:
         meaning = "Apple's clients refuse more than 398 below a root of their own, more than 825 below any other"
         yield Fault(f"valid for over {life.days} days", meaning)
+    key = certificate.public_key()
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP521R1):
+        yield Fault("an EC key on the curve P-521", "Chrome and others with BoringSSL refuse it for a server")
     usages = certificates.extension(certificate, x509.ExtendedKeyUsage)
     if usages is None:
         yield Fault("no extendedKeyUsage", "Apple's clients want serverAuth in it")
