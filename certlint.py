@@ -16,7 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
 import certificates
 from errors import RetrievalError
@@ -45,6 +45,8 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < MIN_RSA:
             yield Fault(f"an RSA key of {key.key_size} bits", "Apple and OpenSSL refuse less than 2048")
+        if certificate.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:  # RFC 4055
+            yield Fault("an RSA key for RSASSA-PSS alone", "Go and browsers do not support it")
     elif not isinstance(key, ec.EllipticCurvePublicKey):
         yield Fault("a key that is neither RSA nor EC", "browsers and Apple refuse it")
     elif not isinstance(key.curve, _CURVES):
