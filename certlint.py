@@ -110,6 +110,9 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
     key = certificate.public_key()
     if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP521R1):
         yield Fault("an EC key on the curve P-521", "Chrome and others with BoringSSL refuse it for a server")
+    usage = certificates.extension(certificate, x509.KeyUsage)
+    if usage is not None and not usage.digital_signature:  # RFC 8446 §4.4.2.2, and all our suites of TLS 1.2 sign
+        yield Fault("keyUsage without digitalSignature", "browsers and GnuTLS refuse it")
     usages = certificates.extension(certificate, x509.ExtendedKeyUsage)
     if usages is None:
         yield Fault("no extendedKeyUsage", "Apple's clients want serverAuth in it")

@@ -349,6 +349,10 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "a curve of no handshake": (lambda room: room.place(weak(room, curve=True)), "no handshake succeeds with it: "),
     "a key of another kind": (lambda room: by_openssl(room, key="ed25519"), "a key that is neither RSA nor EC"),
     "a key for RSASSA-PSS": (lambda room: by_openssl(room, key="rsa-pss"), "an RSA key for RSASSA-PSS alone"),
+    "a key that may not sign": (
+        lambda room: by_openssl(room, "-addext", "keyUsage=critical,keyEncipherment", key="rsa"),
+        "keyUsage without digitalSignature",
+    ),
     "a serial of zero": (lambda room: by_openssl(room, "-set_serial", "0"), "a serial number that is not positive"),
     "a negative serial": (lambda room: by_openssl(room, "-set_serial", "-5"), "a serial number that is not positive"),
     "a serial of 160 bits": (lambda room: by_openssl(room, "-set_serial", f"{1 << 159}"), "or has over 20 octets"),
