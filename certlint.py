@@ -1,4 +1,4 @@
-"""What strict clients require of a certificate: the rules of OpenSSL, Apple and Go, as faults.
+"""What strict clients require of a certificate: the rules of OpenSSL, Apple, Go and browsers, as faults.
 
 Each ``Fault`` says what is wrong and what that means for clients. Signature, chain, name and the rules of
 ``X509_V_FLAG_X509_STRICT`` are checked by OpenSSL itself, in a handshake in memory.

@@ -1,6 +1,7 @@
 """certifier.py check: verify the CA and every certificate in the store, and say what each problem means.
 
-Dates, keys, names, signatures and file modes, and the rules of OpenSSL (strict), Apple and Go. Changes nothing.
+Dates, keys, names, signatures and file modes, and the rules of OpenSSL (strict), Apple, Go and browsers. Changes
+nothing.
 
 Usage:
   certifier.py check [options]
