@@ -186,7 +186,7 @@ class Leaves:
         problem = f"{stored.path} can't be used for {name}: {why}"
         if isinstance(why, NotForName) and stored.is_wildcard:
             return self._once(f"{problem}; skipped")  # it may be for other names
-        if abs(stored.age(now.timestamp())) < SETTLE_SECONDS:  # abs: ``now`` was taken before its files were looked at
+        if stored.age(now.timestamp()) < SETTLE_SECONDS:
             raise Unsettled
         return self._set_aside(stored, problem)
 

@@ -45,12 +45,13 @@ class Stored(NamedTuple):
         """Seconds since one of its files was last written or put in place: somebody may still be working on it.
 
         ``now`` since the epoch. A copy may keep the mtime (``cp -p``, ``rsync -a``), not the ctime; a link has its own.
+        Of times in the future, it is the seconds until then: ``now`` may be older than the file, or a clock be wrong.
         """
         times: list[float] = []
         for file in (self.path, self.path.with_suffix(".key")):
             with suppress(OSError):
                 times += file.stat().st_mtime, file.lstat().st_ctime
-        return now - max(times, default=0.0)
+        return min((abs(now - moment) for moment in times), default=now)
 
     def placed(self) -> float:
         """When the file was put in place or last touched, in seconds since the epoch; 0.0 if it is gone.

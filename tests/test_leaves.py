@@ -70,10 +70,14 @@ def test_an_operators_file_that_was_written_just_now_is_left_alone(room: Room, a
 
 
 @pytest.mark.parametrize("link", [True, False])
-def test_an_old_file_that_came_just_now_is_left_alone(room: Room, link: bool) -> None:
-    """A copy that preserves its mtime (cp -p, rsync -a), or a symlink: its key may still follow."""
+@pytest.mark.parametrize("ahead", [-3600, 3600])
+def test_an_old_file_that_came_just_now_is_left_alone(room: Room, link: bool, ahead: float) -> None:
+    """A copy that preserves its mtime (cp -p, rsync -a), if by another machine's clock, or a symlink: its key may
+    still follow.
+    """
     key = new_key()
     room.place(room.ca.issue(NAME, key=key, with_key=False))
+    os.utime(room.path, times=(time.time() + ahead,) * 2)
     if link:
         old = room.path.rename(room.path.with_name("old.pem"))
         room.path.symlink_to(old)
