@@ -62,13 +62,19 @@ class HarFile:
     def append(self, *exchanges: Exchange) -> int:
         """Write the first of some ended exchanges at once, which is cheaper; return how many these were.
 
-        If that fails, the file is as before. At most ``_LOT`` octets and one entry are written. Only a single entry can
-        make a file exceed its maximum size.
+        If that fails, the file is as before. One that can't be told of, by a bug or as a tap has changed it, fails when
+        it is the first. At most ``_LOT`` octets and one entry are written. Only a single entry can make a file exceed
+        its maximum size.
         """
         lot = bytearray()
         count = 0
         for exchange in exchanges:
-            told = self._told(exchange)
+            try:
+                told = self._told(exchange)
+            except (AttributeError, LookupError, TypeError, ValueError):
+                if count:
+                    break  # the next call begins with it
+                raise
             if count and not self._fits(len(lot) + len(told)):
                 break  # serialized again for the next file
             lot += b"\n," + told if count else told

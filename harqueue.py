@@ -70,16 +70,18 @@ class HarQueue(Observer):
             quiet_until = time.monotonic() + _QUIET_SECONDS
             while self._waiting and time.monotonic() < self._until:
                 batch = [exchange for exchange, _ in islice(self._waiting, _BATCH)]
-                done = lost = len(batch)
-                with background("can't write the HAR file"):
+                done = 0
+                with background("an exchange is missing from the HAR file"):
                     try:
-                        done, lost = self._workers.run(self._file.append, *batch), 0
+                        done = self._workers.run(self._file.append, *batch)
                         self._failing = False
                     except OSError as error:
                         if not self._failing:
                             log.warning("can't write the HAR file: %s; exchanges are lost until it can be", error)
                         self._failing = True
-                self._lose(lost)
+                        self._lose(done := len(batch))
+                if not done:  # a bug, or a tap that made of an exchange what none can be
+                    self._tally(done := 1)
                 for _ in range(done):
                     self._octets -= self._waiting.popleft()[1]
                 if time.monotonic() > quiet_until and not self._failing:
@@ -92,6 +94,9 @@ class HarQueue(Observer):
 
     def _lose(self, exchanges: int) -> None:
         self._lost += exchanges
+        self._tally(exchanges)
+
+    def _tally(self, exchanges: int) -> None:
         if exchanges and self._count is not None:
             self._count(exchanges)
 

@@ -64,6 +64,26 @@ def test_what_a_disk_does_not_take_is_counted(tmp_path: Path, caplog: pytest.Log
     assert sum(counted) == 17
 
 
+@pytest.mark.parametrize("spoilt", ["0", "7", "19"])
+@pytest.mark.parametrize("fields", [None, {b"Host": b"a"}, [(b"Host",)], [(1, 2)]])
+def test_what_a_tap_made_no_exchange_of_is_lost_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, spoilt: str, fields: object
+) -> None:
+    path = tmp_path / "a.har"
+    counted: list[int] = []
+    waiting = queue(path, counted=counted)
+    for n in range(20):
+        each = exchange(target=f"/{n}")
+        waiting.ended(each)
+        if str(n) == spoilt:
+            each.request_fields = fields  # type: ignore[assignment]
+    waiting.close()
+    assert targets(path) == [str(n) for n in range(20) if str(n) != spoilt]
+    assert counted == [1]
+    (told,) = caplog.records
+    assert (told.getMessage(), told.exc_info is not None) == ("an exchange is missing from the HAR file", True)
+
+
 def test_a_disk_that_is_full_is_told_of_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
