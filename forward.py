@@ -154,6 +154,7 @@ class Forwarding:
                 if self._uploaded:
                     return
         except (h11.ProtocolError, ClientError, OSError) as error:
+            error.__traceback__ = None  # as in ``_download``
             if isinstance(error, TimeoutError):
                 self._client_error = RequestTimeout(f"nothing of the request's body for {QUIET_SECONDS:.0f} s")
             else:

@@ -20,7 +20,7 @@ from lab import WAIT, Origin, Program, cut_off, exchange, get, no_garbage, read_
 from watching import Seen
 
 import forward
-from errors import OriginError, OriginSilent, RequestTimeout
+from errors import CertifierError, ClientError, OriginError, OriginSilent, RequestTimeout
 from forward import Forwarding
 from head import HeadReader
 from meter import Meter
@@ -528,17 +528,17 @@ def uploading(
         yield client, origin, gevent.spawn(forwarding.run, Target("a", 80), "/", b"")
 
 
-def failed(said: bytes) -> None:
+def failed(said: bytes, framing: bytes = b"", body: bytes = b"") -> None:
     """Forward a request to an origin that says this and closes."""
     (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
-    with client, client_end, origin, origin_end, suppress(OriginError, ConnectionAbortedError):
-        head = HeadReader().receive(b"GET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n")
+    with client, client_end, origin, origin_end, suppress(CertifierError, ConnectionAbortedError):
+        head = HeadReader().receive(b"GET http://a/ HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n")
         assert head is not None
         told = Seen().recorder()
         exchange = told.request("GET", "a", "/", "1.1", head.headers)
         origin.sendall(said)
         origin.shutdown(socket.SHUT_WR)
-        Forwarding(client_end, origin_end, head, Record("a:1"), told, exchange, Meter()).run(Target("a", 80), "/", b"")
+        Forwarding(client_end, origin_end, head, Record("a:1"), told, exchange, Meter()).run(Target("a", 80), "/", body)
         raise AssertionError(said)
 
 
@@ -546,6 +546,11 @@ def failed(said: bytes) -> None:
 def test_an_origins_failure_leaves_no_cycle(said: bytes) -> None:
     with no_garbage(h11.RemoteProtocolError, OriginError):
         failed(said)
+
+
+def test_a_malformed_body_leaves_no_cycle() -> None:
+    with no_garbage(h11.RemoteProtocolError, ClientError):
+        failed(b"", b"Transfer-Encoding: chunked\r\n", b"zz\r\n")
 
 
 def test_the_octets_of_both_bodies_are_counted() -> None:
