@@ -179,6 +179,7 @@ def test_close_notify_and_fin_go_in_one_segment(certificate: Path, apart: bool, 
     """With the last data, if that is still to be sent."""
     careless = ssl._create_unverified_context()
     with connected() as (ours, theirs), gevent.Timeout(WAIT):
+        sockets.tune(ours)
         stream = TlsStream(ours, server_context(certificate.read_bytes()), [])
         shaking = gevent.spawn(stream.handshake, time.monotonic() + WAIT)
         with careless.wrap_socket(theirs, server_hostname="localhost", suppress_ragged_eofs=False) as secure:
