@@ -313,6 +313,21 @@ def test_a_reset_that_a_write_was_told_of_ends_reading_as_one(
         assert stream.ended == ended
 
 
+def test_what_a_reader_adds_while_a_slow_peer_is_sent_data_follows_that_data(ends: Ends) -> None:
+    """Such as the answer to a key update: the peer may wait for it before it says more."""
+    stream = PlainStream(ends.client)
+    stream.encrypt(bytes(3_000_000))
+    flushing = gevent.spawn(stream.flush)
+    sockets.give_way()  # it waits from now on
+    heard = bytearray(ends.client_end.recv(1 << 20))  # there is room again, which it has not seen yet
+    stream.encrypt(b"added")
+    stream.push()
+    while len(heard) < 3_000_005:
+        heard += ends.client_end.recv(65_536)
+    assert heard == bytes(3_000_000) + b"added"
+    flushing.get()
+
+
 @pytest.mark.parametrize("reset", [True, False])
 def test_what_an_origin_cut_off_does_not_look_complete_to_a_client_that_uploads(tmp_path: Path, reset: bool) -> None:
     """After a FIN, a write fails in another way than after a reset alone."""
