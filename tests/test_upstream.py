@@ -13,10 +13,16 @@ from lab import WAIT, Origin, echo, until
 from test_sockets import full_listener
 
 import errors
+import resolver
 import sockets
 import upstream
+from board import Board
+from dialing import Dialer
 from errors import OriginRefused, OriginTimeout
+from limits import Limits
+from localaddress import same_endpoint
 from names import Endpoint, Target
+from policy import Policy, Rules
 from upstream import Upstream
 
 TARGET = Target("x", 1)
@@ -98,22 +104,29 @@ def test_one_that_fails_while_another_answers_does_no_harm(monkeypatch: pytest.M
         assert winner.fileno() >= 0
 
 
+@pytest.mark.parametrize("as_proxy", [False, True])
 @pytest.mark.usefixtures("at_once")
 def test_one_client_can_not_use_up_the_descriptors_by_names_with_many_addresses(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, as_proxy: bool
 ) -> None:
     go_on, made = Event(), list[Endpoint]()
+    found = [f"192.0.2.{n}" for n in range(1, upstream._MOST_ADDRESSES + 1)]
 
     def connect(_: socket.socket, address: Endpoint, __: float) -> None:
         made.append(address)
         go_on.wait()
 
     def dial(number: int, client: str) -> "gevent.Greenlet[..., socket.socket]":
-        addresses = [(f"192.0.2.{n}", number) for n in range(1, upstream._MOST_ADDRESSES + 1)]
-        return gevent.spawn(origins.dial, addresses, TARGET, soon(), client)
+        if as_proxy:
+            return gevent.spawn(dialer.own, Target("many.example", number), client)
+        return gevent.spawn(origins.dial, [(ip, number) for ip in found], TARGET, soon(), client)
 
     monkeypatch.setattr(sockets, "connect", connect)
+    monkeypatch.setattr(
+        resolver, "_getaddrinfo", lambda *_, **__: [(socket.AF_INET, 0, 0, "", (ip, 0)) for ip in found]
+    )
     origins = Upstream()
+    dialer = Dialer(origins, Policy(Rules(), same_endpoint), None, Limits(), Board())
     dials = [dial(number, "a") for number in range(1, 41)]
     most = len(dials) + upstream._SHARE
     until(lambda: len(made) == most)
