@@ -28,8 +28,8 @@ def _silent(_: str) -> None:
 class Issuance:
     """The parts that provide certificates. ``files`` and ``authority`` are None if nothing is signed.
 
-    ``tell`` is called with a sentence before work that may take minutes, and for a new CA. With ``founds`` False, the
-    CA must exist already: a folder whose certificate is missing for a moment must not get a new one.
+    ``tell`` is called with a sentence before work that may take minutes. With ``founds`` False, the CA must exist
+    already: a folder whose certificate is missing for a moment must not get a new one.
     """
 
     def __init__(
@@ -44,8 +44,6 @@ class Issuance:
         self.store = open_store(chosen.store, create=None if chosen.ca.files is None else True)
         if founds and chosen.ca.folder is not None:
             self.files: CaFiles | None = ca.open_folder(chosen.ca.folder, now)
-            if self.files.is_new:  # said in case it was to be an older one: a volume may not be mounted
-                tell(f"made a new CA in {chosen.ca.folder}, which clients have to be told to trust")
         else:
             self.files = self._load(now)
         self.authority = self._new_authority(self.files, tell)
