@@ -28,7 +28,7 @@ check:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
-	PYTHON=$(abspath $(BIN))/python sh examples/redirect.sh
+	PYTHON="$(abspath $(BIN))/python" sh examples/redirect.sh
 
 lint-certs: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest tests/test_lint.py

@@ -747,3 +747,17 @@ def test_a_virtual_environment_that_could_not_be_made_whole_is_made_again(tmp_pa
         assert made.returncode == 2
         assert "-m venv" in made.stdout
         assert sorted(os.listdir(tmp_path / "mine")) == ["bin", "notes"]
+
+
+def test_the_checks_run_in_a_folder_with_a_space_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my work"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for tool in ("ruff", "mypy", "python"):
+        (folder / ".venv" / "bin" / tool).write_text("#!/bin/sh\n")
+        (folder / ".venv" / "bin" / tool).chmod(0o755)
+    (folder / "examples").mkdir()
+    (folder / "examples" / "redirect.sh").write_text('echo "run by $PYTHON"\n')
+    shutil.copy(HERE / "Makefile", folder)
+    done = run("make", "check", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"run by {folder}/.venv/bin/python"
