@@ -7,6 +7,7 @@ mend what it shows, and move it to the corpus. ``--keep`` adds to the corpus wha
 
 import argparse
 import importlib.util
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -56,7 +57,8 @@ def _in_child(name: str, seconds: int, keep: bool) -> bool:
         least.mkdir()
         # To minimise, libFuzzer runs itself again, by its first argument.
         me = Path(folder, "me")
-        me.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} --child {name} "$0" "$@"\n')
+        again = shlex.join([sys.executable, __file__, "--child", name])
+        me.write_text(f'#!/bin/sh\nexec {again} "$0" "$@"\n')
         me.chmod(0o700)
         limits = [f"-max_total_time={seconds}", f"-max_len={LONGEST}", f"-timeout={ONE_SECONDS}"]
         words = [str(me), *limits, f"-artifact_prefix={findings}/", "-print_final_stats=1", str(grown), str(corpus)]

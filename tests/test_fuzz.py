@@ -1,8 +1,14 @@
 """The corpus replayed, and some mutations of it; ``make fuzz`` searches further."""
 
+import os
+import shutil
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from inputs import inputs
+from lab import HERE, run
 from targets import TARGETS, check_request, corpus
 
 EXAMPLES = 100
@@ -32,3 +38,23 @@ def test_a_target_that_fails_is_seen() -> None:
     """The counterpart: a harness does fail on what it asserts."""
     with pytest.raises(AssertionError):
         check_request(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+# In the place of atheris, which is not installed everywhere: runs the target once.
+ATHERIS = """import contextlib, sys
+instrument_imports = lambda include: contextlib.nullcontext()
+Setup = lambda words, target: target(b"a.example")
+Fuzz = lambda: sys.exit(0)
+"""
+
+
+def test_a_run_in_a_folder_with_a_space_in_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my work"
+    shutil.copytree(HERE / "fuzz", folder / "fuzz", ignore=shutil.ignore_patterns("findings", "__pycache__"))
+    for room in HERE.glob("*.py"):
+        (folder / room.name).symlink_to(room)
+    (tmp_path / "atheris.py").write_text(ATHERIS)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = run(sys.executable, folder / "fuzz" / "run.py", "--seconds=1", "name", env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("no findings\n")
