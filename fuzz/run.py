@@ -25,7 +25,9 @@ ONE_SECONDS = 10  # for one input: whatever takes longer counts as a hang
 
 def main() -> int:
     """Fuzz each target (with atheris, in a process of its own); return 1 if any failed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("--seconds", type=int, default=60, help="for each target (default 60)")
     parser.add_argument("--keep", action="store_true", help="add to the corpus what reached new code")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -33,11 +35,15 @@ def main() -> int:
     chosen, rest = parser.parse_known_args()
     if chosen.child:
         return _guided(chosen.targets[0], [chosen.targets[1], *rest, *chosen.targets[2:]])
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     guided = importlib.util.find_spec("atheris") is not None
     if not guided:
         print("atheris is not installed: fuzzing blindly. pip install -r requirements-fuzz.txt")
     import targets
 
+    if unknown := [name for name in chosen.targets if name not in targets.TARGETS]:
+        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(targets.TARGETS)}")
     failed = []
     for name in chosen.targets or targets.TARGETS:
         print(f"fuzzing {name} for {chosen.seconds} s", flush=True)

@@ -58,3 +58,13 @@ def test_a_run_in_a_folder_with_a_space_in_its_name(tmp_path: Path) -> None:
     done = run(sys.executable, folder / "fuzz" / "run.py", "--seconds=1", "name", env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("no findings\n")
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [("--second=1", "unrecognized arguments: --second=1"), ("nome", "no such target: nome; there are http1, ")],
+)
+def test_a_run_with_a_wrong_word(word: str, told: str) -> None:
+    done = run(sys.executable, HERE / "fuzz" / "run.py", word)
+    assert done.returncode == 2
+    assert told in done.stderr
