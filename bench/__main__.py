@@ -102,16 +102,24 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__, allow_abbrev=False)
     parts = ("table", *_GROWTH, *_MIXED, "workers", "price")
     parser.add_argument("--part", action="append", choices=parts, help="what to measure; repeatable [table]")
-    parser.add_argument("--only", action="append", help="of the proxies in the table, only this; repeatable")
-    parser.add_argument("--rounds", type=int, help="of the table, mixed loads, workers and prices [3]")
+    names = [peer.name for peer in registry.every(Certifier())]
+    told = f"of the proxies in the table, only this; repeatable: {', '.join(map(repr, names))}"
+    parser.add_argument("--only", action="append", choices=names, metavar="PROXY", help=told)
+    parser.add_argument("--rounds", type=_number, help="of the table, mixed loads, workers and prices [3]")
     parser.add_argument("--quick", action="store_true", help="little of everything: to see that it works")
-    parser.add_argument("--cores", type=int, default=1, help="for the proxy [1]")
+    parser.add_argument("--cores", type=_number, default=1, help="for the proxy [1]")
     parser.add_argument(
         "--option", action="append", default=[], help="a further word of certifier's command line; repeatable"
     )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where the results go [build/bench]")
     parser.add_argument("--work", default=_DISK, help=f"where proxies have their folders, on a disk [{_DISK}]")
     return parser
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: not a whole number of at least 1")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import pytest
 from lab import HERE, run
 
 from bench.price import WAYS
@@ -84,3 +85,11 @@ def test_a_proxy_that_does_not_start_is_told_and_fails_the_run(tmp_path: Path) -
     done = run(sys.executable, "-m", "bench", *words, cwd=HERE)
     assert done.returncode == 1
     assert "certifier failed: certifier: --days=0: not a whole number from 1 to 397" in done.stdout
+
+
+@pytest.mark.parametrize("word", ["--only=certifer", "--rounds=0", "--rounds=-1", "--cores=0"])
+def test_a_wrong_word_leaves_what_was_measured(tmp_path: Path, word: str) -> None:
+    done = run(sys.executable, "-m", "bench", "--quick", word, f"--out={tmp_path}", f"--work={tmp_path}", cwd=HERE)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"python -m bench: error: argument {word.partition('=')[0]}: ")
+    assert list(tmp_path.iterdir()) == []
