@@ -67,11 +67,15 @@ def main(argv: list[str]) -> int:
                 failed = bool(table.problems)
                 results.parts["table"] = table.as_json()
                 print(report.table(results.parts["table"]), report.notes(results.parts["table"]), sep="\n\n")
-    results.save()
-    (chosen.out / "RESULTS.md").write_text(report.document(results.parts))
-    for name, drawing in plot.drawings(results.parts).items():
-        (chosen.out / name).write_text(drawing)
+            _write(results)  # now: the next part may take minutes, and be interrupted
     return int(failed)
+
+
+def _write(results: Results) -> None:
+    results.save()
+    (results.folder / "RESULTS.md").write_text(report.document(results.parts))
+    for name, drawing in plot.drawings(results.parts).items():
+        (results.folder / name).write_text(drawing)
 
 
 def _table(peers: list[Peer], lab: Lab, told: dict[str, str]) -> Table:

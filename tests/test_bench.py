@@ -93,3 +93,13 @@ def test_a_wrong_word_leaves_what_was_measured(tmp_path: Path, word: str) -> Non
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"python -m bench: error: argument {word.partition('=')[0]}: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_measured_before_a_failure_is_kept(tmp_path: Path) -> None:
+    """The second way of observing gives the option once more, which certifier refuses."""
+    words = ("--part=row", "--part=price", "--option=--log-requests", f"--out={tmp_path}", f"--work={tmp_path}")
+    done = run(sys.executable, "-m", "bench", "--quick", *words, timeout=50, cwd=HERE)
+    assert done.returncode == 1
+    assert "--log-requests is given twice" in done.stderr
+    assert list(json.loads((tmp_path / "results.json").read_text())) == ["growth"]
+    assert "Connections in a row" in (tmp_path / "RESULTS.md").read_text()
