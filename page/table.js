@@ -4,6 +4,16 @@ import { element } from "./format.js";
 
 const FIELDS = [["Request", "request_fields"], ["Response", "response_fields"]];
 
+// Makes a node as it should be, and touches only what differs: a selection in the rest stays, and the keyboard focus.
+function update(node, wanted) {
+  if (node.isEqualNode(wanted)) return;
+  const parts = [...node.childNodes];
+  const others = [...wanted.childNodes];
+  const alike = node.nodeName === wanted.nodeName && node.className === wanted.className;
+  if (alike && parts.length > 0 && parts.length === others.length) parts.forEach((part, at) => update(part, others[at]));
+  else node.replaceWith(wanted);
+}
+
 export class Table {
   // Columns: { title, text(row), small(row), tone(row), kind }. "facts" returns pairs of label and text for a row.
   constructor(label, columns, facts, empty) {
@@ -84,7 +94,8 @@ export class Table {
       const lines = entry.row[key].map(([name, value]) => element("li", {}, element("span", {}, `${name}: `), value));
       return element("section", {}, element("h3", {}, `${title} fields`), element("ul", {}, ...lines));
     });
-    entry.detail.firstChild.replaceChildren(list, ...(heads.length ? [element("div", { class: "fields" }, ...heads)] : []));
+    const fields = heads.length ? element("div", { class: "fields" }, ...heads) : null;
+    update(entry.detail.firstChild, element("td", { colspan: this.columns.length }, list, fields));
   }
 
   toggle(entry) {

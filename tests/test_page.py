@@ -247,6 +247,26 @@ def test_rows_open_by_keyboard_while_text_is_selected(page: Page, proxy: Program
     assert page.value("document.querySelectorAll('#panel-tunnels .detail').length") == 1
 
 
+def test_what_is_open_is_used_by_keyboard_and_copied_while_it_changes(
+    page: Page, proxy: Program, origin: Origin
+) -> None:
+    facts = "document.querySelector('#panel-tunnels .facts')"
+    with secure_tunnel(proxy, f"localhost:{origin.port}") as secure:
+        page.until("document.querySelector('#panel-tunnels').innerText.includes('● open')")
+        page.click("#panel-tunnels tbody:first-of-type td:nth-child(4)")
+        page.value(f"getSelection().selectAllChildren({facts}.querySelector('dd'))")
+        selected = page.value("getSelection().toString()")
+        page.press("Tab")
+        get(secure, "/while-it-is-open")
+        for _ in range(2):  # it is open longer each second
+            before = page.text("#panel-tunnels .facts")
+            page.until(f"{facts}.innerText !== {json.dumps(before)}")
+        assert page.value("getSelection().toString()") == selected
+        assert re.search(r"Received by the client\n\d+ B", page.text("#panel-tunnels .facts"))
+        page.press("Enter")
+        page.until("document.querySelector('#panel-requests').innerText.includes('/while-it-is-open')")
+
+
 def test_everything_is_reached_by_tab(page: Page) -> None:
     seen = set()
     for _ in range(60):
