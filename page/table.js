@@ -32,6 +32,8 @@ export class Table {
   // Takes the rows in the order to show them, each with a unique "key".
   show(rows, nothing) {
     const focused = document.activeElement;
+    const held = this.table.contains(focused) ? this.entryOf(focused) : undefined;
+    const place = held === undefined ? 0 : this.buttons().indexOf(held.button);
     const keys = new Set(rows.map((row) => row.key));
     for (const [key, entry] of this.entries) {
       if (!keys.has(key)) {
@@ -47,11 +49,27 @@ export class Table {
       if (entry.body === next) next = next.nextElementSibling;
       else this.table.insertBefore(entry.body, next);
     }
-    if (focused !== document.activeElement && this.table.contains(focused)) focused.focus();
+    if (held !== undefined && focused !== document.activeElement) this.refocus(focused, held, place);
     if (!this.table.querySelector(".more[tabindex='0']")) this.table.querySelector(".more")?.setAttribute("tabindex", "0");
     this.table.hidden = rows.length === 0;
     this.empty.hidden = rows.length > 0;
     this.empty.textContent = nothing ?? this.nothing;
+  }
+
+  // Gives the focus back to what was moved; if that is gone, to its row, or to the one in the place of that. Does not
+  // scroll: the user may look elsewhere.
+  refocus(focused, held, place) {
+    if (this.table.contains(focused)) {
+      focused.focus({ preventScroll: true });
+      return;
+    }
+    const buttons = this.buttons();
+    const next = buttons.includes(held.button) ? held.button : buttons[Math.min(place, buttons.length - 1)];
+    if (next !== undefined) this.focus(next, false);
+  }
+
+  buttons() {
+    return [...this.table.querySelectorAll(".more")];
   }
 
   add(row, fresh) {
@@ -126,7 +144,7 @@ export class Table {
   }
 
   key(event) {
-    const buttons = [...this.table.querySelectorAll(".more")];
+    const buttons = this.buttons();
     const at = buttons.indexOf(document.activeElement);
     if (at < 0) return;
     const to = { ArrowUp: at - 1, ArrowDown: at + 1, Home: 0, End: buttons.length - 1, PageUp: at - 10, PageDown: at + 10 };
@@ -141,10 +159,10 @@ export class Table {
   }
 
   // Only one row at a time is in the tab order.
-  focus(button) {
+  focus(button, scrolls = true) {
     for (const other of this.table.querySelectorAll(".more[tabindex='0']")) other.setAttribute("tabindex", "-1");
     button.setAttribute("tabindex", "0");
-    button.focus();
-    button.closest("tr").scrollIntoView({ block: "nearest" });
+    button.focus({ preventScroll: true });
+    if (scrolls) button.closest("tr").scrollIntoView({ block: "nearest" });
   }
 }

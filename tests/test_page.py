@@ -247,6 +247,26 @@ def test_rows_open_by_keyboard_while_text_is_selected(page: Page, proxy: Program
     assert page.value("document.querySelectorAll('#panel-tunnels .detail').length") == 1
 
 
+def test_the_focus_stays_among_the_rows_when_its_own_falls_off(page: Page) -> None:
+    page.look(1280, 900, motion="reduce")  # or it would be seen to scroll only later
+    told = page.value("""import('/table.js').then(({ Table }) => {
+        const table = new Table("", [{ title: "", text: (row) => row.key }], () => [["Its number", "1"]], "");
+        document.body.append(table.box);
+        const show = (...keys) => {
+            table.show(keys.map((key) => ({ key })));
+            return document.activeElement.ariaLabel;
+        };
+        show("3", "2", "1");
+        const last = [...table.table.querySelectorAll(".more")][2];
+        last.click();
+        scrollTo({ top: 0, behavior: "instant" });  // the user reads something else
+        const seen = [show("4", "3", "2", "1"), show("5", "4", "3", "2"), show("2", "6"), show(), scrollY];
+        table.box.remove();
+        return seen;
+    })""")
+    assert told == ["1", "2", "2", None, 0]
+
+
 def test_what_is_open_is_used_by_keyboard_and_copied_while_it_changes(
     page: Page, proxy: Program, origin: Origin
 ) -> None:
