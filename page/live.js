@@ -2,6 +2,7 @@
 
 const MOST_ROWS = 300;
 const HISTORY_SECONDS = 300;
+const AHEAD = 2; // a worker's clock may be a little later; samples later than that, a clock that was set back has left
 const SOONEST = 1000; // milliseconds before the first retry
 const LATEST = 15000;
 const SILENT = 5000; // without an event; one is due each second, but a dead machine or network closes no connection
@@ -72,7 +73,7 @@ export class Live {
     const samples = new Map(this.history.map((sample) => [sample.at, sample]));
     for (const sample of snapshot.history) samples.set(sample.at, sample);
     this.history = [...samples.values()]
-      .filter((sample) => sample.at > snapshot.now - HISTORY_SECONDS)
+      .filter((sample) => sample.at > snapshot.now - HISTORY_SECONDS && sample.at < snapshot.now + AHEAD)
       .sort((one, other) => one.at - other.at);
     for (const [kind, rows] of Object.entries(this.rows)) {
       for (const row of snapshot[kind]) rows.set(row.key, row);

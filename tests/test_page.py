@@ -408,6 +408,21 @@ def test_it_finds_its_proxy_again(browser: Browser, tmp_path: Path) -> None:
         page.close()
 
 
+def test_a_clock_that_is_set_back(page: Page) -> None:
+    told = page.value("""import('/live.js').then(({ Live }) => {
+        const live = new Live(() => {}, () => {});
+        live.source.close();
+        const take = (now, ...seconds) => live.take({
+            now, open: [], tunnels: [], requests: [], refusals: [], history: seconds.map((at) => ({ at })),
+        });
+        take(5000, 4999, 5000, 5001);
+        const before = live.history.map(({ at }) => at);
+        take(1000, 999, 1000);
+        return [before, live.history.map(({ at }) => at)];
+    })""")
+    assert told == [[4999, 5000, 5001], [999, 1000]]
+
+
 def test_a_proxy_that_falls_silent_is_not_called_live(browser: Browser, tmp_path: Path) -> None:
     """Its machine may have lost power or network, with nobody left to close the connection."""
     with Program(tmp_path, *BASE) as running:
