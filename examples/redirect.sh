@@ -17,6 +17,7 @@ work=$(mktemp -d)
 pids=
 trap 'kill $pids 2>/dev/null || true; wait; rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM # dash runs the line above only at an exit of its own
+unset no_proxy NO_PROXY # or curl might not use the proxy
 cd "$work"
 
 # Waits until a line of the file matches the expression, and prints what its parentheses capture.

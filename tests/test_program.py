@@ -761,3 +761,10 @@ def test_the_checks_run_in_a_folder_with_a_space_in_its_name(tmp_path: Path) -> 
     done = run("make", "check", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f"run by {folder}/.venv/bin/python"
+
+
+def test_the_example_runs_where_no_host_is_to_be_proxied() -> None:
+    environment = {**os.environ, "PYTHON": sys.executable, "NO_PROXY": "*", "no_proxy": "*"}
+    done = run("sh", HERE / "examples" / "redirect.sh", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "seen: POST api.example.com/v1/orders" in done.stdout
