@@ -76,7 +76,10 @@ class Entry(NamedTuple):
     @classmethod
     def of(cls, path: Path) -> "Entry":
         """The entry of a file. Raises ``OSError`` if it is gone."""
-        found = path.stat()
+        try:
+            found = path.stat()
+        except OSError:
+            found = path.lstat()  # an operator's link whose target is gone or can't be reached
         try:
             ours = is_ours(path)
         except OSError:

@@ -494,6 +494,24 @@ def test_what_is_removed_meanwhile_is_no_problem(room: Room) -> None:
         check.checked = 0
 
 
+@pytest.mark.parametrize("target", ["gone.pem", "www.example.com.crt"])
+def test_a_link_that_leads_nowhere_is_told(room: Room, target: str) -> None:
+    """As an operator makes it to a file that is then moved; the second leads to itself."""
+    room.path.unlink()
+    room.path.symlink_to(target)
+    found = in_json(room, "check", STORE, *SIGN, status=1)
+    assert isinstance(found, dict)
+    (told,) = found["problems"]
+    assert told["where"] == str(room.path.relative_to(room.folder))
+    assert told["problem"].startswith("it can't be read: ")
+    rows = in_json(room, "list", STORE, status=1)
+    assert isinstance(rows, list)
+    assert (rows[2]["name"], rows[2]["made_by"]) == ("www.example.com", "operator")
+    assert told["problem"] == f"it can't be read: {rows[2]['error']}"
+    in_json(room, "prune", STORE, "--keep=0")
+    assert room.path.is_symlink()
+
+
 def test_check_after_another_ca(room: Room) -> None:
     authority = TestCA("two")
     (room.folder / "ca.crt").write_bytes(authority.pem)

@@ -213,11 +213,12 @@ def test_a_walk_tells_whose_files_they_are(certs: Store) -> None:
     place(certs, "_.example.com", PEM)
     (certs.root / "abc").mkdir()
     (certs.root / "abc" / "x.crt.rejected").write_bytes(PEM)
-    (certs.root / "abc" / "gone.crt").symlink_to("nowhere")
+    (certs.root / "abc" / "dangling.crt").symlink_to("nowhere")
     (certs.root / "abc" / "folder.crt").mkdir()
     assert sorted((entry.name, entry.ours) for entry in certs.entries()) == [
         ("*.example.com", False),
         ("a.example", True),
+        ("dangling", False),
         ("folder", False),  # it can't be read
     ]
 
