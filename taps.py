@@ -41,9 +41,6 @@ from recorder import Observer
 HOOKS = ("opened", "data", "request", "response", "closed")
 BODY_MAX = 1_048_576  # octets of each body that are kept for response(), unless the file says otherwise
 _EMPTY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
-# Whatever a tap may raise. SystemExit would end the proxy, and a Timeout is the tap's own: none is ever started around
-# a tap. GreenletExit is not a failure: the tunnel is being ended.
-_FAILURES = (Exception, SystemExit, gevent.Timeout)
 
 # Calling one of these only returns an object for something else to run: a tap that should refuse would refuse nothing.
 _NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -116,7 +113,7 @@ class Tap:
         try:
             names = runpy.run_path(str(path))
             self.body_max = int(names.get("BODY_MAX", BODY_MAX))
-        except _FAILURES as error:
+        except BaseException as error:
             log.exception("%s can't be loaded", path)
             raise UsageError(f"--tap={path}: {type(error).__name__}: {error}") from error
         self.path = path
@@ -148,7 +145,11 @@ class Tap:
             return None
         try:
             return function(*arguments)
-        except _FAILURES as error:
+        except gevent.GreenletExit:  # not a failure: the tunnel is being ended
+            raise
+        except BaseException as error:
+            # Not all of these are Exceptions: SystemExit and KeyboardInterrupt, which would end the proxy (no signal
+            # raises them here), a panic in Rust (PyO3), a Timeout, which is the tap's own: none is started around it.
             if not self._fail_closed:
                 log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
                 self._hooks.clear()

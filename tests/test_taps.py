@@ -154,7 +154,7 @@ def test_one_that_fails_is_taken_out_and_the_traffic_goes_on(
         program.lines = [line for line in program.lines if "Traceback" not in line]  # this one is expected
 
 
-@pytest.mark.parametrize("raised", ["SystemExit('enough')", "gevent.Timeout(1)"])
+@pytest.mark.parametrize("raised", ["SystemExit('enough')", "KeyboardInterrupt", "BaseException", "gevent.Timeout(1)"])
 def test_one_that_wants_to_end_all_is_taken_out_as_well(
     tmp_path: Path, roots: Path, server: Origin, raised: str
 ) -> None:
@@ -174,13 +174,15 @@ def request(exchange):
     exchange.method = None  # what it had begun to change is not what others are told
     if exchange.target == "/raises":
         raise SystemExit
+    if exchange.target == "/panics":
+        raise type("PanicException", (BaseException,), {})
     if exchange.target == "/strange":
         return "no answer"
     exchange.method = "GET"
 """
 
 
-@pytest.mark.parametrize("path", ["/raises", "/strange"])
+@pytest.mark.parametrize("path", ["/raises", "/panics", "/strange"])
 def test_one_that_fails_closed_stays_and_what_it_fails_on_is_refused(
     tmp_path: Path, roots: Path, server: Origin, path: str
 ) -> None:
