@@ -1,6 +1,7 @@
 """Rejects what recipients parse differently, for connections whose requests must be judged before they pass.
 
-Each function raises ``Unreadable``. The differences were observed in Go, Node.js, Python's http.server or HAProxy.
+Each function raises ``Unreadable``. The differences were observed in Go, Node.js, Python's http.server, HAProxy or
+waitress.
 """
 
 import re
@@ -9,6 +10,7 @@ from exchange import Exchange, Fields, Unreadable, header
 from fields import connection_options
 from heads import TCHAR
 
+_VERSIONS = (b"1.0", b"1.1")
 # A path, or a URI whose scheme everyone treats alike; no fragment, which some ignore.
 _TARGET = re.compile(rb"(?:/|\*\Z|https://[^/?#]+(?:[/?]|\Z))[^#]*\Z", re.IGNORECASE)
 _HTTP = re.compile("(?i)h2c|http|tls")  # protocol names that begin so: RFC 9110 §7.8, RFC 7540 §3.2, RFC 2817
@@ -19,6 +21,12 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _ENDS = re.compile(rb"[\0\r\n]")
 _OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
+
+
+def check_version(version: bytes) -> None:
+    """Reject an HTTP/1 request in another version than 1.0 and 1.1: waitress would ignore its Transfer-Encoding."""
+    if version not in _VERSIONS:
+        raise Unreadable("it is not HTTP/1.1")
 
 
 def check_authority(*said: str) -> None:

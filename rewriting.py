@@ -165,8 +165,6 @@ class Rewriter(Http1):
         except Unreadable as error:
             raise Refused(f"a request that can't be judged: {error}") from error
         exchange = self._asked[-1]
-        if exchange.version not in ("1.0", "1.1"):
-            raise Refused("a request that can't be judged: it is not HTTP/1.1")
         last = exchange.version == "1.0" or b"close" in connection_options(exchange.request_fields)
         answer, changed = judge(exchange, self._decide)
         if answer is not None:
