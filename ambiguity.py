@@ -69,11 +69,6 @@ def check_http2(special: dict[bytes, str], fields: Fields) -> None:
     path = special.get(b":path")
     if path is not None and not _PATH.fullmatch(path):
         raise Unreadable("a malformed path")
-    check_http2_fields(fields)
-
-
-def check_http2_fields(fields: Fields) -> None:
-    """The same for the request's fields or its trailers."""
     for name, value in fields:
         if not _NAME.fullmatch(name) or name in _OF_HTTP1 or _ENDS.search(value):
             raise Unreadable("a malformed field")

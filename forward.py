@@ -41,6 +41,7 @@ class Forwarding:
     """One request from a client's socket to an origin's, and the response back.
 
     Both are reported to the ``recorder`` as ``exchange``; their octets are added to the ``meter`` of all connections.
+    Where requests are ``judged``, their trailers, which nobody has seen, stay behind: see ``framing.Chunked``.
     """
 
     def __init__(
@@ -52,10 +53,12 @@ class Forwarding:
         recorder: Recorder,
         exchange: Exchange,
         meter: Meter,
+        judged: bool = False,
     ) -> None:
         self._recorder = recorder
         self._exchange = exchange
         self._meter = meter
+        self._judged = judged
         self._client = client
         self._origin = origin
         self._head = head
@@ -141,7 +144,8 @@ class Forwarding:
                 elif isinstance(event, h11.EndOfMessage):
                     self._uploaded = True
                     self._exchange.request_ended = time.monotonic()
-                    out = self._to_origin.send(h11.EndOfMessage(headers=fields.trailers(event)))
+                    trailers = fields.trailers(event) if not self._judged else []
+                    out = self._to_origin.send(h11.EndOfMessage(headers=trailers))
                 else:
                     return
                 try:

@@ -170,8 +170,8 @@ class Http2:
             self._request(stream, special, fields, len(block))
         elif special:  # trailers have no pseudo-fields, RFC 9113 §8.1
             raise Unreadable("a request on a stream that is not new")
-        elif self._strict:
-            ambiguity.check_http2_fields(fields)
+        elif self._strict and fields:
+            raise Unreadable("trailers, which may be read as another request")
 
     def _settings(self, side: _Side, payload: bytes) -> None:
         if len(payload) % 6:

@@ -99,9 +99,9 @@ class PlainHttp:
                 head = replace(head, method=exchange.method, headers=exchange.request_fields)
             if changed is None or not head.header(b"host"):  # a Host that a tap sets counts
                 head = replace(head, headers=fields.addressed(head.headers, target))
-            return Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter).run(
-                target, exchange.target, behind
-            )
+            judged = self._sight.rewrites or self._policy.denies_mismatch
+            forwarding = Forwarding(client.sock, origin, head, record, recorder, exchange, self._meter, judged)
+            return forwarding.run(target, exchange.target, behind)
         record_answer(recorder, exchange, answer, closing=True)
         record.status = answer.status
         client.sock.settimeout(STREAM_SECONDS)

@@ -100,7 +100,8 @@ def content(body: Body, data: bytes, size: int) -> tuple[bytes, bytes, bool]:
     return found, b"", done
 
 
-CHUNKED = b'3\r\nabc\r\nA ;x="y"\r\n0123456789\r\n0\r\nA-B:  c \r\nD:\r\n\r\n'
+TRAILERS = b"A-B:  c \r\nD:\r\n"
+CHUNKED = b'3\r\nabc\r\nA ;x="y"\r\n0123456789\r\n0\r\n' + TRAILERS + b"\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
@@ -117,10 +118,22 @@ def test_bodies_however_they_are_cut(size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
 def test_where_bodies_are_judged_lines_end_with_crlf(size: int) -> None:
-    assert content(Chunked(strict=True), CHUNKED + b"rest", size) == (b"abc0123456789", b"rest", True)
-    for line in (b"3\r\n", b"abc\r\n", b"0\r\n", b"D:\r\n"):
+    body = CHUNKED.replace(TRAILERS, b"")
+    assert content(Chunked(strict=True), body + b"rest", size) == (b"abc0123456789", b"rest", True)
+    for line in (b"3\r\n", b"abc\r\n", b"0\r\n", b"\r\n"):
+        head, found, rest = body.rpartition(line)
         with pytest.raises(Unreadable, match="bare LF"):
-            content(Chunked(strict=True), CHUNKED.replace(line, line.replace(b"\r", b""), 1), size)
+            content(Chunked(strict=True), head + found.replace(b"\r", b"") + rest, size)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1 << 20])
+@pytest.mark.parametrize("trailers", [TRAILERS, b"A: /b HTTP/1.1\r\nHost: c\r\n", b"A:\r\n", b"no colon\r\n"])
+def test_where_bodies_are_judged_there_are_no_trailers(trailers: bytes, size: int) -> None:
+    """Java's HttpServer and Cheroot take them for the next request, WEBrick for fields of this one's head."""
+    with pytest.raises(Unreadable, match="trailers"):
+        content(Chunked(strict=True), CHUNKED.replace(TRAILERS, trailers), size)
+    with pytest.raises(Unreadable, match="trailers"):
+        content(Chunked(strict=True), CHUNKED.partition(TRAILERS)[0] + trailers[:1], size)
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])

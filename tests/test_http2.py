@@ -557,16 +557,17 @@ def test_a_tunnel_for_requests_that_nobody_would_see_is_malformed_where_that_mat
         assert len(seen.begun) == 1 - len(refused)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [(b"a", b"b\r\n\r\nGET / HTTP/1.1"), (b"a", b"\0"), (b"a b", b"c"), (b"transfer-encoding", b"x")]
-)
-def test_trailers_are_malformed_in_the_same_ways(name: bytes, value: bytes) -> None:
-    trailers = HeadersFrame(1, hpack.Encoder().encode([(name, value)]), flags=["END_HEADERS", "END_STREAM"])
+@pytest.mark.parametrize("fields", [[], [(b"a", b"/b HTTP/1.1")], [(b"grpc-status", b"0")], [(b"a b", b"c")]])
+def test_trailers_are_malformed_where_that_matters(fields: list[tuple[bytes, bytes]]) -> None:
+    """HAProxy passes them on in HTTP/1.1, where Java's HttpServer and Cheroot take them for the next request."""
+    trailers = HeadersFrame(1, hpack.Encoder().encode(fields), flags=["END_HEADERS", "END_STREAM"])
     ask = HeadersFrame(1, block(ASK), flags=["END_HEADERS"])
     for strict in (False, True):
         seen = Seen()
         play(Http2(seen.recorder(), strict), [(CLIENT, PREFACE + wire(ask, DataFrame(1, b"x"), trailers))])
-        assert seen.notes == ["malformed HTTP/2 from the client: a malformed field"] * strict
+        assert [note.partition(",")[0] for note in seen.notes] == ["malformed HTTP/2 from the client: trailers"] * (
+            strict and bool(fields)
+        )
 
 
 @pytest.mark.parametrize(
@@ -642,7 +643,7 @@ def test_what_clients_say_is_not_malformed() -> None:
     pair.answer(pair.ask([*ASK, ("content-length", "25")], body=b"x" * 25), body=b"early")
     pair.answer(pair.ask([*ASK, ("content-length", "0")]))
     pair.answer(pair.ask([*ASK, ("te", "trailers"), ("cookie", "a=b; c"), ("x", "")]), body=b"hello")
-    pair.answer(pair.ask(body=b"x", trailers=[("grpc-status", "0"), ("x", "")]))
+    pair.answer(pair.ask(body=b"x"))
     pair.answer(pair.ask([(":method", "OPTIONS"), (":scheme", "https"), (":authority", "a.example"), (":path", "*")]))
     seen = Seen()
     play(Http2(seen.recorder(), strict=True), pair.said)

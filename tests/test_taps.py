@@ -3,6 +3,7 @@
 import json
 import re
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import Iterator
@@ -375,6 +376,41 @@ def test_bodies_pass_a_tap_that_acts_and_what_it_cannot_judge_does_not(
                 assert read_reply(secure, body=False).status == 101
                 secure.sendall(b"\x82\x83\0\0\0\0abc")  # a masked binary message
                 assert secure.recv(100) == b"\x82\x03abc"
+
+
+@pytest.mark.parametrize("judge", ["tap", "--mismatch=deny"])
+def test_trailers_which_nobody_has_seen_do_not_pass_where_requests_are_judged(
+    tmp_path: Path, roots: Path, server: Origin, judge: str
+) -> None:
+    """Some origins take them for another request. In plain HTTP, which is framed anew, they can be left out."""
+    heard: list[bytes] = []
+
+    def hear(sock: socket.socket) -> None:
+        data = b""
+        while not data.endswith(b"0\r\n\r\n"):
+            more = sock.recv(65_536)
+            assert more
+            data += more
+        heard.append(data)
+        sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    option = judge if judge != "tap" else tap(tmp_path, "REWRITE = True\ndef request(exchange): pass")
+    body = b"2\r\nhi\r\n0\r\n"
+    trailers = b"A: /b HTTP/1.1\r\nX: y\r\n\r\n"
+    with watched(tmp_path, roots, option) as program, Origin(hear) as plain:
+        head = "POST {} HTTP/1.1\r\nHost: {}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for end in (b"\r\n", trailers):
+            with secure_tunnel(program, f"localhost:{server.port}") as secure:
+                secure.sendall(head.format("/", "localhost").encode() + body + end)
+                if end != trailers or judge == "tap":
+                    assert read_reply(secure).status == (403 if end == trailers else 200)
+                else:  # it might be answered at any time
+                    with pytest.raises((ssl.SSLEOFError, ConnectionResetError)):
+                        read_reply(secure)
+        host = f"localhost:{plain.port}"
+        asked = head.format(f"http://{host}/", host).encode() + body + trailers
+        assert exchange(program.address, asked).status == 204
+        assert heard[0].endswith(b"\r\n\r\n" + body + b"\r\n")
 
 
 def test_what_comes_with_the_request_for_an_upgrade(tmp_path: Path, roots: Path, certificate: Path) -> None:
