@@ -8,7 +8,7 @@ import re
 
 from exchange import Exchange, Fields, Unreadable, header
 from fields import connection_options
-from heads import TCHAR
+from heads import MAX_LENGTH, TCHAR
 
 _VERSIONS = (b"1.0", b"1.1")
 # A path, or a URI whose scheme everyone treats alike; no fragment, which some ignore.
@@ -27,6 +27,12 @@ def check_version(version: bytes) -> None:
     """Reject an HTTP/1 request in another version than 1.0 and 1.1: waitress would ignore its Transfer-Encoding."""
     if version not in _VERSIONS:
         raise Unreadable("it is not HTTP/1.1")
+
+
+def check_length(length: int | None) -> None:
+    """Reject an HTTP/1 request with a length that not everyone can count."""
+    if length is not None and length > MAX_LENGTH:
+        raise Unreadable("a malformed length")
 
 
 def check_authority(*said: str) -> None:

@@ -1,8 +1,8 @@
 """The head of an HTTP/1 request, sans-IO: bytes go in; a ``RequestHead``, "need more" or an error comes out.
 
 h11 parses; checked here is what it accepts and a proxy must not (RFC 9112 §2.2, §5.2, §6.1 and §6.3): a bare LF, a
-folded line, Content-Length with Transfer-Encoding, a CONNECT with a body, a version other than 1.x, and a head that is
-too large but arrives in one piece.
+folded line, Content-Length with Transfer-Encoding or of too many digits, a CONNECT with a body, a version other than
+1.x, and a head that is too large but arrives in one piece.
 """
 
 import re
@@ -104,6 +104,8 @@ def _parse(head: bytes) -> RequestHead:
     body = _BODY_HEADERS.intersection(key for key, _ in request.headers)
     if len(body) == 2:
         raise ClientError("Content-Length beside Transfer-Encoding")
+    if any(key == b"content-length" and int(value) > heads.MAX_LENGTH for key, value in request.headers):
+        raise ClientError("a Content-Length that not everyone can count")
     if request.http_version == b"1.0" and b"transfer-encoding" in body:
         raise ClientError("Transfer-Encoding in HTTP/1.0")
     # "Content-Length: 0" declares none; Windows' own HTTP clients and Mojolicious send it.

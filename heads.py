@@ -13,6 +13,7 @@ import h11
 from exchange import Fields, Unreadable
 
 TCHAR = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # of a token, such as a method or a field's name: RFC 9110 §5.6.2
+MAX_LENGTH = 10**18 - 1  # octets of a request's body: to HAProxy 2.6, a Content-Length of 2**64 + 1 is 1
 
 _TOKEN = TCHAR + rb"++"
 _FIELDS = rb"((?:" + _TOKEN + rb":[ \t]*+(?:[!-~]++(?:[ \t]+[!-~]++)*+)?[ \t]*+\r\n)*+)\r\n"

@@ -150,6 +150,7 @@ class Http1:
         authority = authority_of(target) or host.decode("latin-1")
         if self._strict:
             ambiguity.check_version(found.version)
+            ambiguity.check_length(length)
             ambiguity.check_target(found.method, found.target)
             ambiguity.check_authority(authority, host.decode("latin-1"))
         exchange = self._recorder.request(
