@@ -15,6 +15,7 @@ from heads import TCHAR
 
 MAX_HEAD = 65_536  # octets of a head, or of trailers; browsers and servers stop at 8 to 64 KiB
 MAX_LINE = 4096  # octets of a chunk's size and its extensions
+MAX_CHUNK = (1 << 31) - 1  # octets of a chunk where requests are judged: to Java's HttpServer, 2**32 + 1 is 1
 
 _END = re.compile(rb"\n\r?\n")  # a recipient may accept a bare LF as a line terminator, RFC 9112 §2.2
 _CHUNK = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*(?:;[^\r\n]*)?\r?\n\Z")
@@ -152,10 +153,11 @@ class Chunked:
     fields of the head.
     """
 
-    __slots__ = ("_line", "_next", "_room", "_strict", "left", "trailers")
+    __slots__ = ("_line", "_most", "_next", "_room", "_strict", "left", "trailers")
 
-    def __init__(self, strict: bool = False) -> None:
+    def __init__(self, strict: bool = False, most: int = sys.maxsize) -> None:
         self._strict = strict
+        self._most = most  # octets of a chunk
         self.trailers: Fields = []
         self.left = 0  # octets of the current chunk
         self._line = bytearray()  # an incomplete line
@@ -210,6 +212,8 @@ class Chunked:
         if found is None:
             raise Unreadable("a malformed chunk size")
         self.left = int(found[1], 16)
+        if self.left > self._most:
+            raise Unreadable("a chunk of a size that not everyone can count")
         self._next = _Line.END_OF_CHUNK if self.left else _Line.TRAILER
 
     def _trailer(self, line: bytes) -> None:

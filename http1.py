@@ -12,7 +12,7 @@ import h11
 import ambiguity
 import heads
 from exchange import Exchange, Fields, Unreadable, authority_of, header
-from framing import Body, Chunked, Counted, Heads, UntilClose
+from framing import MAX_CHUNK, Body, Chunked, Counted, Heads, UntilClose
 from recorder import NO_ROOM, Recorder
 
 MAX_WAITING = 100  # unanswered requests of a connection; pipelining clients stop at about 10
@@ -143,7 +143,7 @@ class Http1:
         if framed and (length is not None or found.version == b"1.0"):  # RFC 9112 §6.1: an attempt at smuggling
             raise Unreadable("its body is framed in two ways")
         if framed:
-            self._upload = Chunked(self._strict)
+            self._upload = Chunked(self._strict, MAX_CHUNK) if self._strict else Chunked()
         elif length:
             self._upload = Counted(length)
         target = found.target.decode("ascii")

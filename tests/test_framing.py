@@ -150,6 +150,13 @@ def test_malformed_chunks(data: bytes, size: int) -> None:
         content(Chunked(), data, size)
 
 
+def test_a_chunk_may_be_as_large_as_it_is_allowed_to() -> None:
+    assert content(Chunked(strict=True, most=0xF), b"0f\r\n", 1 << 20) == (b"", b"", False)
+    with pytest.raises(Unreadable, match="not everyone can count"):
+        content(Chunked(strict=True, most=0xF), b"10\r\n", 1 << 20)
+    assert content(Chunked(strict=True), b"100000001\r\nabc", 1 << 20) == (b"abc", b"", False)
+
+
 @pytest.mark.parametrize("size", [1000, 1 << 20])
 def test_trailers_beyond_the_limit_are_not_held(size: int) -> None:
     chunked = Chunked()

@@ -324,6 +324,8 @@ def test_the_authority_of_a_target_counts_before_host(target: str, authority: st
         b"GET admin HTTP/1.1\r\nHost: admin\r\n\r\n",
         b"GET /admin#x HTTP/1.1\r\nHost: a.example\r\n\r\n",
         b"POST / HTTP/1.2\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n9 ;/x HTTP/1.1\r\nHost: b\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n100000001\r\nx\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n080000000\r\n",
         b"GET / HTTP/0.9\r\nHost: a\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551617\r\n\r\nxGET / HTTP/1.1\r\nHost: b\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000000000000\r\n\r\n",
