@@ -28,8 +28,9 @@ _BEGUN = re.compile(_SPACE + rb"*(" + TCHAR + rb"*)(" + _SPACE + rb"[^\n]*)?\Z")
 _LEADING = re.compile(_SPACE + rb"+")
 _MORE = re.compile(TCHAR + rb"+")
 _NO_END = re.compile(rb"[^\n]*")
-_MEANT = re.compile(  # waitress requires no version either, with any method
-    rb"(?i:HTTP/)|(?:\A|%s)%s%s+[!-~]|\A%s*%s+%s+/" % (_SPACE, _KNOWN, _SPACE, _SPACE, TCHAR, _SPACE)
+_MEANT = re.compile(  # waitress requires no version either, with any method; Node.js and aiohttp accept RTSP's
+    rb"(?i:HTTP/)|(?:\A|%s)%s%s+[!-~]|\A%s*%s+%s+(?:/|\* |[A-Za-z][A-Za-z0-9+.-]*://)"
+    % (_SPACE, _KNOWN, _SPACE, _SPACE, TCHAR, _SPACE)
 )
 # Held back until it is judged, since http.server acts on half a head. It knows these methods; holding back whatever
 # may begin with any other would stall protocols that are not HTTP.

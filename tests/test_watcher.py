@@ -188,6 +188,7 @@ def test_garbage_is_the_same_whatever_the_segments(said: Conversation, size: int
         b"A" * 33 + b" /1 HTTP/1.1\r\n",  b" GET /\r\n", b"\tGET /\r\n",
         b"\x0bGET /\r\n", b"GET\xa0/3 HTTP/1.1\r\n", b"GET\x1c/4\x1cHTTP/1.1\r\n", b" GET /09\r\n",
         b"\0GET / HTTP/1.1\r\n", b"\xef\xbb\xbfGET / HTTP/1.1\r\n", b"FOO /\r\n", b"\t1GET\x0b/\r\n",
+        b"DESCRIBE https://a/x RTSP/1.0\r\n", b"DESCRIBE rtsp://a/ ICE/1.0\r\n", b"PLAY * RTSP/1.0\r\n", b"FOO x-y://a\r\n",
         b" \r\nGET / HTTP/1.1\r\n", b"\r\n\t\n\r\nGET / HTTP/1.1\r\n", b" \n" * 40_000 + b"FOO x HTTP/1.1\r\n",
     ],
 )  # fmt: skip
@@ -230,6 +231,7 @@ def test_white_space_costs_what_it_does_however_much_came_before() -> None:
     "first",
     [
         b"AMQP\0\0\x09\1", b"\x10\x10\0\4MQTT", b"SSH-2.0-x\r\n", b"NICK a\r\n",
+        b"INVITE sip:a@b SIP/2.0\r\n",
         b"\x0b\x0a\x09Protobuf!",  # its length octet is white space, and the tag of its first field ends a line
     ],
 )  # fmt: skip
