@@ -134,6 +134,8 @@ class Recorder:
         """End an exchange; ``error`` says why it is incomplete, if it is."""
         exchange.ended = time.monotonic()
         exchange.error = error
+        if error is not None:  # what was asked for, or agreed to, does not follow
+            exchange.upgrade = None
         self._held -= exchange.held
         Recorder._all_held -= exchange.held
         exchange.held = 0

@@ -357,6 +357,7 @@ def test_an_upgrade_to_http_is_refused_where_requests_count(protocol: bytes) -> 
         play(Http1(seen.recorder(), strict), [(who, data.replace(b"websocket", protocol)) for who, data in said], 3)
         what = "malformed response: an upgrade to HTTP, whose" if strict else f"upgraded to {protocol.decode()}"
         assert [note.startswith(what) for note in seen.notes] == [True]
+        assert [exchange.upgrade for exchange in seen.done] == [None if strict else protocol.decode()]
 
 
 @pytest.mark.parametrize("more", [0, 1])

@@ -251,6 +251,12 @@ def test_websocket_by_extended_connect() -> None:
     assert decoder.watching
 
 
+def test_a_websocket_that_is_never_agreed_to_is_not_told_to_go_on() -> None:
+    ask = HeadersFrame(1, block([(":method", "CONNECT"), (":protocol", "websocket"), *ASK[1:4]]), flags=["END_HEADERS"])
+    seen = watch([(CLIENT, PREFACE + wire(ask)), (ORIGIN, wire(RstStreamFrame(1, error_code=7)))])
+    assert [(e.upgrade, e.error) for e in seen.done] == [(None, "reset by the origin: REFUSED_STREAM")]
+
+
 @pytest.mark.parametrize("sizes", [[0], [100], [0, 4096], [65_536], [65_536, 0, 200]])
 def test_header_tables_follow_the_settings_of_the_other_side(sizes: list[int]) -> None:
     pair = Pair()
