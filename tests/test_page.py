@@ -352,6 +352,18 @@ def test_contrast_and_width(page: Page, proxy: Program, origin: Origin, scheme: 
         page.picture(Path(folder) / f"{scheme}-{width}.png", whole=True)
 
 
+def test_high_contrast_leaves_the_colours_that_tell_lines_apart(page: Page) -> None:
+    page.call("Emulation.setEmulatedMedia", features=[{"name": "forced-colors", "value": "active"}])
+    page.click("#pause")
+    style = "(selector, pseudo) => getComputedStyle(document.querySelector(selector), pseudo)"
+    keys = page.value(f"['blue', 'orange'].map((key) => ({style})(`.key.${{key}}`, '::before').backgroundColor)")
+    assert keys == page.value(f"['blue', 'orange'].map((key) => ({style})(`.plots g.${{key}}`).color)")
+    assert len(set(keys)) == 2
+    ground = f"({style})('body').backgroundColor"
+    for state in ("'#link', '::before'", "'#pause'"):
+        assert page.value(f"({style})({state}).backgroundColor !== {ground}")
+
+
 def test_nothing_moves_for_who_does_not_want_it(page: Page, proxy: Program, origin: Origin) -> None:
     moving = "document.getAnimations().some((one) => one.animationName === 'arrive')"
     for motion, moves in (("no-preference", True), ("reduce", False)):
