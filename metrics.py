@@ -53,10 +53,13 @@ _GAUGES = {
     "connections": ("connections", "Connections of clients that are open."),
     "tunnels": ("tunnels_open", "Tunnels that are open."),
     "connections_max": ("connections_max", "Most connections (--max-connections)."),
-    "contexts": ("contexts", "Names whose certificate is in memory."),
+    "contexts": ("contexts", "Names whose certificate is in memory, in each of its processes."),
     "contexts_max": ("contexts_max", "Most names kept in memory (--max, of each of its processes)."),
     "onlookers": ("onlookers", "Clients that watch live data."),
-    "learned": ("learned_bypasses", "Pairs of client and name that pass untouched (--learn-bypass)."),
+    "learned": (
+        "learned_bypasses",
+        "Pairs of client and name that pass untouched, in each of its processes (--learn-bypass).",
+    ),
     "memory_bytes": ("memory_bytes", "Memory in use by its processes."),
 }
 _HISTOGRAMS = {
