@@ -73,14 +73,9 @@ class Check:
             elif stat.S_IMODE(folder.stat().st_mode) & 0o022:
                 meaning = "whoever can write there can remove or replace certificates"
                 yield folder, Fault("others can write there", f"{meaning}: chmod go-w {_word(folder)}")
-        for folder in sorted(self._store.root.glob("[0-9a-f]" * 3)):
-            try:
-                os.scandir(folder).close()
-            except OSError as error:  # the walk over the store skips it
-                yield (
-                    folder,
-                    Fault(f"it can't be read: {error.strerror}", "what is in it is never used, nor checked"),
-                )
+        for folder, error in self._store.unreadable():
+            fault = Fault(f"it can't be read: {error.strerror}", "what is in it is never used, nor checked")
+            yield folder, fault
 
     def certificate(self, entry: Entry) -> Iterator[tuple[Path, Fault]]:
         """Faults of one certificate and its files."""

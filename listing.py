@@ -41,7 +41,10 @@ def main(argv: list[str], version: str) -> int:
         print("[" + ",\n".join(json.dumps(row) for row in rows) + "]")
     else:
         _print_table(rows)
-    return 1 if any(row["error"] for row in rows) else 0
+    unreadable = list(store.unreadable())
+    for folder, error in unreadable:
+        print(f"{escape(folder)}: can't be read: {error.strerror}", file=sys.stderr)
+    return 1 if unreadable or any(row["error"] for row in rows) else 0
 
 
 def row_of(entry: Entry) -> dict[str, object] | None:

@@ -143,6 +143,14 @@ def test_list_tells_what_cannot_be_read(room: Room) -> None:
     assert (rows[2]["error"], rows[2]["made_by"]) == ("Is a directory or no regular file", "operator")
 
 
+def test_list_tells_of_a_folder_that_cannot_be_read(room: Room) -> None:
+    (room.store.root / "0f0").write_text("no folder")
+    done = command(room, "list", STORE)
+    assert done.returncode == 1
+    assert done.stderr == "certs/0f0: can't be read: Not a directory\n"
+    assert len(done.stdout.splitlines()) == 4  # the rest is listed
+
+
 @pytest.mark.parametrize("used", [3e11, -3e11, 1e300])
 def test_list_of_a_time_that_is_in_no_calendar(room: Room, used: float) -> None:
     """Some file systems store such times; ext4 does not."""
