@@ -105,7 +105,6 @@ import socket
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import replace
-from functools import partial
 from shlex import quote
 
 import gevent
@@ -170,15 +169,12 @@ def _run(chosen: Options) -> int:
         )
     listening.check_openness(chosen)
     seeing.check_apart(chosen)
-    files = chosen.leaves.ca.files
-    is_new = files is not None and not os.path.exists(files[0])  # or, with an operator's, there is no start
-    announce = partial(_announce, chosen, is_new=is_new)
     if chosen.workers == 1:
         (listeners,) = listening.bind(chosen.listen, 1)  # first: a failed start must not rotate earlier --pcap files
         try:
             program = Program(chosen, limits)
             program.warn()
-            serve(program, listeners, limits, lambda: announce(listeners), Event())
+            serve(program, listeners, limits, lambda: _announce(chosen, listeners), Event())
         finally:
             listening.close(listeners)
         return 0
@@ -198,7 +194,7 @@ def _run(chosen: Options) -> int:
         supervisor = Supervisor(chosen.workers, work, bound)
     except OSError as error:  # each worker takes descriptors
         raise UsageError(f"--workers={chosen.workers}: can't start so many here: {error.strerror}") from error
-    return supervisor.run(lambda: announce(bound[0]))
+    return supervisor.run(lambda: _announce(chosen, bound[0]))
 
 
 def _work(
@@ -233,8 +229,8 @@ def _work(
     return 0
 
 
-def _announce(chosen: Options, listeners: list[socket.socket], is_new: bool) -> None:
-    """Tell the operator the addresses listened on, the CA certificate, whether it ``is_new``, and a command to try."""
+def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
+    """Tell the operator the addresses listened on, the path of the CA certificate, and a command to try."""
     for listener in listeners:
         logs.say(f"listening on {Target(*listener.getsockname()[:2])}")
     if chosen.leaves.ca.files is not None:
@@ -242,8 +238,6 @@ def _announce(chosen: Options, listeners: list[socket.socket], is_new: bool) -> 
         user = " --proxy-user NAME" if chosen.rules.auth else ""
         path = chosen.leaves.ca.files[0]
         logs.say(f"CA certificate: {path}")
-        if is_new:  # in case it was to be an older one: a volume may not be mounted
-            logs.say("it is new: clients have to be told to trust it")
         logs.say(f"try: curl -x http://{where}{user} --cacert {quote(str(path))} https://www.example.com/")
 
 

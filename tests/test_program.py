@@ -382,14 +382,6 @@ def test_the_crl_that_leaves_point_to(tmp_path: Path) -> None:
         assert "No Revoked Certificates" in shown.stdout
 
 
-@pytest.mark.parametrize("options", [[], ["--workers=2"]], ids=["one", "workers"])
-def test_a_new_ca_is_said_to_be_one(tmp_path: Path, options: list[str]) -> None:
-    for is_new in (True, False):
-        with Program(tmp_path, *GOOD, "--ca=ca", *options) as running:
-            running.wait_for("^try: ")
-        assert ("it is new: clients have to be told to trust it" in running.lines) == is_new
-
-
 def test_a_ca_near_its_end_is_told_at_start(tmp_path: Path) -> None:
     authority = TestCA("op", ends=timedelta(days=20))
     (tmp_path / "ca.crt").write_bytes(authority.pem)
@@ -760,7 +752,7 @@ def test_the_checks_run_in_a_folder_with_a_space_in_its_name(tmp_path: Path) -> 
     shutil.copy(HERE / "Makefile", folder)
     done = run("make", "check", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"run by {folder}/.venv/bin/python"
+    assert f"run by {folder}/.venv/bin/python" in done.stdout.splitlines()
 
 
 def test_the_example_runs_where_no_host_is_to_be_proxied() -> None:
