@@ -41,6 +41,7 @@ from recorder import Observer
 HOOKS = ("opened", "data", "request", "response", "closed")
 BODY_MAX = 1_048_576  # octets of each body that are kept for response(), unless the file says otherwise
 _EMPTY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+_FAILED = "a tap failed on this request"
 
 # Calling one of these only returns an object for something else to run: a tap that should refuse would refuse nothing.
 _NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -158,7 +159,7 @@ class Tap:
                 self._hooks.pop(hook, None)  # another tunnel's call may have failed meanwhile
             else:
                 log.exception("request() of %s failed", self.path)
-                raise Refused("a tap failed on this request") from error
+                raise Refused(_FAILED) from error
             return None
 
     def decide(self, exchange: Exchange) -> Answer | None:
@@ -168,7 +169,7 @@ class Tap:
             return answer
         log.warning("request() of %s returned %r, which is not an Answer", self.path, answer)
         if self._fail_closed:
-            raise Refused("a tap failed on this request")
+            raise Refused(_FAILED)
         return None
 
 
