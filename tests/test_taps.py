@@ -387,7 +387,7 @@ def test_trailers_which_nobody_has_seen_do_not_pass_where_requests_are_judged(
 
     def hear(sock: socket.socket) -> None:
         data = b""
-        while not data.endswith(b"0\r\n\r\n"):
+        while not data.endswith(b"\r\n0\r\n\r\n"):
             more = sock.recv(65_536)
             assert more
             data += more
