@@ -163,6 +163,16 @@ def _write(fd: int, content: bytes) -> None:
     os.fsync(fd)
 
 
+def place(path: Path) -> Path:
+    """Where a file is to be replaced: without links, or one such as /dev/stdout would be replaced itself.
+
+    Raises ``OSError`` if what is there is no file: a pipe, too, may have no other path than such a link.
+    """
+    if reading.exists(path) and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return Path(os.path.realpath(path))
+
+
 def told(error: OSError) -> str:
     """What failed, and on which file if that is known."""
     return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)

@@ -45,8 +45,7 @@ class HarFile:
     """
 
     def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE, keep: int = KEEP) -> None:
-        path = Path(os.path.realpath(path))  # replace the file, not a link to it such as /dev/stdout
-        self._path = path
+        self._path = path = files.place(path)
         self._hidden = path.with_name(f".{path.name}.spare")
         self._between = path.with_name(f".{path.name}.swap")
         self._bare = _HEAD + json.dumps(version).encode() + b'},"pages":[],"entries":[' + _TAIL

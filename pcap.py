@@ -7,11 +7,9 @@ HTTP/1 on any port, but HTTP/2 only where it expects HTTP; to expect it on all p
     tshark -d tcp.port==1-65535,http -r file.pcapng
 """
 
-import errno
 import fcntl
 import logging
 import os
-import stat
 import struct
 import time
 from collections.abc import Callable
@@ -42,7 +40,7 @@ class PcapFile:
     """
 
     def __init__(self, path: Path, version: str, lost: Callable[[int], object] | None = None) -> None:
-        self._path = Path(os.path.realpath(path))  # rename the file, not a link to it such as /dev/stdout
+        self._path = files.place(path)
         self._count = lost
         self._lacks = 0  # octets to be written before packets count as no longer lost
         self._lost = 0  # packets since the last warning
@@ -104,8 +102,6 @@ def _open(path: Path) -> int:
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):  # a readable device would be renamed below
-                raise OSError(errno.EINVAL, "Not a regular file")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_bare(fd):
                 os.ftruncate(fd, 0)

@@ -205,3 +205,20 @@ def test_a_temporary_file_taken_for_stale_is_made_anew(tmp_path: Path, monkeypat
     files.write_new(tmp_path / "x", b"1")
     assert cleared
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_where_a_file_is_replaced(tmp_path: Path) -> None:
+    """Not where a link is, such as /dev/stdout; and a pipe that such a link leads to has no other path at all."""
+    assert files.place(tmp_path / "new") == tmp_path / "new"
+    assert files.place(tmp_path) == tmp_path  # to write there says best why that fails
+    (tmp_path / "link").symlink_to("file")
+    for _ in range(2):
+        assert files.place(tmp_path / "link") == tmp_path / "file"
+        (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "fifo")
+    reader, writer = os.pipe()
+    for path in (tmp_path / "fifo", Path(f"/dev/fd/{writer}"), Path("/dev/zero")):
+        with pytest.raises(OSError, match="Not a regular file"):
+            files.place(path)
+    os.close(reader)
+    os.close(writer)

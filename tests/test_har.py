@@ -364,6 +364,14 @@ def test_a_link_stays_where_it_is(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "disk") == ["a.har"]
 
 
+def test_what_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(OSError, match="Not a regular file"):
+        open_(fifo)
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
 def test_a_folder_that_is_gone_and_comes_back(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
