@@ -14,10 +14,11 @@ Options:
   --json           Print JSON.
   -h --help        Show this and exit.
 
-The time of last use is kept to the hour, as the file's modification time.
+Exit status 1 if a folder can't be read. The time of last use is kept to the hour, as the file's modification time.
 """
 
 import json
+import sys
 import time
 
 from tqdm import tqdm
@@ -27,7 +28,7 @@ from errors import UsageError
 from issuance import open_store
 from log import escape
 from options import store_option
-from pruning import DAY_SECONDS, prune
+from pruning import DAY_SECONDS, Pruned, prune
 
 
 def main(argv: list[str], version: str) -> int:
@@ -43,8 +44,15 @@ def main(argv: list[str], version: str) -> int:
         raise UsageError(f"{store.root} can't be pruned: {error.strerror}") from error
     if line.flag("--json"):
         print(json.dumps({"removed": [gone._asdict() for gone in pruned.removed], "kept": pruned.kept, "dry_run": dry}))
-        return 0
+    else:
+        _print(pruned, dry)
+    unreadable = list(store.unreadable())
+    for folder, why in unreadable:
+        print(f"{escape(folder)}: can't be read: {why.strerror}", file=sys.stderr)
+    return 1 if unreadable else 0
+
+
+def _print(pruned: Pruned, dry: bool) -> None:
     for gone in pruned.removed:
         print(f"{escape(gone.name)}: {gone.reason}")
     print(f"{len(pruned.removed)} {'would be ' if dry else ''}removed, {pruned.kept} kept")
-    return 0

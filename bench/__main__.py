@@ -4,6 +4,7 @@ Prints what it finds and writes results.json, RESULTS.md, results.svg and growth
 """
 
 import argparse
+import os
 import signal
 import sys
 import tempfile
@@ -116,8 +117,16 @@ def _parser() -> argparse.ArgumentParser:
         "--option", action="append", default=[], help="a further word of certifier's command line; repeatable"
     )
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="where the results go [build/bench]")
-    parser.add_argument("--work", default=_DISK, help=f"where proxies have their folders, on a disk [{_DISK}]")
+    parser.add_argument(
+        "--work", type=_folder, default=_DISK, help=f"where proxies have their folders, on a disk [{_DISK}]"
+    )
     return parser
+
+
+def _folder(text: str) -> Path:
+    if not os.access(text, os.W_OK | os.X_OK) or not os.path.isdir(text):
+        raise argparse.ArgumentTypeError(f"{text}: not a folder that can be written to")
+    return Path(text)
 
 
 def _number(text: str) -> int:

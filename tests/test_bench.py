@@ -87,7 +87,7 @@ def test_a_proxy_that_does_not_start_is_told_and_fails_the_run(tmp_path: Path) -
     assert "certifier failed: certifier: --days=0: not a whole number from 1 to 397" in done.stdout
 
 
-@pytest.mark.parametrize("word", ["--only=certifer", "--rounds=0", "--rounds=-1", "--cores=0"])
+@pytest.mark.parametrize("word", ["--only=certifer", "--rounds=0", "--rounds=-1", "--cores=0", "--work=/dev/null"])
 def test_a_wrong_word_leaves_what_was_measured(tmp_path: Path, word: str) -> None:
     done = run(sys.executable, "-m", "bench", "--quick", word, f"--out={tmp_path}", f"--work={tmp_path}", cwd=HERE)
     assert done.returncode == 2

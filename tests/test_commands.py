@@ -143,12 +143,14 @@ def test_list_tells_what_cannot_be_read(room: Room) -> None:
     assert (rows[2]["error"], rows[2]["made_by"]) == ("Is a directory or no regular file", "operator")
 
 
-def test_list_tells_of_a_folder_that_cannot_be_read(room: Room) -> None:
+@pytest.mark.parametrize(("name", "lines"), [("list", 4), ("prune", 1)])
+def test_list_and_prune_tell_of_a_folder_that_cannot_be_read(room: Room, name: str, lines: int) -> None:
+    assert command(room, name, STORE).returncode == 0
     (room.store.root / "0f0").write_text("no folder")
-    done = command(room, "list", STORE)
+    done = command(room, name, STORE)
     assert done.returncode == 1
     assert done.stderr == "certs/0f0: can't be read: Not a directory\n"
-    assert len(done.stdout.splitlines()) == 4  # the rest is listed
+    assert len(done.stdout.splitlines()) == lines  # what is in the others is told
 
 
 @pytest.mark.parametrize("used", [3e11, -3e11, 1e300])
