@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -63,33 +63,36 @@ def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
     sync(path.parent)
 
 
-def create(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """As ``write_new``, but until its folder is synced, the whole file may be lost in a power cut."""
-    if not _create_at_once(path, content, mode):
+def create(path: Path, content: bytes, mode: int = 0o600) -> os.stat_result:
+    """As ``write_new``, but until its folder is synced, the whole file may be lost in a power cut. What it is then."""
+    found = _create_at_once(path, content, mode)
+    if found is None:
         with temporary(path, content, mode) as made:
+            found = os.stat(made)
             _link(made, path)
+    return found
 
 
-def _create_at_once(path: Path, content: bytes, mode: int) -> bool:
+def _create_at_once(path: Path, content: bytes, mode: int) -> os.stat_result | None:
     """Write a file that has no name until it is complete (O_TMPFILE): a third less time, and a crash leaves nothing.
 
-    False if that is not possible: a file system without it, no /proc, macOS; or if the disk fails.
+    None if that is not possible: a file system without it, no /proc, macOS; or if the disk fails.
     """
     try:
         fd = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, mode)
     except (AttributeError, OSError):
-        return False
+        return None
     try:
-        _set_mode(fd, mode)
         _write(fd, content)
+        found = _set_mode(fd, mode)
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # linkat(2): it follows the link
     except FileExistsError:
         raise
     except OSError:
-        return False
+        return None
     finally:
         close(fd)
-    return True
+    return found
 
 
 def _link(made: Path, path: Path) -> None:
@@ -104,21 +107,27 @@ def _link(made: Path, path: Path) -> None:
         os.rename(made, path)
 
 
-def overwrite(path: Path, content: bytes) -> None:
-    """Replace a file's content, completely or not at all, and keep its mode; durable on return.
+@contextmanager
+def rewriting(path: Path, most: int) -> Iterator[tuple[bytes, Callable[[bytes], None]]]:
+    """A file's content, up to its first ``most`` octets, and a function that replaces all of it.
 
-    Content of the same length, up to a sector, is written in place: one sync instead of two, a fifth of the time.
-    A mount point is written over in place; what a power cut leaves of that is undefined.
+    It does so completely or not at all, durably, and keeps the mode. Content of the same length, up to a sector, is
+    written in place: one sync instead of two, a fifth of the time. A mount point is written over in place; what a power
+    cut leaves of that is undefined.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        found = os.fstat(fd)
-        if found.st_size == len(content) <= _SECTOR and os.pwrite(fd, content, 0) == len(content):
-            getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync(2)
-            return
-    finally:
-        close(fd)
-    with temporary(path, content, stat.S_IMODE(found.st_mode)) as made:
+    with reading.opened(path, os.O_RDWR) as (fd, found):
+
+        def rewrite(content: bytes) -> None:
+            if found.st_size == len(content) <= _SECTOR and os.pwrite(fd, content, 0) == len(content):
+                getattr(os, "fdatasync", os.fsync)(fd)  # macOS has no fdatasync(2)
+            else:
+                _replace(path, content, stat.S_IMODE(found.st_mode))
+
+        yield os.pread(fd, min(most, found.st_size), 0), rewrite
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    with temporary(path, content, mode) as made:
         try:
             os.rename(made, path)
         except OSError as error:

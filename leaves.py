@@ -74,7 +74,7 @@ class Leaves:
         """
         replacing, why_replaced = None, ""
         stamp = self._store.stamp(name)
-        candidates, unread = self._load(name)
+        candidates, unread = self._load(name) if any(stamp) else ([], "")
         for stored in candidates:
             try:
                 found = self._check(stored, name, now)
@@ -98,11 +98,10 @@ class Leaves:
         notes += self._once(unread)
         if self._authority is None or not wanted.make:
             return None
-        made = self._make(self._authority, name, now, notes)
+        made = replace(self._make(self._authority, name, now, notes), stamp=stamp)
         if why_replaced:
             notes.append(why_replaced)
-        kept = self._keep(made, name, now, replacing, notes, wanted.used)
-        return replace(kept, stamp=self._store.stamp_again(name, stamp))
+        return self._keep(made, name, now, replacing, notes, wanted.used)
 
     @property
     def is_tidy(self) -> bool:
@@ -172,14 +171,16 @@ class Leaves:
         if self._failing:
             self._failing = False
             notes.append("the store can be written again")
+        # Only that of the saved file is new: what others placed meanwhile must still be noticed.
+        stamp = (stored.state, *made.stamp[1:]) if stored.ours else made.stamp
         if stored.pem.endswith(made.pem):
             if self._bound is not None:
                 self._bound.saved(made.serial)
-            return made
+            return replace(made, stamp=stamp)
         try:
-            return self._check(stored, name, now)
+            return replace(self._check(stored, name, now), stamp=stamp)
         except Unusable:
-            return unstored
+            return replace(unstored, stamp=stamp)
 
     def _pass_over(self, stored: Stored, name: str, now: datetime, why: Unusable) -> list[str]:
         """Skip or move aside an operator's file that can't be served for a name; the notes to log."""

@@ -6,7 +6,8 @@ Every function may block on the disk and raise its ``OSError``. Safe on pool thr
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -30,12 +31,24 @@ def exists(path: Path) -> bool:
 
 def content(path: Path, most: int) -> bytes:
     """The content of a regular file, up to its first ``most`` octets."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would block
+    return content_and_stat(path, most)[0]
+
+
+def content_and_stat(path: Path, most: int) -> tuple[bytes, os.stat_result]:
+    """The same, with what fstat(2) says of the file."""
+    with opened(path, os.O_RDONLY) as (fd, found):
+        return os.read(fd, min(most, found.st_size)), found
+
+
+@contextmanager
+def opened(path: Path, flags: int) -> Iterator[tuple[int, os.stat_result]]:
+    """A descriptor of a regular file, and what fstat(2) says of it."""
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would block
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise IsADirectoryError(errno.EISDIR, "Is a directory or no regular file", str(path))
-        return os.read(fd, min(most, found.st_size))
+        yield fd, found
     finally:
         close(fd)
 

@@ -17,6 +17,7 @@ from errors import RetrievalError
 from ledger import Ledger
 
 MAX_SERIAL = (1 << 159) - 1
+_MOST = 64  # octets that are looked at
 _LINE = re.compile(rb"[0-9]{1,48}\s*\Z")
 
 
@@ -31,9 +32,11 @@ class SerialFile:
         """Create the file with a random serial: a CA made anew must not repeat the serials of the one before it."""
         files.write_new(self.path, b"%d\n" % (secrets.randbits(63) + 1))
 
-    def peek(self, count: int = 1) -> int:
-        """The next serial, without taking it. Raises ``RetrievalError`` if there is none, or not ``count`` of them."""
-        content = reading.content(self.path, 64)
+    def peek(self) -> int:
+        """The next serial, without taking it. Raises ``RetrievalError`` if there is none."""
+        return self._next(reading.content(self.path, _MOST), 1)
+
+    def _next(self, content: bytes, count: int) -> int:
         serial = int(content) if _LINE.match(content) else 0
         if not 0 < serial <= MAX_SERIAL - count:
             raise RetrievalError(f"serial file {self.path} must hold one positive decimal number: the next serial")
@@ -62,10 +65,10 @@ class SerialFile:
         What is to be logged is added to ``notes``. Raises ``RetrievalError`` if the file holds no serial: which ones
         other stores of the same CA have used is then unknown.
         """
-        with files.locked(self._lock):
+        with files.locked(self._lock), files.rewriting(self.path, _MOST) as (content, rewrite):
             highest = ledger.highest()
             try:
-                serial = self.peek(count)
+                serial = self._next(content, count)
             except RetrievalError as error:
                 raise RetrievalError(f"{error}; the highest that this store has seen is {highest}") from error
             if serial <= highest:
@@ -76,6 +79,6 @@ class SerialFile:
                 serial = highest + 1
             if serial <= ledger.own < serial + count:
                 serial = ledger.own + 1
-            files.overwrite(self.path, b"%d\n" % (serial + count))
+            rewrite(b"%d\n" % (serial + count))
             ledger.note(serial + count - 1)
         return range(serial, serial + count)

@@ -9,16 +9,17 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
 import files
-from stored import MARK, Entry, Stored, is_ours, keep_use, note_use
+from stored import MARK, Entry, State, Stored, is_ours, keep_use, note_use, state, state_of
 
 MAX_STEM = 200  # octets of a name that can be stored: with suffixes it must stay below NAME_MAX (255)
 
-Stamp = tuple[tuple[int, int, int] | None, ...]  # inode, mtime (ns) and size of each file that is looked up for a name
+Stamp = tuple[State | None, ...]  # of each file that is looked up for a name
 Failures = list[tuple[Path, OSError]]  # what can't be read, and why
 
 
@@ -125,19 +126,15 @@ class Store:
         return stored
 
     def stamp(self, name: str) -> Stamp:
-        """A value that changes when a file that counts for the name is placed, replaced or removed."""
-        return tuple(_stamp(file) for path in self._paths(name) for file in (str(path), f"{str(path)[:-4]}.key"))
+        """A value that changes when a file that counts for the name is placed, replaced or removed.
 
-    def stamp_again(self, name: str, stamp: Stamp) -> Stamp:
-        """The stamp after ``save``, new for the saved file only: what others placed meanwhile must still be noticed."""
-        path = self.path(name)
-        if path is None:
-            return stamp
-        saved = _stamp(str(path))
-        with suppress(OSError):
-            if not is_ours(path):  # an operator's, renamed over it since
-                return stamp
-        return saved, *stamp[1:]
+        If nothing is stored for the name, it has only None: each call of the system costs a pool thread a turn.
+        """
+        states: list[State | None] = []
+        for path in map(str, self._paths(name)):
+            found = state(path)
+            states += found, state(f"{path[:-4]}.key") if found else None
+        return tuple(states)
 
     def look(self, name: str, stamp: Stamp, ours: bool, now: float) -> Stamp | None:
         """Check the files of a name in use: the stamp to compare with next time, None if they have changed.
@@ -179,11 +176,11 @@ class Store:
         # The folder is not synced: a certificate lost in a power cut is made again, with a new serial.
         if replacing is None:
             try:
-                files.create(path, new.pem)
+                found = files.create(path, new.pem)
             except FileExistsError:
                 with _occupied():
                     return self.read(path)
-            return new
+            return replace(new, state=state_of(found))
         with files.temporary(path, new.pem) as temporary, self._lock():
             with _occupied():
                 present = Stored.load(path)
@@ -191,6 +188,7 @@ class Store:
                 return present
             if not used:
                 keep_use(path, temporary)
+            new = replace(new, state=state(str(temporary)))
             os.rename(temporary, path)
         return new
 
@@ -233,14 +231,6 @@ def _refuse_link(folder: Path) -> None:
     """Raise ``NotADirectoryError`` for a symbolic link: changes made through it may hit files outside the store."""
     if folder.is_symlink():
         raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a symbolic link")
-
-
-def _stamp(path: str) -> tuple[int, int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _free(path: Path) -> Path:

@@ -6,7 +6,9 @@ operator's: never overwritten, at most moved aside. The contents of the PEM are 
 
 import codecs
 import os
+import stat
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,23 +19,29 @@ MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger
 TOUCH_SECONDS = 3600.0  # the precision of the time of last use: it must not cost a write per connection
 
 
-class Stored(NamedTuple):
+State = tuple[int, int, int]  # of a file: inode, mtime (ns) and size
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
     """A certificate's file, with an operator's ``.key`` file appended if it holds no key."""
 
     pem: bytes
     ours: bool
     path: Path
+    state: State | None = field(default=None, compare=False)  # of the file, if that is certifier's
 
     @classmethod
     def load(cls, path: Path) -> "Stored | None":
         """What is stored at ``path``; None if there is no file. Raises ``OSError``."""
-        pem = _content(path)
-        if pem is None:
+        loaded = _content(path)
+        if loaded is None:
             return None
+        pem, found = loaded
         if pem.startswith(MARK):
-            return cls(pem, True, path)
+            return cls(pem, True, path, state_of(found))
         if b"PRIVATE KEY-----" not in pem and (key := _content(path.with_suffix(".key"))) is not None:
-            pem += b"\n" + key.removeprefix(codecs.BOM_UTF8)  # OpenSSL skips a BOM only at the start of a file
+            pem += b"\n" + key[0].removeprefix(codecs.BOM_UTF8)  # OpenSSL skips a BOM only at the start of a file
         return cls(pem, False, path)
 
     @property
@@ -98,16 +106,37 @@ class Entry(NamedTuple):
         return f"*{stem[1:]}" if stem.startswith("_.") else stem
 
 
-def _content(path: Path) -> bytes | None:
-    """A file's content, None if there is no file. Raises ``OSError`` with the file's name."""
+def state_of(found: os.stat_result) -> State:
+    """The state of a file, from what stat(2) says of it."""
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def state(path: str) -> State | None:
+    """The state of the file at a path; None if nothing is there. What can't be looked at has a state, too."""
     try:
-        return reading.content(path, MAX_FILE)
+        found = os.lstat(path)
+        if stat.S_ISLNK(found.st_mode):
+            with suppress(FileNotFoundError):  # of a dangling link, its own
+                found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return -1, 0, error.errno or 0
+    return state_of(found)
+
+
+def _content(path: Path) -> tuple[bytes, os.stat_result] | None:
+    """A file's content and stat, None if there is no file. Raises ``OSError`` with the file's name."""
+    try:
+        return reading.content_and_stat(path, MAX_FILE)
     except FileNotFoundError:
         try:
             path.lstat()  # not is_symlink, which hides all errors since Python 3.14
         except FileNotFoundError:
             return None
-        return reading.content(path, MAX_FILE)  # it has appeared; or it fails again: a dangling link is an error
+        return reading.content_and_stat(
+            path, MAX_FILE
+        )  # it has appeared; or it fails again: a dangling link is an error
 
 
 def is_ours(path: Path) -> bool:

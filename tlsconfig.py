@@ -105,9 +105,12 @@ def server_context(pem: bytes, keylog: KeyLog | None = None) -> ssl.SSLContext:
 def _as_file(pem: bytes) -> Iterator[str]:
     """A path to exactly the bytes that were checked, as OpenSSL loads a chain only from a path."""
     if hasattr(os, "memfd_create"):
-        with open(os.memfd_create("certificate", os.MFD_CLOEXEC), "wb", buffering=0) as file:
-            file.write(pem)
-            yield f"{_DESCRIPTORS}/{file.fileno()}"
+        fd = os.memfd_create("certificate", os.MFD_CLOEXEC)
+        try:
+            os.write(fd, pem)
+            yield f"{_DESCRIPTORS}/{fd}"
+        finally:
+            reading.close(fd)
     else:  # macOS; a NamedTemporaryFile has mode 0600
         with tempfile.NamedTemporaryFile(buffering=0) as temporary:
             temporary.write(pem)

@@ -36,6 +36,11 @@ files.write_new(Path("x"), b"1")
 """
 
 
+def overwrite(path: Path, content: bytes) -> None:
+    with files.rewriting(path, 1) as (_, rewrite):
+        rewrite(content)
+
+
 @pytest.fixture(params=["unnamed", "named"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How a file is kept until it is whole: not every system has unnamed files (O_TMPFILE)."""
@@ -54,7 +59,7 @@ def test_a_file_is_made_once_and_replaced(tmp_path: Path) -> None:
         files.write_new(path, b"2")
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"1", 0o600)
     path.chmod(0o666)  # which a umask would reduce
-    files.overwrite(path, b"33")
+    overwrite(path, b"33")
     assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"33", 0o666)
     assert os.listdir(tmp_path) == ["x"]
 
@@ -96,18 +101,33 @@ def test_a_file_is_overwritten_in_its_place_where_the_length_is_the_same(
     path = tmp_path / "x"
     files.write_new(path, b"42\n", mode=0o640)
     before = path.stat()
-    files.overwrite(path, content)
+    overwrite(path, content)
     assert path.read_bytes() == content
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert (path.stat().st_ino == before.st_ino) == in_place
     assert os.listdir(tmp_path) == ["x"]
 
 
+def test_what_it_held_is_told_first(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"abc")
+    for most, told in ((2, b"ab"), (4, b"abc")):
+        with files.rewriting(tmp_path / "x", most) as (content, _):
+            assert content == told
+    assert (tmp_path / "x").read_bytes() == b"abc"
+
+
+@pytest.mark.usefixtures("way")
+def test_a_new_file_is_told_of_as_it_will_be_found(tmp_path: Path) -> None:
+    made = files.create(tmp_path / "x", b"abc", 0o666)  # which a umask would reduce
+    found = (tmp_path / "x").stat()
+    assert (made.st_ino, made.st_mtime_ns, made.st_size) == (found.st_ino, found.st_mtime_ns, 3)
+
+
 def test_what_may_lie_in_two_sectors_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "x"
     files.write_new(path, b"1" * 513)
     before = path.stat().st_ino
-    files.overwrite(path, b"2" * 513)
+    overwrite(path, b"2" * 513)
     assert path.read_bytes() == b"2" * 513
     assert path.stat().st_ino != before
 
@@ -123,14 +143,14 @@ def test_a_mount_point_is_written_over(tmp_path: Path, monkeypatch: pytest.Monke
     before = path.stat().st_ino
     monkeypatch.setattr(os, "rename", busy)
     for content in (b"10000\n", b"7\n"):
-        files.overwrite(path, content)
+        overwrite(path, content)
         assert (path.read_bytes(), path.stat().st_ino) == (content, before)
     assert os.listdir(tmp_path) == ["x"]
 
 
 def test_a_file_that_is_not_there_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        files.overwrite(tmp_path / "x", b"1")
+        overwrite(tmp_path / "x", b"1")
     assert os.listdir(tmp_path) == []
 
 
@@ -164,7 +184,7 @@ def test_a_file_that_cannot_be_overwritten(tmp_path: Path, monkeypatch: pytest.M
     with monkeypatch.context() as broken:
         broken.setattr(call, _fail)
         with pytest.raises(OSError, match="Input/output"):
-            workers.run(files.overwrite, tmp_path / "x", b"2")
+            workers.run(overwrite, tmp_path / "x", b"2")
     assert set(os.listdir("/proc/self/fd")) <= before
     assert os.listdir(tmp_path) == ["x"]
     assert (tmp_path / "x").read_bytes() == (b"2" if call == "os.fdatasync" else b"1")

@@ -211,15 +211,15 @@ def test_without_a_ca_one_of_our_own_is_served_to_its_end(room: Room) -> None:
 def test_without_a_ca_a_store_that_cannot_be_read_is_an_error(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """The unreadable file may be for this name; None would let the tunnel pass untouched."""
 
-    content = reading.content
+    content = reading.content_and_stat
 
-    def fails(path: Path, most: int) -> bytes:
+    def fails(path: Path, most: int) -> tuple[bytes, os.stat_result]:
         if path.suffix == ".crt":
             raise OSError(5, "Input/output error")
         return content(path, most)
 
     room.place(room.ca.issue(NAME))
-    monkeypatch.setattr("reading.content", fails)
+    monkeypatch.setattr("reading.content_and_stat", fails)
     with pytest.raises(RetrievalError, match="can't read the stored certificate"):
         room.retrieve(NAME, now(), leaves=room.off)
     assert room.retrieve(NAME, now())

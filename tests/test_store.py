@@ -2,6 +2,7 @@ import hashlib
 import os
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,7 @@ def test_nothing_is_moved_aside_behind_a_link(certs: Store, tmp_path: Path) -> N
 def test_a_file_that_changed_is_not_rejected(certs: Store) -> None:
     saved = certs.save("a.example", PEM)
     assert saved is not None
-    assert not certs.reject(saved._replace(pem=b"other"))
+    assert not certs.reject(replace(saved, pem=b"other"))
     assert certs.load("a.example") == [saved]
 
 
@@ -208,6 +209,34 @@ def test_the_stamp_changes_with_the_files_that_count(certs: Store) -> None:
     assert len(set(stamps)) == 4
 
 
+def test_whatever_stands_where_a_certificate_is_looked_for_has_a_stamp(certs: Store) -> None:
+    """If the stamp says that nothing does, nothing is read."""
+    path = certs.path("a.example")
+    assert path is not None
+    assert certs.stamp("a.example") == (None,) * 4
+    path.parent.mkdir()
+    assert certs.stamp("a.example") == (None,) * 4
+    path.symlink_to("nowhere")
+    assert certs.stamp("a.example")[0] is not None
+    path.unlink()
+    path.mkdir()
+    assert certs.stamp("a.example")[0] is not None
+    path.rmdir()
+    path.parent.rmdir()
+    path.parent.write_bytes(b"no folder")
+    assert certs.stamp("a.example")[0] is not None
+
+
+@pytest.mark.parametrize("way", ["new", "replacing", "too late", "too late to replace"])
+def test_what_is_stored_afterwards_has_its_state(certs: Store, way: str) -> None:
+    before = certs.save("a.example", PEM + b"1") if way != "new" else None
+    if way == "too late to replace":
+        certs.save("a.example", PEM + b"2", replacing=before)
+    saved = certs.save("a.example", PEM + b"3", replacing=before if "repl" in way else None)
+    assert saved is not None
+    assert certs.stamp("a.example") == (saved.state, None, None, None)
+
+
 def test_a_walk_tells_whose_files_they_are(certs: Store) -> None:
     certs.save("a.example", PEM)
     place(certs, "_.example.com", PEM)
@@ -264,10 +293,11 @@ def test_what_was_placed_while_a_certificate_was_made_is_noticed(certs: Store, p
     stamp = certs.stamp("a.example.com")
     if placed == "before":
         place(certs, "_.example.com", b"WILD")
-    certs.save("a.example.com", PEM)
+    saved = certs.save("a.example.com", PEM)
+    assert saved is not None
     if placed == "after":
         place(certs, "a.example.com", b"OPERATOR'S")
-    again = certs.stamp_again("a.example.com", stamp)
+    again = (saved.state, *stamp[1:])
     assert certs.look("a.example.com", again, True, time.time()) == (None if placed else again)
     assert (again == certs.stamp("a.example.com")) is not bool(placed)
 
@@ -276,7 +306,7 @@ def test_the_stamp_of_a_name_too_long_to_be_stored(certs: Store) -> None:
     name = ".".join(["a" * 60] * 4)
     stamp = certs.stamp(name)
     assert certs.save(name, PEM) is None
-    assert certs.stamp_again(name, stamp) == stamp == certs.stamp(name)
+    assert certs.stamp(name) == stamp
     assert certs.look(name, stamp, True, time.time()) == stamp
 
 
