@@ -106,6 +106,7 @@ def says_so(reply: Reply, status: str = "tls_alert_received") -> bool:
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_required(program: Program, certificate: Path, roots: Path, start: Start, version: str) -> None:
+    seen = len(program.lines)
     with start(certificate, True, version) as port:
         with pytest.raises(OSError, match=r"(?i)alert|reset"):
             get_directly(port, roots)
@@ -118,16 +119,17 @@ def test_required(program: Program, certificate: Path, roots: Path, start: Start
             client = BioClient(sock, strict_context(program.ca), "localhost")
             client.close_notify()  # it sends no request, and is told all the same
             assert client.read().startswith(b"HTTP/1.1 502 ")
-    program.wait_for(r"status=502 outcome=tls_alert_received detail=.localhost wants a client certificate")
+    program.wait_for(r"status=502 outcome=tls_alert_received detail=.localhost wants a client certificate", seen)
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_asked_for_and_not_needed(program: Program, certificate: Path, start: Start, version: str) -> None:
+    seen = len(program.lines)  # an earlier origin may have had the same port
     with start(certificate, False, version) as port, secure_tunnel(program, f"localhost:{port}") as secure:
         assert secure.version() == "TLSv1.3"
         secure.sendall(b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n")
         assert re.match(rb"HTTP/1.0 200 ", secure.recv(65_536))
-    assert f"origin_tls=TLSv{version}" in program.wait_for(f"target=localhost:{port} .*outcome=")
+    assert f"origin_tls=TLSv{version}" in program.wait_for(f"target=localhost:{port} .*outcome=", seen)
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])

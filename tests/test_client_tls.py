@@ -295,6 +295,7 @@ def test_a_client_that_uploads_and_leaves(proxy: Program, certificate: Path) -> 
     """It never reads: with an unread session ticket, its close would be a reset that cuts off the upload under way."""
     blocked = Event()
     heard: list[int] = []
+    seen = len(proxy.lines)
 
     def slow(sock: socket.socket) -> None:
         blocked.wait(WAIT)
@@ -328,7 +329,7 @@ def test_a_client_that_uploads_and_leaves(proxy: Program, certificate: Path) -> 
         sock.settimeout(WAIT)
         sock.sendall(rest + goes.read())
         sock.close()
-        proxy.wait_for(f" tunnel .*:{origin.port} .* client_tls=TLSv1.3 .* sent={count} .* outcome=closed$")
+        proxy.wait_for(f" tunnel .*:{origin.port} .* client_tls=TLSv1.3 .* sent={count} .* outcome=closed$", seen)
     assert heard == [count]
 
 
@@ -367,6 +368,7 @@ def test_a_client_that_refuses_with_its_last_flight(proxy: Program, certificate:
         else:
             ends.put(None)
 
+    seen = len(proxy.lines)  # an earlier origin may have had the same port
     with Origin(hear, context) as origin, tunnel(proxy.address, f"localhost:{origin.port}") as sock:
         both = InTwo(sock)
         client = TLSConnection(both)
@@ -377,6 +379,6 @@ def test_a_client_that_refuses_with_its_last_flight(proxy: Program, certificate:
             list(client._sendMsg(Alert().create(what, level)))
         assert both.rest
         sock.sendall(both.rest)
-        line = proxy.wait_for(f" tunnel .*:{origin.port} .*outcome=")
+        line = proxy.wait_for(f" tunnel .*:{origin.port} .*outcome=", seen)
         assert "outcome=client-tls-error detail=TLSV1_ALERT_UNKNOWN_CA" in line
         assert ends.get(timeout=WAIT) is not None

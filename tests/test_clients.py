@@ -42,13 +42,14 @@ def h2_origin(sock: socket.socket) -> None:
 
 
 def test_curl_speaks_h2_end_to_end(program: Program, certificate: Path) -> None:
+    seen = len(program.lines)
     with Origin(h2_origin, certificate, alpn=["h2", "http/1.1"]) as server:
         result = run(
             "curl", "-sS", "--http2", "-x", program.url, "--cacert", program.ca, "-w", "/%{http_version}",
             f"https://localhost:{server.port}/",
         )  # fmt: skip
     assert result.stdout == "h2 ok/2", result.stderr
-    program.wait_for("client_alpn=h2 origin_alpn=h2")
+    program.wait_for("client_alpn=h2 origin_alpn=h2", seen)
 
 
 def test_curl_shows_the_reason_of_a_refusal(program: Program) -> None:

@@ -252,11 +252,12 @@ def test_a_target_outside_of_ascii_is_escaped(program: Program) -> None:
 )
 def test_a_malformed_line_is_not_quoted(program: Program, request_: bytes, answer: bytes, status: int) -> None:
     """Neither in the log nor on the page nor in the reply: it may hold a secret."""
+    seen = len(program.lines)
     with recorder([], answer) as server:
         reply = exchange(program.address, request_.replace(b"AT", b"localhost:%d" % server.port))
     assert reply.status == status
     assert b"malformed" in reply.body
-    program.wait_for("malformed")
+    program.wait_for("malformed", seen)
     state = exchange(program.address, b"GET /state HTTP/1.0\r\n\r\n").body
     assert not any("s3cret" in told for told in (*program.lines, state.decode(), reply.body.decode()))
 

@@ -196,6 +196,7 @@ def test_each_connection_is_verified(careful: Program, their_roots: Roots, trust
 
 def test_the_page_tells_no_secret_and_escapes(careful: Program, their_roots: Roots, tmp_path: Path) -> None:
     for kind in ("wrong name with markup", "a name with a NUL"):
+        seen = len(careful.lines)
         with Site(BAD[kind][0](their_roots), tmp_path, ssl.TLSVersion.TLSv1_3) as site:
             with secure_tunnel(careful, f"127.0.0.1:{site.port}", "localhost") as secure:
                 secure.sendall(
@@ -216,7 +217,7 @@ def test_the_page_tells_no_secret_and_escapes(careful: Program, their_roots: Roo
         assert body[:-1].decode("ascii").isprintable()
         for word in (b"secret", b"<", b"script", os.fsencode(careful.folder), b"PRIVATE", b"Traceback"):
             assert word not in whole, word
-        line = careful.wait_for(f"target=127.0.0.1:{site.port} .*outcome=tls_certificate_error")
+        line = careful.wait_for(f"target=127.0.0.1:{site.port} .*outcome=tls_certificate_error", seen)
         assert "secret" not in line
         assert line.isprintable()
 
@@ -224,6 +225,7 @@ def test_the_page_tells_no_secret_and_escapes(careful: Program, their_roots: Roo
 @pytest.mark.parametrize("sni", ["<script>.example", "a\r\nSet-Cookie: b=c", "\x1b[31m", "é.example", "../../x"])
 def test_a_server_name_with_markup(careful: Program, their_roots: Roots, tmp_path: Path, sni: str) -> None:
     """It is not a valid host name, so the CONNECT host counts."""
+    seen = len(careful.lines)
     with Site(BAD["expired"][0](their_roots), tmp_path, ssl.TLSVersion.TLSv1_3) as site:
         target = f"127.0.0.1:{site.port}"
         words = ["openssl", "s_client", "-proxy", careful.url.removeprefix("http://"), "-connect", target, "-quiet"]
@@ -231,7 +233,7 @@ def test_a_server_name_with_markup(careful: Program, their_roots: Roots, tmp_pat
     assert reply.startswith("HTTP/1.1 502 ")
     assert "certifier: the certificate of 127.0.0.1 does not verify: " in reply
     assert sni not in reply
-    line = careful.wait_for(f"target={target} .*outcome=tls_certificate_error")
+    line = careful.wait_for(f"target={target} .*outcome=tls_certificate_error", seen)
     assert line.isprintable()
     assert line.isascii()
 

@@ -283,9 +283,10 @@ def test_what_is_done_now(tmp_path: Path, roots: Path, origin: Origin) -> None:
 
 
 def test_a_client_that_refuses_is_a_refusal(program: Program, origin: Origin) -> None:
+    seen = len(program.lines)
     with tunnel(program.address, f"localhost:{origin.port}") as sock, suppress(ssl.SSLError):
         ssl.create_default_context().wrap_socket(sock, server_hostname="www.example.com")
-    program.wait_for("the client refused our certificate")
+    program.wait_for("the client refused our certificate", seen)
     assert "certificate" in [row["refused"] for row in state(program)["refusals"]]
 
 
