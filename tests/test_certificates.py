@@ -22,15 +22,17 @@ from stored import MARK
 
 CA = TestCA("op")
 GOOD = CA.issue("a.example", with_key=False)
-DER = x509.load_pem_x509_certificate(GOOD).public_bytes(Encoding.DER)
+CERTIFICATE = x509.load_pem_x509_certificate(GOOD)
+DER = CERTIFICATE.public_bytes(Encoding.DER)
+BEGINS = f"{CERTIFICATE.not_valid_before_utc:%y%m%d%H%M%S}".encode()
 
-SPOILERS = {  # octets of its DER, and their replacement
+SPOILERS = {  # octets of its DER, so many that its keys and signatures do not hold them by chance; their replacement
     "a version that there is not": (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x08"),
     "a point that is none": (b"\x03\x42\x00\x04", b"\x03\x42\x00\x05"),
     "a curve that nobody knows": (bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d03017f")),
-    "an extension twice": (b"\x55\x1d\x13", b"\x55\x1d\x0f"),
+    "an extension twice": (b"\x06\x03\x55\x1d\x13", b"\x06\x03\x55\x1d\x0f"),
     "a kind of name that nobody uses": (b"\x82\x09a.example", b"\xa3\x09a.example"),
-    "a date that is none": (b"Z\x17\x0d", b"X\x17\x0d"),
+    "a date that is none": (BEGINS + b"Z", BEGINS + b"X"),
     "a length that is too long": (DER[:4], b"\x30\x82\xff\xff"),
 }
 
