@@ -143,9 +143,11 @@ def names_past_the_rate(site: Site, count: int) -> None:
     """More new names than the limit allows: some wait, some get an alert, and a known name is served meanwhile."""
     site.good()
     with ExitStack() as opened:
-        socks = [opened.enter_context(site.connect()) for _ in range(count)]
-        for sock in socks:
-            sock.sendall(hello_for(site.context, f"r{next(_NUMBERS)}.example"))
+        hellos = [hello_for(site.context, f"r{next(_NUMBERS)}.example") for _ in range(count)]
+        socks = []
+        for hello in hellos:  # each at once: the proxy waits for it no longer than ``SECONDS``
+            socks.append(opened.enter_context(site.connect()))
+            socks[-1].sendall(hello)
         assert site.good() < 4  # seconds; those that wait do so for 5
         got = Counter(sock.recv(7)[:7] for sock in socks)
     alerts = got[_INTERNAL_ERROR]
