@@ -271,6 +271,15 @@ def until(check: Callable[[], object]) -> None:
             gevent.sleep(0.005)
 
 
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A port at which nobody listens, and which is given to nobody else; who names it can listen there (socket(7))."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        yield sock.getsockname()[1]
+
+
 def tcp_sockets() -> list[list[str]]:
     """Linux's table of IPv4 sockets: among its columns, 1 and 2 are the two ends, 3 the state, and 9 the inode."""
     return [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]

@@ -16,7 +16,7 @@ from pathlib import Path
 import gevent
 import pytest
 from browser import Browser, Page
-from lab import WAIT, Origin, Program, exchange, get, run, secure_tunnel
+from lab import WAIT, Origin, Program, exchange, get, reserved_port, run, secure_tunnel
 from test_users import ALICE, line
 from test_website import BASE, ask
 
@@ -408,16 +408,17 @@ def test_without_javascript(browser: Browser, proxy: Program) -> None:
 
 
 def test_it_finds_its_proxy_again(browser: Browser, tmp_path: Path) -> None:
-    with Program(tmp_path, *BASE) as first:
-        page = browser.open(first.url)
-        page.until("document.querySelector('#link').dataset.state === 'live'")
-    page.until("document.querySelector('#link').dataset.state === 'off'")
-    where = f"--listen=127.0.0.1:{first.address[1]}"
-    with Program(tmp_path, *BASE, where, listen=False) as second:
-        page.until("document.querySelector('#link').dataset.state === 'live'")
-        refuse(second)
-        page.until("document.querySelector('#panel-tunnels').innerText.includes('denied.example')")
-        page.close()
+    with reserved_port() as port:
+        words = (*BASE, f"--listen=127.0.0.1:{port}")
+        with Program(tmp_path, *words, listen=False) as first:
+            page = browser.open(first.url)
+            page.until("document.querySelector('#link').dataset.state === 'live'")
+        page.until("document.querySelector('#link').dataset.state === 'off'")
+        with Program(tmp_path, *words, listen=False) as second:
+            page.until("document.querySelector('#link').dataset.state === 'live'")
+            refuse(second)
+            page.until("document.querySelector('#panel-tunnels').innerText.includes('denied.example')")
+            page.close()
 
 
 def test_a_clock_that_is_set_back(page: Page) -> None:

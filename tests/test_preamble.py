@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import rawtls
 from gevent.event import AsyncResult, Event
-from lab import WAIT, Origin, Program, echo, get, run, secure_tunnel, tunnel
+from lab import WAIT, Origin, Program, echo, get, reserved_port, run, secure_tunnel, tunnel
 from test_rules import BASE
 
 import sockets
@@ -50,22 +50,21 @@ frontend in
 @pytest.fixture
 def haproxy(tmp_path: Path) -> Iterator[int]:
     """HAProxy as a real reader of the protocol, which refuses connections without it."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    (tmp_path / "haproxy.cfg").write_text(HAPROXY.format(port=port, ends="%[src] %[src_port] %[dst] %[dst_port]"))
-    with subprocess.Popen(["haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg")]) as process:
-        try:
-            deadline = time.monotonic() + WAIT
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port)).close()
-                    break
-                except ConnectionRefusedError:
-                    assert process.poll() is None
-                    assert time.monotonic() < deadline
-            yield port
-        finally:
-            process.kill()
+    with reserved_port() as port:
+        (tmp_path / "haproxy.cfg").write_text(HAPROXY.format(port=port, ends="%[src] %[src_port] %[dst] %[dst_port]"))
+        with subprocess.Popen(["haproxy", "-db", "-f", str(tmp_path / "haproxy.cfg")]) as process:
+            try:
+                deadline = time.monotonic() + WAIT
+                while True:
+                    try:
+                        socket.create_connection(("127.0.0.1", port)).close()
+                        break
+                    except ConnectionRefusedError:
+                        assert process.poll() is None
+                        assert time.monotonic() < deadline
+                yield port
+            finally:
+                process.kill()
 
 
 def test_haproxy_reads_it(tmp_path: Path, haproxy: int) -> None:

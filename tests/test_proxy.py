@@ -29,6 +29,7 @@ from lab import (
     get,
     http_origin,
     read_reply,
+    reserved_port,
     run,
     secure_tunnel,
     serial_of,
@@ -315,11 +316,6 @@ def test_an_origin_that_closes_in_the_handshake(program: Program) -> None:
     assert b"closed the connection in the TLS handshake" in reply.body
 
 
-def unused_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("request_line", "status", "error"),
     [
@@ -339,8 +335,9 @@ def unused_port() -> int:
 )
 def test_replies_outside_tls(program: Program, request_line: str, status: int, error: str) -> None:
     own = f"127.0.0.1:{program.address[1]}"
-    line = request_line.format(port=unused_port(), own=own, own_port=program.address[1])
-    reply = exchange(program.address, f"{line}\r\nHost: x\r\n\r\n".encode())
+    with reserved_port() as port:
+        line = request_line.format(port=port, own=own, own_port=program.address[1])
+        reply = exchange(program.address, f"{line}\r\nHost: x\r\n\r\n".encode())
     assert reply.status == status
     assert f"certifier; error={error}" in reply.headers["proxy-status"]
     assert reply.headers["connection"] == "close"
@@ -606,9 +603,13 @@ def test_redirect_verifies_its_own_name(tmp_path: Path, roots: Path, certificate
 @pytest.mark.parametrize("kind", ["", "tls://"])
 def test_a_redirect_to_the_proxy_itself(tmp_path: Path, kind: str) -> None:
     """With ``tls://``, a single tunnel would redirect itself until the connection limit is reached."""
-    own = f"localhost:{unused_port()}"
-    options = ("--store=certs", "--max=9", "--ca=ca", f"--redirect={kind}{own}", f"--listen={own}")
-    with Program(tmp_path, *options, listen=False) as running:
+    with (
+        reserved_port() as port,
+        Program(
+            tmp_path, "--store=certs", "--max=9", "--ca=ca", f"--redirect={kind}localhost:{port}",
+            f"--listen=localhost:{port}", listen=False,
+        ) as running,
+    ):  # fmt: skip
         reply = exchange(running.address, b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
         assert (reply.status, reply.reason) == (508, "Target is the proxy itself")
         with socket.create_connection(running.address, timeout=WAIT) as sock:

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import gevent
 import pytest
-from lab import WAIT, Origin
+from lab import WAIT, Origin, reserved_port
 
 import sockets
 
@@ -93,9 +93,8 @@ def test_connecting() -> None:
         with accepted:
             accepted.sendall(b"x")
             assert sock.recv(1) == b"x"  # it is blocking again
-        address = listener.getsockname()
-    with socket.socket() as sock, pytest.raises(ConnectionRefusedError):
-        sockets.connect(sock, address, soon)
+    with reserved_port() as port, socket.socket() as sock, pytest.raises(ConnectionRefusedError):
+        sockets.connect(sock, ("127.0.0.1", port), soon)
     with full_listener() as address, socket.socket() as sock, pytest.raises(TimeoutError):
         sockets.connect(sock, address, time.monotonic() + 0.05)
 
