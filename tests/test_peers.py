@@ -146,12 +146,12 @@ def test_the_feed_tells_what_all_do(three: Program, origin: Origin) -> None:
         news = _parsed(stack.enter_context(sock.makefile("r", encoding="utf-8")))
         _, whole = next(news)
         assert (whole["tunnels"], len(whole["seen"])) == ([], 3)
-        do(three, origin, 30)
+        do(three, origin, 60)  # so many that each worker gets some; fewer than once in 10**10 runs one gets none
         rows: list[str] = []
-        while len(rows) < 30:
+        while len(rows) < 60:
             _, told = next(news)
             rows += [row["key"] for row in told["tunnels"]]
-        assert len(set(rows)) == len(rows) == 30  # each once
+        assert len(set(rows)) == len(rows) == 60  # each once
         assert len({key.partition("-")[0] for key in rows}) == 3
 
 
@@ -207,13 +207,13 @@ def test_all_let_their_tunnels_finish(three: Program, echo_origin: Origin) -> No
     workers = children(three)
     with ExitStack() as stack:
         tunnels = []
-        for _ in range(20):
+        took: set[int] = set()
+        while took != set(workers):  # the kernel chooses one at random
             secure = stack.enter_context(secure_tunnel(three, f"localhost:{echo_origin.port}"))
             secure.sendall(b"first")
             assert secure.recv(5) == b"first"
             tunnels.append(secure)
-        took = {worker for secure in tunnels for worker in workers if accepted_by(worker, secure)}
-        assert took == set(workers)
+            took |= {worker for worker in workers if accepted_by(worker, secure)}
         three.process.send_signal(signal.SIGTERM)
         until(lambda: len([line for line in three.lines if "stopping: " in line]) == 3)
         with pytest.raises(ConnectionRefusedError):  # not left in the accept queue of a worker that accepts no more
@@ -222,7 +222,8 @@ def test_all_let_their_tunnels_finish(three: Program, echo_origin: Origin) -> No
             secure.sendall(b"last")
             assert secure.recv(4) == b"last"
     assert three.process.wait(WAIT) == 0
-    assert len([line for line in three.tunnels(20) if "outcome=closed" in line or "client-" in line]) == 20
+    lines = three.tunnels(len(tunnels))
+    assert all("outcome=closed" in line or "outcome=client-" in line for line in lines)
 
 
 def test_with_nobody_looking_nothing_runs(three: Program, echo_origin: Origin) -> None:
