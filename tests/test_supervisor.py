@@ -157,6 +157,7 @@ def test_signals_are_passed_on(tmp_path: Path, roots: Path, origin: Origin, echo
     log = tmp_path / "access.log"
     options = ("--workers=2", "--deny=@denied", f"--log-file={log}", f"--upstream-ca={roots}")
     with Program(tmp_path, *BASE, *options) as running:
+        workers = children(running)
         with secure_tunnel(running, f"localhost:{echo_origin.port}") as secure:
             (tmp_path / "denied").write_text("localhost\n")
             running.reload()
@@ -172,7 +173,7 @@ def test_signals_are_passed_on(tmp_path: Path, roots: Path, origin: Origin, echo
             secure.sendall(b"last")
             assert secure.recv(4) == b"last"
         assert running.process.wait(WAIT) == 0
-        assert children_of_dead(running) == []
+        assert [state(worker) for worker in workers] == ["Z", "Z"]  # they have ended too
 
 
 def test_a_worker_that_dies_as_all_end_is_told_of(two: Program, echo_origin: Origin) -> None:
@@ -201,12 +202,6 @@ def await_refusal(program: Program) -> None:
     raise AssertionError("still listening")
 
 
-def children_of_dead(program: Program) -> list[str]:
-    """Ids of this program's processes that still exist."""
-    found = run("pgrep", "-f", f"store=certs.*{program.folder.name}").stdout.split()
-    return [process for process in found if int(process) != os.getpid()]
-
-
 def test_workers_end_with_a_supervisor_that_is_killed(two: Program) -> None:
     workers = children(two)
     two.process.kill()
@@ -227,6 +222,7 @@ def test_workers_that_are_told_to_end_miss_no_supervisor(two: Program) -> None:
 
 
 def state(process: int) -> str:
+    """Its state as in proc(5); that of a zombie if it is gone."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
