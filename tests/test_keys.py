@@ -1,11 +1,20 @@
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from pki import new_key
 
 from keys import AHEAD, KEY_TYPES, KeyStock, generate, kind_of
 
 
 @pytest.mark.parametrize("kind", KEY_TYPES)
 def test_kinds(kind: str) -> None:
-    assert kind_of(generate(kind).public_key()) == kind
+    key = generate(kind).public_key()
+    assert kind_of(key) == kind
+    assert kind.endswith(str(key.key_size))
+
+
+def test_keys_of_other_kinds() -> None:
+    for key in (new_key(1024), ec.generate_private_key(ec.SECP521R1()), ed25519.Ed25519PrivateKey.generate()):
+        assert kind_of(key.public_key()) is None
 
 
 def test_rsa_keys_are_made_ahead_and_each_is_given_once() -> None:

@@ -72,6 +72,11 @@ def test_a_store_of_another_program_counts_and_a_random_serial_does_not(room: Ro
     assert prepared(room).highest() == 501
 
 
+def test_what_others_signed_counts_for_nothing(room: Room) -> None:
+    room.place(TestCA("another").issue("www.example.com", serial=900))
+    assert ledger_of(room).read(print) == 0
+
+
 def test_our_own_count_however_long_their_serial_is(room: Room) -> None:
     """An operator's serial file may start at any number."""
     (room.folder / "serial.txt").write_text(f"{1 << 100}\n")
@@ -80,6 +85,13 @@ def test_our_own_count_however_long_their_serial_is(room: Room) -> None:
     kept.unlink()
     assert made
     assert prepared(room).highest() == made.serial == 1 << 100
+
+
+def test_what_is_noted_leaves_no_descriptor_open(room: Room) -> None:
+    ledger = prepared(room)
+    before = set(os.listdir("/proc/self/fd"))
+    ledger.note(5)
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_nobody_else_reads_it_and_nothing_is_written_behind_a_link(room: Room, tmp_path: Path) -> None:

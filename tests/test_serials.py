@@ -1,3 +1,5 @@
+import errno
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -60,6 +62,8 @@ def test_fewer_left_than_are_wanted(serials: SerialFile) -> None:
     with pytest.raises(RetrievalError):
         serials.take(ledger_in(serials.path.parent), [], 3)
     assert serials.take(ledger_in(serials.path.parent), [], 2)[-1] == MAX_SERIAL - 1
+    serials.path.write_text(f"{MAX_SERIAL - 1}\n")
+    assert serials.peek() == MAX_SERIAL - 1
 
 
 def test_a_new_file_starts_somewhere(tmp_path: Path) -> None:
@@ -79,6 +83,20 @@ def test_what_is_no_serial(serials: SerialFile, content: str) -> None:
         with pytest.raises(RetrievalError, match="must hold one positive decimal number"):
             step()
     assert serials.path.read_text() == content
+
+
+def test_a_file_that_can_not_be_written_is_found_by_a_check(
+    serials: SerialFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    serials.check()
+    with monkeypatch.context() as mounted:
+        mounted.setattr("io.open", read_only)
+        with pytest.raises(OSError, match="Read-only file system"):
+            serials.check()
+    assert serials.peek() == 41
 
 
 def test_a_file_without_a_serial_is_told_with_the_highest_that_is_known(serials: SerialFile) -> None:
