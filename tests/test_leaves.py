@@ -1,22 +1,25 @@
+import base64
 import codecs
 import os
 import re
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from pki import TestCA, key_pem, new_key, now
 from test_signer import authority_for, files
 
 import reading
 from errors import RetrievalError
 from keys import KeyStock
-from leaf import Leaf, Unsettled
+from leaf import Leaf, Unsettled, Unusable, read
 from leaves import Leaves, Wanted
 from pruning import Bound
 from store import Store
@@ -89,16 +92,23 @@ def test_an_old_file_that_came_just_now_is_left_alone(room: Room, link: bool, ah
     assert not leaf.ours
 
 
-def test_made_once_and_then_from_disk(room: Room) -> None:
-    made = room.retrieve(NAME, now())
-    again = room.retrieve(NAME, now())
+@pytest.mark.parametrize("name", [NAME, "127.0.0.1", "::1"])
+def test_made_once_and_then_from_disk(room: Room, name: str) -> None:
+    made = room.retrieve(name, now())
+    again = room.retrieve(name, now())
     assert made is not None
     assert again is not None
     assert (made.source, again.source) == ("made", "disk")
     assert made.serial == again.serial
     assert room.notes == []
-    assert room.path.read_bytes() == MARK + made.pem
+    path = room.store.path(name)
+    assert path
+    assert path.read_bytes() == MARK + made.pem
     assert made.renew_at < made.not_after
+    if name != NAME:  # an operator's for another address
+        path.write_bytes(room.ca.issue("127.0.0.2", "::2"))
+        room.retrieve(name, now() + LATER)
+        assert f"{path} can't be used for {name}: it is not for this name" in room.notes[0]
 
 
 def test_generation_off(room: Room) -> None:
@@ -198,6 +208,16 @@ def test_served_until_five_minutes_before_the_end_or_a_tenth_of_a_life_of_minute
     assert found.source == "disk"
     margin = min(timedelta(minutes=5), (lived + ends) / 10)
     assert timedelta(seconds=-30) < found.not_after - when - (ends - margin) <= timedelta()
+    assert found.renew_at == found.not_after  # an operator's is not renewed, so it is not due before its end
+    for moment, served in (
+        (found.not_before - timedelta(seconds=1), False),
+        (found.not_before, True),
+        (found.not_after - timedelta(seconds=1), True),
+        (found.not_after, False),
+    ):
+        stored = Stored(found.pem, ours=False, path=room.path)
+        with nullcontext() if served else pytest.raises(Unusable):
+            assert read(stored, NAME, moment)[0] == replace(found, stamp=())
 
 
 def test_without_a_ca_one_of_our_own_is_served_to_its_end(room: Room) -> None:
@@ -290,6 +310,14 @@ def test_an_operators_key_beside_it(room: Room) -> None:
     assert leaf.pem.endswith(key_pem(key))
 
 
+def test_an_operators_key_before_its_certificate(room: Room) -> None:
+    key = new_key()
+    room.place(key_pem(key) + room.ca.issue(NAME, key=key, with_key=False))
+    leaf = room.retrieve(NAME, now(), leaves=room.off)
+    assert leaf is not None
+    server_context(leaf.pem)
+
+
 def test_an_operators_key_by_a_windows_editor(room: Room) -> None:
     key = new_key()
     room.place(codecs.BOM_UTF8 + room.ca.issue(NAME, key=key, with_key=False).replace(b"\n", b"\r\n"))
@@ -311,6 +339,14 @@ def sealed() -> bytes:
     return new_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
 
 
+def of_an_unknown_curve() -> bytes:
+    der = new_key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    curve, unknown = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d03017f")
+    assert curve in der
+    text = base64.encodebytes(der.replace(curve, unknown))
+    return b"-----BEGIN PRIVATE KEY-----\n" + text + b"-----END PRIVATE KEY-----\n"
+
+
 def bad(ca: TestCA) -> dict[str, bytes]:
     return {
         "no certificate that can be read": b"rubbish",
@@ -319,6 +355,7 @@ def bad(ca: TestCA) -> dict[str, bytes]:
         "passphrase": ca.issue(NAME, with_key=False) + sealed(),
         "can't be read": ca.issue(NAME, with_key=False)
         + b"-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n",
+        "its private key can't be read": ca.issue(NAME, with_key=False) + of_an_unknown_curve(),
         "not for this name": ca.issue("example.com", "*.www.example.com", "*.com"),
         "it ends on": ca.issue(NAME, ends=timedelta(minutes=1)),
         "not valid before": ca.issue(NAME, begins=timedelta(days=1)),
