@@ -119,3 +119,17 @@ def test_it_is_crowded_as_long_as_the_next_one_would_wait(monkeypatch: pytest.Mo
     assert not stile.crowded("b")
     clock.time += 0.11
     assert not stile.crowded("a")
+
+
+def test_a_pass_that_is_due_at_this_very_moment_needs_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    stile, clock, slept = turnstile(monkeypatch, new_names=16, client_new_names=8)  # no rounding
+    assert sum(stile.at_once("a") for _ in range(100)) == 4 * 8 + 1
+    assert stile.crowded("a")
+    clock.time += 1 / 8
+    assert not stile.crowded("a")
+    assert stile.at_once("a")
+    for _ in range(5 * 8):
+        assert not stile.is_full("a")
+        stile.wait("a")
+    assert slept[-1] == QUEUE_SECONDS == 5
+    assert stile.is_full("a")
