@@ -155,7 +155,7 @@ class Store:
 
     def _paths(self, name: str) -> list[Path]:
         _, dot, above = name.partition(".")
-        wildcard = self.path(f"_.{above}") if dot and ":" not in name else None
+        wildcard = self.path(f"_.{above}") if dot else None
         return [path for path in (self.path(name), wildcard) if path is not None]
 
     def save(self, name: str, pem: bytes, replacing: Stored | None = None, used: bool = True) -> Stored | None:
