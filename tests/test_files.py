@@ -4,7 +4,8 @@ import os
 import stat
 import subprocess
 import sys
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,40 @@ def overwrite(path: Path, content: bytes) -> None:
         rewrite(content)
 
 
-@pytest.fixture(params=["unnamed", "named"])
+def without(
+    monkeypatch: pytest.MonkeyPatch, call: str, code: int, refused: Callable[..., bool] = lambda *_: True
+) -> None:
+    """Let a call of ``os`` fail, if its arguments are such as are refused."""
+    original = getattr(os, call.removeprefix("os."))
+
+    def refuse(*args: object, **how: object) -> object:
+        if refused(*args):
+            raise OSError(code, os.strerror(code))
+        return original(*args, **how)
+
+    monkeypatch.setattr(call, refuse)
+
+
+def fsyncs(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[tuple[str, bytes]]:
+    """What is synced from now on, and what the file at ``path`` holds then."""
+    synced = list[tuple[str, bytes]]()
+
+    def sync(fd: int) -> None:
+        kind = "folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
+        synced.append((kind, path.read_bytes() if path.exists() else b""))
+
+    monkeypatch.setattr(os, "fsync", sync)
+    return synced
+
+
+@pytest.fixture(params=["unnamed", "named", "named where unnamed ones are refused"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How a file is kept until it is whole: not every system has unnamed files (O_TMPFILE)."""
+    """How a file is kept until it is whole: not every system, nor file system, has unnamed files (O_TMPFILE)."""
     if request.param == "named":
         monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    elif request.param != "unnamed":
+        unnamed = getattr(os, "O_TMPFILE", 0)
+        without(monkeypatch, "os.open", errno.EOPNOTSUPP, lambda _, flags, *__: 0 < unnamed == flags & unnamed)
     elif sys.platform != "linux":
         pytest.skip("Linux alone has files without a name")
     return str(request.param)
@@ -71,15 +101,68 @@ def test_its_mode_is_what_was_asked_for(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / f"{mode}").stat().st_mode) == mode
 
 
+@pytest.mark.usefixtures("way")
+def test_what_is_made_or_replaced_is_durable_in_the_order_in_which_a_power_cut_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The content before its name, and then the name."""
+    path = tmp_path / "x"
+    synced = fsyncs(monkeypatch, path)
+    files.write_new(path, b"1")
+    overwrite(path, b"22")
+    assert synced == [("file", b""), ("folder", b"1"), ("file", b"1"), ("folder", b"22")]
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_hard_links_a_file_is_made_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    without(monkeypatch, "os.link", code)
+    files.write_new(tmp_path / "x", b"1")
+    with pytest.raises(FileExistsError):
+        files.write_new(tmp_path / "x", b"2")
+    assert (tmp_path / "x").read_bytes() == b"1"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_who_finds_a_lock_taken_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, ends = tmp_path / ".lock", ExitStack()
+    ends.enter_context(files.locked(path))
+    waits = list[float]()
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            ends.close()
+
+    monkeypatch.setattr("files._sleep", sleep)
+    with files.locked(path):
+        assert len(waits) == 3
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with files.locked(path):
+        assert len(waits) == 3  # it was given back
+
+
+def test_who_waits_for_a_lock_in_vain_is_told_which_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder may be stopped."""
+    monkeypatch.setattr("files.LOCK_SECONDS", -1)
+    path = tmp_path / ".lock"
+    with files.locked(path), pytest.raises(TimeoutError, match=f"another process holds the lock {path}"):
+        with files.locked(path):
+            pass
+
+
+def test_no_lock_is_made_behind_a_link(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.symlink_to("elsewhere")
+    with pytest.raises(OSError, match="symbolic links"), files.locked(path):
+        pass
+    assert os.listdir(tmp_path) == [".lock"]
+
+
 def test_without_proc_a_file_is_made_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = os.link
-
-    def without(source: Path | str, path: Path, **how: object) -> None:
-        if str(source).startswith("/proc/"):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        link(source, path, **how)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(os, "link", without)
+    without(monkeypatch, "os.link", errno.ENOENT, lambda source, _: str(source).startswith("/proc/"))
     files.write_new(tmp_path / "x", b"1")
     assert (tmp_path / "x").read_bytes() == b"1"
     assert os.listdir(tmp_path) == ["x"]
@@ -123,28 +206,43 @@ def test_a_new_file_is_told_of_as_it_will_be_found(tmp_path: Path) -> None:
     assert (made.st_ino, made.st_mtime_ns, made.st_size) == (found.st_ino, found.st_mtime_ns, 3)
 
 
-def test_what_may_lie_in_two_sectors_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "in_place"), [(512, True), (513, False)])
+def test_what_may_lie_in_two_sectors_is_replaced(tmp_path: Path, size: int, in_place: bool) -> None:
     path = tmp_path / "x"
-    files.write_new(path, b"1" * 513)
+    files.write_new(path, b"1" * size)
     before = path.stat().st_ino
-    overwrite(path, b"2" * 513)
-    assert path.read_bytes() == b"2" * 513
-    assert path.stat().st_ino != before
+    overwrite(path, b"2" * size)
+    assert path.read_bytes() == b"2" * size
+    assert (path.stat().st_ino == before) == in_place
 
 
 def test_a_mount_point_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for a serial file mounted into a container by itself, whose number gains a digit."""
 
-    def busy(*_: object) -> None:
-        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-
     path = tmp_path / "x"
     files.write_new(path, b"9999\n")
-    before = path.stat().st_ino
-    monkeypatch.setattr(os, "rename", busy)
+    before, descriptors = path.stat().st_ino, set(os.listdir("/proc/self/fd"))
+    without(monkeypatch, "os.rename", errno.EBUSY)
+    synced = fsyncs(monkeypatch, path)
     for content in (b"10000\n", b"7\n"):
         overwrite(path, content)
         assert (path.read_bytes(), path.stat().st_ino) == (content, before)
+        assert ("file", content) in synced
+    assert os.listdir(tmp_path) == ["x"]
+    assert set(os.listdir("/proc/self/fd")) <= descriptors
+    monkeypatch.setattr(os, "pwrite", lambda *_: 1)
+    with pytest.raises(OSError, match="No space left"):
+        overwrite(path, b"100\n")
+
+
+def test_only_a_mount_point_is_written_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For any other reason the file stays as it was: written over, it might be left half old and half new."""
+    path = tmp_path / "x"
+    files.write_new(path, b"9999\n")
+    without(monkeypatch, "os.rename", errno.EIO)
+    with pytest.raises(OSError, match="Input/output"):
+        overwrite(path, b"10000\n")
+    assert path.read_bytes() == b"9999\n"
     assert os.listdir(tmp_path) == ["x"]
 
 
@@ -171,7 +269,7 @@ def test_a_call_that_fails_leaves_no_descriptor_open(
         with nullcontext() if made else pytest.raises(OSError, match="Input/output"):
             workers.run(files.write_new, tmp_path / "x", b"1", 0o666)  # which a umask would reduce
     assert set(os.listdir("/proc/self/fd")) <= before
-    assert len(os.listdir(tmp_path)) == made + (call == "os.unlink" and way == "named")
+    assert len(os.listdir(tmp_path)) == made + (call == "os.unlink" and way != "unnamed")
     files.clear_stale(tmp_path)
     assert os.listdir(tmp_path) == (["x"] if made else [])
 
@@ -209,6 +307,19 @@ def test_what_a_crash_left_is_cleared_and_what_is_being_written_is_not(tmp_path:
     assert os.listdir(tmp_path) == [".other.tmp"]
 
 
+def test_a_temporary_file_whose_name_is_taken_has_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash may have left one of a process with the same PID."""
+    monkeypatch.setattr("files._number", iter([1, 1, 2]))
+    with files.temporary(tmp_path / "x", b"longer") as one, files.temporary(tmp_path / "x", b"2") as two:
+        assert (one.read_bytes(), two.read_bytes()) == (b"longer", b"2")
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_is_told_with_its_file_if_that_is_known() -> None:
+    assert files.told(OSError(5, "Input/output error")) == "Input/output error"
+    assert files.told(OSError(5, "Input/output error", "a/b")) == "a/b: Input/output error"
+
+
 def test_a_temporary_file_taken_for_stale_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process may clear it between its creation and its lock."""
     lock = fcntl.flock
@@ -222,9 +333,11 @@ def test_a_temporary_file_taken_for_stale_is_made_anew(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(fcntl, "flock", late)
     monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    before = set(os.listdir("/proc/self/fd"))
     files.write_new(tmp_path / "x", b"1")
     assert cleared
     assert os.listdir(tmp_path) == ["x"]
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_where_a_file_is_replaced(tmp_path: Path) -> None:
