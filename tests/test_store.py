@@ -33,6 +33,11 @@ def test_layout_and_modes(certs: Store) -> None:
     assert os.listdir(path.parent) == ["www.example.com.crt"]
 
 
+def test_folders_above_it_are_made_too(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert mode(Store(tmp_path / "a" / "certs").root) == 0o700
+
+
 def test_absent(certs: Store) -> None:
     assert certs.load("www.example.com") == []
 
@@ -48,6 +53,7 @@ def test_replacing_what_is_there(certs: Store) -> None:
     assert second is not None
     assert certs.load("a.example") == [second]
     assert second.pem == MARK + PEM + b"2"
+    assert mode(second.path) == 0o600
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -99,12 +105,26 @@ def test_rejected_files_stand_aside_and_are_never_overwritten(certs: Store) -> N
     assert (path.parent / "a.example.crt.rejected").read_bytes() == b"one"
 
 
-def test_nothing_is_moved_aside_behind_a_link(certs: Store, tmp_path: Path) -> None:
+def test_what_is_moved_aside_is_there_for_good_before_another_takes_its_place(
+    certs: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut might leave only the latter."""
+    path, synced = place(certs, "a.example", b"rubbish"), list[tuple[int, bool]]()
+    (stored,) = certs.load("a.example")
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((os.fstat(fd).st_ino, path.exists())))
+    assert certs.reject(stored)
+    assert synced == [(path.parent.stat().st_ino, False)]
+
+
+def test_nothing_is_stored_or_moved_aside_behind_a_link(certs: Store, tmp_path: Path) -> None:
     path = certs.path("a.example")
     assert path is not None
     outside = tmp_path / "outside"
     outside.mkdir()
     path.parent.symlink_to(outside)
+    with pytest.raises(NotADirectoryError):
+        certs.save("a.example", PEM)
+    assert os.listdir(outside) == []
     path.write_bytes(b"rubbish")
     (stored,) = certs.load("a.example")
     with pytest.raises(NotADirectoryError):
@@ -154,6 +174,10 @@ def test_a_probe_writes_only_if_asked(certs: Store, monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="No space"):
         certs.probe(write=True)
     assert os.listdir(certs.root) == [".lock"]
+    (certs.root / ".lock").unlink()
+    certs.root.rmdir()
+    with pytest.raises(FileNotFoundError):
+        certs.probe(write=False)
 
 
 def test_a_directory_in_place_of_a_file_costs_no_descriptor(certs: Store) -> None:
@@ -206,7 +230,11 @@ def test_the_stamp_changes_with_the_files_that_count(certs: Store) -> None:
     place(certs, "_.example.com", b"WILD")
     stamps.append(certs.stamp("a.example.com"))
     assert certs.stamp("a.example.com") == stamps[-1]
-    assert len(set(stamps)) == 4
+    written = path.stat().st_mtime_ns
+    path.write_bytes(b"longer")
+    os.utime(path, ns=(written,) * 2)  # too soon for the clock of the file system
+    stamps.append(certs.stamp("a.example.com"))
+    assert len(set(stamps)) == 5
 
 
 def test_whatever_stands_where_a_certificate_is_looked_for_has_a_stamp(certs: Store) -> None:
@@ -308,6 +336,12 @@ def test_the_stamp_of_a_name_too_long_to_be_stored(certs: Store) -> None:
     assert certs.save(name, PEM) is None
     assert certs.stamp(name) == stamp
     assert certs.look(name, stamp, True, time.time()) == stamp
+    path = place(certs, name.replace("a" * 60, "_", 1), b"WILD")  # this fits
+    placed = certs.stamp(name)
+    assert certs.look(name, stamp, True, time.time()) is None
+    assert certs.look(name, placed, True, time.time()) == placed
+    os.utime(path, (1000, 1000))
+    assert certs.look(name, placed, True, time.time()) is None
 
 
 def test_a_look_at_a_name_in_use(certs: Store) -> None:
@@ -346,6 +380,16 @@ def test_use_is_noted_on_no_file_of_an_operators_though_ours_was_in_use(certs: S
     os.utime(path, (1000, 1000))
     certs.look("a.example", (), True, 1e6)
     assert path.stat().st_mtime == 1000
+
+
+def test_use_of_an_operators_certificate_is_not_noted_on_ours(certs: Store) -> None:
+    """As of a wildcard, while our own is left in the store."""
+    saved = certs.save("a.example", PEM)
+    assert saved is not None
+    os.utime(saved.path, (1000, 1000))
+    stamp = certs.stamp("a.example")
+    assert certs.look("a.example", stamp, False, 1e6) == stamp
+    assert saved.path.stat().st_mtime == 1000
 
 
 def test_use_is_not_noted_behind_a_link(certs: Store, tmp_path: Path) -> None:
