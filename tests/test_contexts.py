@@ -244,6 +244,33 @@ def test_a_wont_do_is_remembered_for_some_seconds(room: Room, clock: Clock) -> N
     assert contexts.get("www.example.com")
 
 
+def test_a_wont_do_is_no_older_than_its_look_at_the_disk(room: Room, clock: Clock) -> None:
+    """What was placed after that is noticed in time, however long the disk took."""
+
+    class Slow(Leaves):
+        def retrieve(self, name: str, now: datetime, notes: list[str], wanted: Wanted = SERVED) -> Leaf | None:
+            found = super().retrieve(name, now, notes, wanted)
+            clock.advance(seconds=WONT_DO_SECONDS)
+            return found
+
+    contexts = ContextCache(2, Slow(room.store, None, KeyStock("p256")), Workers(), clock)
+    assert contexts.get(NAME) is None
+    room.place(room.ca.issue(NAME))
+    assert contexts.get(NAME)
+
+
+def test_a_wont_do_is_forgotten_once_there_is_a_certificate(room: Room, clock: Clock) -> None:
+    contexts = ContextCache(1, room.off, Workers(), clock)
+    assert contexts.get(NAME) is None
+    room.retrieve("b.example", now())
+    room.place(room.ca.issue(NAME))
+    clock.advance(seconds=WONT_DO_SECONDS)
+    for name in (NAME, "b.example"):  # which takes its place
+        assert contexts.get(name)
+    clock.advance(seconds=-WONT_DO_SECONDS)  # the clock was ahead
+    assert contexts.get(NAME)
+
+
 def test_clear_forgets_what_was_not_to_be_had(room: Room, clock: Clock) -> None:
     contexts = ContextCache(2, room.off, Workers(), clock)
     assert contexts.get(NAME) is None
@@ -603,6 +630,7 @@ def test_what_is_forgotten_while_others_are_renewed_stays_out(
 def test_use_is_told_and_a_renewal_is_none(leaves: Counted, clock: Clock) -> None:
     contexts = ContextCache(2, leaves, Workers(), clock)
     contexts.get(NAME)
+    assert [context.used for _, context in contexts.held(9)] == [clock.time]
     clock.advance(days=1)
     contexts.find(NAME)
     used = clock.time
