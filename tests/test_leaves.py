@@ -92,6 +92,16 @@ def test_an_old_file_that_came_just_now_is_left_alone(room: Room, link: bool, ah
     assert not leaf.ours
 
 
+def test_what_a_link_leads_to_may_have_been_written_just_now(room: Room) -> None:
+    target, when = room.folder / "half.pem", now() + timedelta(hours=1)  # when the link is an hour old
+    target.write_bytes(b"half a file")
+    os.utime(target, times=(when.timestamp() - 0.5,) * 2)
+    room.path.parent.mkdir()
+    room.path.symlink_to(target)
+    with pytest.raises(Unsettled):
+        room.retrieve(NAME, when)
+
+
 @pytest.mark.parametrize("name", [NAME, "127.0.0.1", "::1"])
 def test_made_once_and_then_from_disk(room: Room, name: str) -> None:
     made = room.retrieve(name, now())
