@@ -86,7 +86,7 @@ class Leaves:
             except Unusable as why:
                 if not stored.ours:
                     notes += self._pass_over(stored, name, now, why)
-                elif self._authority is not None:
+                else:
                     replacing, why_replaced = stored, f"reissued the certificate for {name}: {why}"
             else:
                 notes += self._once(unread)
