@@ -728,6 +728,15 @@ def test_the_store_of_a_running_proxy_stays_within_its_bound(room: Room, clock: 
     assert len(names) >= 5
 
 
+def test_rsa_keys_are_made_ahead_once_one_was_taken(room: Room, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keys.AHEAD", 1)
+    keys = KeyStock("rsa2048")
+    contexts = ContextCache(2, Leaves(room.store, room.leaves._authority, keys), Workers(), clock)
+    for name in (NAME, "a.example"):
+        assert contexts.get(name)
+        until(lambda: keys.is_full)
+
+
 def test_a_store_is_tidied_by_one_at_a_time(leaves: Counted, clock: Clock) -> None:
     """Tidying starts every hour, and after leaves have been made; calls meanwhile do nothing."""
     under_way: list[int] = []

@@ -1,4 +1,6 @@
+import errno
 import fcntl
+import os
 import shutil
 from datetime import datetime
 from pathlib import Path
@@ -80,9 +82,17 @@ def test_a_lock_that_another_process_holds_is_not_taken_for_a_disk_that_does_not
     assert room.later() is None
 
 
-def test_without_a_ca_the_store_need_only_be_read(tmp_path: Path) -> None:
+def test_without_a_ca_the_store_need_only_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    room, other = Room(tmp_path, ca=False), Room(tmp_path)
+    with monkeypatch.context() as mounted:
+        mounted.setattr(os, "fsync", read_only)
+        assert room.health.fault() is None
+        assert other.health.fault() == "the store can't be written: Read-only file system"
+    shutil.rmtree(room.store)
     room = Room(tmp_path, ca=False)
-    assert room.health.fault() is None
     assert [path.name for path in room.store.iterdir() if path.name != ".lock"] == []
     shutil.rmtree(room.store)
     assert room.later() == "the store can't be read: No such file or directory"

@@ -453,6 +453,17 @@ def test_a_store_with_many_processes_on_it_stays_within_its_bound(room: Room) ->
         assert 18 <= most <= 21
 
 
+def test_what_a_bounded_store_loses_is_told(room: Room) -> None:
+    bounded = Leaves(room.store, room.leaves._authority, KeyStock("p256"), Bound(room.store, 2))
+    told = list[tuple[str, ...]]()
+    for name, leaves in zip("abcdef", (bounded,) * 3 + (room.leaves,) * 2 + (bounded,), strict=True):
+        room.retrieve(f"{name}.example", now(), leaves=leaves)
+        told.append(leaves.tidy(now()))
+    one, three = "1 certificate", "3 certificates"
+    lost = [(f"removed {what} from the store, unused longest (--store-max)",) for what in (one, three)]
+    assert told == [(), (), lost[0], (), (), lost[1]]
+
+
 def test_a_bounded_store_is_not_walked_through_for_each_new_name(room: Room) -> None:
     walks = []
 

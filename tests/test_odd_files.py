@@ -110,6 +110,17 @@ def test_a_wildcard_that_cannot_be_read_hides_no_other_file(room: Room) -> None:
         found = room.retrieve(NAME, now(), leaves=leaves)
         assert found
         assert not found.ours
+        assert room.notes == ([] if leaves is room.leaves else [problem])  # once each
+
+
+def test_what_was_told_is_not_remembered_without_end(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("leaves._MOST_TOLD", 1)
+    directory(room, "_.example.com")
+    told = list[int]()
+    for label in "abaca":
+        room.retrieve(f"{label}.example.com", now())
+        told.append(len(room.notes))
+    assert told == [1, 1, 0, 1, 1]
 
 
 @pytest.mark.parametrize("exact", [None, b"rubbish"])
