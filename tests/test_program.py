@@ -642,7 +642,6 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "localaddress": "policy",
         "reading": "odd_files",
         "tlsconfig": "proxy",
-        "turns": "access",
         "flight": "client_certificates",
         "patterns": "policy",
         "dialing": "rules",
