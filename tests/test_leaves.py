@@ -298,6 +298,21 @@ def test_an_operators_wildcard_that_is_broken_is_moved_aside(room: Room) -> None
     assert path.with_name(path.name + ".rejected").read_bytes() == b"rubbish"
 
 
+def test_a_file_that_changed_meanwhile_stays_and_is_not_said_to_be_moved_aside(room: Room) -> None:
+    class Changed(Store):
+        def reject(self, stored: Stored) -> bool:
+            stored.path.write_bytes(b"other")
+            return super().reject(stored)
+
+    leaves = Leaves(Changed(room.store.root), room.leaves._authority, KeyStock("p256"))
+    room.place(b"rubbish")
+    leaf = room.retrieve(NAME, now() + LATER, leaves=leaves)
+    assert leaf
+    assert not leaf.in_store
+    assert room.notes == [f"{room.path} can't be used for {NAME}: it holds no certificate that can be read"]
+    assert room.path.read_bytes() == b"other"
+
+
 def test_a_bad_file_in_a_store_that_is_read_only_is_told_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(_: object) -> bool:
         raise OSError(30, "Read-only file system")
