@@ -79,7 +79,7 @@ class Retriever:
         passed = wanted.renew or self._turnstile.at_once(client)
         leaf = None
         try:
-            if passed or wanted.refused is not None or not self.generates or self._lookout.sees(name):
+            if passed or not self.generates or self._lookout.sees(name):
                 leaf = self._on_thread(name, notes, wanted._replace(make=passed))
             if leaf is None and not passed and self.generates:
                 self._turnstile.wait(client)
