@@ -756,6 +756,45 @@ def test_a_store_is_tidied_by_one_at_a_time(leaves: Counted, clock: Clock) -> No
     assert found == [1]
 
 
+def test_what_is_made_while_a_store_is_tidied_is_tidied_too(leaves: Counted, clock: Clock) -> None:
+    waits, release = os.pipe()
+    tidied: list[int] = []
+
+    class Tidying(Counted):
+        is_tidy = False
+
+        def tidy(self, now: datetime) -> tuple[str, ...]:
+            tidied.append(self.count)
+            assert get_original("select", "select")([waits], [], [], 10)[0]  # blocks this thread, not the hub
+            return ()
+
+    contexts = ContextCache(2, Tidying(leaves._store, leaves._authority), Workers(), clock)
+    try:
+        contexts.get("a.example")
+        until(lambda: tidied)
+        contexts.get("b.example")
+    finally:
+        os.close(release)
+    until(lambda: tidied == [1, 2])
+    os.close(waits)
+
+
+def test_what_is_tidy_is_not_tidied(leaves: Counted, clock: Clock) -> None:
+    tidied: list[datetime] = []
+
+    class Tidy(Counted):
+        def tidy(self, now: datetime) -> tuple[str, ...]:
+            tidied.append(now)
+            return ()
+
+    workers = Workers(1)
+    contexts = ContextCache(2, Tidy(leaves._store, leaves._authority), workers, clock)
+    assert contexts.get(NAME)
+    gevent.sleep(0)
+    workers.run(int)  # whatever was queued before is done by now
+    assert tidied == []
+
+
 def test_what_openssl_refuses_is_moved_aside_or_made_anew(room: Room, leaves: Counted, clock: Clock) -> None:
     contexts = ContextCache(2, leaves, Workers(), clock)
     room.place(room.ca.issue(NAME, key=new_key(1024)))

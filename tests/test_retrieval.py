@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import gevent
@@ -13,7 +14,9 @@ from test_leaves import NAME, Room
 from admission import Turnstile
 from contexts import ContextCache
 from errors import RetrievalError, TooManyNames
+from keys import KeyStock
 from leaf import Unsettled
+from leaves import Leaves
 from limits import Limits
 from retrieval import Retrieval, settled
 from workers import Workers
@@ -41,6 +44,21 @@ def test_a_new_name_is_made_once_its_turn_has_come(room: Room) -> None:
     assert (made.source, leaves.count) == ("made", 1)  # nothing was stored, and nothing was read before its turn
     clock.advance(seconds=1 / LIMITS.new_names)
     assert left(stile) == 0  # the one that is due by now was taken
+
+
+def test_who_has_a_turn_waits_for_no_lookup(room: Room) -> None:
+    looked_up: list[str] = []
+
+    class Looked(Leaves):
+        def stored(self, names: Iterable[str]) -> set[str]:
+            looked_up.extend(names)
+            return super().stored(looked_up)
+
+    leaves = Looked(room.store, room.leaves._authority, KeyStock("p256"))
+    assert ContextCache(2, leaves, Workers()).get("a.example", "client")
+    assert looked_up == []
+    assert ContextCache(2, leaves, Workers(), turnstile=far_off()).get("a.example", "client")
+    assert set(looked_up) == {"a.example"}
 
 
 def test_what_is_stored_waits_for_no_turn_and_what_is_not_is_refused_at_once(room: Room) -> None:
