@@ -4,7 +4,7 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
@@ -338,6 +338,25 @@ def test_a_temporary_file_taken_for_stale_is_made_anew(tmp_path: Path, monkeypat
     assert cleared
     assert os.listdir(tmp_path) == ["x"]
     assert set(os.listdir("/proc/self/fd")) <= before
+
+
+def test_what_a_full_disk_took_of_a_write_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwritev
+
+    def full(fd: int, parts: Sequence[bytes], end: int) -> int:
+        return write(fd, parts[:1], end)
+
+    path = tmp_path / "x"
+    with path.open("wb") as file:
+        assert files.write_at(file.fileno(), [b"ab", b"cd"], 0) == 4
+        monkeypatch.setattr(os, "pwritev", full)
+        with pytest.raises(OSError, match="No space left"):
+            files.write_at(file.fileno(), [b"ef", b"gh"], 4)
+        assert path.read_bytes() == b"abcd"
+        monkeypatch.setattr(os, "pwritev", _fail)
+        with pytest.raises(OSError, match="Input/output"):
+            files.write_at(file.fileno(), [b"x"], 2)
+    assert path.read_bytes() == b"ab"
 
 
 def test_where_a_file_is_replaced(tmp_path: Path) -> None:
