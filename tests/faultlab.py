@@ -103,6 +103,11 @@ class Faulty(Program):
         """Wait until certifier begins one of the steps, or the fault has happened."""
         self.order("wait", *steps)
 
+    def new_name(self) -> str:
+        """A new name, whose folder in the store is new as well: where it exists, saving takes other steps."""
+        store = Store(self.folder / "certs")
+        return next(name for name in names if (path := store.path(name)) and not path.parent.exists())
+
     def pass_time(self, seconds: float) -> None:
         self.clock += seconds
         self.order("clock", self.clock)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 import scenarios
-from faultlab import Client, Faulty, names, run
+from faultlab import Client, Faulty, run
 
 ERRORS = {  # the errors of each call, as far as they are handled differently; EIO for all others
     "wait tunnel._together": "",  # has no deadline
@@ -106,6 +106,9 @@ PROGRAMS = {
     "--ca=ca --tap=tap.py": {
         "tapped": Scenario(scenarios.tapped, steps="tunnel|streams|tls.(encrypt|close)|sockets"),
         "tapped GET": Scenario(scenarios.tapped_get, steps="sockets|connect"),
+    },
+    # Apart from the other one: a tap that fails is taken out.
+    "--ca=ca --tap=./tap.py": {
         "tap": Scenario(scenarios.tapped, steps="open taps"),
     },
     "--open --listen=0.0.0.0:0": {
@@ -286,7 +289,7 @@ TABLE = [
 
 def prepared(program: Faulty, scenario: Scenario) -> str:
     """A new name, prepared for the scenario."""
-    name = next(names)
+    name = program.new_name()
     if scenario.before is not None:
         scenario.before(program, name)
         run(program, lambda *_: "", name)
