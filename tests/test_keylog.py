@@ -225,7 +225,9 @@ def test_a_fifo_whose_reader_pauses_holds_nobody_up(tmp_path: Path, roots: Path,
                 assert warnings(program) == []
                 assert list(labels(got.decode()).values()) == [OF_1_3] * (2 * MORE_THAN_A_PIPE_HOLDS)
             else:
-                program.wait_for(f"can't write {path}: it takes no more; lines are lost until it can be")
+                program.wait_for(
+                    f"can't write {re.escape(str(path))}: it takes no more; lines are lost until it can be"
+                )
                 assert len(warnings(program)) == 1
                 before = read_all(reader)
                 assert labels(before[: before.rindex(b"\n") + 1].decode())

@@ -525,8 +525,9 @@ def test_what_the_page_says_works(proxy: Program, origin: Origin, tmp_path: Path
     sh(commands(proxy, "git"))
     assert sh("git config --global http.sslCAInfo") == f"{tmp_path}/certifier-ca.crt\n"
     nss = home / ".mozilla/firefox/x.default-esr"
-    sh(f"certutil -N -d sql:{nss} --empty-password\n{commands(proxy, 'Firefox')}")
-    assert "certifier" in sh(f"certutil -L -d sql:{nss}")
+    database = shlex.quote(f"sql:{nss}")
+    sh(f"certutil -N -d {database} --empty-password\n{commands(proxy, 'Firefox')}")
+    assert "certifier" in sh(f"certutil -L -d {database}")
 
 
 @pytest.mark.parametrize("trusted", [True, False])
