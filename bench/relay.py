@@ -156,17 +156,33 @@ class End:
         return ended
 
 
-class Relay:
-    """Keeps a context per name, and handles connections."""
+class Contexts:
+    """A context per name, made when first asked for, and one for all origins."""
 
     def __init__(self, roots: str) -> None:
         key = load_pem_private_key(Path("ca.key").read_bytes(), None)
         assert isinstance(key, pki.Key)
         self._authority = pki.Authority(x509.load_pem_x509_certificate(Path("ca.crt").read_bytes()), key)
         self._contexts: dict[str, ssl.SSLContext] = {}
-        self._origins = ssl.create_default_context()
-        self._origins.load_verify_locations(roots)
-        self._origins.verify_flags |= ssl.VERIFY_X509_STRICT
+        self.origins = ssl.create_default_context()
+        self.origins.load_verify_locations(roots)
+        self.origins.verify_flags |= ssl.VERIFY_X509_STRICT
+
+    def of(self, name: str) -> ssl.SSLContext:
+        """The context for a name."""
+        return self._contexts.get(name) or self._new(name)
+
+    def _new(self, name: str) -> ssl.SSLContext:
+        key = pki.new_key()
+        context = self._contexts[name] = pki.server_context(pki.leaf(self._authority, key, name), key)
+        return context
+
+
+class Relay:
+    """Handles connections."""
+
+    def __init__(self, roots: str) -> None:
+        self._contexts = Contexts(roots)
 
     def serve(self, listener: socket.socket) -> None:
         """Accept all pending connections."""
@@ -189,9 +205,9 @@ class Relay:
         client.send(b"HTTP/1.1 200 OK\r\n\r\n")
         wait(client)
         hello = bytes(client.receive())
-        name = _server_name(hello)
-        upper = End(origin, self._origins, name)
-        lower = End(client, self._contexts.get(name) or self._new(name), None, hello)
+        name = server_name(hello)
+        upper = End(origin, self._contexts.origins, name)
+        lower = End(client, self._contexts.of(name), None, hello)
         open_ends = {client: (lower, upper), origin: (upper, lower)}
         if lower.pump(upper):
             del open_ends[client]
@@ -205,13 +221,8 @@ class Relay:
             if source.pump(sink):
                 del open_ends[ready]
 
-    def _new(self, name: str) -> ssl.SSLContext:
-        key = pki.new_key()
-        context = self._contexts[name] = pki.server_context(pki.leaf(self._authority, key, name), key)
-        return context
 
-
-def _server_name(hello: bytes) -> str:
+def server_name(hello: bytes) -> str:
     """The server_name, found by searching for ``ZONE``, which works for the benchmark's names only."""
     end = hello.index(f".{ZONE}".encode())
     start = end

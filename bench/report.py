@@ -27,8 +27,9 @@ Each cell has the median of the rounds, their range, and the ratio to the floor.
   both ways, with the name's context in memory. Origins have P-256 certificates. CONNECT names an IP address, so nothing
   is looked up.
 * *Idle tunnels* have no figure if the proxy had closed some of them before they were counted.
-* The **bare relay** is not a peer: `bench/relay.py` is the least that these connections need in gevent, without store,
-  policy, limits, deadlines or log. Its cost above the floor is sockets, switches and Python.
+* The **bare relay** and the **gevent relay** are not peers. `bench/relay.py` is the least that these connections need
+  in gevent, without store, policy, limits, deadlines or log: its cost above the floor is sockets, switches and Python.
+  `bench/usual.py` is the same as one would first write it, with gevent's sockets and two greenlets per connection.
 * Every proxy runs with its defaults; the settings that a run needs are in `bench/peers/`.
 """
 

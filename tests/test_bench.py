@@ -24,9 +24,9 @@ def bench(folder: Path, *words: str) -> dict[str, Any]:
 
 
 def test_the_table(tmp_path: Path) -> None:
-    part = bench(tmp_path, "--only=certifier", "--only=bare relay")["table"]
-    certifier, bare = part["peers"]
-    assert set(bare["figures"]) == set(certifier["figures"])
+    part = bench(tmp_path, "--only=certifier", "--only=bare relay", "--only=gevent relay")["table"]
+    certifier, *relays = part["peers"]
+    assert [set(relay["figures"]) for relay in relays] == [set(certifier["figures"])] * 2
     assert "**" not in (tmp_path / "RESULTS.md").read_text().partition("\n* ")[0]  # nothing is best without rivals
     figures = {key: cell["median"] for key, cell in certifier["figures"].items()}
     assert certifier["problem"] is None

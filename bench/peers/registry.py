@@ -4,7 +4,7 @@ from bench.peers import Peer
 from bench.peers.certifier import Certifier
 from bench.peers.mitmproxy import Mitmproxy
 from bench.peers.proxypy import ProxyPy
-from bench.peers.relay import BareRelay
+from bench.peers.relay import BareRelay, UsualRelay
 from bench.peers.squid import Squid
 from bench.peers.sslsplit import Sslsplit
 from bench.peers.trafficserver import TrafficServer
@@ -12,5 +12,6 @@ from bench.peers.trafficserver import TrafficServer
 
 def every(certifier: Certifier) -> list[Peer]:
     """All of them, installed or not."""
-    others = [BareRelay(), TrafficServer(), TrafficServer(reuse=False), Sslsplit(), Squid(), ProxyPy(), Mitmproxy()]
-    return [certifier, *others]
+    references = [BareRelay(), UsualRelay()]
+    others = [TrafficServer(), TrafficServer(reuse=False), Sslsplit(), Squid(), ProxyPy(), Mitmproxy()]
+    return [certifier, *references, *others]

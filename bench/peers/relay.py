@@ -1,4 +1,4 @@
-"""The benchmark's own bare relay: not a peer, but a reference point between the floor and a full program."""
+"""The benchmark's own relays: not peers, but reference points between the floor and a full program."""
 
 import sys
 from pathlib import Path
@@ -15,10 +15,12 @@ class BareRelay(Peer):
     install = "make run"
     note = "the least in gevent and MemoryBIO, for comparison: no store, policy, limits, deadlines, log"
     reference = True
+    words: tuple[str, ...] = ()  # before the module
+    module = "bench.relay"
 
     def version(self) -> str:
         """Its file."""
-        return "bench/relay.py"
+        return f"{self.module.replace('.', '/')}.py"
 
     def prepare(self, setting: Setting) -> None:
         """Write a CA."""
@@ -26,8 +28,7 @@ class BareRelay(Peer):
 
     def command(self, setting: Setting) -> list[str]:
         """It takes the address and the roots."""
-        words = ("-m", "bench.relay")
-        return [sys.executable, *words, *map(str, setting.listen), str(setting.roots)]
+        return [sys.executable, "-m", *self.words, self.module, *map(str, setting.listen), str(setting.roots)]
 
     def environment(self, setting: Setting) -> dict[str, str]:  # noqa: ARG002
         """The path of the package."""
@@ -36,3 +37,12 @@ class BareRelay(Peer):
     def ca(self, setting: Setting) -> Path:
         """The one given to it."""
         return setting.folder / "ca.crt"
+
+
+class UsualRelay(BareRelay):
+    """The same with gevent's sockets, as one would first write it."""
+
+    name = "gevent relay"
+    note = "the same in the usual way, for comparison: gevent's sockets, two greenlets per connection"
+    words = ("gevent.monkey", "--module")
+    module = "bench.usual"
