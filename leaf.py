@@ -67,13 +67,13 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, list[x509.Cert
     return found, chain
 
 
-def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str) -> Leaf:
+def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str, stamp: Stamp = ()) -> Leaf:
     """A ``Leaf``, its times derived from the certificate's."""
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     life = end - begin
     not_after = end - min(MARGIN, life / 10)
     renew_at = end - (life - BACKDATED) * RENEW_LEFT if ours else not_after
-    return Leaf(pem, certificate.serial_number, begin, not_after, renew_at, source, ours)
+    return Leaf(pem, certificate.serial_number, begin, not_after, renew_at, source, ours, stamp)
 
 
 def _check_key(pem: bytes, certificate: x509.Certificate) -> None:

@@ -98,7 +98,7 @@ class Leaves:
         notes += self._once(unread)
         if self._authority is None or not wanted.make:
             return None
-        made = replace(self._make(self._authority, name, now, notes), stamp=stamp)
+        made = self._make(self._authority, name, now, stamp, notes)
         if why_replaced:
             notes.append(why_replaced)
         return self._keep(made, name, now, replacing, notes, wanted.used)
@@ -139,7 +139,7 @@ class Leaves:
         self._told.add(note)
         return [note]
 
-    def _make(self, authority: Authority, name: str, now: datetime, notes: list[str]) -> Leaf:
+    def _make(self, authority: Authority, name: str, now: datetime, stamp: Stamp, notes: list[str]) -> Leaf:
         key, csr = signer.request(name, self._keys.take())
         try:
             pem = authority.sign(csr, name, now, notes)
@@ -147,7 +147,7 @@ class Leaves:
             raise RetrievalError(
                 f"no certificate for {name}: can't take a serial number: {files.told(error)}"
             ) from error
-        return leaf.leaf(pem + key, x509.load_pem_x509_certificate(pem), ours=True, source="made")
+        return leaf.leaf(pem + key, x509.load_pem_x509_certificate(pem), True, "made", stamp)
 
     def _keep(
         self, made: Leaf, name: str, now: datetime, replacing: Stored | None, notes: list[str], used: bool

@@ -28,7 +28,7 @@ DAYS = 45  # of a leaf's life: well below what Apple (398 days) and browsers (20
 CRL_VALIDITY = timedelta(days=7)  # how long clients may cache it: what it says never changes
 _MAX_COMMON_NAME = 64  # ub-common-name, RFC 5280 appendix A.1
 
-# The same in all leaves; made once.
+# The same in all leaves; made once, as is what is the same in all of one CA.
 _CONSTRAINTS = x509.BasicConstraints(ca=False, path_length=None)
 _EXTENDED_KEY_USAGE = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
 _KEY_USAGE = x509.KeyUsage(
@@ -71,6 +71,15 @@ class Authority:
         else:
             self._aki = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(stored)
         self._chain = b"".join(c.public_bytes(Encoding.PEM) for c in files.chain)
+        same = (
+            x509.CertificateBuilder()
+            .issuer_name(files.certificate.subject)
+            .add_extension(_CONSTRAINTS, critical=True)
+            .add_extension(_KEY_USAGE, critical=True)
+            .add_extension(_EXTENDED_KEY_USAGE, critical=False)
+            .add_extension(self._aki, critical=False)
+        )
+        self._same = same if self._points is None else same.add_extension(self._points, critical=False)
 
     def sign(self, csr: x509.CertificateSigningRequest, name: str, now: datetime, notes: list[str]) -> bytes:
         """The leaf for a request, followed by the CA's intermediates, as PEM. What is to be logged goes to ``notes``.
@@ -86,25 +95,16 @@ class Authority:
         if not isinstance(key, PublicKey) or kind_of(key) is None:
             raise RetrievalError(f"the certificate request for {name} has a key of a type that is not signed here")
         self.check_end(now)
-        issuer = self._files.certificate
-        builder = (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(issuer.subject)
+        leaf = (
+            self._same.subject_name(subject)
             .public_key(key)
             .serial_number(self._serials.take(notes))
             .not_valid_before(max(now - BACKDATED, now + self._lifetime - MAX_LIFE))
-            .not_valid_after(min(now + self._lifetime, issuer.not_valid_after_utc))
+            .not_valid_after(min(now + self._lifetime, self._files.certificate.not_valid_after_utc))
             .add_extension(san, critical=len(subject) == 0)
-            .add_extension(_CONSTRAINTS, critical=True)
-            .add_extension(_KEY_USAGE, critical=True)
-            .add_extension(_EXTENDED_KEY_USAGE, critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(self._aki, critical=False)
+            .sign(self._files.key, hashes.SHA256())
         )
-        if self._points is not None:
-            builder = builder.add_extension(self._points, critical=False)
-        leaf = builder.sign(self._files.key, hashes.SHA256())
         return leaf.public_bytes(Encoding.PEM) + self._chain
 
     def fault(self, leaf: x509.Certificate, behind: Sequence[x509.Certificate]) -> str | None:

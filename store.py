@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -172,23 +171,23 @@ class Store:
             os.mkdir(path.parent, 0o700)
         except FileExistsError:
             _refuse_link(path.parent)
-        new = Stored(MARK + pem, True, path)
+        marked = MARK + pem
         # The folder is not synced: a certificate lost in a power cut is made again, with a new serial.
         if replacing is None:
             try:
-                found = files.create(path, new.pem)
+                found = files.create(path, marked)
             except FileExistsError:
                 with _occupied():
                     return self.read(path)
-            return replace(new, state=state_of(found))
-        with files.temporary(path, new.pem) as temporary, self._lock():
+            return Stored(marked, True, path, state_of(found))
+        with files.temporary(path, marked) as temporary, self._lock():
             with _occupied():
                 present = Stored.load(path)
             if present is not None and present != replacing:
                 return present
             if not used:
                 keep_use(path, temporary)
-            new = replace(new, state=state(str(temporary)))
+            new = Stored(marked, True, path, state(str(temporary)))
             os.rename(temporary, path)
         return new
 
