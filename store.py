@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import files
-from stored import MARK, Entry, State, Stored, is_ours, keep_use, note_use, state, state_of
+from stored import MARK, UNSEEN, Entry, State, Stored, is_ours, keep_use, note_use, state, state_of
 
 MAX_STEM = 200  # octets of a name that can be stored: with suffixes it must stay below NAME_MAX (255)
 
@@ -127,7 +127,8 @@ class Store:
     def stamp(self, name: str) -> Stamp:
         """A value that changes when a file that counts for the name is placed, replaced or removed.
 
-        If nothing is stored for the name, it has only None: each call of the system costs a pool thread a turn.
+        If it has only None, ``load`` would find nothing, and need not be called: each system call costs a pool thread a
+        turn.
         """
         states: list[State | None] = []
         for path in map(str, self._paths(name)):
@@ -139,11 +140,13 @@ class Store:
         """Check the files of a name in use: the stamp to compare with next time, None if they have changed.
 
         With ``ours``, certifier's own certificate is in use: that is noted, and a touched or pruned file is no change.
+        Nor is it one if a file can't be looked at.
         """
         path = self.path(name)
         if ours and path is not None:
             note_use(path, now)
-        present = self.stamp(name)
+        states = zip(self.stamp(name), stamp, strict=True)
+        present = tuple(before if found == UNSEEN else found for found, before in states)
         if present == stamp:
             return present
         if ours and path is not None and present[1:] == stamp[1:]:

@@ -18,8 +18,8 @@ MARK = b"Made by certifier, which may replace or remove it. Remove this line to 
 MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger
 TOUCH_SECONDS = 3600.0  # the precision of the time of last use: it must not cost a write per connection
 
-
 State = tuple[int, int, int]  # of a file: inode, mtime (ns) and size
+UNSEEN: State = (-1, -1, -1)  # of what can't be looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def state_of(found: os.stat_result) -> State:
 
 
 def state(path: str) -> State | None:
-    """The state of the file at a path; None if nothing is there. What can't be looked at has a state, too."""
+    """The state of the file at a path; None if nothing is there, ``UNSEEN`` if it can't be looked at."""
     try:
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
@@ -120,8 +120,8 @@ def state(path: str) -> State | None:
                 found = os.stat(path)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        return -1, 0, error.errno or 0
+    except OSError:
+        return UNSEEN
     return state_of(found)
 
 
@@ -134,9 +134,8 @@ def _content(path: Path) -> tuple[bytes, os.stat_result] | None:
             path.lstat()  # not is_symlink, which hides all errors since Python 3.14
         except FileNotFoundError:
             return None
-        return reading.content_and_stat(
-            path, MAX_FILE
-        )  # it has appeared; or it fails again: a dangling link is an error
+        # It has appeared; or it fails again: a dangling link is an error.
+        return reading.content_and_stat(path, MAX_FILE)
 
 
 def is_ours(path: Path) -> bool:

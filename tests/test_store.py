@@ -367,6 +367,21 @@ def test_a_look_at_a_name_in_use(certs: Store) -> None:
     assert certs.look("a.example", pruned, True, time.time()) is None
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_disk_that_fails_changes_nothing(certs: Store, ours: bool) -> None:
+    certs.save("a.example", PEM)
+    path = certs.path("a.example")
+    assert path
+    stamp = certs.stamp("a.example")
+    path.parent.rename(certs.root / "away")
+    path.parent.write_bytes(b"no folder, and nothing below it can be looked at")
+    assert certs.look("a.example", stamp, ours, time.time()) == stamp
+    assert certs.look("a.example", (*stamp[:2], (1, 1, 1), None), ours, time.time()) is None  # what can be seen, counts
+    path.parent.unlink()
+    (certs.root / "away").rename(path.parent)
+    assert certs.look("a.example", stamp, ours, time.time()) == stamp
+
+
 def test_what_another_process_stored_instead_is_read_anew(certs: Store) -> None:
     """Its certificate bears our mark too, but may be signed by another CA."""
     first = certs.save("a.example", PEM + b"1")
@@ -378,7 +393,7 @@ def test_what_another_process_stored_instead_is_read_anew(certs: Store) -> None:
 def test_use_is_noted_on_no_file_of_an_operators_though_ours_was_in_use(certs: Store) -> None:
     path = place(certs, "a.example", PEM)
     os.utime(path, (1000, 1000))
-    certs.look("a.example", (), True, 1e6)
+    certs.look("a.example", (None,) * 4, True, 1e6)
     assert path.stat().st_mtime == 1000
 
 
@@ -402,7 +417,7 @@ def test_use_is_not_noted_behind_a_link(certs: Store, tmp_path: Path) -> None:
     path.symlink_to(outside)
     os.utime(path, (2000, 2000), follow_symlinks=False)
     for when in (1e6, 1e6 + 1):
-        certs.look("a.example", (), True, when)
+        certs.look("a.example", (None,) * 4, True, when)
         assert outside.stat().st_mtime == 1000
         assert path.lstat().st_mtime == 1e6  # touched once, not at each look
 
