@@ -10,6 +10,7 @@ from exchange import Exchange, Fields, Unreadable, header
 from fields import connection_options
 from heads import MAX_LENGTH, TCHAR
 
+TRAILERS = "trailers, which may be read as another request"  # why they are refused
 _VERSIONS = (b"1.0", b"1.1")
 # A path, or a URI whose scheme everyone treats alike; no fragment, which some ignore.
 _TARGET = re.compile(rb"(?:/|\*\Z|https://[^/?#]+(?:[/?]|\Z))[^#]*\Z", re.IGNORECASE)

@@ -64,7 +64,7 @@ def write_new(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def create(path: Path, content: bytes, mode: int = 0o600) -> os.stat_result:
-    """As ``write_new``, but until its folder is synced, the whole file may be lost in a power cut. What it is then."""
+    """As ``write_new``, but until its folder is synced, the whole file may be lost in a power cut. Returns its stat."""
     found = _create_at_once(path, content, mode)
     if found is None:
         with temporary(path, content, mode) as made:

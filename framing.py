@@ -10,6 +10,7 @@ import sys
 from enum import Enum, auto
 from typing import Protocol
 
+import ambiguity
 from exchange import MAX_FIELDS, Fields, Unreadable
 from heads import TCHAR
 
@@ -24,8 +25,6 @@ _BLANK = re.compile(rb"[\r\n]*")
 _LINE = re.compile(TCHAR + rb"++ [!-~]++ HTTP/[0-9]\.[0-9]\r\n")
 _CONTROL = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _LENIENT = re.compile(rb"(?<!\r)\n|\n[ \t]")  # a bare LF, a folded line: recipients parse them differently
-
-_TRAILERS = "trailers, which may be read as another request"
 
 Span = tuple[int, int, int, bool]
 
@@ -182,7 +181,7 @@ class Chunked:
         if not end:
             self._line += data[at:]
             if self._strict and self._next is _Line.TRAILER and self._line != b"\r":
-                raise Unreadable(_TRAILERS)  # half of one is too much: the connection may end there
+                raise Unreadable(ambiguity.TRAILERS)  # half of one is too much: the connection may end there
             return len(data), len(data), len(data), False
         line = data[at:end]
         if self._line:
@@ -218,7 +217,7 @@ class Chunked:
 
     def _trailer(self, line: bytes) -> None:
         if self._strict:
-            raise Unreadable(_TRAILERS)
+            raise Unreadable(ambiguity.TRAILERS)
         self._room -= len(line)
         name, colon, content = line.partition(b":")
         if not colon or self._room < 0:

@@ -171,7 +171,7 @@ class Http2:
         elif special:  # trailers have no pseudo-fields, RFC 9113 §8.1
             raise Unreadable("a request on a stream that is not new")
         elif self._strict and fields:
-            raise Unreadable("trailers, which may be read as another request")
+            raise Unreadable(ambiguity.TRAILERS)
 
     def _settings(self, side: _Side, payload: bytes) -> None:
         if len(payload) % 6:

@@ -3,6 +3,7 @@
 Everything here may block on the disk. Raises ``UsageError`` for an operator's mistake.
 """
 
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from errors import RetrievalError, UsageError
 from keys import KeyStock
 from leaves import Leaves
 from ledger import Ledger
+from log import escape
 from options import LeafOptions
 from pruning import Bound
 from signer import Authority
@@ -92,6 +94,14 @@ class Issuance:
             why = f"can't see which serial numbers are used in {self.store.root}: {error.strerror}"
             raise UsageError(why) from error
         return Authority(found, ledger, self._chosen.days, self._chosen.crl_url)
+
+
+def tell_unreadable(store: Store) -> bool:
+    """Tell on stderr which folders of a store can't be read; return whether there are any."""
+    found = list(store.unreadable())
+    for folder, error in found:
+        print(f"{escape(folder)}: can't be read: {error.strerror}", file=sys.stderr)
+    return bool(found)
 
 
 def open_store(folder: Path, create: bool | None = False) -> Store:

@@ -18,14 +18,13 @@ Exit status 1 if a folder can't be read. The time of last use is kept to the hou
 """
 
 import json
-import sys
 import time
 
 from tqdm import tqdm
 
 from commandline import CommandLine
 from errors import UsageError
-from issuance import open_store
+from issuance import open_store, tell_unreadable
 from log import escape
 from options import store_option
 from pruning import DAY_SECONDS, Pruned, prune
@@ -46,10 +45,7 @@ def main(argv: list[str], version: str) -> int:
         print(json.dumps({"removed": [gone._asdict() for gone in pruned.removed], "kept": pruned.kept, "dry_run": dry}))
     else:
         _print(pruned, dry)
-    unreadable = list(store.unreadable())
-    for folder, why in unreadable:
-        print(f"{escape(folder)}: can't be read: {why.strerror}", file=sys.stderr)
-    return 1 if unreadable else 0
+    return int(tell_unreadable(store))
 
 
 def _print(pruned: Pruned, dry: bool) -> None:

@@ -29,7 +29,7 @@ Each cell has the median of the rounds, their range, and the ratio to the floor.
 * *Idle tunnels* have no figure if the proxy had closed some of them before they were counted.
 * The **bare relay** and the **gevent relay** are not peers. `bench/relay.py` is the least that these connections need
   in gevent, without store, policy, limits, deadlines or log: its cost above the floor is sockets, switches and Python.
-  `bench/usual.py` is the same as one would first write it, with gevent's sockets and two greenlets per connection.
+  `bench/gevent_relay.py` is the same as one would first write it, with gevent's sockets and two greenlets a connection.
 * Every proxy runs with its defaults; the settings that a run needs are in `bench/peers/`.
 """
 

@@ -4,7 +4,7 @@ from bench.peers import Peer
 from bench.peers.certifier import Certifier
 from bench.peers.mitmproxy import Mitmproxy
 from bench.peers.proxypy import ProxyPy
-from bench.peers.relay import BareRelay, UsualRelay
+from bench.peers.relay import BareRelay, GeventRelay
 from bench.peers.squid import Squid
 from bench.peers.sslsplit import Sslsplit
 from bench.peers.trafficserver import TrafficServer
@@ -12,6 +12,6 @@ from bench.peers.trafficserver import TrafficServer
 
 def every(certifier: Certifier) -> list[Peer]:
     """All of them, installed or not."""
-    references = [BareRelay(), UsualRelay()]
+    references = [BareRelay(), GeventRelay()]
     others = [TrafficServer(), TrafficServer(reuse=False), Sslsplit(), Squid(), ProxyPy(), Mitmproxy()]
     return [certifier, *references, *others]

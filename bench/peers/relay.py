@@ -39,10 +39,10 @@ class BareRelay(Peer):
         return setting.folder / "ca.crt"
 
 
-class UsualRelay(BareRelay):
+class GeventRelay(BareRelay):
     """The same with gevent's sockets, as one would first write it."""
 
     name = "gevent relay"
     note = "the same in the usual way, for comparison: gevent's sockets, two greenlets per connection"
     words = ("gevent.monkey", "--module")
-    module = "bench.usual"
+    module = "bench.gevent_relay"

@@ -2,8 +2,8 @@
 
 It does as little as ``bench/relay.py``, in the usual way. Not for real use: anything unexpected ends or hangs it.
 
-``python -m gevent.monkey --module bench.usual <host> <port> <roots.pem>`` patches what it imports; ``ca.crt`` and
-``ca.key`` are in the working directory.
+``python -m gevent.monkey --module bench.gevent_relay <host> <port> <roots.pem>`` patches what it imports; ``ca.crt``
+and ``ca.key`` are in the working directory.
 """
 
 import socket
