@@ -195,12 +195,14 @@ class Page:
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, **where)
 
-    def look(self, width: int, height: int, scheme: str = "light", motion: str = "no-preference") -> None:
-        """Emulate a viewport size, a colour scheme, and a preference for reduced motion."""
+    def look(
+        self, width: int, height: int, scheme: str = "light", motion: str = "no-preference", forced: str = "none"
+    ) -> None:
+        """Emulate a viewport size, a colour scheme, a preference for reduced motion, and forced colours."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
-        features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion}
+        features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": motion, "forced-colors": forced}
         self.call("Emulation.setEmulatedMedia", features=[{"name": n, "value": v} for n, v in features.items()])
 
     def picture(self, path: Path, whole: bool = False) -> None:
