@@ -20,9 +20,10 @@ Each cell has the median of the rounds, their range, and the ratio to the floor.
   run on others. `*`: the load side, not the proxy, set the pace, so the proxy was idle at times. `~`: something else on
   the machine took more than 5 % of the proxy's core meanwhile.
 * The **floor** is what the proxy's own two ends of TLS cost in memory, with the `ssl` and `cryptography` modules of the
-  same Python in the same run. *Warm*: one handshake as a server and one as a client that verifies; *new name*: these, a
-  P-256 key, a signature and the name's context; *download*: decrypting and encrypting a GB; *small request*: decrypting
-  and encrypting the request and the reply; *idle tunnel*: the memory of the two ends. No sockets, no HTTP, no disk.
+  same Python in the same run. *Warm*: one handshake as a server and one as a client that verifies, both ends made and
+  freed; *new name*: these, a P-256 key, a signature and the name's context; *download*: decrypting and encrypting a GB;
+  *small request*: decrypting and encrypting the request and the reply; *idle tunnel*: the memory of the two ends. No
+  sockets, no HTTP, no disk.
 * A *warm connection* is TCP, CONNECT, TLS 1.3 without resumption, one small request and its reply, and close_notify
   both ways, with the name's context in memory. Origins have P-256 certificates. CONNECT names an IP address, so nothing
   is looked up.
