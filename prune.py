@@ -14,10 +14,12 @@ Options:
   --json           Print JSON.
   -h --help        Show this and exit.
 
-Exit status 1 if a folder can't be read. The time of last use is kept to the hour, as the file's modification time.
+Exit status 1 if a folder can't be read or a certificate can't be removed. The time of last use is kept to the
+hour, as the file's modification time.
 """
 
 import json
+import sys
 import time
 
 from tqdm import tqdm
@@ -45,7 +47,9 @@ def main(argv: list[str], version: str) -> int:
         print(json.dumps({"removed": [gone._asdict() for gone in pruned.removed], "kept": pruned.kept, "dry_run": dry}))
     else:
         _print(pruned, dry)
-    return int(tell_unreadable(store))
+    for path, why in pruned.failures:
+        print(f"{escape(path)}: can't be removed: {why.strerror}", file=sys.stderr)
+    return int(tell_unreadable(store) or bool(pruned.failures))
 
 
 def _print(pruned: Pruned, dry: bool) -> None:

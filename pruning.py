@@ -6,7 +6,7 @@ from typing import NamedTuple
 import certificates
 import reading
 from certificates import Unreadable
-from store import Store
+from store import Failures, Store
 from stored import MAX_FILE, TOUCH_SECONDS, Entry
 
 DAY_SECONDS = 86_400.0
@@ -27,6 +27,7 @@ class Pruned(NamedTuple):
 
     removed: list[Removed]
     kept: int
+    failures: Failures  # of those kept: what can't be removed, and why
 
 
 def prune(
@@ -55,8 +56,9 @@ def prune(
         good.sort(key=lambda entry: entry.used if entry.used - now <= TOUCH_SECONDS else 0.0, reverse=True)
         doomed += [(entry, f"beyond the {keep} most recently used") for entry in good[keep:]]
         good = good[:keep]
-    removed = [Removed(entry.name, reason) for entry, reason in doomed if dry or store.remove(entry)]
-    return Pruned(removed, len(good) + len(doomed) - len(removed))
+    failures: Failures = []
+    removed = [Removed(entry.name, reason) for entry, reason in doomed if dry or store.remove(entry, failures)]
+    return Pruned(removed, len(good) + len(doomed) - len(removed), failures)
 
 
 def _reason(entry: Entry, now: float, unused: float | None) -> str | None:

@@ -19,7 +19,7 @@ from stored import MARK, UNSEEN, Entry, State, Stored, is_ours, keep_use, note_u
 MAX_STEM = 200  # octets of a name that can be stored: with suffixes it must stay below NAME_MAX (255)
 
 Stamp = tuple[State | None, ...]  # of each file that is looked up for a name
-Failures = list[tuple[Path, OSError]]  # what can't be read, and why
+Failures = list[tuple[Path, OSError]]  # what can't be read or removed, and why
 
 
 class Occupied(OSError):
@@ -77,12 +77,20 @@ class Store:
         with os.scandir(self.root) as found:
             return [Path(f.path) for f in found if len(f.name) == 3 and f.is_dir(follow_symlinks=False)]
 
-    def remove(self, entry: Entry) -> bool:
-        """Remove a certificate of certifier's own, unless it has changed since it was found; whether it was removed."""
-        with self._lock(), suppress(OSError):
-            if entry.is_unchanged():
-                entry.path.unlink()
-                return True
+    def remove(self, entry: Entry, failures: Failures) -> bool:
+        """Remove a certificate of certifier's own, unless it has changed since it was found; whether it was removed.
+
+        If it can't be, that is added to ``failures``.
+        """
+        with self._lock():
+            try:
+                if entry.is_unchanged():
+                    entry.path.unlink()
+                    return True
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                failures.append((entry.path, error))
         return False
 
     def touch(self, stored: Stored, now: float) -> None:

@@ -1,5 +1,6 @@
 """The commands other than the proxy, as their users call them: check, list, prune, warm."""
 
+import errno
 import fcntl
 import json
 import os
@@ -32,6 +33,7 @@ from test_leaves import Room
 
 import files
 import listing
+import prune
 from check import Check
 from issuance import Issuance
 from pruning import DAY_SECONDS
@@ -199,6 +201,28 @@ def test_prune_where_the_store_is_locked_is_one_line_and_exit_2(room: Room) -> N
         found = command(room, "prune", STORE, "--keep=0")
     assert found.returncode == 2
     assert found.stderr == "certifier: certs can't be pruned: another process holds the lock certs/.lock\n"
+
+
+def test_prune_tells_of_what_it_cannot_remove(
+    room: Room, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in a folder of another user's: the rest is removed."""
+    real = os.unlink
+
+    def unlink(path: str | os.PathLike[str]) -> None:
+        if os.fspath(path).endswith("a.example.crt"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        real(path)
+
+    monkeypatch.chdir(room.folder)
+    monkeypatch.setattr(os, "unlink", unlink)
+    assert prune.main([STORE, "--keep=0"], "") == 1
+    path = room.store.path("a.example")
+    assert path
+    told = capsys.readouterr()
+    assert told.err == f"{path.relative_to(room.folder)}: can't be removed: Permission denied\n"
+    assert told.out == "127.0.0.1: beyond the 0 most recently used\n1 removed, 1 kept\n"
+    assert names(room) == ["a.example", "www.example.com"]
 
 
 def test_prune_removes_what_expired_and_never_an_operators(room: Room) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from store import Store
+from store import Failures, Store
 from stored import MARK, TOUCH_SECONDS, Stored
 from workers import Workers
 
@@ -296,10 +296,12 @@ def test_only_what_is_ours_and_unchanged_is_removed(certs: Store) -> None:
     place(certs, "c.example", PEM)
     entries = {entry.name: entry for entry in certs.entries()}
     certs.save("b.example", PEM + b"x", Stored(MARK + PEM, True, entries["b.example"].path))
-    assert certs.remove(entries["a.example"])
-    assert not certs.remove(entries["a.example"])
-    assert not certs.remove(entries["b.example"])
-    assert not certs.remove(entries["c.example"])
+    failures: Failures = []
+    assert certs.remove(entries["a.example"], failures)
+    assert not certs.remove(entries["a.example"], failures)
+    assert not certs.remove(entries["b.example"], failures)
+    assert not certs.remove(entries["c.example"], failures)
+    assert failures == []
     assert sorted(entry.name for entry in certs.entries()) == ["b.example", "c.example"]
 
 
