@@ -157,7 +157,7 @@ class Store:
         present = tuple(before if found == UNSEEN else found for found, before in states)
         if present == stamp:
             return present
-        if ours and path is not None and present[1:] == stamp[1:]:
+        if ours and path is not None and present[2:] == stamp[2:]:  # a key beside ours has no use
             mine, before = present[0], stamp[0]
             if mine is None or (before is not None and mine[0] == before[0] and is_ours(path)):
                 return present

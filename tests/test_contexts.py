@@ -704,12 +704,18 @@ def test_what_is_as_new_as_can_be_had_is_not_read_at_each_use(
     assert leaves.count == 1
 
 
-def test_pruned_from_the_store_and_still_served(leaves: Counted, clock: Clock, room: Room) -> None:
+@pytest.mark.parametrize("key", [False, True])
+def test_pruned_from_the_store_and_still_served(leaves: Counted, clock: Clock, room: Room, key: bool) -> None:
+    """With an operator's key or without: it may be left of what was removed, or be placed before its certificate."""
     contexts = ContextCache(2, leaves, Workers(), clock)
+    if key:
+        room.path.parent.mkdir()
+        room.path.with_suffix(".key").write_bytes(b"for another certificate")
     made = contexts.get("www.example.com")
     assert made
-    room.path.unlink()
-    for _ in range(3):
+    for pruned in (False, True, True):
+        if pruned:
+            room.path.unlink(missing_ok=True)
         clock.advance(seconds=LOOK_SECONDS)
         assert contexts.find("www.example.com") is made
         until(lambda: not made.refreshing)
