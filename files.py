@@ -84,7 +84,7 @@ def _create_at_once(path: Path, content: bytes, mode: int) -> os.stat_result | N
         return None
     try:
         _write(fd, content)
-        found = _set_mode(fd, mode)
+        found = _set_mode(fd, mode)  # after the content, whose stat it returns; without a name, nobody opens it before
         os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd, follow_symlinks=True)  # linkat(2): it follows the link
     except FileExistsError:
         raise
