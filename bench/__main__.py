@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
 def _folder(text: str) -> Path:
     if not os.access(text, os.W_OK | os.X_OK) or not os.path.isdir(text):
         raise argparse.ArgumentTypeError(f"{text}: not a folder that can be written to")
-    return Path(text)
+    return Path(text).absolute()  # each proxy runs in a folder of its own
 
 
 def _number(text: str) -> int:

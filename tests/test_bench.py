@@ -1,6 +1,7 @@
 """The benchmark's quick form against the real program: every row, curve and mixed load has plausible values."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from bench.price import WAYS
 
 
 def bench(folder: Path, *words: str) -> dict[str, Any]:
+    work = os.path.relpath(folder, HERE)
     done = run(
-        sys.executable, "-m", "bench", "--quick", f"--out={folder}", f"--work={folder}", *words, timeout=50, cwd=HERE
+        sys.executable, "-m", "bench", "--quick", f"--out={folder}", f"--work={work}", *words, timeout=50, cwd=HERE
     )
     assert done.returncode == 0, done.stderr
     parts: dict[str, Any] = json.loads((folder / "results.json").read_text())
