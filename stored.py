@@ -18,8 +18,8 @@ MARK = b"Made by certifier, which may replace or remove it. Remove this line to 
 MAX_FILE = 1 << 20  # octets: no certificate with its chain is larger
 TOUCH_SECONDS = 3600.0  # the precision of the time of last use: it must not cost a write per connection
 
-State = tuple[int, int, int]  # of a file: inode, mtime (ns) and size
-UNSEEN: State = (-1, -1, -1)  # of what can't be looked at
+State = tuple[int, int, int, int, int, int]  # of a file: inode, mtime (ns), size; mode, owner, group: who may read it
+UNSEEN: State = (-1,) * 6  # of what can't be looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Entry(NamedTuple):
 
 def state_of(found: os.stat_result) -> State:
     """The state of a file, from what stat(2) says of it."""
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode, found.st_uid, found.st_gid
 
 
 def state(path: str) -> State | None:

@@ -369,6 +369,28 @@ def test_a_look_at_a_name_in_use(certs: Store) -> None:
     assert certs.look("a.example", pruned, True, time.time()) is None
 
 
+@pytest.mark.parametrize("file", ["a.example.crt", "a.example.key", "_.example.crt", "_.example.key"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_file_that_may_be_read_now_is_a_change(certs: Store, file: str, ours: bool) -> None:
+    """An operator who is told that it can't be read changes nothing else of it."""
+    for stem in ("a.example", "_.example"):
+        place(certs, stem, PEM).with_suffix(".key").write_bytes(b"a key")
+    (path,) = certs.root.glob(f"*/{file}")
+    path.chmod(0)
+    stamp = certs.stamp("a.example")
+    assert certs.look("a.example", stamp, ours, time.time()) == stamp
+    path.chmod(0o600)
+    assert certs.look("a.example", stamp, ours, time.time()) is None
+
+
+def test_who_may_read_our_own_certificate_is_no_change(certs: Store) -> None:
+    certs.save("a.example", PEM)
+    stamp = certs.stamp("a.example")
+    (path,) = certs.paths()
+    path.chmod(0o640)
+    assert certs.look("a.example", stamp, True, time.time()) == certs.stamp("a.example") != stamp
+
+
 @pytest.mark.parametrize("ours", [True, False])
 def test_a_disk_that_fails_changes_nothing(certs: Store, ours: bool) -> None:
     certs.save("a.example", PEM)
@@ -378,7 +400,7 @@ def test_a_disk_that_fails_changes_nothing(certs: Store, ours: bool) -> None:
     path.parent.rename(certs.root / "away")
     path.parent.write_bytes(b"no folder, and nothing below it can be looked at")
     assert certs.look("a.example", stamp, ours, time.time()) == stamp
-    assert certs.look("a.example", (*stamp[:2], (1, 1, 1), None), ours, time.time()) is None  # what can be seen, counts
+    assert certs.look("a.example", (*stamp[:2], (1,) * 6, None), ours, time.time()) is None  # what can be seen, counts
     path.parent.unlink()
     (certs.root / "away").rename(path.parent)
     assert certs.look("a.example", stamp, ours, time.time()) == stamp
