@@ -16,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 
 import files
 import names
+import reading
 from errors import UsageError
 from names import Endpoint, Target
 
@@ -132,7 +133,7 @@ def networks(option: str, texts: Iterable[str]) -> tuple[Network, ...]:
 
 def _not_a_pipe(path: str, flags: int) -> int:
     """An opener that refuses pipes: one blocks until it is written to, and is empty for the next worker or reload."""
-    fd = os.open(path, flags | os.O_NONBLOCK)
+    fd = os.open(path, flags | reading.FLAGS)
     try:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise OSError(errno.ESPIPE, "It is a pipe, and could be read once only")

@@ -16,6 +16,10 @@ from gevent.monkey import get_original
 _MOST = 1 << 26  # octets read from a file at once: half a million users or 30,000 roots have less, /dev/zero has no end
 _PIECE = 1 << 20  # octets
 
+# Of a file that an operator chose: a FIFO would block, and a terminal would become that of a process that has none, as
+# a service has none, and hang up on it later.
+FLAGS = os.O_NONBLOCK | os.O_NOCTTY
+
 # gevent's must not be used on pool threads; it also costs system calls for a check.
 close: Callable[[int], None] = get_original("os", "close")
 
@@ -43,7 +47,7 @@ def content_and_stat(path: Path, most: int) -> tuple[bytes, os.stat_result]:
 @contextmanager
 def opened(path: Path, flags: int) -> Iterator[tuple[int, os.stat_result]]:
     """A descriptor of a regular file, and what fstat(2) says of it."""
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)  # else a FIFO would block
+    fd = os.open(path, flags | os.O_CLOEXEC | FLAGS)
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
@@ -55,7 +59,7 @@ def opened(path: Path, flags: int) -> Iterator[tuple[int, os.stat_result]]:
 
 def whole(path: Path) -> bytes:
     """All that a file holds. Of a FIFO, what its writers write; nothing if it has none, rather than wait for ever."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | FLAGS)) as file:
         os.set_blocking(file.fileno(), True)
         return rest(file)
 

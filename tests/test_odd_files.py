@@ -1,11 +1,12 @@
 """Files in a store that can't be read, or whose names are no DNS names: nothing else is affected."""
 
 import os
+import sys
 from datetime import timedelta
 from pathlib import Path, PosixPath
 
 import pytest
-from lab import run
+from lab import HERE, run
 from pki import key_pem, new_key, now
 from test_commands import PROGRAM, STORE, command
 from test_leaves import LATER, NAME, Room
@@ -233,6 +234,30 @@ def test_what_is_typed_ends_once() -> None:
         os.write(master, b"one\n\4two\n\4\4")
         assert reading.whole(path) == b"one\n"
         assert reading.whole(path) == b"two\n"
+    finally:
+        os.close(terminal)
+        os.close(master)
+
+
+@pytest.mark.parametrize(
+    ("reads", "ours"),
+    [
+        ("import reading; reading.whole(Path(at))", False),
+        ("import reading\nwith suppress(IsADirectoryError): reading.content(Path(at), 1)", False),
+        ("from patterns import Patterns; Patterns('--deny', ['@' + at])", False),
+        ("open(at).close()", True),  # the counterpart
+    ],
+)
+def test_a_terminal_that_is_read_does_not_become_that_of_certifier(reads: str, ours: bool) -> None:
+    """As the leader of its session, which a service is, it would be told of a hang-up, and of Ctrl+C there."""
+    begin = "import os, sys\nfrom contextlib import suppress\nfrom pathlib import Path\nat = sys.argv[1]"
+    end = "os.open('/dev/tty', os.O_RDONLY | os.O_NOCTTY)"
+    master, terminal = os.openpty()
+    try:
+        os.write(master, b"a.example\n\4")
+        words = (sys.executable, "-c", f"{begin}\n{reads}\n{end}", os.ttyname(terminal))
+        found = run(*words, cwd=HERE, start_new_session=True)
+        assert ("No such device or address: '/dev/tty'" in found.stderr) is not ours, found
     finally:
         os.close(terminal)
         os.close(master)
