@@ -20,7 +20,7 @@ from log import escape
 from options import LeafOptions
 from pruning import Bound
 from signer import Authority
-from store import Store
+from store import Failures, Store
 
 
 def _silent(_: str) -> None:
@@ -96,12 +96,11 @@ class Issuance:
         return Authority(found, ledger, self._chosen.days, self._chosen.crl_url)
 
 
-def tell_unreadable(store: Store) -> bool:
-    """Tell on stderr which folders of a store can't be read; return whether there are any."""
-    found = list(store.unreadable())
-    for folder, error in found:
-        print(f"{escape(folder)}: can't be read: {error.strerror}", file=sys.stderr)
-    return bool(found)
+def tell(failures: Failures, done: str) -> bool:
+    """Tell on stderr what of a store can't be ``done``, such as "read"; return whether there is any."""
+    for path, error in failures:
+        print(f"{escape(path)}: can't be {done}: {error.strerror}", file=sys.stderr)
+    return bool(failures)
 
 
 def open_store(folder: Path, create: bool | None = False) -> Store:

@@ -19,14 +19,13 @@ hour, as the file's modification time.
 """
 
 import json
-import sys
 import time
 
 from tqdm import tqdm
 
 from commandline import CommandLine
 from errors import UsageError
-from issuance import open_store, tell_unreadable
+from issuance import open_store, tell
 from log import escape
 from options import store_option
 from pruning import DAY_SECONDS, Pruned, prune
@@ -47,9 +46,7 @@ def main(argv: list[str], version: str) -> int:
         print(json.dumps({"removed": [gone._asdict() for gone in pruned.removed], "kept": pruned.kept, "dry_run": dry}))
     else:
         _print(pruned, dry)
-    for path, why in pruned.failures:
-        print(f"{escape(path)}: can't be removed: {why.strerror}", file=sys.stderr)
-    return int(tell_unreadable(store) or bool(pruned.failures))
+    return int(any([tell(pruned.failures, "removed"), tell(store.unreadable(), "read")]))
 
 
 def _print(pruned: Pruned, dry: bool) -> None:

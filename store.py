@@ -58,13 +58,15 @@ class Store:
             with suppress(OSError):
                 yield Entry.of(path)
 
-    def unreadable(self) -> Iterator[tuple[Path, OSError]]:
+    def unreadable(self) -> Failures:
         """What stands in the place of a folder for certificates, but can't be read as one: a walk skips it."""
+        failures: Failures = []
         for folder in sorted(self.root.glob("[0-9a-f]" * 3)):
             try:
                 os.scandir(folder).close()
             except OSError as error:
-                yield folder, error
+                failures.append((folder, error))
+        return failures
 
     def paths(self) -> Iterator[Path]:
         """The paths of all certificates, in no order."""
