@@ -456,8 +456,9 @@ def test_a_start_that_takes_long_can_be_broken_off(
     prefix = ["unshare", "--pid", "--fork", "--kill-child"] if how == "first" else []
     if prefix and (sys.platform != "linux" or run(*prefix, "true").returncode):
         pytest.skip("needs Linux, and to be allowed a namespace for processes")
-    words = {"workers": [*GOOD, *SIGN, "--workers=2", "--listen=127.0.0.1:0"], "warm": ["warm", GOOD[0], *SIGN, "-"]}
-    command = [*prefix, sys.executable, str(HERE / "certifier.py"), *words.get(how, [*GOOD, *SIGN])]
+    serving = [*GOOD, *SIGN, "--listen=127.0.0.1:0"]
+    words = {"workers": [*serving, "--workers=2"], "warm": ["warm", GOOD[0], *SIGN, "-"]}
+    command = [*prefix, sys.executable, str(HERE / "certifier.py"), *words.get(how, serving)]
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         with fifo.open("wb"):  # returns once it is being read
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
