@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import stat
@@ -404,6 +405,30 @@ def test_a_disk_that_fails_changes_nothing(certs: Store, ours: bool) -> None:
     path.parent.unlink()
     (certs.root / "away").rename(path.parent)
     assert certs.look("a.example", stamp, ours, time.time()) == stamp
+
+
+def test_our_own_certificate_that_was_touched_and_cannot_be_read_stays_in_use(
+    certs: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fault is that of each look, and would be logged at each."""
+    certs.save("a.example", PEM)
+    stamp = certs.stamp("a.example")
+    (path,) = certs.paths()
+    os.utime(path, (time.time() - 60,) * 2)
+    real = os.open
+
+    def failing(what: str | os.PathLike[str], *arguments: int, **options: int) -> int:
+        if os.fspath(what) == os.fspath(path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(what, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing)
+        touched = certs.look("a.example", stamp, True, time.time())
+    assert touched == certs.stamp("a.example") != stamp
+    path.rename(path.with_suffix(".old"))
+    certs.save("a.example", PEM + b"2")
+    assert certs.look("a.example", touched, True, time.time()) is None
 
 
 def test_what_another_process_stored_instead_is_read_anew(certs: Store) -> None:
