@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
+from operator import itemgetter
 from typing import NamedTuple
 
 from cryptography import x509
@@ -111,9 +112,17 @@ class Leaves:
     def tidy(self, now: datetime) -> tuple[str, ...]:
         """Do what is due after leaves were made: make keys ahead, prune the store to its bound; the notes to log."""
         self._keys.fill()
-        removed = self._bound.keep(now.timestamp()) if self._bound is not None else 0
-        what = "1 certificate" if removed == 1 else f"{removed} certificates"
-        return (f"removed {what} from the store, unused longest (--store-max)",) if removed else ()
+        pruned = self._bound.keep(now.timestamp()) if self._bound is not None else None
+        if pruned is None:
+            return ()
+        notes: list[str] = []
+        if removed := len(pruned.removed):
+            what = "1 certificate" if removed == 1 else f"{removed} certificates"
+            notes.append(f"removed {what} from the store, unused longest (--store-max)")
+        if pruned.failures:
+            path, error = min(pruned.failures, key=itemgetter(0))
+            notes += self._once(f"the store can't be kept to --store-max: {path} can't be removed: {error.strerror}")
+        return tuple(notes)
 
     def stored(self, names: Iterable[str]) -> set[str]:
         """Those of the names for which something is stored, whether or not it can be served."""

@@ -90,15 +90,15 @@ class Bound:
         """Note that a certificate was stored."""
         self._latest = serial
 
-    def keep(self, now: float) -> int:
-        """Prune if necessary, and return how many were removed. Blocks on the disk; one call at a time."""
+    def keep(self, now: float) -> Pruned | None:
+        """Prune if necessary, and return what became of the certificates. Blocks on the disk; one call at a time."""
         latest = self._latest
         if abs(latest - self._counted) < self._room:  # abs: much lower ones are another CA's
-            return 0
+            return None
         held = sum(entry.ours for entry in self._store.entries())
-        removed = 0
+        pruned = None
         if held > self._most:
             pruned = prune(self._store, now, keep=self._most - self._most // _SLACK)
-            removed, held = len(pruned.removed), pruned.kept
+            held = pruned.kept
         self._counted, self._room = latest, max(1, self._most - held + 1)
-        return removed
+        return pruned

@@ -1,5 +1,6 @@
 import base64
 import codecs
+import errno
 import os
 import re
 import time
@@ -477,6 +478,26 @@ def test_what_a_bounded_store_loses_is_told(room: Room) -> None:
     one, three = "1 certificate", "3 certificates"
     lost = [(f"removed {what} from the store, unused longest (--store-max)",) for what in (one, three)]
     assert told == [(), (), lost[0], (), (), lost[1]]
+
+
+def test_what_keeps_a_store_above_its_bound_is_told_once(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    bounded = Leaves(room.store, room.leaves._authority, KeyStock("p256"), Bound(room.store, 2))
+    real = os.unlink
+    kept = room.store.path("b.example")
+
+    def unlink(path: str | os.PathLike[str]) -> None:
+        if os.fspath(path) == os.fspath(str(kept)):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        real(path)
+
+    monkeypatch.setattr(os, "unlink", unlink)
+    told = list[str]()
+    for age, name in enumerate("abcdef"):
+        room.retrieve(f"{name}.example", now() - timedelta(hours=10 - age), leaves=bounded)
+        told += bounded.tidy(now())
+    assert told.count(f"the store can't be kept to --store-max: {kept} can't be removed: Permission denied") == 1
+    assert len(told) > 1  # of the others, that they are removed
+    assert kept in set(room.store.paths())
 
 
 def test_a_bounded_store_is_not_walked_through_for_each_new_name(room: Room) -> None:
