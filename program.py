@@ -184,6 +184,8 @@ class Program:
         files = self._issuance.files
         authority = self._issuance.authority
         self._website.use(Downloads(files.anchor, authority, self._workers) if files and authority else None)
+        if files and files.is_new:
+            log.info("made a new CA in %s: clients must trust its ca.crt", self._chosen.leaves.ca.folder)
         for warning in files.warnings if files else ():
             log.warning("%s", warning)
         self._tell_expiry()

@@ -248,6 +248,16 @@ def test_an_operators_ca_is_told_at_start(tmp_path: Path) -> None:
         running.wait_for(f"^try: curl -x {running.url} --cacert 'our CA/ca.crt' ")
 
 
+def test_a_new_ca_is_told_once(tmp_path: Path) -> None:
+    """Who mistypes --ca is to see why clients no longer trust anything."""
+    told = "Z made a new CA in ca: clients must trust its ca.crt$"
+    with Program(tmp_path, *GOOD, "--ca=ca") as running:
+        running.wait_for(told)
+    with Program(tmp_path, *GOOD, "--ca=ca") as running:
+        running.wait_for("^try: curl")
+        assert not [line for line in running.lines if re.search(told, line)]
+
+
 def test_an_unverified_upstream_is_said_loudly(tmp_path: Path) -> None:
     with Program(tmp_path, *GOOD, "--no-verify-upstream") as running:
         running.wait_for("ORIGINS ARE NOT VERIFIED")
