@@ -40,8 +40,9 @@ class _Copy:
 class HarFile:
     """Appends exchanges to a file, created (0600) if missing. Methods may block on the disk, and raise ``OSError``.
 
-    A file of ours is continued, and one that is or becomes empty is begun anew. Any other raises ``FileExistsError``,
-    one that another process writes ``BlockingIOError``. The file system must have hard links. Not thread-safe.
+    A file of ours is continued, and one that is or becomes empty is begun anew; both keep their mode. Any other raises
+    ``FileExistsError``, one that another process writes ``BlockingIOError``. The file system must have hard links. Not
+    thread-safe.
     """
 
     def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE, keep: int = KEEP) -> None:
@@ -101,8 +102,8 @@ class HarFile:
 
     def _append(self, lot: bytearray) -> None:
         live, spare = self._copies or self._open()
-        if self._is_displaced(live) or any(os.fstat(copy.fd).st_size < copy.end for copy in (live, spare)):
-            self._close()  # someone has put another file in its place (logrotate), or emptied it
+        if self._is_displaced(live) or _differ(live, spare):
+            self._close()  # someone has put another file in its place (logrotate), emptied it or changed its mode
             live, spare = self._open()
         if not self._empty and not self._fits(len(lot)):
             self._close()
@@ -178,6 +179,7 @@ class HarFile:
         spare = os.open(self._hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(spare, fcntl.LOCK_EX)
+            os.fchmod(spare, _mode(os.fstat(live)))  # or who may read the file would change with each swap
             at = 0
             while chunk := os.pread(live, _CHUNK, at):
                 at += os.write(spare, chunk)
@@ -190,3 +192,13 @@ class HarFile:
         for copy in self._copies or ():
             os.close(copy.fd)
         self._copies = None
+
+
+def _differ(live: _Copy, spare: _Copy) -> bool:
+    """Whether the two can't take turns as they are: one has been emptied, or they have different modes."""
+    found, other = os.fstat(live.fd), os.fstat(spare.fd)
+    return found.st_size < live.end or other.st_size < spare.end or _mode(found) != _mode(other)
+
+
+def _mode(found: os.stat_result) -> int:
+    return stat.S_IMODE(found.st_mode)

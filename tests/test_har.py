@@ -46,6 +46,37 @@ def test_it_is_valid_after_each_entry(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["log"]["creator"] == {"name": "certifier", "version": "1.0"}
 
 
+@pytest.mark.parametrize("before", [True, False], ids=["at-first", "later"])
+@pytest.mark.parametrize("mode", [0o640, 0o644])
+def test_the_mode_that_an_operator_chose_stays(tmp_path: Path, mode: int, before: bool) -> None:
+    path = tmp_path / "a.har"
+    path.touch()
+    path.chmod(mode if before else 0o600)
+    file = open_(path)
+    file.append(exchange(target="/0"))
+    if not before:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        path.chmod(mode)
+    for n in range(1, 4):
+        file.append(exchange(target=f"/{n}"))
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+    file.close()
+    assert entries(path) == [f"/{n}" for n in range(4)]
+
+
+def test_a_mode_that_is_made_stricter_holds_for_the_spare_too(tmp_path: Path) -> None:
+    path = tmp_path / "a.har"
+    path.touch()
+    path.chmod(0o644)
+    file = open_(path)
+    file.append(exchange(target="/0"))
+    path.chmod(0o600)
+    file.append(exchange(target="/1"))
+    assert {stat.S_IMODE(found.stat().st_mode) for found in tmp_path.iterdir()} == {0o600}
+    assert len(list(tmp_path.iterdir())) == 2
+    file.close()
+
+
 def test_a_file_of_ours_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "a.har"
     for n in range(3):
