@@ -17,6 +17,7 @@ MAX_VALUE = 300  # characters of a value, unless set_up() is given another limit
 MAX_URL = 2000  # characters of a URL; about the length that all browsers and search engines handle
 
 _USER = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*://)?)[^/?#]*@")  # RFC 3986 §3.2.1
+_CONTROL = re.compile(r"[\0-\x1f\x7f]")  # terminals and line breaks; ``LineFile`` escapes those outside of ASCII
 _PLAIN = re.compile(r"[!#-<>-\[\]-~]+\Z")  # printable ASCII except space, quote, equals sign and backslash
 
 log = logging.getLogger("certifier")
@@ -89,12 +90,20 @@ def clf(moment: int) -> str:
 
 
 class _Formatter(logging.Formatter):
-    """UTC with milliseconds, the level unless it is INFO, the message, and any traceback on the lines below it."""
+    """UTC with milliseconds, the level unless it is INFO, the message, and any traceback on the lines below it.
+
+    These are indented: an exception's text may be a peer's, as a tap's may be a body, and must not pass for an entry.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{utc(record.created)} {level}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = f"{utc(record.created)} {level}{_visible(record.getMessage())}"
+        trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
+        return "\n".join([text, *(f"  {_visible(line)}" for line in trace)])
+
+
+def _visible(text: str) -> str:
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 class _Handler(logging.Handler):

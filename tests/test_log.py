@@ -101,6 +101,31 @@ def test_what_nobody_reads_is_lost_and_counted() -> None:
             os.close(kept)
 
 
+FORGED = "2026-11-30T00:00:00.000Z tunnel client=192.0.2.1:1 target=a.example:443 outcome=closed"
+
+
+def test_an_exceptions_text_passes_for_no_entry_and_does_nothing_to_a_terminal(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    log.set_up()
+    logger = logging.getLogger("certifier")
+    try:
+        try:
+            raise ValueError(f"x\n{FORGED}\r{FORGED}\x1b[2J\x9b2J\u2028{FORGED}")
+        except ValueError as error:
+            raise KeyError(f"y\n{FORGED}") from error
+    except KeyError:
+        logger.exception("a tap failed")
+    logger.warning("a bug: %s", f"z\n{FORGED}")
+    logger.info("an entry")
+    told = capfd.readouterr().err
+    assert told.replace("\n", "").isprintable()
+    entries = [line.split(" ", 1)[1] for line in told.splitlines() if not line.startswith("  ")]
+    assert entries == ["error: a tap failed", f"warning: a bug: z\\n{FORGED}", "an entry"]
+    assert f"\n  {FORGED}\\r{FORGED}\\x1b[2J" in told
+    assert told.count("\n  Traceback (most recent call last):\n") == 2
+
+
 @pytest.mark.timeout(10)
 def test_another_process_fills_the_pipe_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between our check for room and our write, as workers share stderr. Other writers of it may still block."""
