@@ -16,7 +16,7 @@ _WIRE = 2  # times the limit, for all bytes with record headers: a hello cut int
 _CLIENT_HELLO = 1  # HandshakeType
 _MAX_RECORD = 16_384
 _SERVER_NAME, _GROUPS, _ALPN, _SUPPORTED_VERSIONS, _KEY_SHARES, _ECH = 0, 10, 16, 43, 51, 0xFE0D
-_CURVES = frozenset((23, 24, 25, 29, 30, 4587, 4588, 4589))  # NamedGroups, hybrids of curves and ML-KEM last
+_CURVES = frozenset((23, 24, 25, 29, 30))  # NamedGroups that every OpenSSL takes; hybrids with ML-KEM, only 3.5 does
 _FINITE_FIELDS = range(0x0100, 0x0200)  # RFC 7919
 _MOST_SHARES = 100  # OpenSSL searches all groups for each share's: 64 KB of the two take 60 ms. Clients send three.
 _SHORT = "ClientHello shorter than its lengths say"
@@ -147,7 +147,10 @@ def _parse(hello: bytes) -> ClientHello:
 
 
 def _is_finite(shares: tuple[int, ...], groups: tuple[int, ...]) -> bool:
-    """Whether OpenSSL would use a finite field: it takes the first share it can or, without one, prefers a curve."""
+    """Whether OpenSSL would use a finite field: it takes the first share it can or, without one, prefers a curve.
+
+    A group that it may not know leaves the choice to the others.
+    """
     for group in shares:
         if group in _CURVES or group in _FINITE_FIELDS:
             return group not in _CURVES

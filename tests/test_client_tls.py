@@ -191,6 +191,24 @@ def test_finite_fields(proxy: Program, origin: Origin, group: int) -> None:
     assert retry.extensions[rawtls.KEY_SHARES] == rawtls.X25519.to_bytes(2)
 
 
+@pytest.mark.parametrize("hybrid", [0x11EB, 0x11EC, 0x11ED])
+def test_finite_fields_behind_a_hybrid(proxy: Program, origin: Origin, hybrid: int) -> None:
+    """Of a curve and ML-KEM. An OpenSSL that does not know it takes what comes next."""
+    finite = 0x0104
+
+    def offered(*groups: int) -> dict[int, bytes]:
+        return usual("localhost") | NEW | {rawtls.GROUPS: rawtls.numbers(2, groups)}
+
+    sizes = ((hybrid, 1216), (finite, 1024))
+    shares = b"".join(group.to_bytes(2) + rawtls.vector(2, (2).to_bytes(octets)) for group, octets in sizes)
+    both = {rawtls.KEY_SHARES: rawtls.vector(2, shares)}
+    assert answer(proxy, origin, client_hello(ALL, offered(hybrid, finite))) == HANDSHAKE_FAILURE
+    assert answer(proxy, origin, client_hello(ALL, offered(hybrid, finite) | both)) == HANDSHAKE_FAILURE
+    retry = answer(proxy, origin, client_hello(ALL, offered(hybrid, finite, rawtls.X25519)))
+    assert isinstance(retry, Hello)
+    assert int.from_bytes(retry.extensions[rawtls.KEY_SHARES]) in (rawtls.X25519, rawtls.X25519_MLKEM768)
+
+
 @pytest.mark.skipif(not MODERN, reason="OpenSSL 3.5 and newer have X25519MLKEM768")
 def test_the_post_quantum_group(proxy: Program, origin: Origin) -> None:
     groups = [rawtls.X25519, rawtls.X25519_MLKEM768]

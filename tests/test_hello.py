@@ -201,7 +201,13 @@ def test_what_has_not_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(other: byt
         ((29, 0x0100), (0x0100, 29), False),  # the first share counts
         ((0x0100, 29), (29, 0x0100), True),
         ((0x7777, 0x01FF, 29), (29,), True),
-        ((0x7777,), (0x0100, 0x0200, 4588), False),  # without one, a curve is preferred
+        ((0x7777,), (0x0100, 0x0200, 25), False),  # without one, a curve is preferred
+        ((4588, 0x0104), (4588, 0x0104), True),  # X25519MLKEM768, which OpenSSL has from 3.5 on
+        ((4588,), (4588, 0x0104), True),
+        ((), (4587, 4588, 4589, 0x0104), True),
+        ((4588, 29, 0x0104), (4588, 0x0104, 29), False),
+        ((4588,), (4588, 0x0104, 29), False),
+        ((4588,), (4588,), False),
         ((), (0x7777, 0x0100), True),
         ((), (0x7777, 0x0200), False),
     ],
