@@ -225,6 +225,9 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
         found.append((paths[0], Fault("it ends soon", warning)))
     if stat.S_IMODE(paths[1].stat().st_mode) & 0o077:
         found.append((paths[1], Fault("others can read the CA's private key", _READ.format(_word(paths[1])))))
+    if chosen.folder is not None and stat.S_IMODE(chosen.folder.stat().st_mode) & 0o022:
+        meaning = "whoever can write there can put a CA of their own in this one's place"
+        found.append((chosen.folder, Fault("others can write there", f"{meaning}: chmod go-w {_word(chosen.folder)}")))
     return files, found
 
 

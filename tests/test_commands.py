@@ -448,6 +448,19 @@ def test_check_of_a_ca_that_is_not_there(room: Room) -> None:
         assert [told["meaning"] for told in found["problems"]] == [meaning]
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_check_of_a_cas_folder_that_others_can_write_to(room: Room, mode: int) -> None:
+    folder = room.folder / "own"
+    folder.mkdir(mode=0o700)
+    for name in ("ca.crt", "ca.key", "serial.txt"):
+        (room.folder / name).rename(folder / name)
+    assert in_json(room, "check", STORE, "--ca=own") == {"checked": 3, "problems": []}
+    folder.chmod(mode)
+    found = in_json(room, "check", STORE, "--ca=own", status=1)
+    assert isinstance(found, dict)
+    assert [(told["where"], told["problem"]) for told in found["problems"]] == [("own", "others can write there")]
+
+
 def test_check_of_a_store_behind_a_link(room: Room) -> None:
     (room.folder / "elsewhere").symlink_to("certs")
     assert in_json(room, "check", "--store=elsewhere", *SIGN) == {"checked": 3, "problems": []}
