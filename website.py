@@ -17,16 +17,14 @@ from sockets import Gaps
 _ABOUT = """certifier: a TLS-intercepting forward proxy.
 
 This address is a proxy: give it to your client, for example
-  curl -x http://{host} {user}https://www.example.com/
+  curl -x http://{host} {user}{cacert}https://www.example.com/
 
 {ca}
 
 In a browser, this address shows what passes. For programs: /metrics, /healthz.
 """
-_TAKES_CA = """Clients see certificates signed by this proxy's own CA, and must trust it first.
-Its certificate: http://{host}/ca.crt, for example
-  curl http://{host}/ca.crt -o ca.crt
-  curl -x http://{host} {user}--cacert ca.crt https://www.example.com/
+_TAKES_CA = """Clients see certificates signed by this proxy's own CA, and must trust it. Get its certificate first:
+  curl http://{host}/ca.crt -o certifier-ca.crt
 Its SHA-256 fingerprint:
   {fingerprint}"""
 _NO_CA = "It has no CA: only names whose certificate is in its store are intercepted."
@@ -117,7 +115,11 @@ class Website:
         ca = self._ca
         said = {"host": str(visit.where), "hostname": visit.where.host, "port": str(visit.where.port)}
         users = self._onlookers.has_users
-        said |= {"user": "--proxy-user NAME " if users else "", "login": "NAME:PASSWORD@" if users else ""}
+        said |= {
+            "user": "--proxy-user NAME " if users else "",
+            "login": "NAME:PASSWORD@" if users else "",
+            "cacert": "",
+        }
         if ca is not None:
             said |= {"fingerprint": ca.fingerprint, "name": ca.name, "ends": f"{ca.ends:%Y-%m-%d}"}
             said["cacert"] = "--cacert certifier-ca.crt "

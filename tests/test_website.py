@@ -125,7 +125,9 @@ def test_without_a_ca(tmp_path: Path) -> None:
         for path in ("/ca.crt", "/ca.der", "/ca.mobileconfig", "/ca.crl"):
             reply = ask(running, path)
             assert (reply.status, reply.body) == (404, b"certifier has no CA here.\n")
-        assert b"It has no CA" in ask(running, "/").body
+        text = ask(running, "/").body.decode()
+        assert "It has no CA" in text
+        assert re.findall("curl .*", text) == [f"curl -x {running.url} https://www.example.com/"]
         assert b"There is nothing to trust here" in ask(running, "/", "Accept: text/html").body
         assert ask(running, "/healthz").status == 200
 
@@ -234,8 +236,10 @@ def test_with_users_what_is_to_be_copied_names_one(program: Program, guarded: Pr
     for running, user, login in ((program, "", ""), (guarded, "--proxy-user NAME ", "NAME:PASSWORD@")):
         where = running.url.removeprefix("http://")
         text = ask(running, "/").body.decode()
-        assert f"curl -x http://{where} {user}https://www.example.com/\n" in text
-        assert f"curl -x http://{where} {user}--cacert ca.crt https" in text
+        assert re.findall("curl .*", text) == [
+            f"curl -x http://{where} {user}--cacert certifier-ca.crt https://www.example.com/",
+            f"curl http://{where}/ca.crt -o certifier-ca.crt",
+        ]
         page = ask(running, "/", "Accept: text/html").body.decode()
         assert page.count(f"curl -x http://{where} {user}--cacert certifier-ca.crt https") == 2
         assert f"export http_proxy=http://{login}{where} https_proxy=http://{login}{where}<" in page
