@@ -94,7 +94,7 @@ def open_folder(folder: Path, now: datetime) -> CaFiles:
         if os.path.isfile(paths[0]):  # on a disk that is mounted read-only, as secrets are in containers
             hint = "--sign-cert, --sign-key and --sign-serial take its files from different folders"
             raise UsageError(f"can't use the CA in {folder}, which must be writable: {reason}; {hint}") from error
-        raise UsageError(f"can't make a CA in {folder}: {reason}") from error
+        raise UsageError(f"can't use or make a CA in {folder}: {reason}") from error
     return replace(load(*paths, now), is_new=is_new)
 
 

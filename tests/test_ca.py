@@ -302,7 +302,7 @@ def test_bad_files(tmp_path: Path, spoil: Callable[[Path], object], message: str
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UsageError, match="can't make a CA"):
+    with pytest.raises(UsageError, match=r"can't use or make a CA in .*file: it is not a folder"):
         ca.open_folder(tmp_path / "file", now())
 
 
@@ -334,7 +334,7 @@ def test_a_ca_in_a_folder_that_cannot_be_written_to_is_not_said_to_be_missing(tm
 def test_a_certificate_that_cannot_be_seen_is_not_taken_for_missing(tmp_path: Path) -> None:
     """It may be a symbolic link into an inaccessible folder: nothing is created."""
     (tmp_path / "ca.crt").symlink_to("ca.crt")
-    with pytest.raises(UsageError, match=r"can't make a CA in .*: Too many levels of symbolic links"):
+    with pytest.raises(UsageError, match=r"can't use or make a CA in .*: Too many levels of symbolic links"):
         ca.open_folder(tmp_path, now())
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "ca.crt"}
 

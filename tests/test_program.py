@@ -103,7 +103,7 @@ BAD = [
     (["--store=rubbish", "--max=1"], "--store=rubbish: can't read there: Not a directory"),
     (["--store=rubbish", "--max=1", *SIGN], "--store=rubbish: can't write there: it is not a folder"),
     (["--store=rubbish/x", "--max=1"], "can't write there: Not a directory"),
-    ([*GOOD, "--ca=rubbish"], "can't make a CA in rubbish: it is not a folder"),
+    ([*GOOD, "--ca=rubbish"], "can't use or make a CA in rubbish: it is not a folder"),
     ([*GOOD, "--har=."], "--har=.: can't write it: Is a directory"),
     ([*GOOD, "--har=/"], "--har=/: not the name of a file"),
     ([*GOOD, "--pcap=/"], "--pcap=/: "),
