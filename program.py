@@ -153,9 +153,9 @@ class Program:
 
     def close(self) -> None:
         """At the end, write what is still buffered, and wait for a reload in progress."""
-        if self._peers is not None:
-            self._peers.keep()
         self.seeing.close()
+        if self._peers is not None:
+            self._peers.keep()  # only now: what could not be written is counted, too
         self._closed = True  # no further reload begins: a thread in OpenSSL would crash when that is torn down at exit
         self._reloading.acquire(timeout=_LAST_SECONDS)
 

@@ -13,7 +13,7 @@ from typing import Any
 import gevent
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, Program, Reply, get, read_reply, secure_tunnel, tcp_sockets, until
+from lab import WAIT, Origin, Program, Reply, get, read_reply, secure_tunnel, strict_context, tcp_sockets, until
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families as prometheus
 from test_board import closed_tunnel, snapshot_of
@@ -178,6 +178,34 @@ def test_a_worker_that_is_told_to_end_leaves_what_it_counted(three: Program, ori
     os.kill(victim, signal.SIGTERM)  # before anybody asked, or a second had passed
     three.wait_for(rf"process {victim}\) died: exit status 0")
     assert counted(scrape(three, children(three)[0])) == of(20)
+
+
+def test_what_is_lost_as_a_worker_ends_is_counted(tmp_path: Path, roots: Path, certificate: Path) -> None:
+    def half(sock: socket.socket) -> None:
+        sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(50_000))
+        sock.recv(1)
+
+    words = (*BASE, f"--upstream-ca={roots}", "--workers=2", "--har=all.har")
+    with (
+        Origin(half, certificate) as origin,
+        Program(tmp_path, *words, prefix=("prlimit", "--fsize=20000")) as running,  # too few octets for the exchange
+    ):
+        victim = children(running)[1]
+        with ExitStack() as stack:
+            sock = connect(stack, running, victim)
+            sock.sendall(f"CONNECT localhost:{origin.port} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert read_reply(sock).status == 200
+            secure = stack.enter_context(strict_context(running.ca).wrap_socket(sock, server_hostname="localhost"))
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert secure.recv(1) == b"H"
+            os.kill(victim, signal.SIGTERM)
+            running.wait_for("stopping: 1 connection")
+        running.wait_for("can't write the HAR file")
+        running.wait_for(rf"process {victim}\) died: exit status 0")
+        lost = scrape(running, children(running)[0])
+        assert value(lost, "certifier_records_lost_total", file="har") == 1
+        assert value(lost, "certifier_records_lost_total", file="log") == 0
 
 
 def test_a_worker_that_hangs_holds_up_nobody(tmp_path: Path, roots: Path, origin: Origin) -> None:
