@@ -10,6 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from gevent.lock import BoundedSemaphore
 
 from signer import Authority
 from workers import Workers
@@ -38,14 +39,16 @@ class Downloads:
         self._workers = workers
         self._clock = clock
         self._crl: tuple[float, bytes] | None = None
+        self._signing = BoundedSemaphore()
 
     def revocation_list(self) -> bytes:
         """The CRL as DER, signed at most once an hour. Waits; raises ``RetrievalError`` if the CA can't sign one."""
-        now = self._clock()
-        if self._crl is None or not 0 <= now - self._crl[0] < _CRL_SECONDS:  # the clock may have been ahead
-            crl = self._workers.run(self._authority.revocation_list, datetime.fromtimestamp(now, UTC))
-            self._crl = now, crl
-        return self._crl[1]
+        with self._signing:  # those who ask meanwhile get what is being signed
+            now = self._clock()
+            if self._crl is None or not 0 <= now - self._crl[0] < _CRL_SECONDS:  # the clock may have been ahead
+                crl = self._workers.run(self._authority.revocation_list, datetime.fromtimestamp(now, UTC))
+                self._crl = now, crl
+            return self._crl[1]
 
 
 def _name_of(certificate: x509.Certificate) -> str:

@@ -2,9 +2,10 @@ import plistlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import gevent
 import pytest
 from cryptography import x509
-from lab import run
+from lab import WAIT, run
 from pki import TestCA
 from test_contexts import Clock
 from test_signer import authority_for, files
@@ -72,6 +73,12 @@ def test_the_crl_is_signed_once_an_hour(tmp_path: Path) -> None:
     assert again != first
     assert again.next_update_utc
     assert again.next_update_utc - datetime.fromtimestamp(clock.time, UTC) > timedelta(days=6)
+
+
+def test_those_who_ask_at_once_get_the_same_crl(tmp_path: Path) -> None:
+    offered = downloads(tmp_path, TestCA("op"))
+    asked = [gevent.spawn(offered.revocation_list) for _ in range(20)]
+    assert len({each.get(timeout=WAIT) for each in asked}) == 1  # each signature is another
 
 
 @pytest.mark.parametrize("subject", [x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Example, Inc.")])])
