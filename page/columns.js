@@ -16,7 +16,7 @@ const protocol = (version, alpn) => [version?.replace("TLSv", "TLS "), alpn].fil
 
 function nameNote(row) {
   if (row.kind === "request") return "plain HTTP";
-  return row.sni && row.sni.toLowerCase() !== hostOf(row.target) ? `to ${row.target}` : "";
+  return row.sni && row.target && row.sni.toLowerCase() !== hostOf(row.target) ? `to ${row.target}` : "";
 }
 
 function outcomeTone(row) {

@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import socket
+import ssl
 import sys
 import urllib.parse
 from collections.abc import Iterator
@@ -113,6 +114,17 @@ def test_what_passes_is_shown_while_it_passes(page: Page, proxy: Program, origin
     right = "(figure) => figure.querySelector('.top').offsetLeft > figure.clientWidth / 2"
     # The label of the maximum covers no bar: those of histograms are mostly on the left.
     assert page.value(f"[...document.querySelectorAll('.plots figure')].map({right})") == [False] * 3 + [True] * 3
+
+
+def test_a_name_without_a_target(page: Page, proxy: Program) -> None:
+    """TLS directly on the listener, for what can't be a name."""
+    unknown = pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME")
+    with socket.create_connection(proxy.address, timeout=WAIT) as sock, unknown:
+        ssl.create_default_context().wrap_socket(sock, server_hostname="not._.name")
+    page.until("document.querySelector('#panel-tunnels').innerText.includes('not._.name')")
+    page.click(FIRST)
+    assert re.search(r"Server name\s+not\._\.name", page.text("#panel-tunnels .detail"))
+    assert "null" not in page.text("#panel-tunnels")
 
 
 def test_details_on_a_click(page: Page, proxy: Program, origin: Origin) -> None:
