@@ -51,7 +51,8 @@ class PlainHttp:
             return None
         self._door.admit(client, head, record)
         self._policy.check_target(target)  # first: otherwise refused names would leak in DNS queries
-        if (not literal and self._dialer.is_self(target, client.ip)) or fields.forwards_left(head) == 0:
+        # In this order: what must not be forwarded need not have a name that resolves (RFC 9110 §7.6.2).
+        if fields.forwards_left(head) == 0 or (not literal and self._dialer.is_self(target, client.ip)):
             self._own_page(client, head, path, str(target), record)
             return None
         said = head.header(b"host")

@@ -389,6 +389,14 @@ def test_max_forwards(program: Program) -> None:
     assert b"Max-Forwards: 0\r\n" in seen[0]
 
 
+@pytest.mark.parametrize(("hops", "status"), [(0, 200), (1, 502)])
+def test_what_goes_no_further_is_answered_whether_its_host_exists_or_not(
+    program: Program, hops: int, status: int
+) -> None:
+    head = f"OPTIONS http://none.invalid/ HTTP/1.1\r\nHost: none.invalid\r\nMax-Forwards: {hops}\r\n\r\n"
+    assert exchange(program.address, head.encode()).status == status
+
+
 # What hostile peers do
 
 
