@@ -13,7 +13,7 @@ function shape(tag, attributes) {
 }
 
 // The next of 1, 2, 5, 10 … times "least" that is not below a value: the axis must not jitter.
-export function ceiling(value, least) {
+function ceiling(value, least) {
   let top = least;
   for (let step = 0; top < value; step += 1) top *= [2, 2.5, 2][step % 3];
   return top;
@@ -138,7 +138,7 @@ export class Timeline extends Plot {
 }
 
 // The value below which this part of all values lies, interpolated between the bounds.
-export function quantile({ bounds, counts }, part) {
+function quantile({ bounds, counts }, part) {
   const all = counts.reduce((sum, number) => sum + number, 0);
   let seen = 0;
   for (const [index, number] of counts.entries()) {

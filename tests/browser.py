@@ -178,9 +178,9 @@ class Page:
     def text(self, selector: str) -> str:
         return str(self.value(f"document.querySelector({json.dumps(selector)}).innerText"))
 
-    def press(self, key: str, shift: bool = False) -> None:
+    def press(self, key: str) -> None:
         text, code = _KEYS.get(key, (key, 0))
-        common = {"key": key, "text": text, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
+        common = {"key": key, "text": text, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **common)
         self.call("Input.dispatchKeyEvent", type="keyUp", **{**common, "text": ""})
 

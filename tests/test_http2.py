@@ -282,8 +282,8 @@ def wire(*frames: Frame) -> bytes:
     return b"".join(frame.serialize() for frame in frames)
 
 
-def asked(stream: int = 1, pairs: Pairs = ASK) -> HeadersFrame:
-    return HeadersFrame(stream, block(pairs), flags=["END_HEADERS", "END_STREAM"])
+def asked(stream: int = 1) -> HeadersFrame:
+    return HeadersFrame(stream, block(ASK), flags=["END_HEADERS", "END_STREAM"])
 
 
 @pytest.mark.parametrize("size", [8192, MAX_TABLE, MAX_TABLE + 1])

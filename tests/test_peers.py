@@ -287,9 +287,9 @@ def post_of() -> Iterator[Callable[[int], list[Post]]]:
     made[0].channels.close()
 
 
-def worker(post: Post, clock: Any = time.time) -> tuple[Board, Peers, Event]:
+def worker(post: Post) -> tuple[Board, Peers, Event]:
     stirred = Event()
-    board = Board(clock, kept=post.kept, stirred=stirred.set)
+    board = Board(kept=post.kept, stirred=stirred.set)
     return board, Peers(post, lambda since: snapshot_of(board, *([] if since is None else [since])), stirred), stirred
 
 
