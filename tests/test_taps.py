@@ -4,6 +4,7 @@ import json
 import re
 import socket
 import ssl
+import stat
 import struct
 import sys
 from collections.abc import Iterator
@@ -577,5 +578,6 @@ def test_the_example_that_saves_json(
         curl(program, f"https://localhost:{origin.port}/no-json")
         program.tunnels(2)
         (saved,) = (tmp_path / "saved").iterdir()
+        assert stat.S_IMODE((tmp_path / "saved").stat().st_mode) == 0o700
     assert re.fullmatch(rf"\d+\.\d{{6}}-\d{{6}}-localhost-{server.port}-etc-x-2f\.json", saved.name)
     assert json.loads(saved.read_bytes()) == json.loads(JSON)

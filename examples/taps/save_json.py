@@ -10,7 +10,7 @@ from pathlib import Path
 BODY_MAX = 10_000_000  # octets of a body that are kept for response(); a longer one is saved truncated
 
 FOLDER = Path(os.environ.get("JSON_FOLDER", "json"))
-FOLDER.mkdir(exist_ok=True)
+FOLDER.mkdir(mode=0o700, exist_ok=True)  # responses hold secrets, as HAR files do
 
 
 def response(exchange):
