@@ -566,6 +566,9 @@ def test_the_example_that_adds_a_credential(
         connect = ("--connect-to", f"example.com:443:localhost:{server.port}")
         other = got(curl(program, "https://example.com/", "-i", "-H", "Host: localhost", *connect))
         assert "s3cret" not in other
+        front = got(curl(program, url, "-i", "-H", "Host: other.example", "-H", "Authorization: Bearer mine"))
+        assert "s3cret" not in front
+        assert "uthorization: Bearer mine" in front
         assert not any("s3cret" in line for line in program.lines)
 
 

@@ -18,8 +18,12 @@ if not CREDENTIAL:
 
 def request(exchange):
     """Called for each request before it goes on."""
-    # By the name that the origin was verified for, not by a Host field, which the client chooses.
-    if exchange.connection.scheme != "https" or exchange.connection.authority.partition(":")[0] != HOST:
+    # By the name that the origin was verified for: Host is the client's choice. That must be the same, however: a CDN
+    # that serves HOST may pass a request with another Host on to somebody else.
+    verified = exchange.connection.authority
+    if exchange.connection.scheme != "https" or verified.partition(":")[0] != HOST:
+        return
+    if exchange.authority.lower().removesuffix(":443") != verified:
         return
     kept = [(name, value) for name, value in exchange.request_fields if name.lower() != b"authorization"]
     exchange.request_fields = [*kept, (b"Authorization", CREDENTIAL)]
