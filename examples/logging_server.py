@@ -7,6 +7,11 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
+def escaped(text: str) -> str:
+    """The text without line breaks and what else a terminal obeys."""
+    return text.encode("unicode_escape").decode("ascii")
+
+
 class LoggingHandler(BaseHTTPRequestHandler):
     """Logs a request and answers it."""
 
@@ -25,9 +30,9 @@ class LoggingHandler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         body = self.read_body()
-        head = "".join(f"  {name}: {value}\n" for name, value in self.headers.items())
-        # repr: a client must not be able to forge log lines
-        print(f"{self.requestline}\n{head}  body: {body!r}", flush=True)
+        # Escaped: a client must not be able to forge log lines, nor a field by folding its line.
+        head = "".join(f"  {escaped(f'{name}: {value}')}\n" for name, value in self.headers.items())
+        print(f"{escaped(self.requestline)}\n{head}  body: {body!r}", flush=True)
         text = f"seen: {self.command} {self.headers.get('Host')}{self.path}\n".encode()
         self.send_response(200)
         self.send_header("Content-Type", "text/plain; charset=utf-8")

@@ -574,6 +574,17 @@ def test_the_example_of_a_redirect_reads_what_is_streamed() -> None:
     assert lines[-1] == "  body: b'one two'\n"
 
 
+def test_the_example_of_a_redirect_logs_nothing_that_a_client_forged() -> None:
+    with talk(sys.executable, HERE / "examples" / "logging_server.py") as server:
+        assert server.stdout is not None
+        port = server.stdout.readline().rpartition(":")[2].strip()
+        with socket.create_connection(("127.0.0.1", int(port)), timeout=WAIT) as sock:
+            sock.sendall(b"GET /\x1b[2J HTTP/1.1\r\nHost: test\r\nX: 1\r\n   Host: forged\r\n\r\n")
+            assert read_reply(sock).status == 200
+        lines = [server.stdout.readline() for _ in range(4)]
+    assert lines == ["GET /\\x1b[2J HTTP/1.1\n", "  Host: test\n", "  X: 1\\r\\n   Host: forged\n", "  body: b''\n"]
+
+
 def test_redirect_refuses_tls_that_it_cannot_decrypt(tmp_path: Path) -> None:
     with (
         Origin(http_origin) as plain,
