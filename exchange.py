@@ -116,7 +116,7 @@ def authority_of(target: str) -> str:
 
 def _origin(scheme: str, authority: str) -> str:
     scheme = scheme.lower()
-    return f"{scheme}://{authority.lower().removesuffix(_DEFAULT_PORTS.get(scheme, ''))}"
+    return f"{scheme}://{authority.lower().removesuffix(_DEFAULT_PORTS.get(scheme, '')).removesuffix(':')}"
 
 
 def _content(body: bytes | bytearray, fields: Fields) -> bytes:

@@ -67,6 +67,11 @@ def test_numbers_are_not_repeated() -> None:
         ("GET", "A.Example:443", "/X", "https://a.example/X"),
         ("GET", "a.example", "HTTP://B.example:80?X", "http://b.example?X"),
         ("GET", "a.example:80", "/", "https://a.example:80/"),
+        ("GET", "a.example:", "/", "https://a.example/"),  # an empty port is the default one, RFC 3986 §3.2.3
+        ("GET", "a.example:", "*", "https://a.example"),
+        ("GET", "a.example", "http://b.example:/x", "http://b.example/x"),
+        ("GET", "[::1]:", "/", "https://[::1]/"),
+        ("GET", "[::1]", "/", "https://[::1]/"),
         ("CONNECT", "a.example:1", "a.example:1", "a.example:1"),
         ("CONNECT", "a.example", "/chat", "https://a.example/chat"),  # RFC 8441
     ],

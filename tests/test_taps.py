@@ -549,6 +549,10 @@ def test_the_example_that_blocks(tmp_path: Path, roots: Path, server: Origin) ->
             other = run(*words, *connect, "--request-target", target, "https://www.example.com/")
             assert other.stdout.endswith("403"), target
         assert run(*words, *connect, "https://www.example.com/administrator").stdout.endswith("200")
+        for host in ("www.example.com", "WWW.example.com:", "example.com:443", "example.com.", "www.example.com.:443"):
+            fronted = run(*words, "-H", f"Host: {host}", f"{url}/admin")
+            assert fronted.stdout.endswith("403"), host
+        assert run(*words, "-H", "Host: other.example", f"{url}/admin").stdout.endswith("200")
 
 
 def test_the_example_that_adds_a_credential(

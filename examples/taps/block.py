@@ -1,9 +1,12 @@
-"""Block requests by URL, and say why: python certifier.py … --non-tls=refuse --tap=examples/taps/block.py
+"""Block requests by URL, and say why:
 
-Without --non-tls=refuse, plain HTTP in a CONNECT passes unseen.
+    python certifier.py … --non-tls=refuse --mismatch=deny --tap=examples/taps/block.py
+
+Without --non-tls=refuse, plain HTTP in a CONNECT passes unseen. Without --mismatch=deny, a client may ask one host,
+such as a CDN, for another's pages, in a Host field that is written as no URL is.
 
 Edit BLOCKED: pairs of a regular expression, matched from the start of the URL, and the reason given to the client.
-In these URLs, hosts are in lower case and without a default port.
+In these URLs, hosts are in lower case and without a default port; a dot may follow them.
 """
 
 import posixpath
@@ -16,7 +19,7 @@ REWRITE = True  # this tap answers requests
 FAIL_CLOSED = True  # a request that it can't judge, by a fault of this file, does not pass
 
 BLOCKED = [
-    (r"https?://([^/]*\.)?example\.com(:\d+)?/admin(/|\?|$)", "the admin pages are not for crawlers"),
+    (r"https?://([^/]*\.)?example\.com\.?(:\d+)?/admin(/|\?|$)", "the admin pages are not for crawlers"),
     (r".*\.(exe|msi)(\?|$)", "no programs from the Internet"),
 ]
 
