@@ -56,7 +56,7 @@ class PlainHttp:
             self._own_page(client, head, path, str(target), record)
             return None
         said = head.header(b"host")
-        if self._policy.minds_mismatch and said and parse_target(said, default_port=80) != target:
+        if self._policy.minds_mismatch and said and not _names(said, target):
             record.note(self._policy.check_mismatch("Host", said, str(target)))
         with self._dialer.own(target, client.ip) as origin:
             rest = self._forward(client, origin, head, target, path, behind, record)
@@ -129,3 +129,11 @@ class PlainHttp:
             for piece in pieces:
                 sockets.send(client.sock, piece)
             sockets.last_word(client.sock, b"")
+
+
+def _names(said: str, target: Target) -> bool:
+    """Whether a Host field names the target."""
+    try:
+        return parse_target(said, default_port=80) == target
+    except ClientError:
+        return False

@@ -556,6 +556,24 @@ def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_c
     assert any(b"other.example" in data for data in got) == (what != "deny")
 
 
+@pytest.mark.parametrize(("what", "status"), [("allow", 200), ("log", 200), ("deny", 421)])
+@pytest.mark.parametrize("said", ["other.example", "a:b:c", "x@localhost"])
+def test_a_host_other_than_the_target_of_plain_http(
+    tmp_path: Path, roots: Path, what: str, status: int, said: str
+) -> None:
+    """Also one that is no host at all."""
+    with Origin(http_origin) as server, running(tmp_path, roots, f"--mismatch={what}") as program:
+        where = f"localhost:{server.port}"
+        for host, expected in ((where, 200), (said, status)):
+            asked = f"GET http://{where}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+            assert exchange(program.address, asked.encode()).status == expected
+        good = program.wait_for(" request .* status=200 ")
+        odd = program.wait_for(f" request .* status={status} ", program.lines.index(good) + 1)
+    remark = f"Host {said} is not {where}"
+    assert remark not in good
+    assert (remark in odd) == (what != "allow")
+
+
 def test_a_status_that_the_client_was_not_told_is_not_logged(tmp_path: Path, roots: Path, certificate: Path) -> None:
     """With two responses under way, the refusal of a third request can only cut the client off.
 
