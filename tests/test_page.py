@@ -511,12 +511,14 @@ def test_copying(browser: Browser, page: Page) -> None:
     assert page.value("String(getSelection())") == page.text(".fingerprint")
 
 
-def commands(proxy: Program, client: str) -> str:
-    """The commands that the page gives for a client, as one script."""
+def commands(proxy: Program, client: str, undo: bool = False) -> str:
+    """The commands that the page gives for a client, as one script; or those that undo the last ones."""
     found: str = ask(proxy, "/", "Accept: text/html").body.decode()
     section = re.search(rf"<(?:summary|h3)>{client}</(?:summary|h3)>(.*?)</(?:details|li)>", found, re.DOTALL)
     assert section, client
-    texts = re.findall(r"<pre><code>(.*?)</code></pre>", section[1], re.DOTALL)
+    _, said, after = section[1].partition("To undo:") if undo else ("", "", section[1])
+    assert said or not undo, client
+    texts = re.findall(r"<pre><code>(.*?)</code></pre>", after, re.DOTALL)
     return "\n".join(text.replace("&quot;", '"') for text in texts[:1])
 
 
@@ -541,10 +543,21 @@ def test_what_the_page_says_works(proxy: Program, origin: Origin, tmp_path: Path
         sh(f"{through}\n{python}")
     sh(commands(proxy, "git"))
     assert sh("git config --global http.sslCAInfo") == f"{tmp_path}/certifier-ca.crt\n"
+    sh(commands(proxy, "git", undo=True))
+    assert sh("git config --global --list") == ""
     nss = home / ".mozilla/firefox/x.default-esr"
     database = shlex.quote(f"sql:{nss}")
     sh(f"certutil -N -d {database} --empty-password\n{commands(proxy, 'Firefox')}")
     assert "certifier" in sh(f"certutil -L -d {database}")
+    sh(commands(proxy, "Firefox", undo=True))
+    assert "certifier" not in sh(f"certutil -L -d {database}")
+
+
+def test_whatever_lasts_can_be_undone(proxy: Program) -> None:
+    assert commands(proxy, "Node.js", undo=True) == "npm config delete cafile"
+    assert commands(proxy, "Java", undo=True) == "sudo keytool -delete -cacerts -storepass changeit -alias certifier"
+    for system in ("Debian, Ubuntu", "Fedora, RHEL", "macOS", "Windows", "Chrome on Linux"):
+        assert commands(proxy, system, undo=True)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
