@@ -105,7 +105,7 @@ class Relaying:
             outcome = tunnel.outcome if tunnel.refusal is None else "refused"
         finally:
             record.sent, record.received = tunnel.sent, tunnel.received
-            if outcome == "stopped":  # without TLS, a FIN would make the cut-off data look complete
+            if outcome == "stopped":  # a FIN would make the cut-off data look complete
                 client.abort()
                 origin.abort()
             if witness is not None:

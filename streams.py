@@ -33,7 +33,7 @@ class Stream(ABC):
     """One end of a tunnel. ``ended`` is None until its peer ends, then says how."""
 
     __slots__ = (
-        "_finished",
+        "_closed",
         "_last",
         "_lost",
         "_sending",
@@ -53,7 +53,7 @@ class Stream(ABC):
         self.ended: str | None = None
         self.reason: str | None = None  # OpenSSL's name for what broke it
         self.renegotiates = False  # the peer wanted to and was refused
-        self._finished = False  # the end of our data is queued or sent
+        self._closed = False  # all our data was sent, and a FIN
         self._last = False  # a FIN follows the pending output at once
         self._lost = False  # a write was told so, and no read will be: the kernel says it once
         self._sending = False
@@ -138,9 +138,16 @@ class Stream(ABC):
     def end(self, how: str) -> None:
         """Tell the peer that no more data follows, and whether the data is complete."""
 
-    @abstractmethod
     def abort(self) -> None:
-        """Abandon the connection so that its peer sees that it was cut off; wakes its reader and its writer."""
+        """Abandon the connection, and wake its reader and its writer: ``close`` sends a reset.
+
+        A FIN would look orderly, in TLS too, as curl does not miss a close_notify: none is sent, but by what wakes a
+        blocked writer. After ``end``, there is no reset either: it would take the data that a slow peer has not
+        received yet.
+        """
+        if not self._closed:
+            sockets.reset(self.sock)
+        sockets.shut(self.sock, socket.SHUT_RDWR if self._sending else socket.SHUT_RD)
 
     @abstractmethod
     def _take(self, count: int) -> None:
@@ -178,17 +185,8 @@ class PlainStream(Stream):
 
     def end(self, how: str) -> None:  # noqa: ARG002
         """Send a FIN, which is all there is without TLS, for a truncation or not."""
-        self._finished = True
+        self._closed = True
         self.sock.shutdown(socket.SHUT_WR)
-
-    def abort(self) -> None:
-        """Let ``close`` send a reset. A FIN would look orderly: none is sent, but by what wakes a blocked writer.
-
-        After ``end``, there is no reset either: it would take the data that a slow peer has not received yet.
-        """
-        if not self._finished:
-            sockets.reset(self.sock)
-        sockets.shut(self.sock, socket.SHUT_RDWR if self._sending else socket.SHUT_RD)
 
     def _take(self, count: int) -> None:
         if count:

@@ -40,7 +40,7 @@ class TlsStream(Stream):
     server at each ClientHello, of which there may be two.
     """
 
-    __slots__ = ("_context", "_in", "_offer", "_out", "_tickets", "_tls", "flight")
+    __slots__ = ("_context", "_finished", "_in", "_offer", "_out", "_tickets", "_tls", "flight")
 
     def __init__(
         self,
@@ -57,6 +57,7 @@ class TlsStream(Stream):
         """
         super().__init__(sock)
         self.flight = bytearray()  # what was received in a handshake that has not succeeded yet
+        self._finished = False  # a close_notify is queued or sent
         self._tickets = 0  # octets of session tickets that wait to be sent with other data
         self._context = context
         self._offer = alpn
@@ -165,12 +166,16 @@ class TlsStream(Stream):
         try:
             if how == ORDERLY:
                 self.close_notify()
+            self._closed = True
         finally:
             sockets.shut(self.sock, socket.SHUT_WR)
 
     def abort(self) -> None:
-        """Close without a close_notify, so that the peer sees a truncation."""
-        sockets.shut(self.sock)
+        """A peer that has ended its own data is leaving: a FIN does for it, and takes nothing that is on its way."""
+        if self.ended is None:
+            super().abort()
+        else:
+            sockets.shut(self.sock)
 
     def close_notify(self) -> None:
         """Send a close_notify; a FIN must follow. The peer's data can still be read."""

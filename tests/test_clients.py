@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -24,6 +25,8 @@ from pki import TestCA, key_pem, new_key
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection
 from wsproto.events import Request as WSRequest
+
+import sockets
 
 MIB = 1 << 20
 
@@ -50,6 +53,37 @@ def test_curl_speaks_h2_end_to_end(program: Program, certificate: Path) -> None:
         )  # fmt: skip
     assert result.stdout == "h2 ok/2", result.stderr
     program.wait_for("client_alpn=h2 origin_alpn=h2", seen)
+
+
+@pytest.mark.parametrize("end", ["close_notify", "reset", "idle", "SIGINT"])
+@pytest.mark.parametrize("options", [(), ("--log-requests",)])
+def test_curl_takes_nothing_that_was_cut_off_for_complete(
+    tmp_path: Path, roots: Path, certificate: Path, end: str, options: tuple[str, ...]
+) -> None:
+    """It does not miss a close_notify: to curl, a FIN alone ends a body that has no length."""
+    over = Event()
+
+    def half(sock: socket.socket) -> None:
+        sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhalf")
+        if end == "reset":
+            sockets.reset(sock)
+            assert isinstance(sock, ssl.SSLSocket)
+            socket.socket.close(socket.socket(fileno=sock.detach()))
+        elif end != "close_notify":
+            if end == "SIGINT":
+                running.process.send_signal(signal.SIGINT)
+                running.wait_for("stopping: 1 connection")
+                while not over.wait(0.2):  # one after another: signals that are pending at the same time merge into one
+                    running.process.send_signal(signal.SIGINT)
+            over.wait(WAIT)
+
+    words = ("--store=certs", "--max=9", "--ca=ca", f"--upstream-ca={roots}", *options)
+    with Origin(half, certificate) as server, Program(tmp_path, *words, "--idle-timeout=1") as running:
+        url = f"https://localhost:{server.port}/"
+        result = run("curl", "-sS", "-x", running.url, "--cacert", running.ca, url)
+        over.set()
+    assert result.returncode == (0 if end == "close_notify" else 56), result.stderr
 
 
 def test_curl_shows_the_reason_of_a_refusal(program: Program) -> None:
