@@ -68,6 +68,7 @@ class Program:
         self._access = Access(self.policy, users(chosen.rules))
         keylog = key_log(chosen.sight, self._board)
         self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
+        assets = Assets()
         # The last step that may fail: a failed start must not rotate earlier --pcap files out.
         number = None if post is None else post.number
         self.seeing = Seeing(chosen.sight, self.policy, self._workers, VERSION, number, self._board, keylog)
@@ -90,7 +91,7 @@ class Program:
         overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION)
         self._peers = None if post is None else Peers(post, overview.snapshot, stirred)
         self._website = Website(
-            Assets(),
+            assets,
             Onlookers(self._access, hosts_of(chosen.listen)),
             Health(self._issuance, self._workers),
             self._feed,

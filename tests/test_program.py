@@ -186,6 +186,17 @@ def test_as_a_process(tmp_path: Path) -> None:
     )
 
 
+def test_a_copy_without_its_page_leaves_no_files(tmp_path: Path) -> None:
+    (tmp_path / "copy" / "page").mkdir(parents=True)
+    for path in HERE.glob("*.py"):
+        shutil.copy(path, tmp_path / "copy")
+    options = [*GOOD, "--listen=127.0.0.1:0", "--har=all.har", "--pcap=all.pcapng"]
+    refused = run(sys.executable, tmp_path / "copy" / "certifier.py", *options, cwd=tmp_path)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert re.fullmatch(r"certifier: the page's files in [^\n]+ are incomplete: [^\n]+\n", refused.stderr)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["certs", "copy"]
+
+
 @pytest.mark.parametrize("flag", ["-P", "-I", "-O"])
 def test_how_python_is_started(tmp_path: Path, flag: str) -> None:
     """Without the program's folder in the path, or without assertions."""
