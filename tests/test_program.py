@@ -565,7 +565,7 @@ FORBIDDEN = {  # what a module must not import (ARCHITECTURE.md)
     "tlsconfig": {"gevent", "logging", "socket"},
     "website": {"socket", "ssl", "gevent", "proxy", "contexts", "board", "overview"},
     "onlookers": {"socket", "ssl", "gevent", "proxy", "website"},
-    "downloads": {"socket", "ssl", "gevent", "store", "website"},
+    "downloads": {"socket", "ssl", "store", "website"},
     "assets": set(ROOMS) - {"assets", "errors"} | {"socket", "ssl", "gevent", "logging"},
     "health": {"socket", "ssl", "logging", "store", "website"},
     "feed": set(ROOMS) - {"feed", "errors"} | {"socket", "ssl", "logging"},
