@@ -21,6 +21,7 @@ from taps import Answer
 
 WAIT_SECONDS = 300.0  # for the previous response: as long as a long poll
 _FRAMING = {b"content-length", b"transfer-encoding"}
+_HOP_BY_HOP = {b"http2-settings", b"keep-alive", b"te", b"upgrade"}  # fields that clients name in Connection
 
 Decide = Callable[[Exchange], Answer | None]
 
@@ -166,7 +167,7 @@ class Rewriter(Http1):
             raise Refused(f"a request that can't be judged: {error}") from error
         exchange = self._asked[-1]
         last = exchange.version == "1.0" or b"close" in connection_options(exchange.request_fields)
-        answer, changed = judge(exchange, self._decide)
+        answer, changed = judge(exchange, self._decide, hops=True)
         if answer is not None:
             self._reply(exchange, answer, last)
             return b""
@@ -188,12 +189,12 @@ def check_fields(count: int) -> None:
         raise Refused(f"a request that can't be judged: it has more than {MAX_FIELDS} fields")
 
 
-def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Request | None]:
+def judge(exchange: Exchange, decide: Decide, hops: bool = False) -> tuple[Answer | None, h11.Request | None]:
     """Return a tap's answer, or the request if a tap changed it.
 
     Raises ``Refused`` if that is invalid, or framed differently, or if a tap failed that fails closed. The exchange
     must have all fields of its request. It is left as forwarded or, if it is not, as the client sent it: whatever a tap
-    assigned, other observers rely on the types of an exchange.
+    assigned, other observers rely on the types of an exchange. ``hops``: hop-by-hop fields are forwarded, too.
     """
     asked = exchange.method, exchange.target, list(exchange.request_fields)
     version = exchange.version.encode("ascii")  # the origin must not answer in a later version than the client's
@@ -209,6 +210,8 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
             raise Refused(f"a tap made an invalid answer: {error}") from error
         return answer, None
     if wanted == asked:
+        if hops:
+            _check_connection(fields)
         return None, None
     try:
         changed = h11.Request(method=method, target=target, headers=fields, http_version=version)
@@ -219,6 +222,8 @@ def judge(exchange: Exchange, decide: Decide) -> tuple[Answer | None, h11.Reques
         raise Refused("a tap changed a request to or from HEAD, or to CONNECT: the response would be read as another's")
     if _framing(exchange.request_fields) != _framing(fields):
         raise Refused("a tap changed the framing of a request")
+    if hops:
+        _check_connection(fields)
     exchange.method, exchange.target = changed.method.decode("ascii"), changed.target.decode("ascii")
     exchange.request_fields = fields
     return None, changed
@@ -237,6 +242,16 @@ def record_answer(recorder: Recorder, exchange: Exchange, answer: Answer, closin
 def _written(request: h11.Request) -> bytes:
     lines = [b"%s: %s\r\n" % (name, value) for name, value in request.headers.raw_items()]
     return b"%s %s HTTP/%s\r\n%s\r\n" % (request.method, request.target, request.http_version, b"".join(lines))
+
+
+def _check_connection(fields: Fields) -> None:
+    """Raise ``Refused`` if Connection names one of the fields: whoever forwards the request drops that, as Go does.
+
+    Otherwise a client could name what a tap adds, or requires.
+    """
+    present = {name.lower() for name, _ in fields} - _HOP_BY_HOP
+    if not present.isdisjoint(connection_options(fields)):
+        raise Refused("a request that can't be judged: Connection names one of its fields")
 
 
 def _framing(fields: Fields) -> Fields:

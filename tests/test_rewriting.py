@@ -202,6 +202,36 @@ def test_a_tap_may_not_change_where_a_request_ends(fields: list[tuple[bytes, byt
         passed(rewriter, POST)
 
 
+@pytest.mark.parametrize("named", [b"X-Mark", b"close, x-mark", b"x-a", b"host"])
+def test_a_field_that_connection_names_is_refused(named: bytes) -> None:
+    """A proxy before the origin drops it, whether the client sent it or a tap has added it."""
+    head = b"GET /a HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nConnection: " + named + b"\r\n\r\n"
+    with pytest.raises(Refused, match="Connection names one of its fields"):
+        passed(Rewriter(Seen().recorder(), mark), head)
+    if b"ark" not in named:
+        with pytest.raises(Refused, match="Connection names one of its fields"):
+            passed(Rewriter(Seen().recorder(), allow), head)
+    else:
+        assert passed(Rewriter(Seen().recorder(), allow), head) == head
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Connection: close\r\n",
+        b"Connection: Keep-Alive\r\nKeep-Alive: 9\r\n",
+        b"Connection: TE\r\nTE: trailers\r\n",
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+        b"Connection: x-b\r\n",
+    ],
+)
+def test_what_clients_name_in_connection_passes(fields: bytes) -> None:
+    head = b"GET /a HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n"
+    assert passed(Rewriter(Seen().recorder(), allow), head) == head
+    marked = passed(Rewriter(Seen().recorder(), mark), head)
+    assert marked == head.removesuffix(b"\r\n") + b"X-Mark: 1\r\n\r\n"
+
+
 def test_a_tap_may_write_the_length_of_a_body_otherwise() -> None:
     fields = [(b"content-length", b"4"), (b"Host", b"a")]
     rewriter = Rewriter(Seen().recorder(), lambda exchange: setattr(exchange, "request_fields", fields))
