@@ -230,15 +230,16 @@ def _work(
 
 
 def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
-    """Tell the operator the addresses listened on, the path of the CA certificate, and a command to try."""
+    """Tell the operator the addresses listened on, the path of the CA certificate, a command to try, and the page."""
     for listener in listeners:
         logs.say(f"listening on {Target(*listener.getsockname()[:2])}")
+    where = Target(*reached(listeners[0].getsockname()[:2]))
     if chosen.leaves.ca.files is not None:
-        where = Target(*reached(listeners[0].getsockname()[:2]))
         user = " --proxy-user NAME" if chosen.rules.auth else ""
         path = chosen.leaves.ca.files[0]
         logs.say(f"CA certificate: {path}")
         logs.say(f"try: curl -x http://{where}{user} --cacert {quote(str(path))} https://www.example.com/")
+    logs.say(f"see: http://{where}/ in a browser")
 
 
 if __name__ == "__main__":

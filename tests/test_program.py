@@ -248,6 +248,8 @@ def test_some_of_the_three_files_turn_generation_off_and_it_says_so(tmp_path: Pa
     with Program(tmp_path, *GOOD, *SIGN[:2]) as running:
         running.wait_for(r"without --sign-serial, no certificates are signed: give all three --sign-\*, or --ca")
         running.wait_for("no CA: only names in the store are intercepted; --ca=<dir> makes one")
+        running.wait_for(f"^see: {running.url}/ in a browser$")
+        assert not any(line.startswith("try:") for line in running.lines)
 
 
 def test_an_operators_ca_is_told_at_start(tmp_path: Path) -> None:
@@ -257,6 +259,7 @@ def test_an_operators_ca_is_told_at_start(tmp_path: Path) -> None:
     with Program(tmp_path, *GOOD, *(word.replace("=", "=our CA/") for word in SIGN)) as running:
         running.wait_for("^CA certificate: our CA/ca.crt$")
         running.wait_for(f"^try: curl -x {running.url} --cacert 'our CA/ca.crt' ")
+        running.wait_for(f"^see: {running.url}/ in a browser$")
 
 
 def test_a_new_ca_is_told_once(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 # Log lines begin with a timestamp and are printable ASCII; a few others are printed at the start and by watched.py.
 _OURS = re.compile(
     r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (warning: |error: )?[ -~]+"
-    r"|listening on [0-9.:]+|CA certificate: [ -~]+|try: curl [ -~]+|greenlets \d+ blocks \d+ malloc \d+"
+    r"|listening on [0-9.:]+|CA certificate: [ -~]+|try: curl [ -~]+|see: http://[0-9.:]+/ in a browser"
+    r"|greenlets \d+ blocks \d+ malloc \d+"
 )
 
 
