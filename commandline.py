@@ -75,6 +75,8 @@ class CommandLine:
         text = self.text(option) or ""
         if text.isascii() and text.isdigit() and len(text) <= _DIGITS and lowest <= int(text) <= (highest or int(text)):
             return int(text)
+        if highest is None and len(text) > _DIGITS:
+            highest = 10**_DIGITS - 1
         span = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
         raise UsageError(f"{option}={text}: not a whole number {span}{f' ({what})' if what else ''}")
 

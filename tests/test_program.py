@@ -66,6 +66,7 @@ BAD = [
     (["--store=certs", "--max=0"], "--max=0: not a whole number of at least 1"),
     (["--store=certs", "--max=x"], "--max=x: not a whole number"),
     (["--store=certs", "--max=-1"], "--max=-1: not a whole number"),
+    (["--store=certs", f"--max={10**15}"], f"--max={10**15}: not a whole number from 1 to 999999999999999 (names"),
     (["--store=certs", "--max=1.5"], "not a whole number"),
     (["--store=certs", "--max=٣"], "not a whole number"),
     ([*GOOD, "--lsten=a:1"], "unknown option --lsten; did you mean --listen?"),
