@@ -5,6 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from gevent.hub import Hub, get_hub
@@ -38,6 +39,15 @@ class Acceptor(StreamServer):
         """Start accepting."""
         get_hub().NOT_ERROR = (*Hub.NOT_ERROR, _Pause)
         super().start()
+
+    def take_queued(self, most: int) -> None:
+        """Accept what the kernel has queued, at most so many: those clients are connected, and closing resets them."""
+        with suppress(_Pause, OSError):
+            for _ in range(most):
+                accepted = self.do_read()
+                if not accepted:
+                    return
+                self.do_handle(*accepted)
 
     def do_read(self) -> tuple[socket.socket, Any]:
         """The next connection; called by the base class."""

@@ -10,7 +10,7 @@ from errors import UsageError
 from names import Target, ip_of
 from options import Options
 
-_BACKLOG = 1024  # connections that the kernel keeps while we are busy: more than arrive in a tenth of a second
+BACKLOG = 1024  # connections that the kernel keeps while we are busy: more than arrive in a tenth of a second
 
 
 def bind(targets: tuple[Target, ...], copies: int) -> list[list[socket.socket]]:
@@ -60,7 +60,7 @@ def resume(listeners: Iterable[socket.socket]) -> None:
     """Listen again after ``rest``. Raises ``UsageError``: another program may listen there now."""
     for listener in listeners:
         try:
-            listener.listen(_BACKLOG)
+            listener.listen(BACKLOG)
         except OSError as error:
             raise _refused(Target(*listener.getsockname()[:2]), error) from error
 
@@ -87,7 +87,7 @@ def check_openness(chosen: Options) -> None:
 def _listen(target: Target, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
     try:
-        listener = socket.create_server(tuple(target), family=family, backlog=_BACKLOG, reuse_port=shared)
+        listener = socket.create_server(tuple(target), family=family, backlog=BACKLOG, reuse_port=shared)
     except OSError as error:
         raise _refused(target, error) from error
     sockets.tune(listener)  # accepted sockets inherit this

@@ -66,6 +66,8 @@ def serve(
         server.start()
     ready()
     stop.wait()
+    for server in servers:
+        server.take_queued(listening.BACKLOG)
     listening.rest(listeners)  # not just closed: if this worker alone was told to end, the supervisor holds them, too
     for server in servers:
         server.close()

@@ -939,6 +939,26 @@ def test_tiny_records_hold_nobody_else_up(program: Program, certificate: Path, o
 
 
 @pytest.mark.parametrize("words", [(), ("--workers=2",)])
+def test_whoever_is_connected_at_the_end_is_served(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Even if only the kernel knows of them as yet. Whoever comes later is refused."""
+    with (
+        Program(tmp_path, "--store=certs", "--max=9", *words, prefix=("setsid",)) as running,
+        ExitStack() as stack,
+    ):
+        os.killpg(running.process.pid, signal.SIGSTOP)
+        socks = [stack.enter_context(socket.create_connection(running.address, WAIT)) for _ in range(30)]
+        os.killpg(running.process.pid, signal.SIGTERM)
+        os.killpg(running.process.pid, signal.SIGCONT)
+        running.wait_for("stopping: ")
+        for sock in socks:
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert [sock.recv(12) for sock in socks] == [b"HTTP/1.1 200"] * 30
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(running.address, WAIT)
+        assert running.process.wait(WAIT) == 0
+
+
+@pytest.mark.parametrize("words", [(), ("--workers=2",)])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_interrupt_cuts_tunnels_off(
     tmp_path: Path, roots: Path, echo_origin: Origin, number: signal.Signals, words: tuple[str, ...]
