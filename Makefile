@@ -1,4 +1,5 @@
 # make run    sets up and starts the proxy on 127.0.0.1:8080, its own CA in ca/, its certificates in certs/
+#             (OPTIONS=--listen=127.0.0.1:8081 for another port, or any other options)
 # make test   sets up and runs everything that must pass
 # make lint-certs  runs pkilint on a generated CA and one leaf of each kind (part of make test)
 # make image-test  builds the container image and puts a request through it (needs root)
@@ -18,7 +19,7 @@ FUZZ_SECONDS ?= 60  # for each target
 .PHONY: run test check lint-certs image-test soak fuzz bench bench-growth bench-mixed bench-workers bench-price clean
 
 run: $(VENV)/run.stamp
-	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca
+	@exec $(BIN)/python certifier.py --store=certs --max=1000 --ca=ca $(OPTIONS)
 
 test: $(VENV)/dev.stamp
 	$(MAKE) check
