@@ -192,6 +192,11 @@ def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
         pass
 
 
+def fail_writer(sock: socket.socket) -> None:
+    """Let a greenlet that waits to send raise ``ConnectionAbortedError``, without the FIN that ``shut`` sends."""
+    get_hub().cancel_wait(sock._write_event, ConnectionAbortedError("given up"))  # type: ignore[attr-defined]
+
+
 def reset(sock: socket.socket) -> None:
     """Make ``close`` send a reset instead of a FIN: what was cut off must not look complete."""
     with suppress(OSError):

@@ -141,13 +141,14 @@ class Stream(ABC):
     def abort(self) -> None:
         """Abandon the connection, and wake its reader and its writer: ``close`` sends a reset.
 
-        A FIN would look orderly, in TLS too, as curl does not miss a close_notify: none is sent, but by what wakes a
-        blocked writer. After ``end``, there is no reset either: it would take the data that a slow peer has not
-        received yet.
+        A FIN would look orderly, in TLS too, as curl does not miss a close_notify: none is sent. After ``end``, there
+        is no reset either: it would take the data that a slow peer has not received yet.
         """
         if not self._closed:
             sockets.reset(self.sock)
-        sockets.shut(self.sock, socket.SHUT_RDWR if self._sending else socket.SHUT_RD)
+        sockets.shut(self.sock, socket.SHUT_RD)
+        if self._sending:
+            sockets.fail_writer(self.sock)
 
     @abstractmethod
     def _take(self, count: int) -> None:

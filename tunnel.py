@@ -224,7 +224,8 @@ class Tunnel:
 
     def _gone(self, sink: Stream) -> None:
         """Handle a side that accepts no more. What it sent may still be in transit: its own direction finds its end."""
-        sockets.shut(sink.sock, socket.SHUT_WR)  # brings that end about if only our own side failed
+        if not self._cut:  # otherwise a reset follows, and a FIN before it would look orderly
+            sockets.shut(sink.sock, socket.SHUT_WR)  # brings that end about if only our own side failed
         self._unread = sink is self._origin
         self._went_wrong(sink, RESET)
 

@@ -1,10 +1,12 @@
 """The relay between two ends: it counts, keeps early data for refused clients, and passes on how each end closes."""
 
+import fcntl
 import gc
 import os
 import socket
 import ssl
 import sys
+import termios
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -262,6 +264,26 @@ def test_what_idles_out_without_tls_does_not_look_complete(tmp_path: Path, phase
         over.set()
         assert heard.get(timeout=WAIT) == "cut off"
         assert "outcome=idle" in running.tunnels(1)[0]
+
+
+def test_what_is_cut_off_while_its_reader_pauses_gets_no_fin() -> None:
+    """A FIN comes behind what the kernel still has: if the client reads on just then, before the reset."""
+    with connected() as (client, client_end), connected() as (origin, origin_end), gevent.Timeout(WAIT):
+        tunnel = Tunnel(PlainStream(client), PlainStream(origin), idle=0.6)
+        pouring = gevent.spawn(origin_end.sendall, bytes(100_000_000))
+        tunnel.run()
+        assert tunnel.outcome == "idle"
+        while sockets.has_input(client_end) or _unsent(client):
+            assert client_end.recv(65_536), "a FIN"
+        client.close()
+        with pytest.raises(ConnectionResetError):
+            client_end.recv(1)
+        pouring.kill()
+
+
+def _unsent(sock: socket.socket) -> int:
+    """Octets that the peer has not acknowledged, and a FIN."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def test_what_was_whole_before_it_idled_out_arrives(tmp_path: Path) -> None:
