@@ -52,7 +52,7 @@ class Board(Observer):
         self._cpu = 0.0  # seconds used by the processes before this one, in its place
         self._counts: Counts = {
             "connections": {"accepted": 0}, "tunnels": {}, "plain": {},
-            "retrievals": {}, "refusals": {}, "requests": {}, "lost": {},
+            "retrievals": {}, "refusals": {}, "requests": {}, "lost": {}, "reloads": {},
         }  # fmt: skip
         if kept is not None:
             self._inherit(kept)
@@ -115,6 +115,11 @@ class Board(Observer):
         """Count lines, exchanges or packets that a ``file`` did not take: ``log``, ``har``, ``pcap``, ``keylog``."""
         self._stir(self._clock())
         self._count("lost", file, number)
+
+    def reloaded(self, outcome: str) -> None:
+        """Count a reading of the files anew: ``done`` or ``failed``."""
+        self._stir(self._clock())
+        self._count("reloads", outcome)
 
     def ended(self, exchange: Exchange) -> None:
         """Count an exchange that has ended."""

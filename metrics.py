@@ -38,16 +38,20 @@ _COUNTERS = {
         ("method", "code"),
     ),
     "lost": ("records_lost", "Lines, exchanges and packets that could not be written, by their file.", ("file",)),
+    "reloads": ("reloads", "Times that each of its processes read its files anew (SIGHUP), by how.", ("outcome",)),
 }
 # Labels that are exported from the start, as 0. A burst between two scrapes may be the first of its kind: in a series
 # that begins with it, Prometheus sees no increase, and no alert fires.
 _FROM_ZERO: dict[str, tuple[str, ...]] = {
+    "tunnels": ("failed",),
+    "plain": ("failed",),
     "retrievals": ("memory", "disk", "made", "renewed", "none", "failed"),
     "refusals": (
         "authentication", "certificate", "client-connections", "connections", "loop", "mismatch", "new-names",
         "no-name", "not-tls", "policy",
     ),
     "lost": ("log", "har", "pcap", "keylog"),
+    "reloads": ("done", "failed"),
 }  # fmt: skip
 _GAUGES = {
     "connections": ("connections", "Connections of clients that are open."),

@@ -109,12 +109,15 @@ class Program:
         if self._is_due:
             return  # that one will read what has changed; without end they could queue up, as each may take seconds
         self._is_due = True
-        stays = "not reloaded, what was in force stays"
-        # One at a time, so that the newest reading is applied last.
-        with self._reloading, logs.background(stays, logging.ERROR):
+        outcome = "failed"
+        with self._reloading:  # one at a time, so that the newest reading is applied last
             self._is_due = False
-            if not self._closed:
+            if self._closed:
+                return
+            with logs.background("not reloaded, what was in force stays", logging.ERROR):
                 self._reload()
+                outcome = "done"
+            self._board.reloaded(outcome)
 
     def _reload(self) -> None:
         new_rules = self._workers.run(rules, self._chosen.rules)  # a blocklist may have 100,000 lines

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +97,32 @@ def test_what_alerts_count_begins_with_zero() -> None:
         assert value(families, "certifier_retrievals_total", source=source) == 0, source
     for file in ("log", "har", "pcap", "keylog"):
         assert value(families, "certifier_records_lost_total", file=file) == 0, file
+    for outcome in ("done", "failed"):
+        assert value(families, "certifier_reloads_total", outcome=outcome) == 0, outcome
+    for name in ("tunnels", "plain_requests"):
+        assert value(families, f"certifier_{name}_total", outcome="failed") == 0, name
+
+
+def test_reloads_are_counted_by_how_they_ended(tmp_path: Path) -> None:
+    denied = tmp_path / "denied"
+
+    def reload(content: str) -> None:
+        denied.write_text(content)
+        program.process.send_signal(signal.SIGHUP)
+
+    def reloads() -> list[float | None]:
+        families = scrape(program)
+        return [value(families, "certifier_reloads_total", outcome=outcome) for outcome in ("done", "failed")]
+
+    denied.write_text("a.example\n")
+    with Program(tmp_path, *BASE, "--deny=@denied") as program:
+        assert reloads() == [0, 0]
+        reload("b.example\n")
+        until(lambda: reloads() == [1, 0])
+        reload("no pattern/\n")
+        until(lambda: reloads() == [1, 1])
+        reload("c.example\n")
+        until(lambda: reloads() == [2, 1])
 
 
 def test_what_files_do_not_take_is_counted(tmp_path: Path, roots: Path, certificate: Path) -> None:
@@ -209,7 +236,7 @@ def expressions() -> list[str]:
 def test_every_metric_that_is_shown_or_alerted_on_exists(used: Program) -> None:
     there = known(used)
     rules = re.findall(r"^ +expr: (\|\n(?: {10,}.*\n)+|.*\n)", ALERTS.read_text(), re.MULTILINE)
-    assert len(rules) == 9
+    assert len(rules) == 11
     seen = set()
     for expression in [*expressions(), *rules]:
         names = re.findall(r"certifier_[a-z_]+", re.sub(r'"[^"]*"', "", expression))
