@@ -32,6 +32,8 @@ class Downloads:
         self.der = certificate.public_bytes(Encoding.DER)
         digest = certificate.fingerprint(hashes.SHA256())
         self.fingerprint = digest.hex(":").upper()  # SHA-256, as openssl and browsers show it
+        handle = certificate.fingerprint(hashes.SHA1())  # noqa: S303 - by which Windows and macOS find it again
+        self.thumbprint = handle.hex().upper()
         self.name = _name_of(certificate)
         self.ends = certificate.not_valid_after_utc
         self.profile = _profile(self.der, self.name, digest)

@@ -121,7 +121,8 @@ class Website:
             "cacert": "",
         }
         if ca is not None:
-            said |= {"fingerprint": ca.fingerprint, "name": ca.name, "ends": f"{ca.ends:%Y-%m-%d}"}
+            said |= {"fingerprint": ca.fingerprint, "thumbprint": ca.thumbprint}
+            said |= {"name": ca.name, "ends": f"{ca.ends:%Y-%m-%d}"}
             said["cacert"] = "--cacert certifier-ca.crt "
         if "text/html" in visit.header(b"accept"):
             said["live"], said["why"] = self._live(visit)

@@ -9,7 +9,7 @@ from errors import UsageError
 
 SAID = {
     name: f"<{name}&'\">"
-    for name in ("host", "hostname", "port", "cacert", "name", "ends", "fingerprint", "live", "why")
+    for name in ("host", "hostname", "port", "cacert", "name", "ends", "fingerprint", "thumbprint", "live", "why")
 }
 
 

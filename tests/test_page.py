@@ -556,7 +556,11 @@ def test_what_the_page_says_works(proxy: Program, origin: Origin, tmp_path: Path
 def test_whatever_lasts_can_be_undone(proxy: Program) -> None:
     assert commands(proxy, "Node.js", undo=True) == "npm config delete cafile"
     assert commands(proxy, "Java", undo=True) == "sudo keytool -delete -cacerts -storepass changeit -alias certifier"
-    for system in ("Debian, Ubuntu", "Fedora, RHEL", "macOS", "Windows", "Chrome on Linux"):
+    words = ("openssl", "x509", "-noout", "-sha1", "-fingerprint", "-in", proxy.ca)
+    thumbprint = run(*words).stdout.strip().partition("=")[2].replace(":", "")
+    assert commands(proxy, "Windows", undo=True) == rf"Remove-Item Cert:\CurrentUser\Root\{thumbprint}"
+    assert f" -Z {thumbprint} " in commands(proxy, "macOS", undo=True)
+    for system in ("Debian, Ubuntu", "Fedora, RHEL", "Chrome on Linux"):
         assert commands(proxy, system, undo=True)
 
 

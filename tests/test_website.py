@@ -153,7 +153,7 @@ def test_a_page_for_browsers_and_a_text_for_others(program: Program) -> None:
         assert fingerprint.strip().partition("=")[2] in reply.body.decode()
         assert f"http://127.0.0.1:{program.address[1]}/ca.crt" in reply.body.decode()
     places = set(re.findall(r"\{\{([a-z_]+)\}\}", "".join(path.read_text() for path in FOLDER.glob("*.html"))))
-    known = {"live", "host", "hostname", "port", "user", "login", "cacert", "name", "ends", "fingerprint"}
+    known = {"live", "host", "hostname", "port", "user", "login", "cacert", "name", "ends", "fingerprint", "thumbprint"}
     assert places - {"trust", "why"} == known
     named = ask(program, "/", "Accept: text/html", host="proxy.example:99").body.decode()
     assert "curl -x http://proxy.example:99 --cacert certifier-ca.crt https://www.example.com/" in named
