@@ -29,11 +29,14 @@ FIRST = "[role=tabpanel]:not([hidden]) .more"
 def answers(sock: socket.socket) -> None:
     """Serve a page, with whatever a hostile origin might put into the head of its reply."""
     with sock.makefile("rb") as file:
-        while file.readline():
+        while line := file.readline():
+            kind = line.split()[1].partition(b"?type=")[2].decode() or "html"
             while file.readline() not in (b"\r\n", b""):
                 pass
             body = b"<!doctype html><link rel=icon href=data:,><title>origin</title><p>hello from the origin"
-            head = f"HTTP/1.1 200 {NASTY}\r\nContent-Type: text/html\r\nX-Note: {NASTY}\r\nContent-Length: {len(body)}"
+            head = (
+                f"HTTP/1.1 200 {NASTY}\r\nContent-Type: text/{kind}\r\nX-Note: {NASTY}\r\nContent-Length: {len(body)}"
+            )
             sock.sendall(f"{head}\r\n\r\n".encode() + body)
 
 
@@ -342,6 +345,25 @@ _CONTRAST = """(() => {
   }
   return {looked, poor};
 })()"""
+
+
+# Of the table that is shown: how wide its first long column is, and what of it is out of sight.
+_ROOM = """(() => {
+  const panel = document.querySelector("[role=tabpanel]:not([hidden])");
+  const box = panel.querySelector(".table-box");
+  return [panel.querySelector("td.long").clientWidth, box.scrollWidth - box.clientWidth];
+})()"""
+
+
+def test_no_word_of_a_peer_takes_the_room_of_the_url(page: Page, proxy: Program, origin: Origin) -> None:
+    page.click("#tab-requests")
+    with secure_tunnel(proxy, f"localhost:{origin.port}") as secure:
+        secure.sendall(b"M" * 32 + b" /" + b"u" * 200 + b"?type=" + b"t" * 250 + b" HTTP/1.1\r\nHost: test\r\n\r\n")
+        secure.recv(1)
+        page.until(f"document.querySelector('#panel-requests').innerText.includes('{'t' * 250}')")
+    wide, hidden = page.value(_ROOM)
+    assert wide > 150
+    assert hidden == 0
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
