@@ -366,6 +366,20 @@ def test_no_word_of_a_peer_takes_the_room_of_the_url(page: Page, proxy: Program,
     assert hidden == 0
 
 
+@pytest.mark.parametrize("width", [700, 820])
+def test_names_have_room_on_a_tablet(page: Page, proxy: Program, origin: Origin, width: int) -> None:
+    visit(proxy, origin, "/tablet")
+    page.look(width, 900, motion="reduce")
+    for tab in ("tunnels", "requests"):
+        page.click(f"#tab-{tab}")
+        page.until(f"{ROWS} > 0")
+        wide, hidden = page.value(_ROOM)
+        assert wide > width / 4
+        assert hidden == 0
+        page.click(FIRST)
+        assert "Client" in page.text("[role=tabpanel]:not([hidden]) .detail")  # whose column is left out
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
 def test_contrast_and_width(page: Page, proxy: Program, origin: Origin, scheme: str, width: int) -> None:
