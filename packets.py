@@ -65,10 +65,11 @@ class Flow:
         """What the origin sent."""
         return self._segments(self._origin, self._client, data)
 
-    def closed(self, cut: bool = False) -> Parts:
-        """The end: FINs or, if it was not orderly (``cut``), a reset."""
+    def closed(self, cut: bool = False, by_client: bool = False) -> Parts:
+        """The end: FINs or, if it was not orderly (``cut``), a reset, from the client's side or the other one."""
         if cut:
-            return self._packet(self._origin, self._client, _RST | _ACK)
+            ends = (self._client, self._origin) if by_client else (self._origin, self._client)
+            return self._packet(*ends, _RST | _ACK)
         first = self._packet(self._client, self._origin, _FIN | _ACK)
         self._client.sequence += 1
         second = self._packet(self._origin, self._client, _FIN | _ACK)

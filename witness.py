@@ -181,7 +181,7 @@ class Witness:
             if decoder is not None:
                 decoder.closed(None if origin_left else error)
         if self._pcap is not None and self._flow is not None:
-            self._pcap.write(self._flow.closed(cut=error is not None))
+            self._pcap.write(self._flow.closed(cut=error is not None, by_client=outcome.startswith("client-")))
         self._passage.outcome = outcome
         self._taps.closed(self._passage)
 

@@ -20,6 +20,8 @@ from lab import WAIT, BioClient, Origin, Program, exchange, get, run, secure_tun
 from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
 
+import sockets
+
 JSON = b'{"a": [1, 2]}'
 
 
@@ -424,23 +426,35 @@ def test_pcap(tmp_path: Path, roots: Path, server: Origin, certificate: Path) ->
         assert ["", "/b", str(other.port)] in rows
 
 
-def test_the_end_of_a_tunnel_in_a_pcap(tmp_path: Path, roots: Path, server: Origin) -> None:
-    """FINs where it was orderly, else a reset."""
+def test_the_end_of_a_tunnel_in_a_pcap(tmp_path: Path, roots: Path, server: Origin, certificate: Path) -> None:
+    """FINs where it was orderly, else a reset by the side that cut it off."""
+
+    def left(sock: gevent.socket.socket) -> None:
+        assert sock.recv(65_536)
+        sockets.reset(sock)
+        raise ConnectionAbortedError  # or its close_notify would go first
+
     path = tmp_path / "all.pcapng"
-    with watched(tmp_path, roots, f"--pcap={path}") as program:
+    with watched(tmp_path, roots, f"--pcap={path}") as program, Origin(left, certificate) as other:
         for orderly in (True, False):
             with tunnel(program.address, f"localhost:{server.port}") as sock:
                 client = BioClient(sock, strict_context(program.ca), "localhost")
                 if orderly:
                     client.close_notify()
                     assert client.read() == b""
-        ends = [line.rpartition("outcome=")[2].split()[0] for line in program.tunnels(2)]
-    assert ends == ["closed", "client-truncated"]
+            program.wait_for("outcome=closed" if orderly else "outcome=client-truncated")
+        with secure_tunnel(program, f"localhost:{other.port}") as secure:
+            secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            with suppress(OSError):
+                secure.recv(1)
+        program.wait_for("outcome=origin-reset")
     words: list[str | Path] = ["tshark", "-r", path, "-Y", "tcp.flags.fin==1 || tcp.flags.reset==1", "-T", "fields"]
-    shown = run(*words, "-e", "tcp.stream", "-e", "tcp.flags", timeout=60)
+    shown = run(*words, "-e", "tcp.stream", "-e", "tcp.flags", "-e", "tcp.srcport", timeout=60)
     assert shown.returncode == 0, shown.stderr
     rows = [line.split("\t") for line in shown.stdout.splitlines()]
-    assert [(stream, int(flags, 16) & 5) for stream, flags in rows] == [("0", 1), ("0", 1), ("1", 4)]
+    assert [(stream, int(flags, 16) & 5) for stream, flags, _ in rows] == [("0", 1), ("0", 1), ("1", 4), ("2", 4)]
+    assert rows[2][2] != str(server.port)
+    assert rows[3][2] == str(other.port)
 
 
 def test_keys_decrypt_a_capture_of_both_sides(tmp_path: Path, roots: Path, server: Origin) -> None:
