@@ -64,7 +64,7 @@ _GAUGES = {
         "learned_bypasses",
         "Pairs of client and name that pass untouched, in each of its processes (--learn-bypass).",
     ),
-    "memory_bytes": ("memory_bytes", "Memory in use by its processes."),
+    "memory_bytes": ("memory_bytes", "Memory in use by its processes, without the supervisor of --workers."),
 }
 _HISTOGRAMS = {
     "retrieval": ("retrieval_seconds", "From a certificate's being missed in memory to its being there."),
@@ -97,7 +97,8 @@ class _Collector(Collector):
             yield GaugeMetricFamily(f"certifier_{name}", about, snapshot["gauges"].get(kind, 0))
         for kind, (name, about) in _HISTOGRAMS.items():
             yield _histogram(name, about, snapshot["histograms"][kind])
-        yield CounterMetricFamily("certifier_cpu_seconds", "CPU time used by its processes.", snapshot["cpu_seconds"])
+        about = "CPU time used by its processes, without the supervisor of --workers."
+        yield CounterMetricFamily("certifier_cpu_seconds", about, snapshot["cpu_seconds"])
         facts = snapshot["facts"]
         yield GaugeMetricFamily("certifier_healthy", "1 while /healthz says ok, else 0.", self._healthy)
         yield GaugeMetricFamily(
