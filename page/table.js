@@ -2,6 +2,7 @@
 
 import { element } from "./format.js";
 
+const SHORT = 20; // characters that fit into any column: more may be cut, and are shown to who points at them
 const FIELDS = [["Request", "request_fields"], ["Response", "response_fields"]];
 
 // Makes a node as it should be, and touches only what differs: a selection in the rest stays, and the keyboard focus.
@@ -96,7 +97,7 @@ export class Table {
       const more = small?.(row) ?? "";
       if (cell.small.textContent !== more) cell.small.textContent = more;
       if (tone) cell.td.className = `${kind ?? ""} ${tone(row)}`;
-      if (kind?.includes("long")) cell.td.title = said;
+      cell.td.title = said.length > SHORT ? said : "";
     });
     entry.button.ariaLabel = this.columns.slice(0, 4).map(({ text }) => text(row)).join(" ");
     if (entry.detail !== null) this.describe(entry);

@@ -364,6 +364,9 @@ def test_no_word_of_a_peer_takes_the_room_of_the_url(page: Page, proxy: Program,
     wide, hidden = page.value(_ROOM)
     assert wide > 150
     assert hidden == 0
+    titles = page.value("[...document.querySelectorAll('#panel-requests tr')[1].cells].map((cell) => cell.title)")
+    assert titles[2] == "M" * 32  # what is cut
+    assert titles[-1] == ""  # what is not
 
 
 @pytest.mark.parametrize("width", [700, 820])
