@@ -69,12 +69,18 @@ class CaFiles:
         return usage is None or usage.crl_sign
 
     def expiry_warning(self, now: datetime) -> str | None:
-        """A warning for the operator when the CA certificate is about to expire, else None."""
+        """A warning for the operator when the CA certificate or one above it is about to expire, or has, else None."""
         end = self.certificate.not_valid_after_utc
+        if now >= end - EXPIRY_NOTICE:
+            when = f"{end:%Y-%m-%d %H:%M} UTC"
+            return f"the CA certificate ends on {when}, and every leaf with it: put a new one in its place"
+        end = min(certificate.not_valid_after_utc for certificate in self.path)
         if now < end - EXPIRY_NOTICE:
             return None
         return (
-            f"the CA certificate ends on {end:%Y-%m-%d %H:%M} UTC, and every leaf with it: put a new one in its place"
+            f"a certificate above the CA's, in the same file, {'expired' if now >= end else 'ends'} on"
+            f" {end:%Y-%m-%d %H:%M} UTC: clients that trust it or one above it refuse every leaf from then on: put a"
+            " new one in its place"
         )
 
 

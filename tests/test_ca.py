@@ -343,3 +343,20 @@ def test_the_end_of_the_ca_is_told_thirty_days_ahead(tmp_path: Path) -> None:
     files = ca.load(*write(tmp_path, TestCA("op", ends=timedelta(days=100))), now())
     assert files.expiry_warning(now() + timedelta(days=69)) is None
     assert "ends on" in (files.expiry_warning(now() + timedelta(days=71)) or "")
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_the_end_of_one_above_the_ca_is_told_too(tmp_path: Path, root: bool) -> None:
+    """Clients that trust the root verify each certificate below it, and most of them the root itself."""
+    days = timedelta(days=100)
+    top = TestCA("top", ends=days if root else 3 * days)
+    middle = TestCA("middle", parent=top, ends=3 * days if root else days)
+    stray = TestCA("stray", ends=days / 4)  # above nothing
+    files = ca.load(*write(tmp_path, TestCA("op", middle, ends=2 * days), middle.pem + top.pem + stray.pem), now())
+    assert files.expiry_warning(now() + timedelta(days=69)) is None
+    told = "a certificate above the CA's, in the same file, {} on "
+    assert (files.expiry_warning(now() + timedelta(days=71)) or "").startswith(told.format("ends"))
+    assert (files.expiry_warning(now() + timedelta(days=101)) or "").startswith(told.format("expired"))
+    assert (files.expiry_warning(now() + timedelta(days=171)) or "").startswith("the CA certificate ends on ")
+    alone = ca.load(*write(tmp_path, TestCA("op", middle, ends=2 * days)), now())
+    assert alone.expiry_warning(now() + timedelta(days=71)) is None
