@@ -148,11 +148,16 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
 
 
 def _path(certificate: x509.Certificate, others: list[x509.Certificate]) -> tuple[x509.Certificate, ...]:
-    """The CA and those of ``others`` that are above it."""
+    """The CA and those of ``others`` that are above it, in whatever order they are.
+
+    Where a root was certified by another CA, too (cross-signed), and both certificates are there, it is the root's own.
+    """
     path = [certificate]
-    for other in others:  # each certifies the one before it, as in a handshake
-        if not _is_root(path[-1]) and certificates.is_issued_by(path[-1], other):
-            path.append(other)
+    while not _is_root(path[-1]):
+        above = [other for other in others if other not in path and certificates.is_issued_by(path[-1], other)]
+        if not above:
+            break
+        path.append(next(filter(_is_root, above), above[0]))
     return tuple(path)
 
 

@@ -85,12 +85,17 @@ def test_clients_are_to_trust_the_root_where_it_is_known(tmp_path: Path) -> None
     root, stray, former = TestCA("root"), TestCA("stray"), TestCA("root")
     upper = TestCA("upper", parent=root)
     lower = TestCA("lower", parent=upper)
+    crossed = TestCA("root", parent=stray, key=root.key)
     for authority, chain, trusted in (
         (root, b"", root),
         (upper, root.pem, root),
         (lower, upper.pem + root.pem, root),
         (lower, upper.pem, lower),
         (lower, root.pem, lower),  # a gap
+        (lower, root.pem + upper.pem, root),
+        (upper, crossed.pem + root.pem, root),
+        (upper, crossed.pem, upper),
+        (upper, crossed.pem + stray.pem, stray),
         (upper, stray.pem, upper),
         (upper, former.pem + root.pem, root),  # the same name with another key, which signed none of these
         (upper, former.pem, upper),
