@@ -51,6 +51,7 @@ from stored import MAX_FILE, Entry
 from tlsconfig import check_descriptors
 
 _MAX_PATH = 4096
+_REPLACED = "it is replaced when the name is next asked for"
 _READ = "whoever reads a site's private key can pose as that site, with the CA's as any site: chmod go= {}"
 
 
@@ -113,7 +114,7 @@ class Check:
         except Unusable as why:
             fate = "it would be moved aside when used"
             if entry.ours:
-                fate = "it is replaced when the name is next asked for"
+                fate = _REPLACED
             elif isinstance(why, NotForName) and is_wildcard:
                 fate = "it is never used"
             yield path, Fault(f"it can't be used: {why}", fate)
@@ -127,9 +128,12 @@ class Check:
         yield from certlint.of_any(certificate)
         yield from certlint.of_leaf(certificate)
         if ours and self._files is not None:
-            anchor = self._files.certificate
+            anchor = self._files.path[-1]  # as far up as its file goes: clients that trust that refuse what any forbids
             if certificate.issuer != self._files.certificate.subject:
-                yield Fault("signed by another CA", "it is replaced when the name is next asked for")
+                yield Fault("signed by another CA", _REPLACED)
+                return
+            if tuple(chain[1:]) != self._files.chain:
+                yield Fault("its intermediates are not those of the CA's file", _REPLACED)
                 return
             if certificate.not_valid_after_utc > self._files.certificate.not_valid_after_utc:
                 yield Fault("it outlives its CA", "it stops working when the CA ends")

@@ -577,6 +577,39 @@ def test_check_of_a_ca_that_those_above_it_do_not_allow(room: Room) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("fault", "problem"), [("ends", "certificate has expired"), ("signs", "invalid CA certificate"), ("", "")]
+)
+def test_check_of_a_ca_below_one_that_clients_refuse(room: Room, fault: str, problem: str) -> None:
+    """The root is named as the one that they trust: each certificate below it is verified."""
+    root = TestCA("root")
+    ends = timedelta(days=-1 if fault == "ends" else 365)
+    upper = TestCA("upper", parent=root, ends=ends, signs=fault != "signs")
+    lower = TestCA("lower", parent=upper, key=room.ca.key)
+    (room.folder / "ca.crt").write_bytes(lower.pem + upper.pem + root.pem)
+    found = in_json(room, "check", STORE, *SIGN, status=1)
+    assert isinstance(found, dict)
+    assert [told["problem"] for told in found["problems"]].count("signed by another CA") == 2
+    (room.folder / "names").write_text("a.example\n127.0.0.1\n")
+    assert command(room, "warm", STORE, *SIGN, "names").returncode == 0
+    found = in_json(room, "check", STORE, *SIGN, status=1 if problem else 0)
+    assert isinstance(found, dict)
+    told = [told["problem"] for told in found["problems"] if told["where"].startswith("certs")]
+    assert len(told) == (2 if problem else 0)
+    assert set(told) == ({f"OpenSSL in strict mode: {problem}"} if problem else set())
+
+
+def test_check_of_a_certificate_with_former_intermediates(room: Room) -> None:
+    root = TestCA("root")
+    lower = TestCA("one", parent=TestCA("upper", parent=root), key=room.ca.key)
+    (room.folder / "ca.crt").write_bytes(lower.pem)
+    found = in_json(room, "check", STORE, *SIGN, status=1)
+    assert isinstance(found, dict)
+    told = [(told["problem"], told["meaning"]) for told in found["problems"]]
+    replaced = "it is replaced when the name is next asked for"
+    assert told == [("its intermediates are not those of the CA's file", replaced)] * 2
+
+
 # warm
 
 
