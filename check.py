@@ -226,7 +226,7 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
     found = [(paths[0], fault) for fault in faults]
     warning = files.expiry_warning(now)
     if warning is not None:
-        found.append((paths[0], Fault("it ends soon", warning)))
+        found.append((paths[0], Fault("it or one above it ends soon", warning)))
     if stat.S_IMODE(paths[1].stat().st_mode) & 0o077:
         found.append((paths[1], Fault("others can read the CA's private key", _READ.format(_word(paths[1])))))
     if chosen.folder is not None and stat.S_IMODE(chosen.folder.stat().st_mode) & 0o022:
