@@ -150,14 +150,14 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
 def _path(certificate: x509.Certificate, others: list[x509.Certificate]) -> tuple[x509.Certificate, ...]:
     """The CA and those of ``others`` that are above it, in whatever order they are.
 
-    Where a root was certified by another CA, too (cross-signed), and both certificates are there, it is the root's own.
+    Of several certificates of one CA, it takes the root's own, not a cross-signed one, else the one that ends last.
     """
     path = [certificate]
     while not _is_root(path[-1]):
         above = [other for other in others if other not in path and certificates.is_issued_by(path[-1], other)]
         if not above:
             break
-        path.append(next(filter(_is_root, above), above[0]))
+        path.append(max(above, key=lambda other: (_is_root(other), other.not_valid_after_utc)))
     return tuple(path)
 
 

@@ -365,3 +365,16 @@ def test_the_end_of_one_above_the_ca_is_told_too(tmp_path: Path, root: bool) -> 
     assert (files.expiry_warning(now() + timedelta(days=171)) or "").startswith("the CA certificate ends on ")
     alone = ca.load(*write(tmp_path, TestCA("op", middle, ends=2 * days)), now())
     assert alone.expiry_warning(now() + timedelta(days=71)) is None
+
+
+def test_a_former_certificate_of_one_above_the_ca_is_not_told_of(tmp_path: Path) -> None:
+    """Clients find the present one beside it."""
+    root = TestCA("root")
+    former = TestCA("upper", parent=root, ends=timedelta(days=-1))
+    present = TestCA("upper", parent=root, key=former.key)
+    lower = TestCA("lower", parent=former)
+    for chain in ([former, present, root], [present, former, root]):
+        files = ca.load(*write(tmp_path, lower, b"".join(above.pem for above in chain)), now())
+        assert files.expiry_warning(now()) is None
+    files = ca.load(*write(tmp_path, lower, former.pem + root.pem), now())
+    assert "expired on" in (files.expiry_warning(now()) or "")
