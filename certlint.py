@@ -84,7 +84,11 @@ def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def of_path(path: Sequence[x509.Certificate]) -> Iterator[Fault]:
-    """Faults of the CAs above one, by their basicConstraints, RFC 5280 §6.1.4. Each signed the one before it."""
+    """Faults of the CAs above one: their keys, signatures and serial numbers, and their basicConstraints, RFC 5280
+    §6.1.4. Each signed the one before it.
+    """
+    for problem, meaning in dict.fromkeys(fault for certificate in path[1:] for fault in of_any(certificate)):
+        yield Fault(f"above it, {problem}", meaning)
     refused = "clients that trust one above it refuse what it signs"
     below = 0  # CAs below this one; self-issued ones don't count
     exceeded = []

@@ -213,6 +213,29 @@ def test_one_that_those_above_it_do_not_allow_is_warned_about(tmp_path: Path) ->
         assert (run(*verify, tmp_path / "leaf.pem").returncode != 0) == bool(told)
 
 
+def test_one_below_a_weak_one_is_warned_about(tmp_path: Path) -> None:
+    """OpenSSL and others refuse what it signs; OpenSSL does not even serve that if the weak one is an intermediate."""
+    root = chains.make("root", bits=2048, digest="sha1")  # nobody verifies a root's own signature
+    for above, told in (
+        ((root,), ""),
+        ((chains.make("upper", root, bits=2048), root), ""),
+        ((chains.make("upper", root, bits=2048, digest="sha1"), root), "above it, signed with SHA1;"),
+        ((chains.make("short", bits=1024),), "above it, an RSA key of 1024 bits;"),
+    ):
+        made = chains.make("middle", above[0])
+        paths = write(tmp_path, TestCA("op"))
+        paths[0].write_bytes(chains.file((made, *above)))
+        paths[1].write_bytes(key_pem(made.key))
+        found = ca.load(*paths, now())
+        assert len(found.warnings) == bool(told)
+        assert all(told in warning for warning in found.warnings)
+        pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+        (tmp_path / "leaf.pem").write_bytes(pem)
+        (tmp_path / "root.pem").write_bytes(above[-1].pem)
+        verify = "openssl", "verify", "-auth_level", "2", "-CAfile", tmp_path / "root.pem", "-untrusted", paths[0]
+        assert (run(*verify, tmp_path / "leaf.pem").returncode != 0) == bool(told)
+
+
 @pytest.mark.parametrize("encoding", ["named_curve", "explicit"])
 def test_a_curve_that_is_described_and_not_named_is_warned_about(tmp_path: Path, encoding: str) -> None:
     """OpenSSL rejects all that such a CA signs, strict or not; Go can't even parse it."""
