@@ -54,7 +54,7 @@ def read(stored: Stored, name: str, now: datetime) -> tuple[Leaf, list[x509.Cert
     certificate = chain[0]
     sans = certificates.extension(certificate, x509.SubjectAlternativeName)
     if sans is None:
-        raise Unusable("it has no subject alternative name")
+        raise Unusable("its first certificate, which has to be the server's, has no subject alternative name")
     _check_key(stored.pem, certificate)
     if now < certificate.not_valid_before_utc:
         raise Unusable(f"it is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC")

@@ -386,6 +386,7 @@ def bad(ca: TestCA) -> dict[str, bytes]:
         "it ends on": ca.issue(NAME, ends=timedelta(minutes=1)),
         "not valid before": ca.issue(NAME, begins=timedelta(days=1)),
         "no subject alternative name": ca.pem + key_pem(ca.key),
+        "its first certificate, which has to be the server's, has no": ca.pem + ca.issue(NAME),
         "it holds no certificate that can be read": ca.issue(NAME)
         + b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n",
     }
