@@ -164,7 +164,9 @@ class ContextCache:
         if name in self._retrievals:  # another greenlet has started one meanwhile
             return self._retrievals[name]
         # In a greenlet of its own: the client that asked first may leave while others still wait.
-        gevent.spawn(self._lead, name, client, retrieval)  # first: if this raises, nobody must wait for the retrieval
+        # First: if this raises, nobody must wait for the retrieval.
+        leader = gevent.spawn(self._lead, name, client, retrieval)
+        leader.rawlink(lambda _: self._end(name, retrieval))
         self._retrievals[name] = retrieval
         return retrieval
 
@@ -187,6 +189,13 @@ class ContextCache:
             else:
                 self._board.retrieved("failed" if error else "none")
             retrieval.finish(context, error or (None if context or not self.generates else _interrupted(name)))
+
+    def _end(self, name: str, retrieval: Retrieval) -> None:
+        """End a retrieval whose greenlet did not get as far as its first line: no memory for it, as its log says."""
+        if self._retrievals.get(name) is retrieval:
+            del self._retrievals[name]
+            self._board.retrieved("failed")
+            retrieval.finish(error=RetrievalError(f"no certificate for {name}: its retrieval could not begin"))
 
     def _retrieve(self, name: str, client: str, wanted: Wanted = SERVED) -> Context | None:
         now = self._clock()

@@ -6,6 +6,7 @@ each would cost more than the rest of its refusal, and slow down the connections
 
 import logging
 from collections.abc import Callable, Collection
+from functools import partial
 
 import gevent
 from gevent.event import Event
@@ -44,7 +45,8 @@ class Lookout:
         look = self._next
         if look is None:
             look = _Look()
-            gevent.spawn(self._lead, look)  # first: if this raises, nobody must wait for the lookup
+            leader = gevent.spawn(self._lead, look)  # first: if this raises, nobody must wait for the lookup
+            leader.rawlink(partial(self._end, look))
             self._next = look
         look.names.append(name)
         look.done.wait()
@@ -64,4 +66,11 @@ class Lookout:
             look.error = RetrievalError("a bug in certifier, see its log")
             log.exception("what is stored can't be looked up")
         finally:
+            look.done.set()
+
+    def _end(self, look: _Look, _: object) -> None:
+        """End a lookup whose greenlet did not get as far as its first line: no memory for it, as its log says."""
+        if self._next is look:
+            self._next = None
+            look.error = RetrievalError("what is stored can't be looked up: the lookup could not begin")
             look.done.set()

@@ -77,28 +77,31 @@ class Resolver:
         """Start a look-up, which gives back the turn taken for it."""
         result: AsyncResult[Answer] = AsyncResult()
         try:
-            gevent.spawn(self._lead, host, result, client)  # first: if this fails, nobody must wait for the result
+            leader = gevent.spawn(self._lead, host)  # first: if this fails, nobody must wait for the result
         except BaseException:
             self._turns.give_back(client)
             raise
+        leader.rawlink(lambda ended: self._end(host, result, client, ended.value))
         self._under_way[host] = result
         return result
 
-    def _lead(self, host: str, result: "AsyncResult[Answer]", client: str) -> None:
-        """Complete a look-up, perhaps long after everyone waiting for it has gone."""
-        answer: Answer = errors.OutOfResources(f"the look-up of {host} failed")  # after a bug: its traceback is printed
+    def _lead(self, host: str) -> Answer:
+        """Look a host up, perhaps for long after everyone waiting for it has gone."""
         try:
-            answer = self._workers.run(_look_up, host)
+            answer: Answer = self._workers.run(_look_up, host)
             self._answers.put(host, (time.monotonic() + _GOOD_SECONDS, answer))
         except errors.OriginNotFound as error:
             answer = error.again()
             self._answers.put(host, (time.monotonic() + _BAD_SECONDS, answer))
         except errors.OutOfResources as error:  # says nothing about the name: not kept, the next look-up may succeed
             answer = error.again()
-        finally:
-            del self._under_way[host]
-            self._turns.give_back(client)
-            result.set(answer)
+        return answer
+
+    def _end(self, host: str, result: "AsyncResult[Answer]", client: str, answer: Answer | None) -> None:
+        """Complete a look-up. There is no answer after a bug, or if no memory was left to begin: the log has it."""
+        del self._under_way[host]
+        self._turns.give_back(client)
+        result.set(answer or errors.OutOfResources(f"the look-up of {host} failed"))
 
 
 def _look_up(host: str) -> list[str]:

@@ -264,6 +264,11 @@ def secure_tunnel(
         yield secure
 
 
+def no_memory(*_: object) -> None:
+    """In place of what a greenlet is to do: what comes of it if no memory is left for its first frame."""
+    raise MemoryError
+
+
 def until(check: Callable[[], object]) -> None:
     """Poll until the check holds, for changes that nothing signals: in threads, other processes, the kernel."""
     with gevent.Timeout(WAIT):

@@ -10,7 +10,7 @@ import gevent
 import pytest
 from cryptography import x509
 from gevent.monkey import get_original
-from lab import WAIT, no_garbage, until
+from lab import WAIT, no_garbage, no_memory, until
 from pki import TestCA, new_key, now
 from test_leaves import NAME, Room
 from test_signer import authority_for, files
@@ -219,6 +219,17 @@ def test_a_bug_in_a_retrieval_reaches_all_as_an_error(
     with pytest.raises(RetrievalError, match="a bug in certifier"):
         contexts.get("a.example")
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_retrieval_without_memory_to_begin_is_no_retrieval_under_way(leaves: Counted) -> None:
+    """A new greenlet's first frame is memory of its own, which ``ulimit -v`` may refuse: none of its lines runs."""
+    contexts = ContextCache(2, leaves, Workers())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contexts, "_lead", no_memory)
+        waiters = [gevent.spawn(contexts.get, "a.example") for _ in range(5)]
+        gevent.joinall(waiters, timeout=WAIT)
+    assert all(isinstance(waiter.exception, RetrievalError) for waiter in waiters)
+    assert contexts.get("a.example")
 
 
 def test_the_client_that_asked_first_may_leave(leaves: Counted) -> None:

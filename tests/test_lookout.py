@@ -4,7 +4,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.monkey import get_original
-from lab import no_garbage
+from lab import WAIT, no_garbage, no_memory
 
 from errors import OutOfResources, RetrievalError
 from lookout import Lookout
@@ -45,6 +45,16 @@ def test_who_asks_during_a_look_is_in_the_next_one() -> None:
     lookout = Lookout(Slow(1), lambda names: {"second"}.intersection(names), 10)
     assert not lookout.sees("first")
     assert lookouts[0].get()
+
+
+def test_a_look_without_memory_to_begin_reaches_all_and_no_later_look() -> None:
+    lookout = Lookout(Workers(1), lambda names: names, 10)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lookout, "_lead", no_memory)
+        for each in [gevent.spawn(lookout.sees, name) for name in "ab"]:
+            with pytest.raises(RetrievalError, match="could not begin"):
+                each.get(timeout=WAIT)
+    assert lookout.sees("a")
 
 
 def test_what_goes_wrong_reaches_all_and_no_later_look() -> None:

@@ -16,7 +16,7 @@ import pytest
 from gevent.monkey import get_original
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import WAIT, no_garbage, until
+from lab import WAIT, no_garbage, no_memory, until
 from test_asking import unread
 from test_upstream import soon
 
@@ -223,6 +223,17 @@ def test_name_servers_that_fail_are_no_name_that_is_missing(
         with pytest.raises(errors.OriginNotFound, match=r"dead\.example: why") as failure:
             up.resolve(Target("dead.example", 1), soon())
         assert (failure.value.status, failure.value.reason, failure.value.proxy_status) == (502, reason, "dns_error")
+
+
+def test_a_look_up_without_memory_to_begin_is_no_look_up_under_way() -> None:
+    names = resolver.Resolver()
+    for _ in range(resolver._SHARE + 1):  # its turn is given back, too
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(names, "_lead", no_memory)
+            with pytest.raises(errors.OutOfResources):
+                names.look_up("localhost", soon(), "a")
+    assert "127.0.0.1" in names.look_up("localhost", soon(), "a")
+    assert not names._turns._users
 
 
 def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
