@@ -26,3 +26,7 @@ class Context:
     tried: float  # when a renewal was last attempted
     used: float  # when a connection last asked for it
     refreshing: bool = False  # a check of its files is under way
+
+    def refreshed(self, _: object) -> None:
+        """Note that the check has ended: called with its greenlet, even if that had no memory to begin."""
+        self.refreshing = False

@@ -116,8 +116,9 @@ class ContextCache:
             if self._is_due(context, now):
                 self._renewals.soon(name)
             else:
-                gevent.spawn(self._refresh, name, context)
+                refresh = gevent.spawn(self._refresh, name, context)
                 context.refreshing = True  # only now: if the spawn had failed, nothing would reset it
+                refresh.rawlink(context.refreshed)
         return context
 
     def relieve(self, name: str, context: Context) -> None:
@@ -243,15 +244,12 @@ class ContextCache:
 
         One at a time per context: on a disk that hangs, they would pile up.
         """
-        try:
-            with _spared(name):
-                stamp = self._retriever.look(name, context)
-                if stamp is None:
-                    self._renew(name)
-                else:
-                    context.stamp = stamp
-        finally:
-            context.refreshing = False
+        with _spared(name):
+            stamp = self._retriever.look(name, context)
+            if stamp is None:
+                self._renew(name)
+            else:
+                context.stamp = stamp
 
     def _renew(self, name: str, used: bool = True) -> None:
         with _spared(name):

@@ -50,7 +50,7 @@ class HarQueue(Observer):
             return
         self._waiting.append((exchange, octets))
         self._octets += octets
-        if self._writer is None:
+        if self._writer is None or self._writer.ready():  # one that had no memory to begin has written nothing
             self._writer = gevent.spawn(self._write)
 
     def close(self) -> None:

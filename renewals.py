@@ -16,12 +16,13 @@ class Renewals:
     def __init__(self, renew: Callable[[str], None]) -> None:
         self._renew = renew
         self._due: dict[str, None] = {}  # the first of them is being renewed
+        self._runner: gevent.Greenlet[[], None] | None = None
 
     def soon(self, name: str) -> None:
         """Renew a name when its turn comes: once, however often that is asked for until it is done."""
         if len(self._due) < _MOST:
-            if not self._due:
-                gevent.spawn(self._run)
+            if self._runner is None or self._runner.ready():  # one that had no memory to begin left its names behind
+                self._runner = gevent.spawn(self._run)
             self._due[name] = None
 
     def _run(self) -> None:

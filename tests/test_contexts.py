@@ -397,6 +397,26 @@ def test_what_is_due_on_disk_is_renewed_once_it_is_used(room: Room, leaves: Coun
     assert (again.serial > found.serial, leaves.count) == (True, 4)
 
 
+def test_a_renewal_and_a_check_without_memory_to_begin_are_done_later(leaves: Counted, clock: Clock) -> None:
+    contexts = ContextCache(2, leaves, Workers(), clock)
+    made = contexts.get("a.example")
+    assert made is not None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contexts, "_refresh", no_memory)
+        patch.setattr(contexts._renewals, "_run", no_memory)
+        clock.advance(seconds=LOOK_SECONDS)
+        assert contexts.find("a.example") is made
+        until(lambda: not made.refreshing)
+        clock.advance(days=31)
+        assert contexts.find("a.example") is made  # which has its renewal begin, in vain
+        gevent.sleep(0)
+        assert list(contexts._renewals._due) == ["a.example"]
+    clock.advance(days=1)
+    assert contexts.find("a.example") is made
+    until(lambda: not contexts._renewals._due)
+    assert contexts.find("a.example") is not made
+
+
 @pytest.mark.parametrize("capacity", [1, 9])
 def test_many_that_are_due_are_renewed_one_after_the_other(leaves: Counted, clock: Clock, capacity: int) -> None:
     """After a long stop, all are due; all at once, they would take all threads, with RSA keys for minutes."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import gevent
 import pytest
 from gevent.monkey import get_original
-from lab import until
+from lab import no_memory, until
 from test_harentry import exchange
 from test_requestlog import largest_file
 
@@ -48,6 +48,18 @@ def test_what_has_ended_is_written_in_its_order(tmp_path: Path, caplog: pytest.L
     assert targets(path) == [str(n) for n in range(120)]
     assert [each.name for each in tmp_path.iterdir()] == ["a.har"]
     assert caplog.text == ""
+
+
+def test_a_writer_without_memory_to_begin_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.har"
+    waiting = queue(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waiting, "_write", no_memory)
+        waiting.ended(exchange(target="/1"))
+        gevent.sleep(0)
+    waiting.ended(exchange(target="/2"))
+    waiting.close()
+    assert targets(path) == ["1", "2"]
 
 
 def test_what_a_disk_does_not_take_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
