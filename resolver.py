@@ -108,6 +108,8 @@ def _look_up(host: str) -> list[str]:
     try:
         found = _getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
+        if error.errno == socket.EAI_MEMORY:
+            raise errors.OutOfResources(f"{host} can't be looked up: {error.strerror}") from error
         kind = errors.OriginLookupFailed if error.errno in _NO_ANSWER else errors.OriginNotFound
         raise kind(f"{host}: {error.strerror}") from error
     except UnicodeError as error:  # ".." and the like, which ``names`` excludes already: a safety net

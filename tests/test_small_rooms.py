@@ -225,6 +225,18 @@ def test_name_servers_that_fail_are_no_name_that_is_missing(
         assert (failure.value.status, failure.value.reason, failure.value.proxy_status) == (502, reason, "dns_error")
 
 
+def test_a_look_up_without_memory_tells_nothing_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_MEMORY, "why")
+
+    names = resolver.Resolver()
+    with monkeypatch.context() as patch:
+        patch.setattr(resolver, "_getaddrinfo", fail)
+        with pytest.raises(errors.OutOfResources, match="localhost can't be looked up: why"):
+            names.look_up("localhost", soon())
+    assert "127.0.0.1" in names.look_up("localhost", soon())  # it is not remembered
+
+
 def test_a_look_up_without_memory_to_begin_is_no_look_up_under_way() -> None:
     names = resolver.Resolver()
     for _ in range(resolver._SHARE + 1):  # its turn is given back, too
