@@ -139,6 +139,9 @@ class Tunnel:
         upward = gevent.spawn(self._pump, self._client, self._origin)
         try:
             sockets.give_way()  # it takes what was received with the handshake before the other can end that side
+            if upward.ready() and not upward.successful():  # it had no memory to begin: not even its first line has run
+                self._give_up("stopped")
+                upward.get()
             self._pump(self._origin, self._client)
             if self.alert is None and self.refusal is None:
                 upward.get()

@@ -159,6 +159,10 @@ def _race(addresses: list[Endpoint], target: Target, deadline: float, beside: Tu
         except Exception as error:  # a bug, too: the loop below waits for a result
             results.put(error)
 
+    def fail(ended: "gevent.Greenlet[[Endpoint], None]") -> None:
+        if isinstance(ended.exception, Exception):  # no memory to begin: not even its first line has run
+            results.put(ended.exception)
+
     try:
         while winner is None and len(failures) < len(addresses):
             left = addresses[len(attempts) :]
@@ -166,6 +170,7 @@ def _race(addresses: list[Endpoint], target: Target, deadline: float, beside: Tu
             if left and (alone or beside.take(client, time.monotonic())):
                 turns += not alone
                 attempts.append(gevent.spawn(attempt, left.pop(0)))
+                attempts[-1].rawlink(fail)
             try:
                 # When no address is left, wait: the deadline makes every attempt fail.
                 result = results.get(timeout=ATTEMPT_SECONDS if left else None)

@@ -17,7 +17,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.queue import Queue
-from lab import WAIT, Origin, Program, read_reply, secure_tunnel, tunnel, until
+from lab import WAIT, Origin, Program, no_memory, read_reply, secure_tunnel, tunnel, until
 
 import sockets
 from streams import ORDERLY, RESET, PlainStream
@@ -441,6 +441,16 @@ def test_a_side_that_can_not_be_written_to_is_told_the_end(ends: Ends) -> None:
     assert ends.client_end.recv(100) == b"last"
     ends.client_end.close()
     running.get()
+
+
+def test_a_direction_without_memory_to_begin_ends_both(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    tunnel = ends.tunnel(kind=Apart)
+    running = gevent.spawn(tunnel.run)
+    spawn = gevent.spawn
+    monkeypatch.setattr(gevent, "spawn", lambda *_: spawn(no_memory))
+    with pytest.raises(MemoryError):
+        running.get(timeout=WAIT)
+    assert tunnel.outcome == "stopped"
 
 
 @pytest.mark.parametrize("acts", [False, True])

@@ -9,7 +9,7 @@ from pathlib import Path
 import gevent
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, echo, until
+from lab import WAIT, Origin, echo, no_memory, until
 from test_sockets import full_listener
 
 import errors
@@ -30,6 +30,15 @@ TARGET = Target("x", 1)
 
 def soon() -> float:
     return time.monotonic() + WAIT
+
+
+def test_an_attempt_without_memory_to_begin_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [("127.0.0.1", 1), ("127.0.0.1", 2)]
+    dialling = gevent.spawn(Upstream().dial, addresses, TARGET, soon())
+    spawn = gevent.spawn
+    monkeypatch.setattr(gevent, "spawn", lambda *_: spawn(no_memory))
+    with pytest.raises(MemoryError):
+        dialling.get(timeout=WAIT)
 
 
 def test_the_next_address_is_tried() -> None:
