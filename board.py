@@ -100,6 +100,11 @@ class Board(Observer):
             self._count("refusals", record.refused)
             self._refusals.append(entry)
 
+    def refused_unheard(self, rule: str) -> None:
+        """Count a connection that was closed at once, without a reply or a record."""
+        self._stir(self._clock())
+        self._count("refusals", rule)
+
     def dialled(self, seconds: float) -> None:
         """Count the look-up and dialling of an origin."""
         self.histograms["dial"].observe(seconds)

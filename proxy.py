@@ -94,6 +94,7 @@ class Proxy:
         try:
             if refusal is not None and not self._admission.hears(ip):
                 log.debug("%s closed unheard: %s", client.who, refusal)
+                self._board.refused_unheard(refusal.refusal)
                 return
             sockets.arm(sock, deadline)
             self._silent.add(sock)

@@ -4,14 +4,16 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from lab import HERE, Origin, Program, exchange, get, http_origin, run, secure_tunnel, until
+from lab import HERE, WAIT, Origin, Program, exchange, get, http_origin, run, secure_tunnel, until
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics
 from prometheus_client.parser import text_string_to_metric_families as prometheus
@@ -19,6 +21,7 @@ from test_board import closed_tunnel, snapshot_of
 from test_website import BASE, ask
 
 import errors
+from admission import TOLD_OF_CLIENT
 from board import Board
 from errors import CertifierError
 from metrics import expose
@@ -123,6 +126,18 @@ def test_reloads_are_counted_by_how_they_ended(tmp_path: Path) -> None:
         until(lambda: reloads() == [1, 1])
         reload("c.example\n")
         until(lambda: reloads() == [2, 1])
+
+
+def test_what_is_closed_unheard_is_counted(tmp_path: Path) -> None:
+    """A client with so many connections past its limit that no more of them are answered."""
+    with Program(tmp_path, *BASE, "--max-client-connections=1") as program, ExitStack() as opened:
+        first = opened.enter_context(socket.create_connection(program.address, timeout=WAIT))
+        socks = [opened.enter_context(socket.create_connection(program.address, timeout=WAIT)) for _ in range(105)]
+        assert [sock.recv(1) for sock in socks[TOLD_OF_CLIENT:]] == [b""] * 5
+        opened.close()
+        assert first.fileno() == -1
+        until(lambda: value(scrape(program), "certifier_connections") == 1)
+        assert value(scrape(program), "certifier_refusals_total", reason="client-connections") == 5
 
 
 def test_what_files_do_not_take_is_counted(tmp_path: Path, roots: Path, certificate: Path) -> None:
