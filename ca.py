@@ -20,6 +20,7 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 
 import certificates
 import certlint
+import certpath
 import files
 import reading
 from certificates import Unreadable
@@ -60,7 +61,7 @@ class CaFiles:
 
         Most trust no intermediate alone (``X509_V_FLAG_PARTIAL_CHAIN``).
         """
-        return self.path[-1] if _is_root(self.path[-1]) else self.certificate
+        return self.path[-1] if certpath.is_root(self.path[-1]) else self.certificate
 
     @property
     def signs_crls(self) -> bool:
@@ -117,7 +118,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         raise UsageError(f"{certificate_path} holds no PEM certificate that can be read: {error}") from error
     key = _load_key(key_path)
     _check(certificate, certificate_path, now)
-    chain = tuple(c for c in (certificate, *others) if not _is_root(c))
+    chain = tuple(c for c in (certificate, *others) if not certpath.is_root(c))
     if key.public_key() != certificate.public_key():
         raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
     serials = SerialFile(serial_path)
@@ -136,7 +137,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         f"the CA certificate {certificate_path} has {' and '.join(problems)}: {meaning}; make a good one: {_GOOD_CA}"
         for meaning, problems in refused.items()
     ]
-    path = _path(certificate, others)
+    path = certpath.upward(certificate, others)
     weak = (*certlint.of_any(certificate), *certlint.of_path(path))
     warnings += [f"the CA certificate {certificate_path}: {fault.problem}; {fault.meaning}" for fault in weak]
     if key_path.stat().st_mode & 0o077:
@@ -145,20 +146,6 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
             f" chmod go= {key_path}"
         )
     return CaFiles(certificate, key, chain, serials, path, tuple(warnings))
-
-
-def _path(certificate: x509.Certificate, others: list[x509.Certificate]) -> tuple[x509.Certificate, ...]:
-    """The CA and those of ``others`` that are above it, in whatever order they are.
-
-    Of several certificates of one CA, it takes the root's own, not a cross-signed one, else the one that ends last.
-    """
-    path = [certificate]
-    while not _is_root(path[-1]):
-        above = [other for other in others if other not in path and certificates.is_issued_by(path[-1], other)]
-        if not above:
-            break
-        path.append(max(above, key=lambda other: (_is_root(other), other.not_valid_after_utc)))
-    return tuple(path)
 
 
 def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
@@ -191,16 +178,6 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
             f"the CA certificate {path} may not sign certificates (keyUsage without keyCertSign);"
             f" make another: {_GOOD_CA}"
         )
-
-
-def _is_root(certificate: x509.Certificate) -> bool:
-    """Whether it is self-signed. One that has its own name as issuer, but another key's identifier as authority key
-    identifier (RFC 5280 §4.2.1.1), is not: there a CA's former key, which clients know, certifies its new one.
-    """
-    signer = certificates.extension(certificate, x509.AuthorityKeyIdentifier)
-    own = certificates.extension(certificate, x509.SubjectKeyIdentifier)
-    agree = signer is None or own is None or signer.key_identifier in (None, own.digest)
-    return agree and certificate.subject == certificate.issuer
 
 
 def _load_key(path: Path) -> CaKey:
