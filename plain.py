@@ -18,8 +18,8 @@ from names import target as parse_target
 from onlookers import Visit
 from policy import Policy
 from record import Record
-from rewriting import check_fields, judge, record_answer
 from sight import Sight
+from verdict import check_fields, judge, record_answer
 from website import Website
 
 STREAM_SECONDS = 30.0  # for a client to take a page, or the next piece of live data

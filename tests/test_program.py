@@ -665,6 +665,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "workers": "contexts",
         "leaf": "leaves",
         "certpath": "ca",
+        "verdict": "rewriting",
         "stored": "store",
         "acceptor": "faults",
         "localaddress": "policy",
