@@ -141,8 +141,8 @@ class Stream(ABC):
     def abort(self) -> None:
         """Abandon the connection, and wake its reader and its writer: ``close`` sends a reset.
 
-        A FIN would look orderly, in TLS too, as curl does not miss a close_notify: none is sent. After ``end``, there
-        is no reset either: it would take the data that a slow peer has not received yet.
+        A FIN would look orderly, in TLS too, as curl does not mind a missing close_notify: none is sent. After ``end``,
+        there is no reset either: it would take the data that a slow peer has not received yet.
         """
         if not self._closed:
             sockets.reset(self.sock)

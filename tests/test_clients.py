@@ -60,7 +60,7 @@ def test_curl_speaks_h2_end_to_end(program: Program, certificate: Path) -> None:
 def test_curl_takes_nothing_that_was_cut_off_for_complete(
     tmp_path: Path, roots: Path, certificate: Path, end: str, options: tuple[str, ...]
 ) -> None:
-    """It does not miss a close_notify: to curl, a FIN alone ends a body that has no length."""
+    """It does not mind a missing close_notify: to curl, a FIN alone ends a body that has no length."""
     over = Event()
 
     def half(sock: socket.socket) -> None:
