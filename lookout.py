@@ -65,12 +65,10 @@ class Lookout:
         except Exception:  # the top of this greenlet: every waiter must get an error
             look.error = RetrievalError("a bug in certifier, see its log")
             log.exception("what is stored can't be looked up")
-        finally:
-            look.done.set()
 
     def _end(self, look: _Look, _: object) -> None:
-        """End a lookup whose greenlet did not get as far as its first line: no memory for it, as its log says."""
+        """End a lookup, even one whose greenlet did not reach its first line: no memory for it, as its log says."""
         if self._next is look:
             self._next = None
             look.error = RetrievalError("what is stored can't be looked up: the lookup could not begin")
-            look.done.set()
+        look.done.set()

@@ -118,12 +118,11 @@ class Website:
         said |= {
             "user": "--proxy-user NAME " if users else "",
             "login": "NAME:PASSWORD@" if users else "",
-            "cacert": "",
+            "cacert": "--cacert certifier-ca.crt " if ca is not None else "",
         }
         if ca is not None:
             said |= {"fingerprint": ca.fingerprint, "thumbprint": ca.thumbprint}
             said |= {"name": ca.name, "ends": f"{ca.ends:%Y-%m-%d}"}
-            said["cacert"] = "--cacert certifier-ca.crt "
         if "text/html" in visit.header(b"accept"):
             said["live"], said["why"] = self._live(visit)
             page = self._assets.index(said, trust=ca is not None)

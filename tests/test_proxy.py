@@ -10,9 +10,11 @@ import struct
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import IO
 
 import gevent
 import pytest
@@ -561,27 +563,31 @@ def test_redirect(tmp_path: Path, origin: Origin) -> None:
     assert origin.connections == 0
 
 
-def test_the_example_of_a_redirect_reads_what_is_streamed() -> None:
+@contextmanager
+def logging_server() -> Iterator[tuple[socket.socket, IO[str]]]:
+    """The example of a redirect: a connection to it, and what it logs."""
     with talk(sys.executable, HERE / "examples" / "logging_server.py") as server:
         assert server.stdout is not None
         port = server.stdout.readline().rpartition(":")[2].strip()
         with socket.create_connection(("127.0.0.1", int(port)), timeout=WAIT) as sock:
-            sock.sendall(b"POST /one HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
-            sock.sendall(b"3;a=b\r\none\r\n4\r\n two\r\n0\r\nX: 1\r\n\r\n")
-            assert read_reply(sock).body == b"seen: POST test/one\n"
-            assert get(sock, "/next").body == b"seen: GET test/next\n"
-        lines = [server.stdout.readline() for _ in range(4)]
+            yield sock, server.stdout
+
+
+def test_the_example_of_a_redirect_reads_what_is_streamed() -> None:
+    with logging_server() as (sock, logged):
+        sock.sendall(b"POST /one HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sock.sendall(b"3;a=b\r\none\r\n4\r\n two\r\n0\r\nX: 1\r\n\r\n")
+        assert read_reply(sock).body == b"seen: POST test/one\n"
+        assert get(sock, "/next").body == b"seen: GET test/next\n"
+        lines = [logged.readline() for _ in range(4)]
     assert lines[-1] == "  body: b'one two'\n"
 
 
 def test_the_example_of_a_redirect_logs_nothing_that_a_client_forged() -> None:
-    with talk(sys.executable, HERE / "examples" / "logging_server.py") as server:
-        assert server.stdout is not None
-        port = server.stdout.readline().rpartition(":")[2].strip()
-        with socket.create_connection(("127.0.0.1", int(port)), timeout=WAIT) as sock:
-            sock.sendall(b"GET /\x1b[2J HTTP/1.1\r\nHost: test\r\nX: 1\r\n   Host: forged\r\n\r\n")
-            assert read_reply(sock).status == 200
-        lines = [server.stdout.readline() for _ in range(4)]
+    with logging_server() as (sock, logged):
+        sock.sendall(b"GET /\x1b[2J HTTP/1.1\r\nHost: test\r\nX: 1\r\n   Host: forged\r\n\r\n")
+        assert read_reply(sock).status == 200
+        lines = [logged.readline() for _ in range(4)]
     assert lines == ["GET /\\x1b[2J HTTP/1.1\n", "  Host: test\n", "  X: 1\\r\\n   Host: forged\n", "  body: b''\n"]
 
 
