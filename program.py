@@ -66,6 +66,7 @@ class Program:
         self._feed = Feed()
         self.policy = Policy(rules(chosen.rules), same_endpoint)
         self._access = Access(self.policy, users(chosen.rules))
+        tlsconfig.check_descriptors()  # first, or files that are given would be blamed
         keylog = key_log(chosen.sight, self._board)
         self._upstream = Upstream(chosen.upstream_ca, chosen.verify_upstream, keylog)
         assets = Assets()

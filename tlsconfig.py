@@ -28,19 +28,23 @@ _OUT_OF_ORDER = ("MALLOC_FAILURE", "INTERNAL_ERROR")  # reasons that say nothing
 
 
 def check_descriptors() -> None:
-    """Raise ``UsageError`` if files in memory have no path, by which OpenSSL gets certificates."""
-    if hasattr(os, "memfd_create") and not os.path.exists(_DESCRIPTORS):
+    """Raise ``UsageError`` if there are no files in memory, or none with a path, by which OpenSSL gets certificates."""
+    if not hasattr(os, "memfd_create"):
+        return
+    try:
+        reading.close(os.memfd_create("check", os.MFD_CLOEXEC))
+    except OSError as error:  # a filter of system calls may forbid it
+        raise UsageError(
+            f"OpenSSL can't be given certificates, as there can be no files in memory: memfd_create: {error.strerror}"
+        ) from error
+    if not os.path.exists(_DESCRIPTORS):
         raise UsageError(
             "there is no /proc, through which OpenSSL gets certificates: mount it (mount -t proc proc /proc)"
         )
 
 
 def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None) -> ssl.SSLContext:
-    """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used.
-
-    As the first context made, it also raises ``UsageError`` if OpenSSL can't be given files in memory.
-    """
-    check_descriptors()
+    """The context for all origins. Raises ``UsageError`` if the PEM file of further roots can't be used."""
     # Not create_default_context, which opens SSLKEYLOGFILE itself, whatever kind of file that is.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_default_certs()  # 31 ms: once, not per connection

@@ -1,6 +1,7 @@
 """The command line, and the structure that the repository promises."""
 
 import ast
+import errno
 import json
 import os
 import re
@@ -162,6 +163,25 @@ def test_a_system_without_proc_is_one_line_and_exit_2(
     for words in ([*GOOD, "--listen=127.0.0.1:0", option], ["check", GOOD[0]]):  # which would blame each certificate
         assert certifier.main(words) == 2
         assert re.fullmatch(r"certifier: there is no /proc, [^\n]+\n", capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("option", ["--open", "--keylog=keys", "--upstream-ca=ca.crt"])
+def test_a_system_that_forbids_files_in_memory_is_one_line_and_exit_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], option: str
+) -> None:
+    def forbidden(*_: object) -> int:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    write_ca(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("certifier.serve", lambda *_: None)
+    with monkeypatch.context() as filtered:
+        filtered.setattr(os, "memfd_create", forbidden)
+        for words in ([*GOOD, "--listen=127.0.0.1:0", option], ["check", GOOD[0]]):
+            assert certifier.main(words) == 2
+            expected = r"certifier: OpenSSL can't be given certificates, [^\n]+: memfd_create: [^\n]+\n"
+            assert re.fullmatch(expected, capfd.readouterr().err)
+    assert certifier.main([*GOOD, "--listen=127.0.0.1:0", option]) == 0
 
 
 def test_as_a_process(tmp_path: Path) -> None:
