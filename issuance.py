@@ -61,6 +61,9 @@ class Issuance:
     def fault(self, now: datetime) -> str | None:
         """Why no certificates can be served, as a sentence; None if they can be. Accesses the disk."""
         if self.files is not None and self.authority is not None:
+            begin = self.files.certificate.not_valid_before_utc
+            if now < begin:
+                return f"the CA certificate is not valid before {begin:%Y-%m-%d %H:%M} UTC: check this machine's clock"
             try:
                 self.authority.check_end(now)
                 self.files.serials.check()

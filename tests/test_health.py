@@ -16,6 +16,7 @@ import health
 from ca import VALIDITY, paths_in
 from health import LOOK_SECONDS, Health
 from issuance import Issuance
+from leaf import BACKDATED
 from options import CaOptions, LeafOptions
 from workers import Workers
 
@@ -58,6 +59,18 @@ def test_a_ca_that_expired(tmp_path: Path) -> None:
     assert (room.health.fault() or "").startswith("the CA certificate ends on 20")  # and signs nothing any more
     room.clock.advance(days=1)
     assert (room.health.fault() or "").startswith("the CA certificate expired on 20")
+
+
+def test_a_clock_that_was_set_back_to_before_the_ca(tmp_path: Path) -> None:
+    room = Room(tmp_path)
+    room.clock.advance(days=-BACKDATED.days, seconds=2 * LOOK_SECONDS)
+    assert room.health.fault() is None
+    room.clock.advance(seconds=-3 * LOOK_SECONDS)
+    fault = room.health.fault() or ""
+    assert fault.startswith("the CA certificate is not valid before 20")
+    assert fault.endswith("check this machine's clock")
+    room.clock.advance(days=BACKDATED.days)
+    assert room.health.fault() is None
 
 
 def test_serial_numbers_that_cannot_be_taken(tmp_path: Path) -> None:
