@@ -54,6 +54,7 @@ _FROM_ZERO: dict[str, tuple[str, ...]] = {
     "reloads": ("done", "failed"),
 }  # fmt: skip
 _GAUGES = {
+    "workers": ("workers", "Its processes that answer, without the supervisor of --workers."),
     "connections": ("connections", "Connections of clients that are open."),
     "tunnels": ("tunnels_open", "Tunnels that are open."),
     "connections_max": ("connections_max", "Most connections (--max-connections)."),
@@ -104,6 +105,8 @@ class _Collector(Collector):
         yield GaugeMetricFamily(
             "certifier_start_time_seconds", "When it was started, since the epoch.", snapshot["started"]
         )
+        about = "How many of its processes should answer (--workers)."
+        yield GaugeMetricFamily("certifier_workers_max", about, facts["workers"])
         if facts["ca_ends"] is not None:
             yield GaugeMetricFamily(
                 "certifier_ca_not_after_timestamp_seconds", "When the CA certificate ends.", facts["ca_ends"]

@@ -16,7 +16,7 @@ _LEARNED = 100  # pairs that are shown
 
 
 class Overview:
-    """The overview of one process."""
+    """The overview of one process, one of ``workers``."""
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class Overview:
         refused: Refusals,
         issuance: Issuance,
         version: str,
+        workers: int,
     ) -> None:
         self._board = board
         self._feed = feed
@@ -35,6 +36,7 @@ class Overview:
         self._refused = refused
         self._issuance = issuance
         self._version = version
+        self._of = workers
 
     def snapshot(self, since: Cursor | None) -> Snapshot:
         """A snapshot, with the rows and samples that are new to a viewer at this cursor; for None, without any."""
@@ -48,9 +50,11 @@ class Overview:
             "seen": {board.name: board.events},
             "facts": {
                 "version": self._version,
+                "workers": self._of,
                 "ca_ends": None if files is None else files.certificate.not_valid_after_utc.timestamp(),
             },
             "gauges": {
+                "workers": 1,
                 "connections": self._admission.count,
                 "connections_max": self._admission.most,
                 "tunnels": board.tunnels,

@@ -74,6 +74,8 @@ def test_what_is_counted(used: Program) -> None:
         ("certifier_tunnels_open", {}, 0),
         ("certifier_contexts", {}, 1),
         ("certifier_contexts_max", {}, 100),
+        ("certifier_workers", {}, 1),
+        ("certifier_workers_max", {}, 1),
         ("certifier_healthy", {}, 1),
         ("certifier_build_info", {"version": "0.1.0"}, 1),
     ]
@@ -91,7 +93,7 @@ def test_what_is_counted(used: Program) -> None:
 def test_what_alerts_count_begins_with_zero() -> None:
     """Otherwise Prometheus sees no increase when the first of a kind appears, even if it is a hundred at once."""
     snapshot = snapshot_of(Board())
-    snapshot["facts"] |= {"ca_ends": None}
+    snapshot["facts"] |= {"ca_ends": None, "workers": 1}
     families = list(prometheus(expose(snapshot, True, "")[1].decode()))
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CertifierError)]
     for reason in {kind.refusal for kind in kinds if kind.refusal} | {"certificate"}:
@@ -195,8 +197,8 @@ def test_of_several_processes() -> None:
         board.retrieved("disk", 0.003)
     snapshots = [snapshot_of(board) for board in both]
     for snapshot in snapshots:
-        snapshot["facts"] |= {"ca_ends": None}
-        snapshot["gauges"] |= {"contexts": 2, "contexts_max": 9}
+        snapshot["facts"] |= {"ca_ends": None, "workers": 3}
+        snapshot["gauges"] |= {"contexts": 2, "contexts_max": 9, "workers": 1}
         snapshot["cpu_seconds"] = 1.5
     families = list(prometheus(expose(merge(snapshots), False, "")[1].decode()))
     assert value(families, "certifier_tunnels_total", outcome="closed") == 2
@@ -206,6 +208,8 @@ def test_of_several_processes() -> None:
     assert value(families, "certifier_cpu_seconds_total") == 3
     assert value(families, "certifier_contexts") == 4
     assert value(families, "certifier_contexts_max") == 18
+    assert value(families, "certifier_workers") == 2
+    assert value(families, "certifier_workers_max") == 3
     assert value(families, "certifier_healthy") == 0
     assert value(families, "certifier_ca_not_after_timestamp_seconds") is None
 
@@ -251,7 +255,7 @@ def expressions() -> list[str]:
 def test_every_metric_that_is_shown_or_alerted_on_exists(used: Program) -> None:
     there = known(used)
     rules = re.findall(r"^ +expr: (\|\n(?: {10,}.*\n)+|.*\n)", ALERTS.read_text(), re.MULTILINE)
-    assert len(rules) == 11
+    assert len(rules) == 12
     seen = set()
     for expression in [*expressions(), *rules]:
         names = re.findall(r"certifier_[a-z_]+", re.sub(r'"[^"]*"', "", expression))

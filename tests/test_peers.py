@@ -223,12 +223,14 @@ def test_a_worker_that_hangs_holds_up_nobody(tmp_path: Path, roots: Path, origin
                 assert peers.ANSWER_SECONDS <= time.monotonic() - began < 2
             assert counted(families) == of(20)
             assert value(families, "certifier_contexts_max") == 100  # the stopped worker's gauges are left out
+            assert (value(families, "certifier_workers"), value(families, "certifier_workers_max")) == (1, 2)
         finally:
             os.kill(other, signal.SIGCONT)
         for worker in (one, other):
             families = scrape(running, worker)
             assert counted(families) == of(20)
             assert value(families, "certifier_contexts_max") == 200
+            assert (value(families, "certifier_workers"), value(families, "certifier_workers_max")) == (2, 2)
 
 
 def test_all_let_their_tunnels_finish(three: Program, echo_origin: Origin) -> None:
