@@ -194,8 +194,9 @@ def write_at(fd: int, parts: Sequence[bytes | bytearray | memoryview], end: int)
     """
     octets = sum(map(len, parts))
     try:
-        if os.pwritev(fd, parts, end) < octets:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        put = os.pwritev(fd, parts, end)
+        while put < octets:  # the system says only then why: the disk is full, or a quota or a limit is reached
+            put += os.pwrite(fd, b"".join(parts)[put:], end + put)
     except OSError:
         os.ftruncate(fd, end)
         raise
