@@ -36,6 +36,7 @@ def _read(
     client: socket.socket, origin: socket.socket | None, data: bytes, reader: HelloReader, deadline: float
 ) -> tuple[ClientHello | None, bytes]:
     closed = False  # whether the origin has closed
+    soon = deadline  # for the client's first bytes
     begun = b""  # not known yet to be TLS records, or an SSL 2.0 ClientHello, without server_name
     while True:
         if data:
@@ -53,12 +54,13 @@ def _read(
             if not sockets.has_ended(origin):
                 return None, bytes(reader.wire) or begun
             # A client that soon speaks TLS is to be told inside TLS that the origin has closed.
-            closed, deadline = True, min(deadline, time.monotonic() + CLOSED_SECONDS)
-        sockets.arm(client, deadline)
+            closed, soon = True, min(deadline, time.monotonic() + CLOSED_SECONDS)
+        silent = closed and not reader.wire
         try:
+            sockets.arm(client, soon if silent else deadline)
             data = client.recv(_RECV)
         except TimeoutError:
-            if closed and not reader.wire:
+            if silent:
                 return None, begun
             raise
         if not data:

@@ -43,6 +43,9 @@ from lab import (
 from pki import TestCA, key_pem, new_key
 from test_hello import message, real_hello, records, server_name
 
+import greeting
+from limits import Limits
+
 
 def stored(folder: Path, name: str) -> Path:
     return folder / "certs" / hashlib.md5(name.encode()).hexdigest()[:3] / f"{name}.crt"
@@ -488,6 +491,24 @@ def test_an_origin_that_closes_before_anybody_has_spoken(program: Program, speak
             assert closed(sock) == b""
             sock.shutdown(socket.SHUT_WR)
             assert "outcome=closed" in program.wait_for(f"target=localhost:{server.port} .*context=untouched", seen)
+
+
+def test_an_origin_that_has_closed_hurries_no_client_amid_its_hello(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only one that has said nothing yet: it may not speak TLS, and wait for that very end."""
+    monkeypatch.setattr(greeting, "CLOSED_SECONDS", 0.0)
+    whole = records(message(server_name(b"a.example")))
+    end, ours = socket.socketpair()
+    origin, theirs = socket.socketpair()
+    theirs.close()
+    with end, ours, origin, gevent.Timeout(WAIT):
+        assert greeting.read_hello(ours, origin, b"", Limits()) == (None, b"")
+        ours.settimeout(None)
+        reading = gevent.spawn(greeting.read_hello, ours, origin, whole[:20], Limits())
+        until(lambda: ours.gettimeout() is not None or reading.ready())  # only the client is waited for now
+        end.sendall(whole[20:])
+        hello, data = reading.get()
+    assert hello is not None
+    assert (hello.server_name, data) == ("a.example", whole)
 
 
 # TLS directly on the listener
