@@ -82,7 +82,7 @@ def _first(watchers: tuple[Any, ...], deadline: float | None) -> int:
         if left <= 0:
             raise TimeoutError("deadline passed")
         timer = hub.loop.timer(left)
-        timer.start(waiter.switch, None)
+        timer.start(waiter.switch, None, update=True)  # from now on, not from when the hub last looked at the clock
     try:
         for number, watcher in enumerate(watchers):
             watcher.start(waiter.switch, number)

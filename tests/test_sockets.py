@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 import gevent
 import pytest
+from gevent.monkey import get_original
 from lab import WAIT, Origin, reserved_port
 
 import sockets
@@ -115,6 +116,25 @@ def test_a_deadline_that_has_passed() -> None:
     one, two = socket.socketpair()
     with one, two, pytest.raises(TimeoutError):
         sockets.arm(one, time.monotonic() - 1)
+
+
+def test_a_deadline_counts_from_when_it_is_set() -> None:
+    """Not from when the hub last looked at the clock, which can be long ago if this very greenlet has held it."""
+    end, ours = socket.socketpair()
+
+    def late() -> None:
+        ours.recv(1)
+        get_original("time", "sleep")(0.3)
+        deadline = time.monotonic() + 0.2
+        with pytest.raises(TimeoutError, match="deadline passed"):
+            sockets.wait(ours, deadline)
+        assert time.monotonic() > deadline - 0.01
+
+    with end, ours, gevent.Timeout(WAIT):
+        waiting = gevent.spawn(late)
+        gevent.sleep(0)
+        end.sendall(b"x")
+        waiting.get()
 
 
 def test_the_last_word_arrives_though_the_peer_still_sends() -> None:
