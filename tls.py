@@ -16,7 +16,7 @@ import gevent
 import sockets
 from errors import OutOfResources
 from flight import is_costly
-from streams import BROKEN, FULL, NOTHING, ORDERLY, RENEGOTIATES, TRUNCATED, WIRE_VIEW, Stream
+from streams import BROKEN, FULL, NOTHING, ORDERLY, RENEGOTIATES, RESET, TRUNCATED, WIRE_VIEW, Stream
 from workers import Workers
 
 _PLAIN = bytearray(16_384)  # a record's plaintext, RFC 8446 §5.1; shared as well
@@ -198,7 +198,7 @@ class TlsStream(Stream):
         if count:
             self._in.write(WIRE_VIEW[:count])
         else:
-            self.ended = TRUNCATED
+            self.ended = RESET if self._lost else TRUNCATED
 
     def _waiting(self) -> bytes:
         if self._out.pending <= self._tickets:  # alone, they'd draw a reset from a client that left, losing its upload

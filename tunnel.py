@@ -82,7 +82,7 @@ class Tunnel:
                 except OSError:
                     self._gone(self._client)
             if self._unread and self.alert is None and not self._cut:
-                broken = self._origin.ended in (RESET, BROKEN)  # a FIN would look complete without TLS
+                broken = self._origin.ended in (RESET, BROKEN)  # a FIN would look complete, see ``Stream.abort``
                 sockets.last_word(self._client.sock, b"", fin=not broken)  # so that the origin's last data arrives
                 if broken:
                     self._client.abort()

@@ -17,7 +17,7 @@ import gevent
 import pytest
 from gevent.event import Event
 from gevent.queue import Queue
-from lab import WAIT, Origin, Program, no_memory, read_reply, secure_tunnel, tunnel, until
+from lab import WAIT, BioClient, Origin, Program, no_memory, read_reply, secure_tunnel, strict_context, tunnel, until
 
 import sockets
 from streams import ORDERLY, RESET, PlainStream
@@ -377,6 +377,28 @@ def test_what_an_origin_cut_off_does_not_look_complete_to_a_client_that_uploads(
             assert sock.recv(1) == b""
             sock.shutdown(socket.SHUT_WR)
         assert f"outcome={'origin-reset' if reset else 'closed'}" in running.tunnels(1)[0]
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_nor_does_it_in_tls(program: Program, certificate: Path, reset: bool) -> None:
+    """Many clients do not mind that there is no close_notify."""
+
+    def cut(sock: socket.socket) -> None:
+        sock.sendall(b"half")
+        sock.recv(65_536)
+        if reset:
+            sockets.reset(sock)
+            raise ConnectionAbortedError  # closed without a close_notify
+
+    with Origin(cut, certificate) as server, tunnel(program.address, f"localhost:{server.port}") as sock:
+        client = BioClient(sock, strict_context(program.ca), "localhost")
+        assert client.read() == b"half"
+        if reset:
+            with pytest.raises(ConnectionResetError):  # after a FIN, it would be another error
+                client.send(bytes(100_000_000))
+        else:
+            client.send(bytes(100_000))
+            assert client.read() == b""
 
 
 def test_an_answer_arrives_though_its_origin_refused_an_upload() -> None:
