@@ -68,6 +68,7 @@ class Forwarding:
         self._record = record
         self._uploaded = False  # the whole request was read and passed on
         self._client_error: ClientError | None = None
+        self._lost: OSError | None = None  # one of ``sockets.LOST``, met by the upload
         self._out = bytearray()  # pending for the client: small pieces are sent together
 
     def run(self, target: Target, path: str, rest: bytes) -> bytes | None:
@@ -151,8 +152,12 @@ class Forwarding:
                 try:
                     if out:
                         self._origin.sendall(out)
-                except OSError:  # the origin has closed, perhaps after answering; if not, the FIN ends its wait
+                except OSError as error:
+                    # The origin has closed, perhaps after answering; if not, the FIN ends its wait.
                     self._uploaded = False
+                    if error.errno in sockets.LOST:
+                        error.__traceback__ = None  # as in ``_download``
+                        self._lost = error
                     sockets.shut(self._origin, socket.SHUT_WR)
                     return
                 if self._uploaded:
@@ -240,8 +245,8 @@ class Forwarding:
             data = _recv(self._origin, lambda: self._record.sent)
         except OSError as error:
             raise _OriginLost from error
-        if not data and self._client_error is not None:
-            raise _OriginLost  # we shut the connection when the upload failed: not the end of the response
+        if not data and (self._client_error or self._lost):  # we shut it, or it was reset: no end of a response
+            raise _OriginLost from self._lost
         return data
 
     def _send(self, event: h11.Event) -> None:
@@ -274,7 +279,7 @@ def _recv(sock: socket.socket, moved: Callable[[], int]) -> bytes:
 
 
 class _OriginLost(Exception):
-    """Reading from the origin failed: by its ``OSError``, the cause (none of the client's), or as we shut it down."""
+    """The connection to the origin is lost: by an ``OSError``, the cause (none of the client's), or we shut it down."""
 
 
 def _origin_error(target: Target, error: Exception, closed: bool) -> OriginError:

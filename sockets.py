@@ -16,6 +16,8 @@ from gevent.hub import Waiter, get_hub
 from gevent.lock import BoundedSemaphore
 
 READ, WRITE = 1, 2  # libev's event mask
+# TCP failed before the peer's FIN. The kernel says it once: if to a write, a read then finds an end that looks orderly.
+LOST = {errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
 _MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux only
 LINGER_SECONDS = 1.0  # how long, and how many octets, we keep reading after the last reply on a connection:

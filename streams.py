@@ -8,7 +8,6 @@ A pump (``tunnel.py``) moves bytes between any two of them. Everything here rest
   in the middle of a blocked ``sendall``. A reader may do so by ``push``, if nothing is being sent, without waiting.
 """
 
-import errno
 import os
 import socket
 from abc import ABC, abstractmethod
@@ -26,7 +25,6 @@ WIRE = bytearray(131_072)  # octets of one recv; shared, see above
 WIRE_VIEW = memoryview(WIRE)
 FULL = len(WIRE)
 NOTHING = WIRE_VIEW[:0]
-_LOST = {errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}  # TCP failed before the peer's FIN
 
 
 class Stream(ABC):
@@ -55,7 +53,7 @@ class Stream(ABC):
         self.renegotiates = False  # the peer wanted to and was refused
         self._closed = False  # all our data was sent, and a FIN
         self._last = False  # a FIN follows the pending output at once
-        self._lost = False  # a write was told so, and no read will be: the kernel says it once
+        self._lost = False  # a write was told so, and no read will be: ``sockets.LOST``
         self._sending = False
         self._unsent = b""
 
@@ -93,7 +91,7 @@ class Stream(ABC):
             try:
                 waited = sockets.send(self.sock, data, self._last)
             except OSError as error:
-                self._lost |= error.errno in _LOST
+                self._lost |= error.errno in sockets.LOST
                 raise
             finally:
                 self._sending = False
@@ -105,7 +103,7 @@ class Stream(ABC):
             try:
                 self._unsent = data[sockets.send_now(self.sock, data, self._last) :]
             except OSError as error:
-                self._lost |= error.errno in _LOST
+                self._lost |= error.errno in sockets.LOST
                 raise
         return not self._unsent
 

@@ -17,9 +17,11 @@ import h11
 import pytest
 from gevent.event import Event
 from lab import WAIT, Origin, Program, cut_off, exchange, get, no_garbage, read_reply, run
+from test_tunnel import connected
 from watching import Seen
 
 import forward
+import sockets
 from errors import CertifierError, ClientError, OriginError, OriginSilent, RequestTimeout
 from forward import Forwarding
 from head import HeadReader
@@ -525,10 +527,10 @@ def test_trailers_that_only_a_head_may_have_stay_behind(program: Program) -> Non
 @contextmanager
 def uploading(
     meter: Meter | None = None,
-) -> Iterator[tuple[gevent.socket.socket, gevent.socket.socket, "gevent.Greenlet[..., bytes | None]"]]:
+) -> Iterator[tuple[socket.socket, socket.socket, "gevent.Greenlet[..., bytes | None]"]]:
     """An upload of ten octets in progress: its client, its origin, and the greenlet that forwards it."""
-    (client, client_end), (origin, origin_end) = gevent.socket.socketpair(), gevent.socket.socketpair()
-    with client, client_end, origin, origin_end:
+    client, client_end = socket.socketpair()
+    with client, client_end, connected() as (origin, origin_end):
         head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
         assert head is not None
         told = Seen().recorder()
@@ -631,6 +633,26 @@ def test_a_response_does_not_look_complete_that_ends_with_a_broken_upload() -> N
         with pytest.raises(ConnectionAbortedError, match="the request ended in its body"):
             doing.get(timeout=WAIT)
         reading.kill()
+
+
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_response_does_not_look_complete_whose_origin_reset_the_connection(reset: bool) -> None:
+    """The upload meets the reset: what reads next finds an orderly end."""
+    with uploading() as (client, origin, doing), gevent.Timeout(WAIT):
+        origin.sendall(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        got = b""
+        while b"half" not in got:
+            got += client.recv(65_536)
+        assert origin.recv(65_536)
+        if reset:
+            sockets.reset(origin)
+        origin.close()
+        client.sendall(b"x")
+        if reset:
+            with pytest.raises(ConnectionAbortedError, match="closed the connection before it had answered in full"):
+                doing.get(timeout=WAIT)
+        else:
+            assert doing.get(timeout=WAIT) is None
 
 
 def test_an_http_1_0_client_sees_a_cut_off_response_as_one_and_no_trailers(program: Program) -> None:
