@@ -77,13 +77,11 @@ def leaf(pem: bytes, certificate: x509.Certificate, ours: bool, source: str, sta
 
 
 def _check_key(pem: bytes, certificate: x509.Certificate) -> None:
-    longest = len(b"-----BEGIN ENCRYPTED ")
-    start = pem.find(b"-----BEGIN ", max(0, pem.find(b"PRIVATE KEY-----") - longest))
     if b"PRIVATE KEY-----" not in pem:
         raise Unusable("it has no private key")
     try:
         # RSA validation holds the GIL for 37 to 260 ms; load_cert_chain checks the pair once more.
-        key = serialization.load_pem_private_key(pem[start:], password=None, unsafe_skip_rsa_key_validation=True)
+        key = serialization.load_pem_private_key(pem, password=None, unsafe_skip_rsa_key_validation=True)
     except TypeError as error:
         raise Unusable("its private key has a passphrase") from error
     except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: a length wrong for its type
