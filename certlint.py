@@ -60,7 +60,7 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
             yield Fault(f"signed with {hashed.name.upper()}", "browsers, Apple, Go and OpenSSL refuse it")
     except UnsupportedAlgorithm:
         yield Fault("signed with an algorithm that nobody knows", "every client refuses it")
-    if not 0 < certificate.serial_number.bit_length() <= _MAX_SERIAL_BITS or certificate.serial_number < 0:
+    if not 0 < certificate.serial_number < 1 << _MAX_SERIAL_BITS:
         yield Fault("a serial number that is not positive or has over 20 octets", "Go and strict clients refuse it")
 
 
