@@ -66,7 +66,7 @@ Limits (limits.py gives the reasons):
   --max-hello=<n>               Octets in a ClientHello [default: 65536].
   --head-timeout=<s>            Seconds for a complete request head [default: 10].
   --hello-timeout=<s>           For the first bytes of a tunnel and its ClientHello [default: 10].
-  --dial-timeout=<s>            For name look-up (5 at most) and TCP to an origin [default: 10].
+  --dial-timeout=<s>            For name look-up (8 at most) and TCP to an origin [default: 10].
   --tls-timeout=<s>             For each of the two TLS handshakes [default: 10].
   --idle-timeout=<s>            For a tunnel without a byte either way [default: 3600].
   --new-names=<n>               Certificates made per second, in all [default: 50].

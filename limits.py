@@ -41,7 +41,7 @@ class Limits:
     ``hello``               a ClientHello: post-quantum ones have 2 KB, Go and OpenSSL accept 64 to 128 KB
     ``head_timeout``        for a complete head: it fits into a packet or two, and is sent at once
     ``hello_timeout``       for the first bytes of a tunnel, from either side, and the whole ClientHello
-    ``dial_timeout``        for look-up, which may take 5 s of it, and TCP to all addresses of an origin
+    ``dial_timeout``        for look-up, which may take 8 s of it, and TCP to all addresses of an origin
     ``tls_timeout``         for each of the two handshakes
     ``idle_timeout``        for a tunnel without a byte either way: beyond what long polls and keep-alive need; a
                             twelfth of it once one side has ended

@@ -18,7 +18,9 @@ from lru import LRU
 from turns import Turns
 from workers import Workers
 
-LOOK_UP_SECONDS = 5.0  # how long a look-up may take
+# How long a look-up may take. After a lost packet, or for a first name server that is dead, the system's resolver asks
+# again, or the next one, only after 5 s (RES_TIMEOUT in glibc); the rest of a dial's 10 s is for TCP.
+LOOK_UP_SECONDS = 8.0
 _GOOD_SECONDS = 10.0  # how long an answer is kept: getaddrinfo gives no TTL, and browsers keep one for a minute
 _BAD_SECONDS = 2.0  # how long a failure is kept
 _NAMES = 4096

@@ -248,6 +248,11 @@ def test_a_look_up_without_memory_to_begin_is_no_look_up_under_way() -> None:
     assert not names._turns._users
 
 
+def test_a_look_up_outlives_a_lost_packet() -> None:
+    """The C library asks again, or the next name server, after 5 s; with ``options timeout:`` it may be sooner."""
+    assert 5.0 + 1.0 < resolver.LOOK_UP_SECONDS < Limits().dial_timeout - 1.0
+
+
 def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     ips = ["::1", "::2", "::3", "10.0.0.1", "::1"]
     monkeypatch.setattr(resolver, "_getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
