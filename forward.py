@@ -68,7 +68,7 @@ class Forwarding:
         self._record = record
         self._uploaded = False  # the whole request was read and passed on
         self._client_error: ClientError | None = None
-        self._lost: OSError | None = None  # one of ``sockets.LOST``, met by the upload
+        self._lost: OSError | None = None  # see ``sockets.is_lost``; met by the upload
         self._out = bytearray()  # pending for the client: small pieces are sent together
 
     def run(self, target: Target, path: str, rest: bytes) -> bytes | None:
@@ -155,7 +155,7 @@ class Forwarding:
                 except OSError as error:
                     # The origin has closed, perhaps after answering; if not, the FIN ends its wait.
                     self._uploaded = False
-                    if error.errno in sockets.LOST:
+                    if sockets.is_lost(error):
                         error.__traceback__ = None  # as in ``_download``
                         self._lost = error
                     sockets.shut(self._origin, socket.SHUT_WR)

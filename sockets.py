@@ -16,8 +16,6 @@ from gevent.hub import Waiter, get_hub
 from gevent.lock import BoundedSemaphore
 
 READ, WRITE = 1, 2  # libev's event mask
-# TCP failed before the peer's FIN. The kernel says it once: if to a write, a read then finds an end that looks orderly.
-LOST = {errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH}
 _QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)  # Linux only
 _MORE: int = getattr(socket, "MSG_MORE", 0)  # Linux only
 LINGER_SECONDS = 1.0  # how long, and how many octets, we keep reading after the last reply on a connection:
@@ -192,6 +190,15 @@ def shut(sock: socket.socket, how: int = socket.SHUT_RDWR) -> None:
         sock.shutdown(how)
     except OSError:
         pass
+
+
+def is_lost(error: OSError) -> bool:
+    """Whether a write failed as TCP had: by a reset, silence or some ICMP error, before the peer's FIN.
+
+    The kernel says so once: a read then finds an end that looks orderly. After the FIN, or if we shut our own side, it
+    says EPIPE.
+    """
+    return error.errno not in (None, errno.EPIPE)
 
 
 def fail_writer(sock: socket.socket) -> None:

@@ -53,7 +53,7 @@ class Stream(ABC):
         self.renegotiates = False  # the peer wanted to and was refused
         self._closed = False  # all our data was sent, and a FIN
         self._last = False  # a FIN follows the pending output at once
-        self._lost = False  # a write was told so, and no read will be: ``sockets.LOST``
+        self._lost = False  # a write was told so, and no read will be: ``sockets.is_lost``
         self._sending = False
         self._unsent = b""
 
@@ -91,7 +91,7 @@ class Stream(ABC):
             try:
                 waited = sockets.send(self.sock, data, self._last)
             except OSError as error:
-                self._lost |= error.errno in sockets.LOST
+                self._lost |= sockets.is_lost(error)
                 raise
             finally:
                 self._sending = False
@@ -103,7 +103,7 @@ class Stream(ABC):
             try:
                 self._unsent = data[sockets.send_now(self.sock, data, self._last) :]
             except OSError as error:
-                self._lost |= error.errno in sockets.LOST
+                self._lost |= sockets.is_lost(error)
                 raise
         return not self._unsent
 

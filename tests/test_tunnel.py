@@ -1,5 +1,6 @@
 """The relay between two ends: it counts, keeps early data for refused clients, and passes on how each end closes."""
 
+import errno
 import fcntl
 import gc
 import os
@@ -12,6 +13,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import gevent
 import pytest
@@ -331,6 +333,32 @@ def test_a_reset_that_a_write_was_told_of_ends_reading_as_one(
             send(stream)
         assert stream.fill() == 4
         assert bytes(stream.decrypt()) == b"half"
+        assert stream.fill() == 0
+        assert stream.ended == ended
+
+
+@pytest.mark.parametrize(
+    ("number", "ended"),
+    [*((number, RESET) for number in (errno.ETIMEDOUT, errno.ECONNREFUSED, errno.EACCES)), (errno.EPIPE, ORDERLY)],
+)
+@pytest.mark.parametrize("send", [PlainStream.flush, PlainStream.flush_now])
+def test_whatever_made_a_write_fail_ends_reading_as_a_reset(
+    monkeypatch: pytest.MonkeyPatch, send: Callable[[PlainStream], object], number: int, ended: str
+) -> None:
+    """Silence, or what an ICMP error is told as (port unreachable; prohibited, in IPv6); but not the peer's own end."""
+
+    def fail(*_: object) -> NoReturn:
+        raise OSError(number, "why")
+
+    with connected() as (ours, theirs):
+        theirs.close()
+        stream = PlainStream(ours)
+        stream.encrypt(b"more")
+        with monkeypatch.context() as patch:
+            patch.setattr(sockets, "send", fail)
+            patch.setattr(sockets, "send_now", fail)
+            with pytest.raises(OSError, match="why"):
+                send(stream)
         assert stream.fill() == 0
         assert stream.ended == ended
 
