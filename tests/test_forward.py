@@ -1,5 +1,6 @@
 """Plain HTTP through the proxy, with real clients and with octets of our own."""
 
+import errno
 import hashlib
 import os
 import re
@@ -22,7 +23,7 @@ from watching import Seen
 
 import forward
 import sockets
-from errors import CertifierError, ClientError, OriginError, OriginSilent, RequestTimeout
+from errors import CertifierError, ClientError, OriginError, OriginGone, OriginSilent, RequestTimeout
 from forward import Forwarding
 from head import HeadReader
 from meter import Meter
@@ -527,15 +528,19 @@ def test_trailers_that_only_a_head_may_have_stay_behind(program: Program) -> Non
 @contextmanager
 def uploading(
     meter: Meter | None = None,
+    ours: gevent.socket.socket | None = None,
 ) -> Iterator[tuple[socket.socket, socket.socket, "gevent.Greenlet[..., bytes | None]"]]:
-    """An upload of ten octets in progress: its client, its origin, and the greenlet that forwards it."""
+    """An upload of ten octets in progress: its client, its origin, and the greenlet that forwards it.
+
+    ``ours`` is connected to an origin of the caller's.
+    """
     client, client_end = socket.socketpair()
     with client, client_end, connected() as (origin, origin_end):
         head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
         assert head is not None
         told = Seen().recorder()
         exchange = told.request("PUT", "a", "/", "1.1", head.headers)
-        forwarding = Forwarding(client_end, origin_end, head, Record("a:1"), told, exchange, meter or Meter())
+        forwarding = Forwarding(client_end, ours or origin_end, head, Record("a:1"), told, exchange, meter or Meter())
         yield client, origin, gevent.spawn(forwarding.run, Target("a", 80), "/", b"")
 
 
@@ -599,6 +604,36 @@ def test_a_client_that_stops_in_an_upload_did_not_complete_it_in_time(
             doing.get(timeout=WAIT)
         with origin.makefile("rb") as told:
             assert told.read().endswith(b"\r\n\r\n" + sent)
+
+
+class Vanishing(gevent.socket.socket):
+    """Its peer vanishes: after what was received, the system tells ETIMEDOUT once, and then an end."""
+
+    told = False
+
+    def recv(self, *arguments: int) -> bytes:
+        """What was received, then the error, then nothing."""
+        data: bytes = super().recv(*arguments)
+        if not data and not self.told:
+            self.told = True
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+        return data
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\n\r\nhalf"])
+def test_an_origin_that_vanished_in_an_upload_was_not_silent_nor_has_it_answered_in_full(begun: bytes) -> None:
+    origin, end = gevent.socket.socketpair()
+    with origin, Vanishing(fileno=end.detach()) as ours, uploading(ours=ours) as (client, _, doing):
+        origin.sendall(begun)
+        if begun:
+            assert client.recv(12) == b"HTTP/1.1 200"
+        client.sendall(b"x")
+        while not origin.recv(65_536).endswith(b"x"):
+            pass
+        origin.shutdown(socket.SHUT_WR)
+        error = ConnectionAbortedError if begun else OriginGone
+        with pytest.raises(error, match="a:80 was lost before it had answered in full: Connection timed out"):
+            doing.get(timeout=WAIT)
 
 
 def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeypatch: pytest.MonkeyPatch) -> None:
