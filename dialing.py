@@ -48,15 +48,19 @@ class Dialer:
         """Whether a tunnel goes to the redirect. Ask once per tunnel: the rules may change while it is dialled."""
         return self._redirect is not None and not self._policy.bypasses(target, None)
 
-    def own(self, target: Target, client: str) -> socket.socket:
+    def deadline(self) -> float:
+        """When a dial that begins now is given up, for look-ups before it to share."""
+        return time.monotonic() + self._seconds
+
+    def own(self, target: Target, client: str, deadline: float | None = None) -> socket.socket:
         """Dial the target itself, even if there is a redirect. Raises as ``tunnel``."""
         self._policy.check_target(target)
-        return self._dial(target, client)
+        return self._dial(target, client, deadline)
 
-    def _dial(self, target: Target, client: str | None) -> socket.socket:
+    def _dial(self, target: Target, client: str | None, deadline: float | None = None) -> socket.socket:
         """Dial a target. Its addresses are checked, unless the operator chose it: then ``client`` is None."""
         began = time.monotonic()
-        deadline = began + self._seconds
+        deadline = deadline or self.deadline()
         addresses = self._upstream.resolve(target, deadline, client or "")
         if client is not None:
             addresses = self._policy.permitted(target, addresses)
@@ -66,14 +70,14 @@ class Dialer:
         self._board.dialled(time.monotonic() - began)
         return sock
 
-    def is_self(self, target: Target, client: str) -> bool:
+    def is_self(self, target: Target, client: str, deadline: float | None = None) -> bool:
         """Whether the target is the proxy itself. Raises ``OriginError`` if its name does not resolve."""
-        return self._policy.is_self(self._upstream.resolve(target, time.monotonic() + self._seconds, client))
+        return self._policy.is_self(self._upstream.resolve(target, deadline or self.deadline(), client))
 
     def is_at(self, host: str, ip: str, client: str) -> bool:
         """Whether ``host`` resolves to ``ip``, perhaps among other addresses."""
         try:
-            found = self._upstream.resolve(Target(host, 0), time.monotonic() + self._seconds, client)
+            found = self._upstream.resolve(Target(host, 0), self.deadline(), client)
         except OriginError:
             return False
         return any(address[0] == ip for address in found)

@@ -52,13 +52,14 @@ class PlainHttp:
         self._door.admit(client, head, record)
         self._policy.check_target(target)  # first: otherwise refused names would leak in DNS queries
         # In this order: what must not be forwarded need not have a name that resolves (RFC 9110 §7.6.2).
-        if fields.forwards_left(head) == 0 or (not literal and self._dialer.is_self(target, client.ip)):
+        deadline = self._dialer.deadline()
+        if fields.forwards_left(head) == 0 or (not literal and self._dialer.is_self(target, client.ip, deadline)):
             self._own_page(client, head, path, str(target), record)
             return None
         said = head.header(b"host")
         if self._policy.minds_mismatch and said and not _names(said, target):
             record.note(self._policy.check_mismatch("Host", said, str(target)))
-        with self._dialer.own(target, client.ip) as origin:
+        with self._dialer.own(target, client.ip, deadline) as origin:
             rest = self._forward(client, origin, head, target, path, behind, record)
         record.outcome = "closed"
         return rest

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import gevent
 import h11
@@ -37,6 +37,7 @@ from localaddress import same_endpoint
 from log import MAX_VALUE, escape
 from meter import Meter
 from names import Target
+from plain import PlainHttp
 from policy import Policy, Rules
 from record import Record
 from relaying import Relaying, Way
@@ -366,6 +367,27 @@ def test_whoever_dials_looks_names_up_as_the_client(
         go_on.append(True)
         for each in asking:
             each.get(timeout=WAIT)
+
+
+def test_without_a_tunnel_too_look_up_and_dial_share_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    late, clock = [0.0], time.monotonic
+
+    def slow(*_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        late[0] = Limits().dial_timeout
+        return [(0, 0, 0, "", ("127.0.0.1", 0))]
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", slow)
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + late[0])
+    policy = Policy(Rules(), same_endpoint)
+    dialer = Dialer(Upstream(), policy, None, Limits(), Board())
+    nobody: Any = None  # not reached
+    requests = PlainHttp(dialer, policy, Door(Access(policy, None)), nobody, nobody, Meter())
+    with socket.create_server(("127.0.0.1", 0)) as origin, socket.socket() as sock, gevent.Timeout(WAIT):
+        head = HeadReader().receive(b"GET http://a.example:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % origin.getsockname()[1])
+        assert head is not None
+        client = Client(sock, "192.0.2.1", "192.0.2.1:1", None)
+        with pytest.raises(errors.OriginTimeout, match=r"a\.example:\d+ did not answer in time"):
+            requests.serve(client, head, b"", Record(client.who, kind="request"))
 
 
 def test_a_look_up_that_fails_leaves_no_work_for_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
