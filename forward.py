@@ -165,7 +165,7 @@ class Forwarding:
                     return
         except (h11.ProtocolError, ClientError, OSError) as error:
             error.__traceback__ = None  # as in ``_download``
-            if _ran_out(error):
+            if sockets.ran_out(error):
                 self._client_error = RequestTimeout(f"nothing of the request's body for {QUIET_SECONDS:.0f} s")
             else:
                 self._client_error = ClientError(f"the request's body could not be read: {without_quote(error)}")
@@ -275,13 +275,8 @@ def _recv(sock: socket.socket, moved: Callable[[], int]) -> bytes:
         try:
             return sock.recv(_CHUNK)
         except TimeoutError as error:
-            if moved() == before or not _ran_out(error):  # the next read would find an end that looks orderly
+            if moved() == before or not sockets.ran_out(error):  # the next read would find an end that looks orderly
                 raise
-
-
-def _ran_out(error: BaseException | None) -> bool:
-    """Whether our own time ran out. The system's ETIMEDOUT, a peer that vanished, is a ``TimeoutError``, too."""
-    return isinstance(error, TimeoutError) and error.errno is None
 
 
 class _OriginLost(Exception):
@@ -290,7 +285,7 @@ class _OriginLost(Exception):
 
 def _origin_error(target: Target, error: Exception, closed: bool) -> OriginError:
     cause = error.__cause__ if isinstance(error, _OriginLost) else None
-    if _ran_out(cause):
+    if sockets.ran_out(cause):
         return OriginSilent(f"{target} sent nothing for {QUIET_SECONDS:.0f} s")
     if isinstance(cause, OSError) and cause.errno != errno.ECONNRESET:
         return OriginGone(f"{target} was lost before it had answered in full: {cause.strerror}")

@@ -17,9 +17,9 @@ def read_hello(
 ) -> tuple[ClientHello | None, bytes]:
     """The ClientHello and all bytes received. None: the client does not use TLS, or the origin spoke first.
 
-    ``data`` was read before. Without an origin, only the client is waited for. Raises ``HelloError``, or
-    ``HelloTimeout`` if neither side has sent enough in time; if ``patient``, the first byte of either side may take as
-    long as a tunnel may be idle.
+    ``data`` was read before. Without an origin, only the client is waited for. Raises ``HelloError``, ``OSError`` if
+    the client was lost, or ``HelloTimeout`` if neither side has sent enough in time; if ``patient``, the first byte of
+    either side may take as long as a tunnel may be idle.
     """
     reader = HelloReader(limits.hello)
     seconds = limits.idle_timeout
@@ -29,6 +29,8 @@ def read_hello(
         seconds = limits.hello_timeout
         return _read(client, origin, data, reader, time.monotonic() + seconds)
     except TimeoutError as error:
+        if not sockets.ran_out(error):
+            raise
         raise HelloTimeout(f"no complete ClientHello within {seconds:.0f} s") from error
 
 

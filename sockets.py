@@ -53,6 +53,11 @@ def arm(sock: socket.socket, deadline: float) -> None:
     sock.settimeout(left)
 
 
+def ran_out(error: BaseException | None) -> bool:
+    """Whether a deadline passed. The system's ETIMEDOUT, a peer that vanished, is a ``TimeoutError``, too."""
+    return isinstance(error, TimeoutError) and error.errno is None
+
+
 def wait(sock: socket.socket, deadline: float, event: int = READ) -> None:
     """Wait until the socket can be read (data or its end) or, by ``event``, written.
 

@@ -1,5 +1,6 @@
 """The lab: certifier started as its users start it, origins, and a verifying client. All listen on port 0."""
 
+import errno
 import gc
 import re
 import signal
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import gevent
+import gevent.socket
 from gevent.server import StreamServer
 
 HERE = Path(__file__).parent.parent
@@ -99,6 +101,20 @@ class Program:
             while len(found := [line for line in self.lines if " tunnel " in line]) < count:
                 assert self._changed.wait(WAIT), "\n".join(self.lines)
             return found[:count]
+
+
+class Vanishing(gevent.socket.socket):
+    """Its peer vanishes: after what was received, the system tells ETIMEDOUT once, and then an end."""
+
+    told = False
+
+    def recv(self, *arguments: int) -> bytes:
+        """What was received, then the error, then nothing."""
+        data: bytes = super().recv(*arguments)
+        if not data and not self.told:
+            self.told = True
+            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
+        return data
 
 
 class Origin:

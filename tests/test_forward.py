@@ -1,6 +1,5 @@
 """Plain HTTP through the proxy, with real clients and with octets of our own."""
 
-import errno
 import hashlib
 import os
 import re
@@ -17,7 +16,7 @@ import gevent.socket
 import h11
 import pytest
 from gevent.event import Event
-from lab import WAIT, Origin, Program, cut_off, exchange, get, no_garbage, read_reply, run
+from lab import WAIT, Origin, Program, Vanishing, cut_off, exchange, get, no_garbage, read_reply, run
 from test_tunnel import connected
 from watching import Seen
 
@@ -604,20 +603,6 @@ def test_a_client_that_stops_in_an_upload_did_not_complete_it_in_time(
             doing.get(timeout=WAIT)
         with origin.makefile("rb") as told:
             assert told.read().endswith(b"\r\n\r\n" + sent)
-
-
-class Vanishing(gevent.socket.socket):
-    """Its peer vanishes: after what was received, the system tells ETIMEDOUT once, and then an end."""
-
-    told = False
-
-    def recv(self, *arguments: int) -> bytes:
-        """What was received, then the error, then nothing."""
-        data: bytes = super().recv(*arguments)
-        if not data and not self.told:
-            self.told = True
-            raise TimeoutError(errno.ETIMEDOUT, "Connection timed out")
-        return data
 
 
 @pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\n\r\nhalf"])

@@ -16,7 +16,7 @@ import pytest
 from gevent.monkey import get_original
 from hypothesis import given
 from hypothesis import strategies as st
-from lab import WAIT, no_garbage, no_memory, until
+from lab import WAIT, Vanishing, no_garbage, no_memory, until
 from test_asking import unread
 from test_upstream import soon
 
@@ -29,6 +29,7 @@ from board import Board
 from dialing import Dialer
 from door import Client, Door
 from errors import CertifierError, LoopDetected, UnknownName
+from greeting import read_hello
 from head import HeadReader
 from hello import ClientHello
 from interception import Interception
@@ -438,6 +439,21 @@ def test_a_client_that_can_only_be_sent_an_alert_leaves_no_cycle() -> None:
             Interception._client_alpn(None, hello, errors.OriginRefused("it refuses"))  # type: ignore[arg-type]
         assert raised.value.alert == errors.NO_APPLICATION_PROTOCOL
         del raised
+
+
+# The first bytes of a tunnel
+
+
+def test_a_client_that_vanished_was_not_too_slow() -> None:
+    """The system's time-out is no deadline of ours. A client that is there, and says nothing, meets one."""
+    limits = Limits(hello_timeout=0.1)
+    peer, end = gevent.socket.socketpair()
+    with peer, Vanishing(fileno=end.detach()) as client, gevent.Timeout(WAIT):
+        with pytest.raises(errors.HelloTimeout):
+            read_hello(client, None, b"", limits)
+        peer.close()
+        with pytest.raises(TimeoutError, match="Connection timed out"):
+            read_hello(client, None, b"", limits)
 
 
 # Between two requests
