@@ -90,7 +90,10 @@ class Page {
       filter.focus();
       filter.select();
     });
-    part("panels").addEventListener("show", ({ detail }) => this.filter(detail.filter, detail.tab));
+    part("panels").addEventListener("show", ({ detail }) => {
+      this.filter(detail.filter, detail.tab);
+      this.tabs.focus(); // the button that was pressed is hidden now
+    });
     part("pause").addEventListener("click", () => {
       this.paused = !this.paused;
       part("pause").setAttribute("aria-pressed", String(this.paused));

@@ -47,6 +47,10 @@ export class Tabs {
     if (to === undefined) return;
     event.preventDefault();
     this.choose(names[(to + names.length) % names.length]);
+    this.focus();
+  }
+
+  focus() {
     this.tabs.get(this.name).tab.focus();
   }
 }

@@ -300,6 +300,7 @@ def test_what_is_open_is_used_by_keyboard_and_copied_while_it_changes(
         assert re.search(r"Received by the client\n\d+ B", page.text("#panel-tunnels .facts"))
         page.press("Enter")
         page.until("document.querySelector('#panel-requests').innerText.includes('/while-it-is-open')")
+        assert page.value("document.activeElement.id") == "tab-requests"  # what was pressed is out of sight
 
 
 def test_everything_is_reached_by_tab(page: Page) -> None:
