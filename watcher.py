@@ -134,6 +134,11 @@ class Watcher:
             return self._decoder.held
         return len(self._first) if _COMING.match(self._first) else 0
 
+    @property
+    def is_http_2(self) -> bool:
+        """Whether the connection is known to be HTTP/2, by ALPN or by its first bytes."""
+        return isinstance(self._decoder, Http2)
+
     def ended(self) -> bool:
         """The client sends no more: judge an incomplete first line as it is; return whether there was one."""
         if not self.watching or self._decoder is not None or not self._first:

@@ -18,7 +18,6 @@ from taps import HOOKS, Passage, Taps
 from watcher import Watcher
 
 _NOBODY_WAITS = nullcontext()
-_HTTP_2 = "h2"
 
 
 class Witness:
@@ -166,7 +165,7 @@ class Witness:
 
         Never in HTTP/2, where other streams may be under way. Called before the tunnel ends, which ends the exchanges.
         """
-        if self._passage.alpn == _HTTP_2 or not self._guard.answerable:
+        if (self._watcher is not None and self._watcher.is_http_2) or not self._guard.answerable:
             return False
         self._guard.answered(status)
         return True

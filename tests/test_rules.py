@@ -651,8 +651,11 @@ def test_who_speaks_something_else_is_heard_to_the_last_word(tmp_path: Path, roo
         assert ["outcome=closed" in line for line in program.tunnels(3)] == [True] * 3
 
 
-def test_http_2_to_another_host_is_cut_off(tmp_path: Path, roots: Path, certificate: Path) -> None:
-    """Other streams may be under way, into which a page in HTTP/1.1 would not fit."""
+@pytest.mark.parametrize("alpn", [["h2"], None])
+def test_http_2_to_another_host_is_cut_off(
+    tmp_path: Path, roots: Path, certificate: Path, alpn: list[str] | None
+) -> None:
+    """Other streams may be under way, into which a page in HTTP/1.1 would not fit. Also if ALPN did not select it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     context.set_alpn_protocols(["h2"])
@@ -660,7 +663,7 @@ def test_http_2_to_another_host_is_cut_off(tmp_path: Path, roots: Path, certific
     pair.ask([(":method", "GET"), (":scheme", "https"), (":authority", "other.example"), (":path", "/")])
     said = b"".join(data for who, data in pair.said if who == CLIENT)
     with Origin(drain, context) as server, running(tmp_path, roots, "--mismatch=deny", "--log-requests") as program:
-        with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2"]) as secure:
+        with secure_tunnel(program, f"localhost:{server.port}", alpn=alpn) as secure:
             secure.sendall(said)
             with pytest.raises(OSError, match=r"EOF|reset"):
                 secure.recv(1)
