@@ -5,9 +5,7 @@ from errors import CertifierError, ClientError, Refused
 from exchange import Connection, Exchange
 from policy import Policy
 from record import Record
-from recorder import Observer
-
-_UNSEEN = "malformed"  # how a watcher's note begins when it gives up on HTTP
+from recorder import Malformed, Observer
 
 
 class Guard(Observer):
@@ -65,10 +63,11 @@ class Guard(Observer):
         """Its response is no longer awaited."""
         self.awaited.pop(id(exchange), None)
 
-    def noted(self, connection: Connection, what: str) -> None:  # noqa: ARG002
+    def noted(self, connection: Connection, what: str, malformed: Malformed | None) -> None:  # noqa: ARG002
         """Note in the tunnel's line what is not decoded. If mismatches are denied, so is HTTP whose Host is unknown."""
         self._record.note(f"not decoded: {what}")
-        if what.startswith(_UNSEEN):
-            self._spoilt = self._spoilt or bool(self.awaited) or "response" in what
-        if self._policy.denies_mismatch and what.startswith(_UNSEEN):
+        if malformed is None:
+            return
+        self._spoilt = self._spoilt or bool(self.awaited) or malformed is Malformed.ORIGIN
+        if self._policy.denies_mismatch:
             self.refusal = Refused(f"can't tell the Host: {what}")

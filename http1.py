@@ -13,7 +13,7 @@ import ambiguity
 import heads
 from exchange import Exchange, Fields, Unreadable, authority_of, header
 from framing import MAX_CHUNK, Body, Chunked, Counted, Heads, UntilClose
-from recorder import NO_ROOM, Recorder
+from recorder import NO_ROOM, Malformed, Recorder
 
 MAX_WAITING = 100  # unanswered requests of a connection; pipelining clients stop at about 10
 MAX_INTERIM = 100  # interim responses to one request; an origin that sends more may never stop
@@ -63,9 +63,9 @@ class Http1:
         try:
             self._sent(data)
         except h11.RemoteProtocolError:  # its message quotes the line, which may contain a secret
-            self._stop("malformed request head")
+            self._stop("malformed request head", Malformed.CLIENT)
         except Unreadable as error:
-            self._stop(f"malformed request: {error}")
+            self._stop(f"malformed request: {error}", Malformed.CLIENT)
 
     def received(self, data: bytes) -> None:
         """What the origin sent next."""
@@ -74,9 +74,9 @@ class Http1:
         try:
             self._received(data)
         except h11.RemoteProtocolError:
-            self._stop("malformed response head")
+            self._stop("malformed response head", Malformed.ORIGIN)
         except Unreadable as error:
-            self._stop(f"malformed response: {error}")
+            self._stop(f"malformed response: {error}", Malformed.ORIGIN)
 
     def origin_ended(self) -> None:
         """The origin has ended its direction in an orderly way, which may end a response (RFC 9112 §6.3)."""
@@ -99,9 +99,9 @@ class Http1:
             cut = "no response" if exchange.status is None else "the response was cut off"
             self._recorder.end(exchange, error or cut)
 
-    def _stop(self, what: str) -> None:
+    def _stop(self, what: str, malformed: Malformed | None = None) -> None:
         if self.watching:
-            self._recorder.note(what)
+            self._recorder.note(what, malformed)
             self.closed(what)
 
     def _may_switch(self) -> bool:

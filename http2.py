@@ -10,7 +10,7 @@ import ambiguity
 from exchange import MAX_FIELDS, Exchange, Fields, Unreadable
 from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
 from headerblocks import HeaderBlocks
-from recorder import NO_ROOM, Recorder
+from recorder import NO_ROOM, Malformed, Recorder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113 §3.4
 MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers any number
@@ -82,7 +82,7 @@ class Http2:
                 self._preface = self._preface[at:]
             self._take(self._up, data, at)
         except Unreadable as error:
-            self._stop(f"malformed HTTP/2 from the client: {error}")
+            self._stop(f"malformed HTTP/2 from the client: {error}", Malformed.CLIENT)
 
     def received(self, data: bytes) -> None:
         """What the origin sent next."""
@@ -91,7 +91,7 @@ class Http2:
         try:
             self._take(self._down, data, 0)
         except Unreadable as error:
-            self._stop(f"malformed HTTP/2 from the origin: {error}")
+            self._stop(f"malformed HTTP/2 from the origin: {error}", Malformed.ORIGIN)
 
     def closed(self, error: str | None = None) -> None:
         """The connection is over; ``error`` says how, unless it ended cleanly."""
@@ -103,8 +103,8 @@ class Http2:
             cut = "the request" if stream in self._answered else "the response"
             self._end(stream, error or ("no response" if exchange.status is None else f"{cut} was cut off"))
 
-    def _stop(self, what: str) -> None:
-        self._recorder.note(what)
+    def _stop(self, what: str, malformed: Malformed) -> None:
+        self._recorder.note(what, malformed)
         self.closed(what)
 
     def _take(self, side: _Side, data: bytes, at: int) -> None:

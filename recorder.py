@@ -6,6 +6,7 @@ switches greenlets. Among the observers only taps may, so none of them is given 
 """
 
 import time
+from enum import Enum, auto
 
 from exchange import MAX_FIELDS, Connection, Exchange, Fields
 
@@ -15,6 +16,13 @@ LITTLE_HELD = 196_608  # enough for the largest possible head, or for forty requ
 FIELD = 200  # octets counted for each field beside those on the wire: in HPACK, one may stand for a field of any size
 NO_ROOM = "heads of requests under way take too much memory"
 MAX_CAPTURED = 67_108_864  # octets of the bodies of all exchanges under way; any more are counted, but not kept
+
+
+class Malformed(Enum):
+    """Whose octets could not be read as HTTP."""
+
+    CLIENT = auto()
+    ORIGIN = auto()
 
 
 class Observer:
@@ -29,8 +37,11 @@ class Observer:
     def ended(self, exchange: Exchange) -> None:
         """Request and response are complete, or were cut off (``error``). The exchange no longer changes."""
 
-    def noted(self, connection: Connection, what: str) -> None:
-        """The connection is not decoded from here on; ``what`` says why. At most once per connection."""
+    def noted(self, connection: Connection, what: str, malformed: Malformed | None) -> None:
+        """The connection is not decoded from here on; ``what`` says why, ``malformed`` whose fault it is, if anyone's.
+
+        At most once per connection.
+        """
 
 
 class Capture:
@@ -143,6 +154,6 @@ class Recorder:
             self._capture.left += exchange.captured
         self._observer.ended(exchange)
 
-    def note(self, what: str) -> None:
-        """The connection is no longer decoded; ``what`` says why."""
-        self._observer.noted(self.connection, what)
+    def note(self, what: str, malformed: Malformed | None = None) -> None:
+        """The connection is no longer decoded: see ``Observer.noted``."""
+        self._observer.noted(self.connection, what, malformed)

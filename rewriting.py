@@ -15,7 +15,7 @@ from errors import Refused
 from exchange import Exchange, Unreadable
 from fields import connection_options
 from http1 import Http1
-from recorder import Recorder
+from recorder import Malformed, Recorder
 from taps import Answer
 from verdict import Decide, check_fields, judge, record_answer
 
@@ -113,9 +113,9 @@ class Rewriter(Http1):
             super().closed(error)
             self._idle.set()
 
-    def _stop(self, what: str) -> None:
+    def _stop(self, what: str, malformed: Malformed | None = None) -> None:
         self._broken = True
-        super()._stop(what)
+        super()._stop(what, malformed)
 
     def _switched(self, what: str) -> None:
         self._switched_over = True

@@ -10,7 +10,7 @@ from packets import Flow
 from pcap import PcapFile
 from policy import Policy
 from record import Record
-from recorder import Capture, Observer, Recorder
+from recorder import Capture, Malformed, Observer, Recorder
 from rewriting import Rewriter
 from taps import Answer, Passage, Taps
 from watcher import Watcher
@@ -33,10 +33,10 @@ class Chorus(Observer):
         for observer in self._observers:
             observer.ended(exchange)
 
-    def noted(self, connection: Connection, what: str) -> None:
+    def noted(self, connection: Connection, what: str, malformed: Malformed | None) -> None:
         """The connection is no longer decoded."""
         for observer in self._observers:
-            observer.noted(connection, what)
+            observer.noted(connection, what, malformed)
 
 
 class Sight:

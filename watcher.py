@@ -13,7 +13,7 @@ from framing import MAX_HEAD
 from heads import TCHAR
 from http1 import Http1
 from http2 import PREFACE, Http2
-from recorder import Capture, Observer, Recorder
+from recorder import Capture, Malformed, Observer, Recorder
 
 MAX_EARLY = 16_384  # octets that an origin may send before the protocol is known: in HTTP/2, its SETTINGS
 
@@ -197,7 +197,10 @@ class Watcher:
         else:
             meant = bool(_COMMON.match(line) or (_METHOD.match(line) and b" HTTP/" in line))
         self._first, self._early = bytearray(), bytearray()
-        self._recorder.note("malformed request" if meant else "not HTTP")
+        if meant:
+            self._recorder.note("malformed request", Malformed.CLIENT)
+        else:
+            self._recorder.note("not HTTP")
 
     def _give_up(self) -> None:
         """Log a bug, ours or an observer's, and stop watching; the traffic goes on unless it must be judged."""
@@ -208,4 +211,4 @@ class Watcher:
                 self._decoder.closed("no longer watched")
         if self._strict:
             with suppress(Exception):
-                self._recorder.note("malformed, or a bug")
+                self._recorder.note("malformed, or a bug", Malformed.CLIENT)

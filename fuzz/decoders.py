@@ -14,7 +14,7 @@ from exchange import Connection, Exchange
 from harentry import entry
 from http1 import Http1
 from http2 import PREFACE, Http2
-from recorder import Capture, Observer, Recorder
+from recorder import Capture, Malformed, Observer, Recorder
 
 Segments = list[tuple[bool, bytes]]
 
@@ -37,7 +37,7 @@ class _Keeper(Observer):
         self._open.remove(exchange.id)
         self.done.append(exchange)
 
-    def noted(self, connection: Connection, what: str) -> None:  # noqa: ARG002
+    def noted(self, connection: Connection, what: str, malformed: Malformed | None) -> None:  # noqa: ARG002
         self.notes.append(what)
 
     def check(self) -> None:

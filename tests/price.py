@@ -21,7 +21,7 @@ from board import Board
 from exchange import Connection, Exchange
 from packets import Flow
 from record import Record
-from recorder import Capture, Observer
+from recorder import Capture, Malformed, Observer
 from snapshot import Cursor, Snapshot
 from watcher import Watcher
 
@@ -49,7 +49,7 @@ class Then(Observer):
     def ended(self, exchange: Exchange) -> None:
         self._do(exchange)
 
-    def noted(self, connection: Connection, what: str) -> None:
+    def noted(self, connection: Connection, what: str, malformed: Malformed | None) -> None:
         raise AssertionError(what)
 
 

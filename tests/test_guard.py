@@ -8,6 +8,7 @@ from exchange import Exchange
 from guard import Guard
 from policy import Mismatch
 from record import Record
+from recorder import Malformed
 
 
 def guard(what: Mismatch) -> tuple[Guard, Record]:
@@ -45,13 +46,13 @@ def test_when_a_client_that_is_refused_can_be_told() -> None:
     assert not found.answerable
     found.ended(other)
     assert found.answerable
-    found.noted(connection(), "malformed request head")
+    found.noted(connection(), "malformed request head", Malformed.CLIENT)
     assert found.answerable
     found.request(one)
-    found.noted(connection(), "malformed request head")
+    found.noted(connection(), "malformed request head", Malformed.CLIENT)
     found.ended(one)
     assert not found.answerable
-    found.noted(connection(), "malformed request head")
+    found.noted(connection(), "malformed request head", Malformed.CLIENT)
     assert not found.answerable
 
 
@@ -67,7 +68,7 @@ def test_what_the_client_is_told_is_the_status_of_the_request_that_awaits_a_resp
 
 def test_behind_what_is_no_response_nobody_can_be_told() -> None:
     found, _ = guard(Mismatch.ALLOW)
-    found.noted(connection(), "malformed response: a response without a request")
+    found.noted(connection(), "malformed response: a response without a request", Malformed.ORIGIN)
     assert not found.answerable
 
 
@@ -81,8 +82,8 @@ def test_the_same_host(authority: str) -> None:
 @pytest.mark.parametrize("what", Mismatch)
 def test_what_cannot_be_decoded(what: Mismatch) -> None:
     found, record = guard(what)
-    found.noted(connection(), "upgraded to websocket")
+    found.noted(connection(), "upgraded to websocket", None)
     assert found.refusal is None
-    found.noted(connection(), "malformed request head")
+    found.noted(connection(), "malformed request head", Malformed.CLIENT)
     assert (found.refusal is not None) == (what is Mismatch.DENY)
     assert record.remark

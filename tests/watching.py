@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from exchange import Connection, Exchange
-from recorder import Capture, Observer, Recorder
+from recorder import Capture, Malformed, Observer, Recorder
 
 CLIENT, ORIGIN = 0, 1
 
@@ -28,7 +28,7 @@ class Seen(Observer):
         assert exchange not in self.done
         self.done.append(exchange)
 
-    def noted(self, connection: Connection, what: str) -> None:
+    def noted(self, connection: Connection, what: str, malformed: Malformed | None) -> None:
         self.notes.append(what)
 
     def recorder(self, limit: int | None = None) -> Recorder:
