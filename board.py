@@ -107,6 +107,7 @@ class Board(Observer):
 
     def dialled(self, seconds: float) -> None:
         """Count the look-up and dialling of an origin."""
+        self._stir(self._clock())
         self.histograms["dial"].observe(seconds)
 
     def retrieved(self, source: str, seconds: float | None = None) -> None:

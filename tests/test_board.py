@@ -226,6 +226,8 @@ def test_one_counts_on_from_another() -> None:
     closed_tunnel(second, "idle")
     second.retrieved("disk", 0.003)
     assert len(stirred) == 3
+    second.dialled(0.01)
+    assert len(stirred) == 4
     counts = second.kept()["counts"]
     assert (counts["connections"], counts["tunnels"]) == ({"accepted": 2}, {"idle": 2})
     assert (counts["refusals"], counts["octets"]) == ({"policy": 1}, {"sent": 0, "received": 7})
