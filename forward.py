@@ -91,6 +91,8 @@ class Forwarding:
         finally:
             if error is not None and self._exchange.first_byte is not None and self._head.http_version == "1.0":
                 sockets.reset(self._client)  # it would take a FIN for the end of the body
+            if error is None and not self._uploaded:
+                error = "the request was cut off"  # though it was answered
             self._recorder.end(self._exchange, error)
 
     def _run(self, target: Target, path: str, rest: bytes) -> bytes | None:

@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import bcrypt
@@ -16,7 +16,20 @@ import gevent
 import pytest
 from browser import Browser
 from gevent.socket import wait_read
-from lab import WAIT, BioClient, Origin, Program, exchange, get, run, secure_tunnel, strict_context, tunnel, until
+from lab import (
+    WAIT,
+    BioClient,
+    Origin,
+    Program,
+    exchange,
+    get,
+    read_reply,
+    run,
+    secure_tunnel,
+    strict_context,
+    tunnel,
+    until,
+)
 from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
 
@@ -120,6 +133,36 @@ def test_who_cut_off_a_response(tmp_path: Path, roots: Path, certificate: Path, 
         line = program.wait_for(" request .*received=4 ")
         assert line.endswith(' error="the response was cut off"' if first == "origin" else " error=client-truncated")
         assert "outcome=client-truncated" in program.tunnels(1)[0]
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+@pytest.mark.parametrize("sent", [3, 10])
+def test_a_request_that_was_cut_off_though_it_was_answered(
+    tmp_path: Path, roots: Path, certificate: Path, encrypted: bool, sent: int
+) -> None:
+    def refuse(sock: gevent.socket.socket) -> None:
+        head = sock.recv(65_536)
+        while not head.endswith(b"\r\n\r\n" + b"x" * sent):
+            head += sock.recv(65_536)
+        sock.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
+
+    with (
+        watched(tmp_path, roots, "--log-requests") as program,
+        Origin(refuse, certificate if encrypted else None) as server,
+    ):
+        where = f"localhost:{server.port}"
+        with ExitStack() as stack:
+            if encrypted:
+                sock: socket.socket = stack.enter_context(secure_tunnel(program, where))
+            else:
+                sock = stack.enter_context(socket.create_connection(program.address, timeout=WAIT))
+            target = "/" if encrypted else f"http://{where}/"
+            head = f"POST {target} HTTP/1.1\r\nHost: {where}\r\nConnection: close\r\nContent-Length: 10\r\n\r\n"
+            sock.sendall(head.encode() + b"x" * sent)
+            assert read_reply(sock).status == 413
+            assert sock.recv(1) == b""
+        line = program.wait_for(f" request .*status=413 sent={sent} received=2 ")
+        assert line.endswith(' error="the request was cut off"') == (sent < 10), line
 
 
 def test_what_is_no_http_is_noted_and_goes_on(tmp_path: Path, roots: Path, certificate: Path) -> None:
