@@ -64,6 +64,7 @@ class Exchange:
     upgrade: str | None = None  # the protocol that takes over when this exchange ends
     pushed: bool = False  # by server push of HTTP/2
     error: str | None = None  # why it is incomplete
+    note: str | None = None  # what else the operator should know
     unkept: int = 0  # fields of its heads beyond MAX_FIELDS
     held: int = 0  # octets that are counted for its heads until it ends
 

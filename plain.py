@@ -86,6 +86,7 @@ class PlainHttp:
         else:
             seen = fields.without_ours(head.headers)
         exchange = recorder.request(head.method, str(target), path, head.http_version, seen)
+        exchange.note = record.remark
         record.told = self._sight.logs
         try:
             answer, changed = judge(exchange, self._sight.decide)

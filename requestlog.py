@@ -29,6 +29,8 @@ def text(exchange: Exchange) -> str:
         line += f" user={escape(exchange.connection.user)}"
     if exchange.error is not None:
         line += f" error={escape(exchange.error)}"
+    if exchange.note is not None:
+        line += f" note={escape(exchange.note)}"
     return line
 
 
@@ -53,6 +55,7 @@ def as_json(exchange: Exchange) -> str:
             "pushed": exchange.pushed,
             "user": brief(exchange.connection.user),
             "error": brief(exchange.error),
+            "note": brief(exchange.note),
         }
     )
 

@@ -55,7 +55,7 @@ def test_json() -> None:
     assert json.loads(as_json(exchange())) == {
         "time": "2026-11-24T05:12:43.953Z", "kind": "request", "client": "127.0.0.1:50818", "method": "GET", "url": "https://a.example/x",
         "http": "1.1", "status": 200, "sent": 12, "received": 3456, "first_ms": 12.3, "ms": 1500.0, "type": "text/html",
-        "upgrade": None, "pushed": False, "user": None, "error": None,
+        "upgrade": None, "pushed": False, "user": None, "error": None, "note": None,
     }  # fmt: skip
 
 

@@ -558,17 +558,18 @@ def test_a_host_other_than_the_server_name(tmp_path: Path, roots: Path, origin_c
 
 @pytest.mark.parametrize(("what", "status"), [("allow", 200), ("log", 200), ("deny", 421)])
 @pytest.mark.parametrize("said", ["other.example", "a:b:c", "x@localhost"])
+@pytest.mark.parametrize("options", [(), ("--log-requests",), ("--log-requests", "--log-format=json")])
 def test_a_host_other_than_the_target_of_plain_http(
-    tmp_path: Path, roots: Path, what: str, status: int, said: str
+    tmp_path: Path, roots: Path, what: str, status: int, said: str, options: tuple[str, ...]
 ) -> None:
     """Also one that is no host at all."""
-    with Origin(http_origin) as server, running(tmp_path, roots, f"--mismatch={what}") as program:
+    with Origin(http_origin) as server, running(tmp_path, roots, f"--mismatch={what}", *options) as program:
         where = f"localhost:{server.port}"
         for host, expected in ((where, 200), (said, status)):
             asked = f"GET http://{where}/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
             assert exchange(program.address, asked.encode()).status == expected
-        good = program.wait_for(" request .* status=200 ")
-        odd = program.wait_for(f" request .* status={status} ", program.lines.index(good) + 1)
+        good = program.wait_for(r"request\b.*\bstatus\W+200\b")
+        odd = program.wait_for(rf"request\b.*\bstatus\W+{status}\b", program.lines.index(good) + 1)
     remark = f"Host {said} is not {where}"
     assert remark not in good
     assert (remark in odd) == (what != "allow")
