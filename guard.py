@@ -13,7 +13,7 @@ class Guard(Observer):
 
     def __init__(self, policy: Policy, name: str, record: Record) -> None:
         self.refusal: CertifierError | None = None
-        self.awaited: dict[int, Exchange] = {}  # requests whose responses have not ended
+        self._awaited: set[Exchange] = set()  # requests whose responses have not ended
         self._spoilt = False  # where responses begin and end is no longer known
         self._policy = policy
         self._name = name
@@ -24,14 +24,12 @@ class Guard(Observer):
     def answerable(self) -> bool:
         """Whether at most one response is awaited, and has not begun: then an error can be sent in its place."""
         return (
-            not self._spoilt
-            and len(self.awaited) <= 1
-            and all(exchange.status is None for exchange in self.awaited.values())
+            not self._spoilt and len(self._awaited) <= 1 and all(exchange.status is None for exchange in self._awaited)
         )
 
     def answered(self, status: int) -> None:
         """The client gets a reply with this status in place of the response that is awaited, if one is."""
-        for exchange in self.awaited.values():
+        for exchange in self._awaited:
             exchange.status = status
 
     def check(self) -> None:
@@ -41,7 +39,7 @@ class Guard(Observer):
 
     def request(self, exchange: Exchange) -> None:
         """Check its Host."""
-        self.awaited[id(exchange)] = exchange
+        self._awaited.add(exchange)
         if not self._policy.minds_mismatch or self.refusal is not None:
             return
         try:
@@ -61,13 +59,13 @@ class Guard(Observer):
 
     def ended(self, exchange: Exchange) -> None:
         """Its response is no longer awaited."""
-        self.awaited.pop(id(exchange), None)
+        self._awaited.discard(exchange)
 
     def noted(self, connection: Connection, what: str, malformed: Malformed | None) -> None:  # noqa: ARG002
         """Note in the tunnel's line what is not decoded. If mismatches are denied, so is HTTP whose Host is unknown."""
         self._record.note(f"not decoded: {what}")
         if malformed is None:
             return
-        self._spoilt = self._spoilt or bool(self.awaited) or malformed is Malformed.ORIGIN
+        self._spoilt = self._spoilt or bool(self._awaited) or malformed is Malformed.ORIGIN
         if self._policy.denies_mismatch:
             self.refusal = Refused(f"can't tell the Host: {what}")
