@@ -12,7 +12,7 @@ from policy import Policy
 from record import Record
 from recorder import Capture, Malformed, Observer, Recorder
 from rewriting import Rewriter
-from taps import Answer, Passage, Taps
+from taps import HOOKS, Answer, Passage, Taps
 from watcher import Watcher
 from witness import Witness
 
@@ -57,8 +57,7 @@ class Sight:
         self._taps = taps
         self._capture = capture
         self._pcap = pcap
-        hooks = taps.wants("opened", "data", "request", "response", "closed")
-        self._always = bool(observers) or pcap is not None or hooks
+        self._always = bool(observers) or pcap is not None or taps.wants(*HOOKS)
 
     @property
     def looks(self) -> bool:
