@@ -23,7 +23,9 @@ class Plot {
   constructor(title, legend, slots) {
     this.slots = slots;
     this.at = null; // the slot whose value is read out
-    this.svg = shape("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", tabindex: "0" });
+    this.svg = shape("svg", {
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img", tabindex: "0", "aria-label": title,
+    });
     this.top = element("span", { class: "top", "aria-hidden": "true" });
     this.axis = element("div", { class: "axis", "aria-hidden": "true" });
     this.reading = element("p", { class: "reading" });
@@ -91,7 +93,7 @@ export class Timeline extends Plot {
     this.series = series;
     this.unit = unit;
     this.least = least;
-    this.samples = [];
+    this.samples = null;
     this.ticks([["5 min", 0], ["4", 0.2], ["3", 0.4], ["2", 0.6], ["1", 0.8], ["now", 1]]);
   }
 
@@ -106,6 +108,7 @@ export class Timeline extends Plot {
   }
 
   draw() {
+    if (!this.samples) return;
     const stacked = this.series.some((one) => one.stacked);
     const values = this.series.map((one) => this.samples.map((sample) => (sample === null ? 0 : one.of(sample))));
     const heights = stacked ? values[0].map((_, at) => values.reduce((sum, one) => sum + one[at], 0)) : values.flat();

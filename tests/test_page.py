@@ -197,6 +197,30 @@ def test_an_empty_table_says_why_it_is_empty(page: Page) -> None:
     assert (said[0], said[2]) == ("None has these words.", "No name yet.")
 
 
+def test_a_plot_without_data_yet(page: Page) -> None:
+    """As the page has them until it may look, which with many viewers takes a while: nothing can be read out."""
+    said = page.value("""import('/plot.js').then(({ Timeline, Bars }) => {
+      const sent = { name: "sent", color: "blue", of: (sample) => sample.sent };
+      const data = { bounds: [1], counts: [2, 0] };
+      const shown = [
+        [new Timeline("Octets", [sent], String, 1), (plot) => plot.show([{ at: 7, sent: 3 }], 7)],
+        [new Timeline("Octets", [{ ...sent, stacked: true }], String, 1), (plot) => plot.show([{ at: 7, sent: 3 }], 7)],
+        [new Bars("Time", "accent", "none"), (plot) => plot.show(data)],
+      ];
+      return shown.map(([plot, show]) => {
+        document.body.append(plot.figure);
+        plot.svg.dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowLeft" }));
+        plot.svg.dispatchEvent(new PointerEvent("pointerleave"));
+        const before = [plot.svg.getAttribute("aria-label"), plot.reading.textContent];
+        show(plot);
+        plot.figure.remove();
+        return [...before, plot.reading.textContent];
+      });
+    })""")
+    assert said[0] == said[1] == ["Octets", "", "Now: 3 sent"]
+    assert said[2] == ["Time", "", "2 in all, 50 % within 500 ms, 95 % within 950 ms"]
+
+
 # By keyboard
 
 
