@@ -12,6 +12,7 @@ END_STREAM = ACK = 0x1
 END_HEADERS, PADDED, PRIORITY = 0x4, 0x8, 0x20
 MAX_PAYLOAD = 65_536  # octets of a frame that is kept whole; endpoints accept 16,384 unless they announce more
 MAX_BLOCK = 65_536  # octets of a header block on the wire
+MAX_FRAMES = 2 * MAX_BLOCK  # the same with its frames' headers: a block cut into tiny frames is abuse
 
 _BLOCKS = {HEADERS, PUSH_PROMISE}
 _KEPT = {HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY}  # whole; the others are passed over
@@ -24,7 +25,9 @@ class Frames:
     ``Unreadable`` is raised for what is malformed or too large.
     """
 
-    __slots__ = ("_block", "_buffer", "_padding", "content", "continued", "flags", "inside", "kind", "left", "stream")
+    __slots__ = (
+        "_block", "_buffer", "_framed", "_padding", "content", "continued", "flags", "inside", "kind", "left", "stream",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.inside = False  # the header is known, and the frame has not ended
@@ -33,6 +36,7 @@ class Frames:
         self.left = 0  # octets of the payload yet to come
         self.content = 0  # the same without a DATA frame's padding
         self._padding = False  # the next octet is the padding's length
+        self._framed = 0  # octets of the header block under way, with its frames' headers
         self._buffer = bytearray()  # an incomplete frame header, or the payload of a frame that is kept
         self._block = bytearray()  # the payloads that the current frame continues
 
@@ -40,6 +44,11 @@ class Frames:
     def kept(self) -> bool:
         """Whether this frame is to be kept whole."""
         return self.kind in _KEPT
+
+    @property
+    def incomplete(self) -> int:
+        """Octets received of a header block that has not ended, all its frames included, or of a frame's header."""
+        return self._framed + (0 if self.inside else len(self._buffer))
 
     def enter(self, data: bytes, at: int) -> int:
         """Read a frame header from ``data[at:]``; return where to continue. ``inside`` says whether it is complete."""
@@ -65,6 +74,8 @@ class Frames:
             self.kind, self.flags, self.stream = kind, flags, stream
         self.inside = True
         self.left = self.content = (high << 8) + low
+        if self.kind in _BLOCKS:
+            self._framed += _HEADER.size
         self._padding = kind == DATA and bool(flags & PADDED)
         if self.left > MAX_PAYLOAD and self.kind in _KEPT:
             raise Unreadable(f"a frame of more than {MAX_PAYLOAD} octets")
@@ -91,6 +102,10 @@ class Frames:
         piece = data[at : at + self.left]
         self._buffer += piece
         self.left -= len(piece)
+        if self.kind in _BLOCKS:
+            self._framed += len(piece)
+            if self._framed > MAX_FRAMES:
+                raise Unreadable(f"a header block in frames of more than {MAX_FRAMES} octets")
         return at + len(piece)
 
     def payload(self) -> bytes | None:
@@ -110,6 +125,7 @@ class Frames:
                 return None
             payload = bytes(self._block)
             self._block.clear()
+        self._framed = 0
         return payload
 
     def _bare(self, payload: bytes) -> bytes:

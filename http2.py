@@ -49,8 +49,6 @@ class Http2:
         "watching",
     )  # fmt: skip
 
-    held = 0  # octets of the client's that can't be judged yet: none, as no origin acts on part of a frame
-
     def __init__(self, recorder: Recorder, strict: bool = False) -> None:
         self.watching = True
         self._strict = strict
@@ -63,6 +61,14 @@ class Http2:
         self._lengths: dict[int, int] = {}  # declared, of request bodies under way; only if ``strict``
         self._last = 0  # the latest stream that the client opened
         self._pushes = True  # the client takes pushes
+
+    @property
+    def held(self) -> int:
+        """Octets at the end of what the client sent that can't be judged yet: nginx acts on part of a header block.
+
+        It logs a request, under the name of its authority, as soon as it has read that.
+        """
+        return self._up.frames.incomplete
 
     def ahead(self, sent: bool) -> int:
         """How many of the next octets, from the client (``sent``) or the origin, are content: cheap to pass at once."""

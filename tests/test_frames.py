@@ -2,7 +2,7 @@ import pytest
 from hyperframe.frame import ContinuationFrame, DataFrame, Frame, HeadersFrame, PingFrame, PushPromiseFrame
 
 from exchange import Unreadable
-from frames import DATA, HEADERS, MAX_BLOCK, MAX_PAYLOAD, PUSH_PROMISE, Frames
+from frames import DATA, HEADERS, MAX_BLOCK, MAX_FRAMES, MAX_PAYLOAD, PUSH_PROMISE, Frames
 
 Found = list[tuple[int, int, bytes | None]]  # kind, stream, content or payload
 
@@ -89,6 +89,7 @@ def test_continuations_belong_to_what_they_continue(size: int) -> None:
         b"\0\0\4\1\x24\0\0\0\1\0\0\0\0",  # with an incomplete priority
         wire(HeadersFrame(1, bytes(MAX_PAYLOAD + 1))),
         wire(HeadersFrame(1, bytes(MAX_PAYLOAD)), ContinuationFrame(1, bytes(MAX_BLOCK - MAX_PAYLOAD + 1))),
+        wire(HeadersFrame(1, b""), *[ContinuationFrame(1, b"a")] * (MAX_FRAMES // 10)),
     ],
 )
 def test_malformed_frames(data: bytes, size: int) -> None:

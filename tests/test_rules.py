@@ -672,6 +672,34 @@ def test_http_2_to_another_host_is_cut_off(
         assert " http=2 status=- " in program.wait_for(" request ")
 
 
+@pytest.mark.parametrize("what", ["log", "deny"])
+def test_a_request_in_http_2_is_held_back_until_all_of_it_is_judged(
+    tmp_path: Path, roots: Path, certificate: Path, what: str
+) -> None:
+    """Of a header block that never ends, nginx logs the request, as one to the host that it names."""
+    pair = Pair()
+    begun = len(b"".join(data for who, data in pair.said if who == CLIENT))
+    pair.ask([(":method", "GET"), (":scheme", "https"), (":authority", "other.example"), (":path", "/")])
+    said = b"".join(data for who, data in pair.said if who == CLIENT)[:-1]
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.set_alpn_protocols(["h2"])
+    heard, ended = bytearray(), Event()
+
+    def listen(sock: socket.socket) -> None:
+        while data := sock.recv(1000):
+            heard.extend(data)
+        ended.set()
+
+    with Origin(listen, context) as server, running(tmp_path, roots, f"--mismatch={what}") as program:
+        with secure_tunnel(program, f"localhost:{server.port}", alpn=["h2"]) as secure:
+            secure.sendall(said[: begun + 5])  # amid the header of its frame
+            secure.sendall(said[begun + 5 :])
+            secure.unwrap()
+        assert ended.wait(WAIT)
+    assert heard == (said if what == "log" else said[:begun])
+
+
 @pytest.mark.parametrize(
     ("mismatch", "encrypted", "told"),
     [("log", True, "HTTP/1.1 200 "), ("deny", True, "HTTP/1.1 421 "), ("deny", False, "")],

@@ -1,9 +1,12 @@
 import time
 import timeit
 
+import hpack
 import pytest
+from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame, SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_frames import wire
 from test_http1 import GET, OK, SWITCH, UPGRADE
 from test_http2 import Pair
 from watching import CLIENT, ORIGIN, Conversation, Seen, connection, kept, play, summary
@@ -254,6 +257,22 @@ def test_the_beginning_of_a_head_is_held_back_where_that_matters(strict: bool) -
         watcher.sent(piece)
         held.append(watcher.held)
     assert held == ([2, 23, 0, 3, 5] if strict else [0] * 5)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("alpn", ["h2", None])
+def test_the_beginning_of_a_header_block_is_held_back_where_that_matters(alpn: str | None, strict: bool) -> None:
+    watcher = Watcher(connection(), Seen(), alpn, strict=strict)
+    block = hpack.Encoder().encode([(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", "/")])
+    head = wire(
+        HeadersFrame(1, block[:3], flags=["END_STREAM"]), ContinuationFrame(1, block[3:], flags=["END_HEADERS"])
+    )
+    held = []
+    for piece in (PREFACE + wire(SettingsFrame(0)), head[:4], head[4:11], head[11:16], head[16:-1], head[-1:]):
+        watcher.sent(piece)
+        held.append(watcher.held)
+    watcher.sent(wire(DataFrame(3, b"abc"))[:-1])
+    assert (held, watcher.held) == ([0, 4, 11, 16, len(head) - 1, 0] if strict else [0] * 6, 0)
 
 
 def test_what_has_come_when_the_client_ends_is_judged_as_it_is() -> None:
