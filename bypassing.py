@@ -40,20 +40,23 @@ class Bypassing:
 
         If it may not, but a client that offered ECH has to be told inside its TLS, that is noted in ``way.refusal``.
         """
-        other = name != way.target.host
-        if other:
-            self._policy.check_name(name, way.target, _address(way, origin))
-        agrees = not other or self._agree(name, way)  # after the check: no DNS look-up of refused names
-        if not agrees:
-            try:
-                way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
-            except Misdirected as refusal:
-                if not hello.encrypted_client_hello:
-                    raise
-                # A client that accepts our certificate retries without ECH (RFC 9849 §6.1.6); others get the refusal.
-                way.refusal = refusal.again()
-                return False  # such a server name bypasses nothing
+        try:
+            self.check_name(way, origin, name)
+        except Misdirected as refusal:
+            if not hello.encrypted_client_hello:
+                raise
+            # A client that accepts our certificate retries without ECH (RFC 9849 §6.1.6); others get the refusal.
+            way.refusal = refusal.again()
+            return False  # such a server name bypasses nothing
         return self.by_rule(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))
+
+    def check_name(self, way: Way, origin: socket.socket | OriginError, name: str) -> None:
+        """Raise ``Refused`` if a tunnel may not pass under its ``name``: ``Misdirected`` if that is not the target."""
+        if name == way.target.host:
+            return
+        self._policy.check_name(name, way.target, _address(way, origin))
+        if not self._agree(name, way):  # after the check: no DNS look-up of refused names
+            way.record.note(self._policy.check_mismatch("server name", name, way.target.host))
 
     def _agree(self, name: str, way: Way) -> bool:
         """Whether a server name agrees with a CONNECT to an IP address, by resolving to it."""

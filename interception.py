@@ -75,11 +75,11 @@ class Interception:
         It is relayed untouched if bypassed or, without ``--non-tls=refuse``, if not TLS or if its origin speaks first.
         """
         if self._bypassing.by_rule(way, origin):
-            if self._policy.rules.deny:
+            if self._policy.judges_names:
                 hello, data = greeting.read_hello(way.client, origin, data, self._limits, patient=True)
                 if hello is not None:
                     way.record.sni = hello.server_name
-                    self._policy.check_denied(self._policy.name_for(hello.server_name, way.target.host), way.target)
+                    self._bypassing.check_name(way, origin, self._policy.name_for(hello.server_name, way.target.host))
             self._relaying.bypass(way, origin, data)
             return
         hello, data = greeting.read_hello(way.client, origin, data, self._limits)

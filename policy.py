@@ -105,17 +105,13 @@ class Policy:
 
     def check_name(self, name: str, target: Target, address: Endpoint | None) -> None:
         """Raise ``Refused`` if the server name of a tunnel to ``target``, dialled at ``address``, is not permitted."""
-        self.check_denied(name, target)
-        allow = self.rules.allow
+        allow, deny = self.rules.allow, self.rules.deny
+        if deny and deny.host(Target(name, target.port)):
+            raise Refused(f"{name} is denied")
         if not allow or (address is not None and allow.address(address)):
             return
         if not allow.host(Target(name, target.port)):
             raise Refused(f"{name} is not allowed")
-
-    def check_denied(self, name: str, target: Target) -> None:
-        """Raise ``Refused`` if the server name of a tunnel to ``target``, bypassed or not, is denied."""
-        if self.rules.deny and self.rules.deny.host(Target(name, target.port)):
-            raise Refused(f"{name} is denied")
 
     def bypasses(self, target: Target, address: Endpoint | None, name: str | None = None) -> bool:
         """Whether a tunnel is to pass untouched, by its target, the dialled address, or its server name.
@@ -142,6 +138,11 @@ class Policy:
             hint = "" if server_name else " (a client's proxy setting must say http://, not https://)"
             raise UnknownName(f"TLS without a usable server_name or CONNECT host{hint}")
         return name
+
+    @property
+    def judges_names(self) -> bool:
+        """Whether a server name can be refused, or told of: that of a bypassed tunnel, too."""
+        return bool(self.rules.allow or self.rules.deny) or self.minds_mismatch
 
     @property
     def bypasses_any(self) -> bool:

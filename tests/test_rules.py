@@ -270,13 +270,11 @@ def test_bypass(tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA) 
         assert ["context=bypassed" in line for line in lines] == [True, True, False]
 
 
-def test_a_server_name_that_is_denied_does_not_pass_in_a_bypassed_tunnel(
-    tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA
+@pytest.mark.parametrize("option", ["--deny=www.example.com", "--allow=localhost", "--mismatch=deny"])
+def test_a_server_name_that_may_not_pass_does_not_in_a_bypassed_tunnel_either(
+    tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA, option: str
 ) -> None:
-    with (
-        Origin(echo) as plain,
-        running(tmp_path, roots, "--bypass=localhost", "--deny=www.example.com") as program,
-    ):
+    with Origin(echo) as plain, running(tmp_path, roots, "--bypass=localhost", option) as program:
         with (
             pytest.raises(ssl.SSLError, match="ACCESS_DENIED"),
             secure_tunnel(program, f"localhost:{origin.port}", "www.example.com"),
@@ -289,6 +287,16 @@ def test_a_server_name_that_is_denied_does_not_pass_in_a_bypassed_tunnel(
         lines = program.tunnels(3)
         assert "sni=www.example.com" in lines[0]
         assert ["context=bypassed" in line for line in lines] == [False, True, True]
+
+
+def test_another_server_name_in_a_bypassed_tunnel_is_told_of(
+    tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA
+) -> None:
+    options = ("--bypass=localhost", "--allow=localhost", "--allow=example.com", "--mismatch=log")
+    with running(tmp_path, roots, *options) as program:
+        assert untouched(program, f"localhost:{origin.port}", "example.com", origin_ca, tmp_path)
+        assert "sni=example.com context=bypassed" in program.tunnels(1)[0]
+        assert "server name example.com is not localhost" in program.tunnels(1)[0]
 
 
 def test_a_denied_server_name_does_not_pass_by_waiting_either(tmp_path: Path, roots: Path, origin: Origin) -> None:
@@ -332,7 +340,7 @@ def test_tls_does_not_pass_by_a_hello_in_the_form_of_ssl_2(
         assert 'detail="a ClientHello in the form of SSL 2.0"' in program.tunnels(1)[0]
 
 
-def test_a_bypassed_tunnel_passes_as_it_is_if_no_server_name_is_denied(tmp_path: Path, roots: Path) -> None:
+def test_a_bypassed_tunnel_passes_as_it_is_if_no_server_name_is_judged(tmp_path: Path, roots: Path) -> None:
     """Whatever it is, and however long its client waits before it speaks."""
     options = ("--bypass=localhost", "--hello-timeout=1")
     with Origin(echo) as plain, running(tmp_path, roots, *options) as program:
