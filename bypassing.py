@@ -48,7 +48,10 @@ class Bypassing:
             # A client that accepts our certificate retries without ECH (RFC 9849 §6.1.6); others get the refusal.
             way.refusal = refusal.again()
             return False  # such a server name bypasses nothing
-        return self.by_rule(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))
+        if not (self.by_rule(way, origin, name) or self._refusals.bypasses(Pair(way.ip, name))):
+            return False
+        self._policy.check_unread(hello.server_name, way.target)
+        return True
 
     def check_name(self, way: Way, origin: socket.socket | OriginError, name: str) -> None:
         """Raise ``Refused`` if a tunnel may not pass under its ``name``: ``Misdirected`` if that is not the target."""

@@ -80,6 +80,7 @@ class Interception:
                 if hello is not None:
                     way.record.sni = hello.server_name
                     self._bypassing.check_name(way, origin, self._policy.name_for(hello.server_name, way.target.host))
+                    self._policy.check_unread(hello.server_name, way.target)
             self._relaying.bypass(way, origin, data)
             return
         hello, data = greeting.read_hello(way.client, origin, data, self._limits)
@@ -114,6 +115,7 @@ class Interception:
             # names, most of which will be refused, must not cost us and the origins a handshake each.
             ahead = self._contexts.generates and not self._contexts.crowded(way.ip)
             if not ahead and retrieval.wait() is None:
+                self._policy.check_unread(hello.server_name, way.target)
                 self._relaying.leave(way, dialled, data)
                 return
         if hello.finite_field:

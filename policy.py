@@ -113,6 +113,16 @@ class Policy:
         if not allow.host(Target(name, target.port)):
             raise Refused(f"{name} is not allowed")
 
+    def check_unread(self, server_name: str | None, target: Target) -> None:
+        """Raise ``Refused`` for a server name that was judged as the target's host, and is sent to the origin as it is.
+
+        Whatever is no name here may be one there: to nginx, ``host:443`` is ``host``.
+        """
+        if server_name is None or not self.judges_names:
+            return
+        if names.dns_name(server_name) is None and names.host_name(server_name) != target.host:
+            raise Refused("the server name is no name of a host")
+
     def bypasses(self, target: Target, address: Endpoint | None, name: str | None = None) -> bool:
         """Whether a tunnel is to pass untouched, by its target, the dialled address, or its server name.
 

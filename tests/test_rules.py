@@ -289,6 +289,48 @@ def test_a_server_name_that_may_not_pass_does_not_in_a_bypassed_tunnel_either(
         assert ["context=bypassed" in line for line in lines] == [False, True, True]
 
 
+@pytest.mark.parametrize("why", ["rule", "learned", "no CA"])
+@pytest.mark.parametrize(
+    ("name", "judged", "passes"),
+    [
+        ("www.example.com:443", True, False),  # nginx takes it for www.example.com
+        ("www.example.com:443", False, True),
+        ("localhost.", True, True),
+        ("127.0.0.1", True, False),
+        (None, True, True),
+    ],
+)
+def test_a_server_name_that_is_no_name_passes_unread_only_where_none_is_judged(
+    tmp_path: Path, roots: Path, origin: Origin, why: str, name: str | None, judged: bool, passes: bool
+) -> None:
+    options = ["--deny=www.example.com"] * judged
+    options += {"rule": ["--bypass=localhost"], "learned": ["--learn-bypass=1"], "no CA": []}[why]
+    words = BASE[:2] if why == "no CA" else (*BASE, f"--upstream-ca={roots}")
+    target = f"localhost:{origin.port}"
+    with Program(tmp_path, *words, *options) as program:
+        if why == "learned":
+            with tunnel(program.address, target) as sock, pytest.raises(ssl.SSLCertVerificationError):
+                strict_context(roots).wrap_socket(sock, server_hostname="localhost")
+            program.wait_for("tunnelled untouched for an hour")
+        with tunnel(program.address, target) as sock:
+            sock.sendall(records(message(server_name(name.encode())) if name else message()))
+            assert (sock.recv(100) != tls.alert(49)) == passes
+        assert program.wait_for("the server name is no name of a host|context=(bypassed|untouched)")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2"])
+def test_an_address_as_server_name_passes_unread_if_it_is_the_one_that_was_asked_for(
+    tmp_path: Path, roots: Path, certificate: Path, address: str
+) -> None:
+    with (
+        Origin(echo, certificate, host=address) as server,
+        running(tmp_path, roots, f"--bypass={address}", "--deny=www.example.com") as program,
+        tunnel(program.address, f"{address}:{server.port}") as sock,
+    ):
+        sock.sendall(records(message(server_name(b"127.0.0.1"))))
+        assert (sock.recv(100) != tls.alert(49)) == (address == "127.0.0.1")
+
+
 def test_another_server_name_in_a_bypassed_tunnel_is_told_of(
     tmp_path: Path, roots: Path, origin: Origin, origin_ca: TestCA
 ) -> None:
