@@ -25,5 +25,7 @@ def request(exchange):
         return
     if exchange.authority.lower().removesuffix(":443") != verified:
         return
+    if exchange.method.upper() == "TRACE":  # some origins answer it with the request's own fields
+        return
     kept = [(name, value) for name, value in exchange.request_fields if name.lower() != b"authorization"]
     exchange.request_fields = [*kept, (b"Authorization", CREDENTIAL)]
