@@ -48,6 +48,11 @@ class Heads:
         """How many octets of an incomplete head are buffered."""
         return len(self._buffer)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether something of an incomplete head has come besides empty lines."""
+        return bool(self._buffer.strip(b"\r\n"))
+
     def take(self, data: bytes, at: int, may_switch: bool = False) -> tuple[bytes | None, int]:
         """The next head, or None if it is incomplete, and the offset to continue at.
 

@@ -51,6 +51,11 @@ class Http1:
         """Octets at the end of what the client sent that belong to an incomplete head."""
         return len(self._request_heads)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a request's head has begun, and not ended."""
+        return self._request_heads.unfinished
+
     def ahead(self, sent: bool) -> int:
         """How many of the next octets, from the client (``sent``) or the origin, are content: cheap to pass at once."""
         body = self._upload if sent else self._download

@@ -70,6 +70,11 @@ class Http2:
         """
         return self._up.frames.incomplete
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a header block of the client's has begun, and not ended."""
+        return self._up.frames.incomplete > 0
+
     def ahead(self, sent: bool) -> int:
         """How many of the next octets, from the client (``sent``) or the origin, are content: cheap to pass at once."""
         frames = (self._up if sent else self._down).frames

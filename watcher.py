@@ -114,6 +114,8 @@ class Watcher:
             return
         try:
             if self._decoder is not None:
+                if self._decoder.unfinished:
+                    self._recorder.note("an incomplete request")  # a lenient origin may act on it, or log it
                 self._decoder.closed(error)
             elif self._first or self._early:
                 self._not_http()

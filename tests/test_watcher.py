@@ -275,6 +275,28 @@ def test_the_beginning_of_a_header_block_is_held_back_where_that_matters(alpn: s
     assert (held, watcher.held) == ([0, 4, 11, 16, len(head) - 1, 0] if strict else [0] * 6, 0)
 
 
+@pytest.mark.parametrize(
+    ("said", "noted"),
+    [
+        ([(CLIENT, GET + GET[:-1])], True),
+        ([(CLIENT, GET + b"G")], True),
+        ([(CLIENT, GET + b"\r\n"), (ORIGIN, OK)], False),
+        (
+            [(CLIENT, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nab")],
+            False,
+        ),  # that its body is incomplete is told with the exchange
+        ([(CLIENT, GET), (ORIGIN, OK[:10])], False),
+        (http2()[:-1], False),
+        ([(CLIENT, PREFACE + wire(HeadersFrame(1, b"a", flags=["END_HEADERS"]))[:-1])], True),
+        ([(CLIENT, PREFACE + wire(HeadersFrame(1, b"")))], True),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 1 << 20])
+def test_a_request_that_ends_in_its_head_is_noted(said: Conversation, noted: bool, size: int) -> None:
+    """An origin may log or answer it nevertheless."""
+    assert watch(said, size=size).notes == ["an incomplete request"] * noted
+
+
 def test_what_has_come_when_the_client_ends_is_judged_as_it_is() -> None:
     for said, held, notes in [(b"GET /", 5, ["malformed request"]), (b"hello", 0, ["not HTTP"]), (b"", 0, [])]:
         seen = Seen()
