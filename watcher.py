@@ -36,6 +36,7 @@ _MEANT = re.compile(  # waitress requires no version either, with any method; No
 # may begin with any other would stall protocols that are not HTTP.
 _PREFIXES = b"|".join(method[:end] for method in _METHODS for end in range(1, len(method) + 1))
 _COMING = re.compile(_SPACE + rb"*(?:" + _KNOWN + _SPACE + rb"|(?:" + _PREFIXES + rb")\Z)")
+_VERSION = re.compile(rb"HTTP/", re.IGNORECASE)  # in a line with any other method; without it, half a line is nothing
 _LINE = re.compile(TCHAR + rb"{1,32} [^ \r\n]+ HTTP/1\.[01]\r?\n")
 _OF_HTTP = (None, "h2", "http/1.1", "http/1.0")  # results of ALPN with which HTTP may be spoken
 
@@ -50,7 +51,7 @@ class Watcher:
     malformed.
     """
 
-    __slots__ = ("_decoder", "_early", "_first", "_is_http", "_more", "_recorder", "_strict", "watching")
+    __slots__ = ("_decoder", "_early", "_first", "_is_http", "_meant", "_more", "_recorder", "_strict", "watching")
 
     def __init__(
         self,
@@ -63,6 +64,7 @@ class Watcher:
         self.watching = True
         self._strict = strict
         self._more: re.Pattern[bytes] | None = None  # matches what merely continues the first line
+        self._meant = False  # the first line is not complete, but has a version of HTTP
         self._is_http = strict and alpn == "http/1.1"  # as both sides agreed by ALPN
         self._recorder = Recorder(connection, observer, capture)
         self._decoder: Http1 | Http2 | None = Http2(self._recorder, strict) if alpn == "h2" else None
@@ -134,7 +136,7 @@ class Watcher:
             return 0
         if self._decoder is not None:
             return self._decoder.held
-        return len(self._first) if _COMING.match(self._first) else 0
+        return len(self._first) if self._meant or _COMING.match(self._first) else 0
 
     @property
     def is_http_2(self) -> bool:
@@ -153,6 +155,8 @@ class Watcher:
         more = self._more is not None and self._more.fullmatch(data)
         if more and len(self._first) + len(data) < MAX_HEAD:
             self._first += data  # decides nothing new: a line sent octet by octet is not matched each time
+            since = max(0, len(self._first) - len(data) - len(b"HTTP"))
+            self._meant = self._meant or _VERSION.search(self._first, since) is not None
             return
         self._first = (self._first + data).lstrip(b"\r\n")  # RFC 9112 §2.2; a lenient origin skips any number
         if self._strict and (leading := _LEADING.match(self._first)):  # waitress skips that too; it may never end
@@ -164,6 +168,7 @@ class Watcher:
         elif _LINE.match(first):
             decoder = Http1(self._recorder, self._strict)
         elif not full and (PREFACE.startswith(first) or (b"\n" not in first and self._may_be_http(first))):
+            self._meant = _VERSION.search(first) is not None
             return
         else:
             self._not_http()

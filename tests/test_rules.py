@@ -31,6 +31,7 @@ from lab import (
     secure_tunnel,
     strict_context,
     tunnel,
+    until,
 )
 from pki import TestCA
 from test_clients import h2_origin
@@ -674,6 +675,30 @@ def test_a_host_that_cannot_be_told_is_refused_as_well(
             secure.sendall(request_line + b"\r\nHost: localhost\r\n\r\n")
             assert read_reply(secure).status == 403
         assert "can't tell the Host: malformed" in program.tunnels(1)[0]
+
+
+@pytest.mark.parametrize(("what", "passes"), [("log", b"FOO / HTTP/1.1"), ("deny", b"FOO ")])
+def test_an_incomplete_line_does_not_pass_once_it_is_one_of_http(
+    tmp_path: Path, roots: Path, certificate: Path, what: str, passes: bytes
+) -> None:
+    """Where the client ends there, Python's http.server and gevent act on it, whatever its method."""
+    heard, ended = bytearray(), Event()
+
+    def listen(sock: socket.socket) -> None:
+        with suppress(OSError):
+            while data := sock.recv(100):
+                heard.extend(data)
+        ended.set()
+
+    with Origin(listen, certificate) as server, running(tmp_path, roots, f"--mismatch={what}") as program:
+        with tunnel(program.address, f"localhost:{server.port}") as sock:
+            client = BioClient(sock, strict_context(program.ca), "localhost", early=b"FOO ")
+            until(lambda: heard == b"FOO ")
+            client.send(b"/ HTTP/1.1")
+            client.close_notify()
+            assert client.read()[9:12] == (b"403" if what == "deny" else b"")
+        assert ended.wait(WAIT)
+    assert heard == passes
 
 
 def test_who_speaks_something_else_is_heard_to_the_last_word(tmp_path: Path, roots: Path, certificate: Path) -> None:

@@ -260,6 +260,17 @@ def test_the_beginning_of_a_head_is_held_back_where_that_matters(strict: bool) -
 
 
 @pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_line_with_a_version_is_held_back_whatever_its_method(size: int, strict: bool) -> None:
+    watcher = Watcher(connection(), Seen(), None, strict=strict)
+    line = b"FOO / HTTP/1.1"
+    for start in range(0, len(line), size):
+        watcher.sent(line[start : start + size])
+        said = line[: start + size]
+        assert watcher.held == (len(said) if strict and b"HTTP/" in said else 0)
+
+
+@pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("alpn", ["h2", None])
 def test_the_beginning_of_a_header_block_is_held_back_where_that_matters(alpn: str | None, strict: bool) -> None:
     watcher = Watcher(connection(), Seen(), alpn, strict=strict)
