@@ -43,6 +43,7 @@ from commandline import CommandLine
 from errors import UsageError
 from issuance import open_store
 from leaf import NotForName, Unusable
+from ledger import Ledger
 from log import counted, escape
 from options import CaOptions, ca_options, store_option
 from reading import content, exists
@@ -56,11 +57,10 @@ _READ = "whoever reads a site's private key can pose as that site, with the CA's
 
 
 class Check:
-    """Checks one store. ``checked`` counts certificates; ``highest`` is the highest serial number issued by our CA."""
+    """Checks one store. ``checked`` counts certificates."""
 
     def __init__(self, store: Store, files: CaFiles | None, now: datetime) -> None:
         self.checked = 0
-        self.highest = 0
         self._store = store
         self._files = files
         self._now = now
@@ -141,8 +141,6 @@ class Check:
 
     def _repeated(self, path: Path, certificate: x509.Certificate) -> Iterator[tuple[Path, Fault]]:
         serial = certificate.serial_number
-        if self._files is not None and certificate.issuer == self._files.certificate.subject:
-            self.highest = max(self.highest, serial)
         this = certificate.fingerprint(hashes.SHA256())
         first, other = self._first.setdefault((certificate.issuer.public_bytes(), serial), (path, this))
         if other != this:  # an operator's may be stored once for each of its names
@@ -171,7 +169,7 @@ def main(argv: list[str], version: str) -> int:
     found += check.folders()
     for entry in tqdm(store.entries(), unit=" certificates", disable=None):
         found += check.certificate(entry)
-    found += _check_serial(files, check.highest)
+    found += _check_serial(files, store)
     problems = [{"where": str(where), "problem": fault.problem, "meaning": fault.meaning} for where, fault in found]
     if line.flag("--json"):
         print(json.dumps({"checked": check.checked, "problems": problems}))
@@ -235,11 +233,19 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
     return files, found
 
 
-def _check_serial(files: CaFiles | None, highest: int) -> list[tuple[Path, Fault]]:
-    if files is None or files.serials.peek() > highest:
+def _check_serial(files: CaFiles | None, store: Store) -> list[tuple[Path, Fault]]:
+    """Whether the serial file is behind what the store has seen, by what certifier itself goes by."""
+    if files is None:
+        return []
+    ledger = Ledger(store.root, files.certificate)
+    try:
+        highest = max(ledger.highest(), ledger.read(lambda _: None))
+    except OSError:  # of a folder that can't be read, which is a fault of its own
+        highest = ledger.highest()
+    if files.serials.peek() > highest:
         return []
     fault = Fault(
-        f"it says {files.serials.peek()}, but the store holds a certificate with the serial number {highest}",
+        f"it says {files.serials.peek()}, but the store has seen the serial number {highest}",
         f"certifier goes on after the store's; other programs would repeat serials: echo {highest + 1} > the file",
     )
     return [(files.serials.path, fault)]

@@ -437,6 +437,21 @@ def test_check_says_what_is_wrong_and_what_that_means(room: Room, spoiler: str) 
     assert text.stdout.endswith(f" checked, {count} {'problem' if count == 1 else 'problems'}\n")
 
 
+def test_check_of_the_serial_file_goes_by_what_certifier_goes_by(room: Room) -> None:
+    """An operator's certificate, signed with the same CA by OpenSSL, has a random number: counting never reaches it."""
+    room.place(room.ca.issue("www.example.com", serial=1 << 150))
+    assert in_json(room, "check", STORE, *SIGN) == {"checked": 3, "problems": []}
+
+
+def test_check_of_the_serial_file_of_another_program(room: Room) -> None:
+    """That of the plugin holds the last number used; its certificates are without their key, which is the CA's."""
+    room.place(room.ca.issue("www.example.com", serial=5000, with_key=False))
+    (room.folder / "serial.txt").write_text("5000\n")
+    found = in_json(room, "check", STORE, *SIGN, status=1)
+    assert isinstance(found, dict)
+    assert "it says 5000, but the store has seen the serial number 5000" in [p["problem"] for p in found["problems"]]
+
+
 def test_check_of_a_ca_that_is_not_there(room: Room) -> None:
     """In certifier's own folder a CA is made at start; an operator's must exist."""
     for words, meaning in (
