@@ -7,6 +7,7 @@ says what is wrong and what to do.
 import errno
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from certificates import Unreadable
 from errors import RetrievalError, UsageError
 from leaf import BACKDATED
 from serials import SerialFile
+from tlsconfig import server_context
 
 CaKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -121,6 +123,8 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     chain = tuple(c for c in (certificate, *others) if not certpath.is_root(c))
     if key.public_key() != certificate.public_key():
         raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
+    if chain:
+        _check_servable((certificate, *(c for c in chain if c != certificate)), key, certificate_path)
     serials = SerialFile(serial_path)
     try:
         serials.check()
@@ -178,6 +182,21 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
             f"the CA certificate {path} may not sign certificates (keyUsage without keyCertSign);"
             f" make another: {_GOOD_CA}"
         )
+
+
+def _check_servable(issuers: Sequence[x509.Certificate], key: CaKey, path: Path) -> None:
+    """Raise ``UsageError`` if OpenSSL refuses to send them after a leaf, as it does if one has a weak key or signature.
+
+    They are tried as a server's own, as there is no leaf yet.
+    """
+    pem = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in issuers)
+    try:
+        server_context(pem + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    except RetrievalError as error:
+        raise UsageError(
+            f"no leaf can be served with the certificates in {path}: {error}; intermediates need RSA keys of 2048 bits"
+            " or more, or EC keys, and signatures with SHA-256 or better"
+        ) from error
 
 
 def _load_key(path: Path) -> CaKey:

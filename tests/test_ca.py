@@ -18,6 +18,7 @@ import ca
 import signer
 from errors import UsageError
 from keys import generate
+from tlsconfig import server_context
 
 
 def write(folder: Path, authority: TestCA, chain: bytes = b"") -> tuple[Path, Path, Path]:
@@ -170,7 +171,6 @@ def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_pa
     for made, told in (
         (root, []),  # nobody verifies a root's own signature
         (chains.make("middle", root, bits=2048), []),
-        (chains.make("middle", root, bits=2048, digest="sha1"), ["with SHA1;"]),
         (chains.make("short", bits=1024), ["an RSA key of 1024 bits;"]),
     ):
         paths[0].write_bytes(made.pem)
@@ -214,12 +214,11 @@ def test_one_that_those_above_it_do_not_allow_is_warned_about(tmp_path: Path) ->
 
 
 def test_one_below_a_weak_one_is_warned_about(tmp_path: Path) -> None:
-    """OpenSSL and others refuse what it signs; OpenSSL does not even serve that if the weak one is an intermediate."""
+    """OpenSSL and others refuse what it signs."""
     root = chains.make("root", bits=2048, digest="sha1")  # nobody verifies a root's own signature
     for above, told in (
         ((root,), ""),
         ((chains.make("upper", root, bits=2048), root), ""),
-        ((chains.make("upper", root, bits=2048, digest="sha1"), root), "above it, signed with SHA1;"),
         ((chains.make("short", bits=1024),), "above it, an RSA key of 1024 bits;"),
     ):
         made = chains.make("middle", above[0])
@@ -234,6 +233,32 @@ def test_one_below_a_weak_one_is_warned_about(tmp_path: Path) -> None:
         (tmp_path / "root.pem").write_bytes(above[-1].pem)
         verify = "openssl", "verify", "-auth_level", "2", "-CAfile", tmp_path / "root.pem", "-untrusted", paths[0]
         assert (run(*verify, tmp_path / "leaf.pem").returncode != 0) == bool(told)
+
+
+def test_one_with_an_intermediate_that_openssl_does_not_send_is_refused(tmp_path: Path) -> None:
+    """Or each connection would fail, and have its leaf made anew."""
+    root = chains.make("root", bits=2048)
+    upper = chains.make("upper", root, bits=2048)
+    for path, told in (
+        ((upper, root), None),
+        ((chains.make("upper", root, bits=2048, digest="sha1"), root), "md too weak; intermediates need"),
+        ((chains.make("upper", root, bits=1024), root), "key too small; intermediates need"),
+        ((chains.make("middle", upper), upper, root), None),
+        ((chains.make("middle", upper, bits=2048, digest="sha1"), upper), "md too weak; intermediates need"),
+        ((chains.make("middle", upper, bits=1024), upper), "key too small; intermediates need"),
+        ((root, upper), None),  # below it, not above: of no use, and no harm
+    ):
+        paths = write(tmp_path, TestCA("op"))
+        paths[0].write_bytes(chains.file(path))
+        paths[1].write_bytes(key_pem(path[0].key))
+        if told is None:
+            found = ca.load(*paths, now())
+            key, csr = signer.request("a.example", generate("p256"))
+            server_context(authority_for(found).sign(csr, "a.example", now(), []) + key)
+        else:
+            with pytest.raises(UsageError, match=told) as raised:
+                ca.load(*paths, now())
+            assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("encoding", ["named_curve", "explicit"])
