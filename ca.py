@@ -122,7 +122,9 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
     _check(certificate, certificate_path, now)
     chain = tuple(c for c in (certificate, *others) if not certpath.is_root(c))
     if key.public_key() != certificate.public_key():
-        raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}")
+        below = any(key.public_key() == other.public_key() for other in others)
+        hint = ", but to one below it, which has to come first" if below else ""
+        raise UsageError(f"the key in {key_path} does not belong to the certificate in {certificate_path}{hint}")
     if chain:
         _check_servable((certificate, *(c for c in chain if c != certificate)), key, certificate_path)
     serials = SerialFile(serial_path)

@@ -317,13 +317,19 @@ def link_to_itself(folder: Path) -> None:
     (folder / "serial.txt").symlink_to("serial.txt")
 
 
+def root_before_it(folder: Path) -> None:
+    ca_file = folder / "ca.crt"
+    ca_file.write_bytes(TestCA("root").pem + ca_file.read_bytes())
+
+
 def rewrite(name: str = "op", **options: object) -> Callable[[Path], None]:
     return lambda folder: write(folder, TestCA(name, **options)) and None  # type: ignore[arg-type]
 
 
 BAD: list[tuple[Callable[[Path], object], str]] = [
     (encrypted_key, "passphrase"),
-    (lambda f: (f / "ca.key").write_bytes(key_pem(new_key())), "does not belong"),
+    (lambda f: (f / "ca.key").write_bytes(key_pem(new_key())), "does not belong to the certificate in .*crt$"),
+    (root_before_it, "does not belong to .*, but to one below it, which has to come first"),
     (lambda f: (f / "ca.key").write_text("x"), "no usable PEM private key"),
     (lambda f: (f / "ca.key").unlink(), "can't read"),
     (lambda f: (f / "ca.crt").write_text("x"), "no PEM certificate"),
