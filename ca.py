@@ -114,9 +114,16 @@ def paths_in(folder: Path) -> tuple[Path, Path, Path]:
 
 def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> CaFiles:
     """Load the CA from an operator's three files, and check it."""
+    content = _read(certificate_path)
     try:
-        certificate, *others = certificates.read(_read(certificate_path))
+        certificate, *others = certificates.read(content)
     except Unreadable as error:
+        if not _is_pem(content):
+            raise UsageError(
+                f"{certificate_path} holds no PEM certificate that can be read: it is in another form; OpenSSL converts"
+                f" DER: openssl x509 -inform der -in {certificate_path} -out ca.pem, and PKCS#12, with the key:"
+                f" openssl pkcs12 -noenc -in {certificate_path} -out ca.pem"
+            ) from error
         raise UsageError(f"{certificate_path} holds no PEM certificate that can be read: {error}") from error
     key = _load_key(key_path)
     _check(certificate, certificate_path, now)
@@ -202,14 +209,21 @@ def _check_servable(issuers: Sequence[x509.Certificate], key: CaKey, path: Path)
 
 
 def _load_key(path: Path) -> CaKey:
+    content = _read(path)
     try:
-        key = serialization.load_pem_private_key(_read(path), password=None)
+        key = serialization.load_pem_private_key(content, password=None)
     except TypeError as error:
         raise UsageError(
             f"the key in {path} has a passphrase, which certifier can't ask for; take it off:"
             f" openssl pkey -in {path} -out plain.key"
         ) from error
     except (ValueError, UnsupportedAlgorithm, InternalError) as error:  # the last: a length wrong for its type
+        if not _is_pem(content):
+            raise UsageError(
+                f"{path} holds no usable PEM private key: it is in another form; OpenSSL converts DER: openssl pkey"
+                f" -inform der -in {path} -out plain.key, and PKCS#12, with the certificate:"
+                f" openssl pkcs12 -noenc -in {path} -out ca.pem"
+            ) from error
         raise UsageError(f"{path} holds no usable PEM private key") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
         raise UsageError(f"the key in {path} is neither RSA nor EC")
@@ -221,6 +235,11 @@ def _read(path: Path) -> bytes:
         return reading.whole(path)
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
+
+
+def _is_pem(content: bytes) -> bool:
+    """Whether it may be PEM (RFC 7468): an empty file is not said to be something else."""
+    return not content or b"-----BEGIN " in content
 
 
 def _is_missing(path: Path) -> bool:

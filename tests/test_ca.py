@@ -317,6 +317,15 @@ def link_to_itself(folder: Path) -> None:
     (folder / "serial.txt").symlink_to("serial.txt")
 
 
+def in_der(folder: Path) -> None:
+    path = folder / "ca.crt"
+    path.write_bytes(x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER))
+
+
+def key_in_der(folder: Path) -> None:
+    (folder / "ca.key").write_bytes(new_key().private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+
 def root_before_it(folder: Path) -> None:
     ca_file = folder / "ca.crt"
     ca_file.write_bytes(TestCA("root").pem + ca_file.read_bytes())
@@ -330,9 +339,13 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
     (encrypted_key, "passphrase"),
     (lambda f: (f / "ca.key").write_bytes(key_pem(new_key())), "does not belong to the certificate in .*crt$"),
     (root_before_it, "does not belong to .*, but to one below it, which has to come first"),
-    (lambda f: (f / "ca.key").write_text("x"), "no usable PEM private key"),
+    (lambda f: (f / "ca.key").write_text("-----BEGIN x"), "no usable PEM private key$"),
+    (lambda f: (f / "ca.key").write_text(""), "no usable PEM private key$"),
+    (key_in_der, "no usable PEM private key: it is in another form; OpenSSL converts DER: openssl pkey"),
     (lambda f: (f / "ca.key").unlink(), "can't read"),
-    (lambda f: (f / "ca.crt").write_text("x"), "no PEM certificate"),
+    (lambda f: (f / "ca.crt").write_text("-----BEGIN x"), "no PEM certificate that can be read: (?!it is in)"),
+    (lambda f: (f / "ca.crt").write_text(""), "no PEM certificate that can be read: (?!it is in)"),
+    (in_der, "no PEM certificate that can be read: it is in another form; OpenSSL converts DER: openssl x509"),
     (lambda f: (f / "ca.crt").unlink(), "can't read"),
     (lambda f: (f / "serial.txt").write_text("x"), "decimal number"),
     (lambda f: (f / "serial.txt").unlink(), "echo 1000 >"),
