@@ -122,6 +122,9 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
         yield Fault("no extendedKeyUsage", "Apple's clients want serverAuth in it")
     elif ExtendedKeyUsageOID.SERVER_AUTH not in usages:
         yield Fault("extendedKeyUsage without serverAuth", "every client refuses it for a server")
+    features = certificates.extension(certificate, x509.TLSFeature)
+    if features is not None and x509.TLSFeatureType.status_request in features:  # RFC 7633 §4.2.2
+        yield Fault("it must be served with an OCSP response", "certifier sends none: Firefox and GnuTLS refuse it")
     constraints = certificates.extension(certificate, x509.BasicConstraints)
     if constraints is not None and constraints.ca:
         yield Fault("a CA certificate in place of a server's", "Firefox refuses it")

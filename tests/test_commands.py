@@ -394,6 +394,10 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "MD5": (lambda room: signed_with(room, "md5"), "signed with MD5"),
     "an algorithm that is none": (signed_oddly, "signed with an algorithm that nobody knows"),
     "a CA's": (lambda room: by_openssl(room, "-addext", "basicConstraints=CA:TRUE"), "a CA certificate in place of"),
+    "must-staple": (
+        lambda room: by_openssl(room, "-addext", "tlsfeature=status_request"),
+        "it must be served with an OCSP response",
+    ),
     "a long life": (lambda room: room.place(weak(room, long=True)), "valid for over 502 days"),
     "for clients": (lambda room: room.place(weak(room, client=True)), "extendedKeyUsage without serverAuth"),
     "no usage": (lambda room: room.place(weak(room, bare=True)), "no extendedKeyUsage"),
