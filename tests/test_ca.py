@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -401,6 +402,22 @@ def test_a_ca_in_a_folder_that_cannot_be_written_to_is_not_said_to_be_missing(tm
     (tmp_path / ".lock").mkdir()  # not even root can open it for writing
     with pytest.raises(UsageError, match=r"can't use the CA in .*, which must be writable: Is a directory; --sign-"):
         ca.open_folder(tmp_path, now())
+
+
+def test_a_serial_file_that_cannot_be_written_may_be_so_for_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock is beside it, and a longer number replaces it."""
+    paths = write(tmp_path, TestCA("op"))
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as mounted:
+        mounted.setattr("io.open", read_only)
+        with pytest.raises(UsageError, match=r"Read-only file system; it and its folder must be writable$"):
+            ca.load(*paths, now())
+    ca.load(*paths, now())
 
 
 def test_a_certificate_that_cannot_be_seen_is_not_taken_for_missing(tmp_path: Path) -> None:
