@@ -45,7 +45,8 @@ _GOOD_CA = (
 class CaFiles:
     """A CA to sign with. ``chain`` is what is sent after a leaf: the intermediates, not the root.
 
-    ``path`` is the CA and those above it, as far as its file has them: each certifies the one before. ``is_new``: it
+    ``path`` is the CA and those above it, as far as its file has them: each certifies the one before. ``others`` are
+    all that follow it in its file. ``is_new``: it
     was created just now, and nothing was signed in its name yet, though its key may be older.
     """
 
@@ -54,6 +55,7 @@ class CaFiles:
     chain: tuple[x509.Certificate, ...]
     serials: SerialFile
     path: tuple[x509.Certificate, ...]
+    others: tuple[x509.Certificate, ...] = ()
     warnings: tuple[str, ...] = ()
     is_new: bool = False
 
@@ -154,14 +156,14 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         for meaning, problems in refused.items()
     ]
     path = certpath.upward(certificate, others)
-    weak = (*certlint.of_any(certificate), *certlint.of_path(path))
+    weak = (*certlint.of_any(certificate), *certlint.of_path(path, others))
     warnings += [f"the CA certificate {certificate_path}: {fault.problem}; {fault.meaning}" for fault in weak]
     if key_path.stat().st_mode & 0o077:
         warnings.append(
             f"others can read the CA's key {key_path}, and pose as any site to all who trust the CA:"
             f" chmod go= {key_path}"
         )
-    return CaFiles(certificate, key, chain, serials, path, tuple(warnings))
+    return CaFiles(certificate, key, chain, serials, path, tuple(others), tuple(warnings))
 
 
 def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:

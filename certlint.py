@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
 import certificates
+import certpath
 from errors import RetrievalError
 from strength import MIN_RSA
 from tlsconfig import server_context
@@ -83,13 +84,15 @@ def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
         yield Fault("extendedKeyUsage without serverAuth", "OpenSSL and most others refuse what it signs")
 
 
-def of_path(path: Sequence[x509.Certificate]) -> Iterator[Fault]:
+def of_path(path: Sequence[x509.Certificate], others: Sequence[x509.Certificate]) -> Iterator[Fault]:
     """Faults of the CAs above one: their keys, signatures and serial numbers, and their basicConstraints, RFC 5280
-    §6.1.4. Each signed the one before it.
+    §6.1.4. Each signed the one before it. ``others`` are all that its file has.
     """
     for problem, meaning in dict.fromkeys(fault for certificate in path[1:] for fault in of_any(certificate)):
         yield Fault(f"above it, {problem}", meaning)
     refused = "clients that trust one above it refuse what it signs"
+    if len(path) == 1 and not certpath.is_root(path[0]) and any(other != path[0] for other in others):
+        yield Fault("signed by none of those after it in its file", refused)
     below = 0  # CAs below this one; self-issued ones don't count
     exceeded = []
     for certificate, issuer in pairwise(path):

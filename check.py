@@ -220,7 +220,8 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
         made = chosen.folder is not None and not os.path.lexists(paths[0])
         fate = "certifier makes a CA there when it starts" if made else "certifier does not start with this CA"
         return None, [(paths[0], Fault(str(error), fate))]
-    faults = (*certlint.of_any(files.certificate), *certlint.of_ca(files.certificate), *certlint.of_path(files.path))
+    above = certlint.of_path(files.path, files.others)
+    faults = (*certlint.of_any(files.certificate), *certlint.of_ca(files.certificate), *above)
     found = [(paths[0], fault) for fault in faults]
     warning = files.expiry_warning(now)
     if warning is not None:

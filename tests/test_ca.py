@@ -214,6 +214,31 @@ def test_one_that_those_above_it_do_not_allow_is_warned_about(tmp_path: Path) ->
         assert (run(*verify, tmp_path / "leaf.pem").returncode != 0) == bool(told)
 
 
+def test_one_that_those_in_its_file_did_not_sign_is_warned_about(tmp_path: Path) -> None:
+    """Then nothing that clients could use is sent after a leaf: they know its root, but not who signed it."""
+    root, former = TestCA("root"), TestCA("upper")
+    upper = TestCA("upper", parent=root)
+    lower = TestCA("lower", parent=upper)
+    for authority, chain, told in (
+        (lower, upper.pem + root.pem, False),
+        (lower, upper.pem, False),
+        (lower, b"", False),  # clients may know the one above it
+        (lower, lower.pem, False),
+        (root, former.pem, False),
+        (lower, root.pem, True),
+        (lower, former.pem, True),  # the right name, but another key
+        (lower, lower.pem + root.pem, True),
+    ):
+        paths = write(tmp_path, authority, chain=chain)
+        found = ca.load(*paths, now())
+        assert [": signed by none of those after it in its file; clients" in w for w in found.warnings] == [True] * told
+        pem = authority_for(found).sign(signer.request("a.example", generate("p256"))[1], "a.example", now(), [])
+        (tmp_path / "leaf.pem").write_bytes(pem)
+        (tmp_path / "root.pem").write_bytes(root.pem)
+        verify = "openssl", "verify", "-CAfile", tmp_path / "root.pem", "-untrusted", paths[0], tmp_path / "leaf.pem"
+        assert run(*verify).returncode != 0 or not told
+
+
 def test_one_below_a_weak_one_is_warned_about(tmp_path: Path) -> None:
     """OpenSSL and others refuse what it signs."""
     root = chains.make("root", bits=2048, digest="sha1")  # nobody verifies a root's own signature

@@ -596,6 +596,13 @@ def test_check_of_a_ca_that_those_above_it_do_not_allow(room: Room) -> None:
     )
 
 
+def test_check_of_a_ca_that_those_in_its_file_did_not_sign(room: Room) -> None:
+    above = chains.make("root")
+    (room.folder / "ca.crt").write_bytes(chains.make("middle", above, key=room.ca.key).pem + TestCA("root").pem)
+    found = command(room, "check", STORE, *SIGN).stdout
+    assert "ca.crt: signed by none of those after it in its file\n  clients that trust one above it refuse" in found
+
+
 @pytest.mark.parametrize(
     ("fault", "problem"), [("ends", "certificate has expired"), ("signs", "invalid CA certificate"), ("", "")]
 )
