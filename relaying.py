@@ -66,13 +66,16 @@ class Relaying:
     def untouched(self, way: Way, origin: socket.socket, data: bytes, how: str = "untouched") -> None:
         """Relay without decrypting. A PROXY header goes to the redirect, not to a bypassed tunnel's own target."""
         way.record.context = how
+        # Whoever looked whether it had ended was told of a reset, and no read will be. It is not one that our own data
+        # drew, behind a FIN: the origin was sent nothing yet.
+        lost = sockets.peer(origin) is None
         if how != _BYPASSED:
             try:
                 self.introduce(way, origin, None)
             except OriginError as error:
                 way.record.fail(error)  # the client's protocol is unknown: it is told by the close alone
                 return
-        self.run(way, PlainStream(way.client, data), PlainStream(origin))
+        self.run(way, PlainStream(way.client, data), PlainStream(origin, lost=lost))
 
     def introduce(
         self, way: Way, origin: socket.socket, name: str | None, version: str | None = None, alpn: str | None = None

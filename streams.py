@@ -158,12 +158,13 @@ class Stream(ABC):
 
 
 class PlainStream(Stream):
-    """A TCP connection without TLS. ``received``: what was read from ``sock`` before."""
+    """A TCP connection without TLS. ``received``: what was read from ``sock`` before; ``lost``: TCP has failed."""
 
     __slots__ = ("_in", "_out")
 
-    def __init__(self, sock: socket.socket, received: bytes = b"") -> None:
+    def __init__(self, sock: socket.socket, received: bytes = b"", lost: bool = False) -> None:
         super().__init__(sock)
+        self._lost = lost
         self._in = memoryview(received)
         self._out: list[bytes] = []
 

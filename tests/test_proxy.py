@@ -44,6 +44,7 @@ from pki import TestCA, key_pem, new_key
 from test_hello import message, real_hello, records, server_name
 
 import greeting
+import sockets
 from limits import Limits
 
 
@@ -509,6 +510,24 @@ def test_an_origin_that_has_closed_hurries_no_client_amid_its_hello(monkeypatch:
         hello, data = reading.get()
     assert hello is not None
     assert (hello.server_name, data) == ("a.example", whole)
+
+
+@pytest.mark.parametrize("option", ["--non-tls=relay", "--bypass=*"])
+def test_an_origin_that_resets_before_anybody_has_spoken(tmp_path: Path, option: str) -> None:
+    """Looking whether it has ended takes the reset from the socket."""
+
+    def leave(sock: socket.socket) -> None:
+        sockets.reset(sock)
+        sock.close()
+
+    with (
+        Origin(leave) as server,
+        Program(tmp_path, "--store=certs", "--max=9", option, "--deny=other.example") as running,
+        tunnel(running.address, f"localhost:{server.port}") as sock,
+    ):
+        assert "outcome=origin-reset" in running.wait_for(" tunnel ")
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
 
 
 # TLS directly on the listener
