@@ -1,20 +1,18 @@
-"""The CA's files: an operator's certificate, key and serial file, or a folder with the three, created on first use.
+"""The CA's files: its certificate, with those above it, its key and its serial file.
 
-``load`` and ``open_folder`` return a ``CaFiles`` that can be signed with, or raise ``UsageError`` with one line that
-says what is wrong and what to do.
+``load`` returns a ``CaFiles`` that can be signed with, or raises ``UsageError`` with one line that says what is wrong
+and what to do.
 """
 
 import errno
-import os
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID
@@ -22,17 +20,14 @@ from cryptography.x509.oid import PublicKeyAlgorithmOID
 import certificates
 import certlint
 import certpath
-import files
 import reading
 from certificates import Unreadable
 from errors import RetrievalError, UsageError
-from leaf import BACKDATED
 from serials import SerialFile
 from tlsconfig import server_context
 
 CaKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
-VALIDITY = timedelta(days=3653)  # ten years
 EXPIRY_NOTICE = timedelta(days=30)
 
 _GOOD_CA = (
@@ -46,8 +41,8 @@ class CaFiles:
     """A CA to sign with. ``chain`` is what is sent after a leaf: the intermediates, not the root.
 
     ``path`` is the CA and those above it, as far as its file has them: each certifies the one before. ``others`` are
-    all that follow it in its file. ``is_new``: it
-    was created just now, and nothing was signed in its name yet, though its key may be older.
+    all that follow it in its file. ``is_new``: it was created just now, and nothing was signed in its name yet, though
+    its key may be older.
     """
 
     certificate: x509.Certificate
@@ -89,33 +84,8 @@ class CaFiles:
         )
 
 
-def open_folder(folder: Path, now: datetime) -> CaFiles:
-    """The CA in a folder: ``ca.crt``, ``ca.key``, ``serial.txt``; a new root if there is no ``ca.crt``.
-
-    An existing key or serial file is used for it: an interrupted start left it behind, or an operator put it there.
-    """
-    paths = paths_in(folder)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with files.locked(folder / ".lock"):  # two programs started at once must make one CA
-            if is_new := _is_missing(paths[0]):
-                _make(*paths, now)
-    except OSError as error:
-        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror
-        if os.path.isfile(paths[0]):  # on a disk that is mounted read-only, as secrets are in containers
-            hint = "--sign-cert, --sign-key and --sign-serial take its files from different folders"
-            raise UsageError(f"can't use the CA in {folder}, which must be writable: {reason}; {hint}") from error
-        raise UsageError(f"can't use or make a CA in {folder}: {reason}") from error
-    return replace(load(*paths, now), is_new=is_new)
-
-
-def paths_in(folder: Path) -> tuple[Path, Path, Path]:
-    """Certificate, key and serial file of the CA in a folder."""
-    return folder / "ca.crt", folder / "ca.key", folder / "serial.txt"
-
-
 def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> CaFiles:
-    """Load the CA from an operator's three files, and check it."""
+    """Load the CA from its three files, and check it."""
     content = _read(certificate_path)
     try:
         certificate, *others = certificates.read(content)
@@ -127,7 +97,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
                 f" openssl pkcs12 -noenc -in {certificate_path} -out ca.pem"
             ) from error
         raise UsageError(f"{certificate_path} holds no PEM certificate that can be read: {error}") from error
-    key = _load_key(key_path)
+    key = load_key(key_path)
     _check(certificate, certificate_path, now)
     chain = tuple(c for c in (certificate, *others) if not certpath.is_root(c))
     if key.public_key() != certificate.public_key():
@@ -213,7 +183,8 @@ def _check_servable(issuers: Sequence[x509.Certificate], key: CaKey, path: Path)
         ) from error
 
 
-def _load_key(path: Path) -> CaKey:
+def load_key(path: Path) -> CaKey:
+    """A CA's private key. Raises ``UsageError``."""
     content = _read(path)
     try:
         key = serialization.load_pem_private_key(content, password=None)
@@ -245,44 +216,3 @@ def _read(path: Path) -> bytes:
 def _is_pem(content: bytes) -> bool:
     """Whether it may be PEM (RFC 7468): an empty file is not said to be something else."""
     return not content or b"-----BEGIN " in content
-
-
-def _is_missing(path: Path) -> bool:
-    """Whether there is no such file. Raises ``OSError`` for a link to one that is not there: it may yet be mounted."""
-    if reading.exists(path):
-        return False
-    if path.is_symlink():
-        raise FileNotFoundError(errno.ENOENT, f"{path} is a link to a file that does not exist")
-    return True
-
-
-def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> None:
-    key: CaKey
-    if _is_missing(key_path):
-        key = ec.generate_private_key(ec.SECP256R1())
-        files.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    else:
-        key = _load_key(key_path)
-    if not reading.exists(serial_path):
-        SerialFile(serial_path).create()
-    # Firefox refuses a second CA with the same issuer and serial number: each gets a name of its own.
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"certifier CA {secrets.token_hex(4)}")])
-    usage = dict.fromkeys(
-        ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement",
-         "encipher_only", "decipher_only"), False
-    )  # fmt: skip
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + VALIDITY)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.KeyUsage(key_cert_sign=True, crl_sign=True, **usage), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    # The certificate is written last: a folder that has it has all three.
-    files.write_new(certificate_path, certificate.public_bytes(Encoding.PEM), mode=0o644)

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 import ca
+import cafolder
 import files
 import reading
 from ca import CaFiles
@@ -45,7 +46,7 @@ class Issuance:
         self._chosen = chosen
         self.store = open_store(chosen.store, create=None if chosen.ca.files is None else True)
         if founds and chosen.ca.folder is not None:
-            self.files: CaFiles | None = ca.open_folder(chosen.ca.folder, now)
+            self.files: CaFiles | None = cafolder.load(chosen.ca.folder, now)
         else:
             self.files = self._load(now)
         self.authority = self._new_authority(self.files, tell)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import ca
+import cafolder
 from commandline import CommandLine, address, path
 from errors import UsageError
 from keys import KEY_TYPES
@@ -143,7 +143,7 @@ def ca_options(line: CommandLine) -> CaOptions:
     missing = tuple(option for option in SIGN if given and option not in given)
     files = None if missing or not given else (given[SIGN[0]], given[SIGN[1]], given[SIGN[2]])
     if folder is not None:
-        files = ca.paths_in(folder)
+        files = cafolder.files_in(folder)
     return CaOptions(folder, files, missing)
 
 

@@ -16,6 +16,7 @@ from pki import TestCA, cert_pem, key_pem, new_key, now
 from test_signer import authority_for
 
 import ca
+import cafolder
 import signer
 from errors import UsageError
 from keys import generate
@@ -32,8 +33,8 @@ def write(folder: Path, authority: TestCA, chain: bytes = b"") -> tuple[Path, Pa
 
 
 def test_a_folder_is_made_once(tmp_path: Path) -> None:
-    made = ca.open_folder(tmp_path / "x" / "ca", now())
-    again = ca.open_folder(tmp_path / "x" / "ca", now())
+    made = cafolder.load(tmp_path / "x" / "ca", now())
+    again = cafolder.load(tmp_path / "x" / "ca", now())
     assert made.certificate == again.certificate
     assert made.warnings == again.warnings == ()
     assert made.chain == ()
@@ -46,12 +47,12 @@ def test_a_folder_is_made_once(tmp_path: Path) -> None:
 
 
 def test_several_that_start_at_once_make_one_ca(tmp_path: Path) -> None:
-    opened = ThreadPool(4).map(lambda _: ca.open_folder(tmp_path / "ca", now()), range(4))
+    opened = ThreadPool(4).map(lambda _: cafolder.load(tmp_path / "ca", now()), range(4))
     assert len({found.certificate.serial_number for found in opened}) == 1
 
 
 def test_the_made_root(tmp_path: Path) -> None:
-    certificate = ca.open_folder(tmp_path, now()).certificate
+    certificate = cafolder.load(tmp_path, now()).certificate
     extensions = certificate.extensions
     basic = extensions.get_extension_for_class(x509.BasicConstraints)
     usage = extensions.get_extension_for_class(x509.KeyUsage)
@@ -65,7 +66,7 @@ def test_the_made_root(tmp_path: Path) -> None:
 
 
 def test_two_made_roots_differ_in_name(tmp_path: Path) -> None:
-    one, two = (ca.open_folder(tmp_path / name, now()).certificate for name in "ab")
+    one, two = (cafolder.load(tmp_path / name, now()).certificate for name in "ab")
     assert one.subject != two.subject
 
 
@@ -401,7 +402,7 @@ def test_bad_files(tmp_path: Path, spoil: Callable[[Path], object], message: str
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"can't use or make a CA in .*file: it is not a folder"):
-        ca.open_folder(tmp_path / "file", now())
+        cafolder.load(tmp_path / "file", now())
 
 
 @pytest.mark.parametrize("name", ["ca.crt", "ca.key"])
@@ -411,22 +412,22 @@ def test_a_link_to_a_file_that_is_not_there_is_told_and_nothing_is_made(tmp_path
     link.parent.mkdir()
     link.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=f"{name} is a link to a file that does not exist"):
-        ca.open_folder(link.parent, now())
+        cafolder.load(link.parent, now())
     assert sorted(os.listdir(link.parent)) == [".lock", name]
-    paths = ca.paths_in(tmp_path / "other")
-    ca.open_folder(tmp_path / "other", now())
+    paths = cafolder.files_in(tmp_path / "other")
+    cafolder.load(tmp_path / "other", now())
     for path in paths:
         (link.parent / path.name).unlink(missing_ok=True)
         (link.parent / path.name).symlink_to(path)
-    assert ca.open_folder(link.parent, now()).certificate == ca.load(*paths, now()).certificate
+    assert cafolder.load(link.parent, now()).certificate == ca.load(*paths, now()).certificate
 
 
 def test_a_ca_in_a_folder_that_cannot_be_written_to_is_not_said_to_be_missing(tmp_path: Path) -> None:
-    ca.open_folder(tmp_path, now())
+    cafolder.load(tmp_path, now())
     (tmp_path / ".lock").unlink()
     (tmp_path / ".lock").mkdir()  # not even root can open it for writing
     with pytest.raises(UsageError, match=r"can't use the CA in .*, which must be writable: Is a directory; --sign-"):
-        ca.open_folder(tmp_path, now())
+        cafolder.load(tmp_path, now())
 
 
 def test_a_serial_file_that_cannot_be_written_may_be_so_for_its_folder(
@@ -449,7 +450,7 @@ def test_a_certificate_that_cannot_be_seen_is_not_taken_for_missing(tmp_path: Pa
     """It may be a symbolic link into an inaccessible folder: nothing is created."""
     (tmp_path / "ca.crt").symlink_to("ca.crt")
     with pytest.raises(UsageError, match=r"can't use or make a CA in .*: Too many levels of symbolic links"):
-        ca.open_folder(tmp_path, now())
+        cafolder.load(tmp_path, now())
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "ca.crt"}
 
 

@@ -17,7 +17,7 @@ from pki import TestCA, key_pem, now
 from test_leaves import LATER
 from test_signer import authority_for, files
 
-import ca
+import cafolder
 from keys import KeyStock
 from leaves import Leaves
 from store import Store
@@ -29,7 +29,7 @@ import os, signal, sys
 sys.path.insert(0, {str(HERE)!r})
 from datetime import datetime, timedelta, UTC
 from pathlib import Path
-import ca
+import ca, cafolder
 from keys import KeyStock
 from leaves import Leaves, Wanted
 from ledger import Ledger
@@ -63,7 +63,7 @@ if job == "make named":  # as on a system where no file is without a name
     vars(os).pop("O_TMPFILE", None)
 if job == "ca":
     arm()
-    ca.open_folder(folder, now)
+    cafolder.load(folder, now)
 else:
     CA = ca.load(*paths, now)
     leaves = Leaves(Store(folder / "certs"), Authority(CA, Ledger(folder / "certs", CA.certificate)), KeyStock("p256"))
@@ -134,7 +134,7 @@ def test_kill_at_every_step_of_making_a_ca(tmp_path: Path, when: str) -> None:
         result = suicide(folder, step, when, "ca")
         again = suicide(folder, 1000, when, "ca")
         assert again.returncode == 0, again.stderr
-        assert ca.open_folder(folder, now()).warnings == ()
+        assert cafolder.load(folder, now()).warnings == ()
         assert stat.S_IMODE((folder / "ca.key").stat().st_mode) == 0o600
         if result.returncode == 0:
             break

@@ -13,7 +13,7 @@ from pki import now
 from test_contexts import Clock
 
 import health
-from ca import VALIDITY, paths_in
+from cafolder import VALIDITY, files_in
 from health import LOOK_SECONDS, Health
 from issuance import Issuance
 from leaf import BACKDATED
@@ -23,7 +23,7 @@ from workers import Workers
 
 def options(folder: Path, ca: bool = True) -> LeafOptions:
     (folder / "certs").mkdir(exist_ok=True)
-    chosen = CaOptions(folder / "ca", paths_in(folder / "ca"), ()) if ca else CaOptions(None, None, ())
+    chosen = CaOptions(folder / "ca", files_in(folder / "ca"), ()) if ca else CaOptions(None, None, ())
     return LeafOptions(folder / "certs", chosen, "p256", 45, None)
 
 

@@ -8,7 +8,7 @@ from lab import run
 from pki import now
 from test_signer import authority_for
 
-import ca
+import cafolder
 import signer
 from keys import KEY_TYPES, generate
 from signer import Authority
@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def authority(folder: Path) -> Authority:
-    return authority_for(ca.open_folder(folder, now()))
+    return authority_for(cafolder.load(folder, now()))
 
 
 def findings(linter: str, *paths: Path) -> list[str]:

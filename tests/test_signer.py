@@ -261,10 +261,10 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import ca, keys, ledger, signer
+import cafolder, keys, ledger, signer
 
 folder, now = Path(sys.argv[1]), datetime.now(UTC)
-files = ca.open_folder(folder, now)
+files = cafolder.load(folder, now)
 book = ledger.Ledger(folder, files.certificate)
 files.serials.prepare(book, print, True)
 authority = signer.Authority(files, book)
