@@ -14,6 +14,11 @@ MAX_PAYLOAD = 65_536  # octets of a frame that is kept whole; endpoints accept 1
 MAX_BLOCK = 65_536  # octets of a header block on the wire
 MAX_FRAMES = 2 * MAX_BLOCK  # the same with its frames' headers: a block cut into tiny frames is abuse
 
+_ERRORS = (
+    "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
+)  # fmt: skip
 _BLOCKS = {HEADERS, PUSH_PROMISE}
 _KEPT = {HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, GOAWAY}  # whole; the others are passed over
 _HEADER = struct.Struct(">HBBBL")
@@ -137,3 +142,8 @@ class Frames:
         if start > end:
             raise Unreadable("more padding than payload")
         return payload[start:end]
+
+
+def error_name(code: int) -> str:
+    """The name of an error code, RFC 9113 §7; the number if it has none."""
+    return _ERRORS[code] if code < len(_ERRORS) else str(code)

@@ -8,7 +8,7 @@ import time
 
 import ambiguity
 from exchange import MAX_FIELDS, Exchange, Fields, Unreadable
-from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames
+from frames import ACK, DATA, END_STREAM, GOAWAY, HEADERS, PUSH_PROMISE, RST_STREAM, SETTINGS, Frames, error_name
 from headerblocks import HeaderBlocks
 from recorder import NO_ROOM, Malformed, Recorder
 
@@ -18,11 +18,6 @@ MAX_STREAMS = 1000  # open at once; endpoints allow about 100, some gRPC servers
 _ANY = 1 << 64  # octets: no body is longer
 _OTHER_LENGTH = "a body of another length than was declared"
 _TABLE_SIZE, _ENABLE_PUSH = 1, 2  # SETTINGS_HEADER_TABLE_SIZE, SETTINGS_ENABLE_PUSH
-_ERRORS = (
-    "NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR", "SETTINGS_TIMEOUT", "STREAM_CLOSED",
-    "FRAME_SIZE_ERROR", "REFUSED_STREAM", "CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM",
-    "INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED",
-)  # fmt: skip
 
 
 class _Side:
@@ -73,7 +68,7 @@ class Http2:
     @property
     def unfinished(self) -> bool:
         """Whether a header block of the client's has begun, and not ended."""
-        return self._up.frames.incomplete > 0
+        return self.held > 0
 
     def ahead(self, sent: bool) -> int:
         """How many of the next octets, from the client (``sent``) or the origin, are content: cheap to pass at once."""
@@ -166,9 +161,9 @@ class Http2:
             code = int.from_bytes(payload[:4])
             # RFC 9113 §8.1: the rest of the request is not needed. Node.js sends this instead of END_STREAM.
             done = code == 0 and (stream in self._answered or self._whole(stream))
-            self._end(stream, None if done else f"reset by the {side.name}: {_error(code)}")
+            self._end(stream, None if done else f"reset by the {side.name}: {error_name(code)}")
         elif kind == GOAWAY and side is self._down:
-            last, error = _stream(payload[:4]), _error(int.from_bytes(payload[4:8]))
+            last, error = _stream(payload[:4]), error_name(int.from_bytes(payload[4:8]))
             for unseen in [number for number in self._streams if number > last and number % 2]:
                 self._end(unseen, f"the origin goes away: {error}")
 
@@ -288,7 +283,3 @@ class Http2:
 
 def _stream(octets: bytes) -> int:
     return int.from_bytes(octets) & 0x7FFFFFFF  # the first bit is reserved
-
-
-def _error(code: int) -> str:
-    return _ERRORS[code] if code < len(_ERRORS) else str(code)
