@@ -1,6 +1,6 @@
 """``Bypassing``: which tunnels pass untouched, by the operator's rules and by what clients have rejected.
 
-Part of step 6 of the diagram in ARCHITECTURE.md. It knows names and addresses, and of TLS only what a
+Part of steps 5 and 6 of the diagram in ARCHITECTURE.md. It knows names and addresses, and of TLS only what a
 ClientHello says.
 """
 
