@@ -9,6 +9,7 @@
 #             (bench-growth: how cost grows, a quarter of an hour; bench-mixed: latency under mixed load, two minutes;
 #              bench-workers: what sharing a port costs, three minutes; bench-price: what observing traffic costs, five)
 # make check  runs make test without the set-up: linter, types, tests
+# make clean  removes the virtual environment, caches and what make fuzz found
 
 PYTHON ?= python3
 VENV := .venv
