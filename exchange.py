@@ -75,6 +75,9 @@ class Exchange:
             return _origin(self.connection.scheme, self.authority) + self.target
         if self.target == "*":
             return _origin(self.connection.scheme, self.authority)
+        if self.version == "2" and (self.method, self.target) != ("CONNECT", self.authority):
+            # RFC 9113 §8.3.1: its path never names an authority, even if it looks as if it did.
+            return f"{_origin(self.connection.scheme, self.authority)}/{self.target}"
         scheme, absolute, rest = self.target.partition("://")
         if not absolute:
             return self.target

@@ -199,10 +199,9 @@ class Http2:
             ambiguity.check_http2(special, fields)
             ambiguity.check_authority(*filter(None, named))  # RFC 9113 §8.3.1
             length = ambiguity.declared_length(fields)
-        exchange = self._recorder.request(
-            special.get(b":method", ""), authority, special.get(b":path", authority), "2", fields,
-            special.get(b":protocol"), pushed,
-        )  # fmt: skip
+        method = special.get(b":method", "")
+        path = special.get(b":path", authority if method == "CONNECT" else "")
+        exchange = self._recorder.request(method, authority, path, "2", fields, special.get(b":protocol"), pushed)
         if length is not None:
             self._lengths[stream] = length
         if len(self._streams) >= MAX_STREAMS:

@@ -80,6 +80,24 @@ def test_the_url(method: str, authority: str, target: str, url: str) -> None:
     assert Seen().recorder().request(method, authority, target, "1.1", []).url == url
 
 
+@pytest.mark.parametrize(
+    ("method", "target", "url"),
+    [
+        ("GET", "/x", "https://a.example/x"),
+        ("GET", "https://b.example/x", "https://a.example/https://b.example/x"),
+        ("GET", "b.example", "https://a.example/b.example"),
+        ("GET", "a.example", "https://a.example/a.example"),
+        ("GET", "?x", "https://a.example/?x"),
+        ("GET", "", "https://a.example/"),
+        ("OPTIONS", "*", "https://a.example"),
+        ("CONNECT", "a.example", "a.example"),
+        ("CONNECT", "https://b.example/", "https://a.example/https://b.example/"),  # with :protocol, RFC 8441
+    ],
+)
+def test_a_path_of_http_2_does_not_pass_for_another_authority(method: str, target: str, url: str) -> None:
+    assert Seen().recorder().request(method, "a.example", target, "2", []).url == url
+
+
 def test_a_field_of_several_lines() -> None:
     fields = [(b"Vary", b"a"), (b"X", b"\xe9"), (b"vary", b"b")]
     assert header(fields, b"vary") == "a, b"

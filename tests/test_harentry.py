@@ -175,7 +175,7 @@ def test_bodies_that_were_not_captured() -> None:
 
 def test_what_did_not_come() -> None:
     recorder = Seen().recorder(10)
-    made = recorder.request("CONNECT", "", "b.example:1", "2", [])
+    made = recorder.request("CONNECT", "b.example:1", "b.example:1", "2", [])
     recorder.end(made, "no response")
     told = valid(entry(made, 1000))
     assert (told["response"]["status"], told["comment"]) == (0, "no response")

@@ -321,6 +321,20 @@ def test_padding_priority_and_continuations() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asks", "url"),
+    [
+        ([*ASK[:3], (":path", "https://b.example/x")], "https://a.example/https://b.example/x"),
+        ([*ASK[:3], (":path", "")], "https://a.example/"),
+        (ASK[:3], "https://a.example/"),
+        ([(":method", "CONNECT"), (":authority", "b.example:1")], "b.example:1"),
+    ],
+)
+def test_only_the_authority_names_one(asks: Pairs, url: str) -> None:
+    ask = wire(HeadersFrame(1, block(asks), flags=["END_HEADERS", "END_STREAM"]))
+    assert [exchange.url for exchange in watch([(CLIENT, PREFACE + ask)]).done] == [url]
+
+
+@pytest.mark.parametrize(
     ("client", "origin", "note"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", b"", "the client: no HTTP/2 preface"),
