@@ -62,8 +62,8 @@ def as_json(exchange: Exchange) -> str:
 
 def combined(exchange: Exchange) -> str:
     """The combined log format of NCSA and Apache, escaped as Apache does; absolute URLs, as forward proxies log."""
-    # HTTP/2 would let spaces through, which give the line more words than log analysers expect.
-    method, url = (said.replace(" ", "%20") for said in (exchange.method, without_user(exchange.url)))
+    # HTTP/2 would let spaces through, or no method at all: more or fewer words than log analysers expect.
+    method, url = (said.replace(" ", "%20") for said in (exchange.method or "-", without_user(exchange.url)))
     referer = without_user(header(exchange.request_fields, b"referer"))
     agent = header(exchange.request_fields, b"user-agent")
     client = exchange.connection.client.rpartition(":")[0].strip("[]")
