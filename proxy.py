@@ -122,7 +122,7 @@ class Proxy:
                 head = None
                 try:
                     head, behind = self._read_head(client, data, deadline)
-                    record.user_agent = head.header(b"user-agent")
+                    record.version, record.user_agent = head.http_version, head.header(b"user-agent")
                     if head.method == "CONNECT":
                         record.kind = "tunnel"
                         self._connect(client, head, behind, record)

@@ -28,7 +28,8 @@ class Record:
     target: str | None = None
     method: str | None = None  # of the request, if it is not a tunnel
     url: str | None = None  # as requested: absolute, or the path of a page
-    referer: str = ""  # this and the next of the request or the CONNECT
+    version: str = "1.1"  # of HTTP, and the next two: of the request or the CONNECT
+    referer: str = ""
     user_agent: str = ""
     sni: str | None = None
     context: str | None = None  # where it came from: memory, disk, made; or untouched, bypassed
@@ -123,7 +124,7 @@ class Record:
         method = "CONNECT" if self.kind == "tunnel" else self.method or "-"
         asked = quotable(self.target or "-") if self.url is None else quotable(without_user(self.url), MAX_URL)
         return (
-            f'{ip} - {user_word(self.user)} [{clf(began)}] "{quotable(method)} {asked} HTTP/1.1"'
+            f'{ip} - {user_word(self.user)} [{clf(began)}] "{quotable(method)} {asked} HTTP/{self.version}"'
             f" {status} {self.received or '-'}"
             f' "{quotable(without_user(self.referer)) or "-"}" "{quotable(self.user_agent) or "-"}"'
         )

@@ -255,15 +255,15 @@ def test_who_asked_for_what_and_what_he_got(tmp_path: Path, roots: Path, server:
         assert exchange(program.address, odd).status == 400
         assert exchange(program.address, b"GET /healthz HTTP/1.0\r\n\r\n").status == 200
         text = eventually(path, "healthz")
-    told = re.findall(r'- (\S+) \[.*?\] "(\S+ \S+) HTTP/[\d.]+" (\d+)', text)
-    assert told.pop(1) == ("alice", f"CONNECT localhost:{server.port}", "200")
+    told = re.findall(r'- (\S+) \[.*?\] "(\S+ \S+ HTTP/[\d.]+)" (\d+)', text)
+    assert told.pop(1) == ("alice", f"CONNECT localhost:{server.port} HTTP/1.1", "200")
     assert told == [
-        ("alice", f"GET {urls[0]}", "200"),
-        ("alice", f"GET {urls[1]}", "200"),
-        ("alice", f"GET {urls[2]}".replace(":80", ""), "502"),
-        ("-", f"GET {urls[1]}", "407"),
-        ("-", "GET http://127.0.0.9/denied", "400"),
-        ("-", "GET /healthz", "200"),
+        ("alice", f"GET {urls[0]} HTTP/1.1", "200"),
+        ("alice", f"GET {urls[1]} HTTP/1.1", "200"),
+        ("alice", f"GET {urls[2]} HTTP/1.1".replace(":80", ""), "502"),
+        ("-", f"GET {urls[1]} HTTP/1.1", "407"),
+        ("-", "GET http://127.0.0.9/denied HTTP/1.1", "400"),
+        ("-", "GET /healthz HTTP/1.0", "200"),
     ]
 
 
