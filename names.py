@@ -83,5 +83,6 @@ def target(text: str, default_port: int | None = None, lowest_port: int = 1) -> 
         host = ""
     name = host_name(host)
     if name is None or not _PORT.match(port) or not lowest_port <= int(port) < 65536:
-        raise ClientError(f"not a valid host and port: {text[:300]!r}")
+        said = "it has user information" if "@" in text else repr(text[:300])  # which may be a password
+        raise ClientError(f"not a valid host and port: {said}")
     return Target(name, int(port))

@@ -91,6 +91,13 @@ def test_malformed_targets(text: str) -> None:
         names.target(text)
 
 
+def test_what_is_said_of_a_malformed_target_has_no_password() -> None:
+    with pytest.raises(ClientError, match=r"^not a valid host and port: it has user information$"):
+        names.target("alice:s3cret@a:443")
+    with pytest.raises(ClientError, match=r"^not a valid host and port: 'a:443:443'$"):
+        names.target("a:443:443")
+
+
 def test_the_default_port() -> None:
     assert names.target("a", default_port=80) == Target("a", 80)
     assert names.target("a:81", default_port=80) == Target("a", 81)
