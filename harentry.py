@@ -37,6 +37,7 @@ def entry(exchange: Exchange, body_max: int) -> Value:
         "cache": {},
         "timings": timings,
         "connection": str(exchange.connection.id),
+        "_client": exchange.connection.client,  # as in the log
     }
     address = exchange.connection.origin.rpartition(":")[0].strip("[]")
     with suppress(ValueError):  # the field is optional

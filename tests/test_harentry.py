@@ -52,6 +52,7 @@ def test_an_entry() -> None:
     assert told["timings"] == {"send": 5.0, "wait": 15.0, "receive": 30.5}
     assert told["time"] == 50.5
     assert (told["serverIPAddress"], told["connection"]) == ("192.0.2.1", str(made.connection.id))
+    assert told["_client"] == made.connection.client
     ask, answer = told["request"], told["response"]
     assert (ask["method"], ask["url"], ask["httpVersion"]) == (
         "POST", "https://a.example/x?q=1&r=%C3%A9+z&s", "HTTP/1.1",

@@ -447,7 +447,9 @@ def test_har(tmp_path: Path, roots: Path, server: Origin) -> None:
         eventually(path, "/b")
         json.loads(path.read_text())  # valid while it is being written
         curl(program, f"https://localhost:{server.port}/c")
+        tunnels = program.tunnels(3)
     entries = json.loads(path.read_text())["log"]["entries"]
+    assert {f"client={entry['_client']}" for entry in entries} == {line.split()[2] for line in tunnels}
     assert [entry["request"]["url"].rpartition("/")[2] for entry in entries] == ["a", "b", "c"]
     assert entries[0]["request"]["postData"]["text"] == "x=1"
     assert json.loads(entries[0]["response"]["content"]["text"]) == json.loads(JSON)
