@@ -11,7 +11,7 @@ from names import Target
 _OWN_SITE = ("", "none", "same-origin")  # Sec-Fetch-Site of a program, of an address typed by the user, of our own page
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Visit:
     """A request for a page of the proxy's own."""
 
@@ -21,6 +21,7 @@ class Visit:
     called: str  # the name it has for us, as sent: its Host field or the authority of an absolute-form; empty if none
     where: Target  # the same, parsed; or the address where it reached us, if that is no host and port
     header: Callable[[bytes], str]  # returns the value of a request field, by its name in lower case
+    user: str | None = None  # who authenticated, where that was checked
 
 
 class Onlookers:
@@ -50,7 +51,8 @@ class Onlookers:
 
     def check_client(self, visit: Visit) -> None:
         """``check`` without its first step: whether a page of ours, in the same client, may see live data."""
-        if self._access.check(visit.ip, lambda: self._authorization(visit)) is not None:
+        visit.user = self._access.check(visit.ip, lambda: self._authorization(visit))
+        if visit.user is not None:
             return
         address = names.ip_of(visit.ip)
         if address is None or not address.is_loopback:

@@ -118,8 +118,9 @@ class PlainHttp:
             where = parse_target(called, default_port=80)
         except ClientError:
             where = Target(*client.sock.getsockname()[:2])
-        page = self._website.page(Visit(head.method, path, client.ip, called, where, head.header))
-        record.status, record.outcome = page.status, "closed"
+        visit = Visit(head.method, path, client.ip, called, where, head.header)
+        page = self._website.page(visit)
+        record.status, record.outcome, record.user = page.status, "closed", visit.user
         if page.stream is None:
             client.sock.settimeout(STREAM_SECONDS)
             sockets.send(client.sock, page.reply)  # may be large: ``last_word`` has one second

@@ -254,7 +254,12 @@ def test_who_asked_for_what_and_what_he_got(tmp_path: Path, roots: Path, server:
         odd = b"GET http://u:secret@127.0.0.9/denied HTTP/1.1\r\nHost: a\r\n\r\n"
         assert exchange(program.address, odd).status == 400
         assert exchange(program.address, b"GET /healthz HTTP/1.0\r\n\r\n").status == 200
-        text = eventually(path, "healthz")
+        for right in (True, False):
+            status = run(
+                "curl", "-u", f"alice:{'pw' if right else 'no'}", "-w", "%{http_code}", f"{program.url}/metrics"
+            )
+            assert status.stdout.endswith("200" if right else "401")
+        text = eventually(path, "(?s)metrics.*metrics")
     told = re.findall(r'- (\S+) \[.*?\] "(\S+ \S+ HTTP/[\d.]+)" (\d+)', text)
     assert told.pop(1) == ("alice", f"CONNECT localhost:{server.port} HTTP/1.1", "200")
     assert told == [
@@ -264,6 +269,8 @@ def test_who_asked_for_what_and_what_he_got(tmp_path: Path, roots: Path, server:
         ("-", f"GET {urls[1]} HTTP/1.1", "407"),
         ("-", "GET http://127.0.0.9/denied HTTP/1.1", "400"),
         ("-", "GET /healthz HTTP/1.0", "200"),
+        ("alice", "GET /metrics HTTP/1.1", "200"),
+        ("-", "GET /metrics HTTP/1.1", "401"),
     ]
 
 
