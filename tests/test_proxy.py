@@ -516,7 +516,10 @@ def test_an_origin_that_has_closed_hurries_no_client_amid_its_hello(monkeypatch:
 def test_an_origin_that_resets_before_anybody_has_spoken(tmp_path: Path, option: str) -> None:
     """Looking whether it has ended takes the reset from the socket."""
 
+    dialled = Event()  # a reset before that would be one of the dial
+
     def leave(sock: socket.socket) -> None:
+        dialled.wait(WAIT)
         sockets.reset(sock)
         sock.close()
 
@@ -525,6 +528,7 @@ def test_an_origin_that_resets_before_anybody_has_spoken(tmp_path: Path, option:
         Program(tmp_path, "--store=certs", "--max=9", option, "--deny=other.example") as running,
         tunnel(running.address, f"localhost:{server.port}") as sock,
     ):
+        dialled.set()
         assert "outcome=origin-reset" in running.wait_for(" tunnel ")
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
