@@ -9,9 +9,10 @@ from pathlib import Path
 import gevent
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from gevent.monkey import get_original
 from lab import WAIT, no_garbage, no_memory, until
-from pki import TestCA, new_key, now
+from pki import TestCA, key_pem, new_key, now
 from test_leaves import NAME, Room
 from test_signer import authority_for, files
 
@@ -170,7 +171,9 @@ def test_contexts_are_counted_by_where_they_came_from(leaves: Counted, clock: Cl
 
 @pytest.mark.parametrize("source", ["disk", "made"])
 def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
-    """Neither an operator's RSA-4096 leaves nor an RSA-4096 CA: others wait less than 20 ms (median of ten names)."""
+    """Neither an operator's RSA-4096 leaves nor an RSA-4096 CA: others wait for less than a fifth of the time for which
+    the validation of such a key would hold the GIL (median of ten names).
+    """
     authority = TestCA("big", key=new_key(4096))
     store = Store(tmp_path / "certs")
     contexts = ContextCache(99, Leaves(store, authority_for(files(tmp_path, authority)), KeyStock("p256")), Workers())
@@ -192,7 +195,9 @@ def test_rsa_4096_does_not_stall_the_hub(tmp_path: Path, source: str) -> None:
         assert context
         assert context.source == source
         stalls.append(worst)
-    assert sorted(stalls)[5] < 0.02
+    start = time.monotonic()
+    load_pem_private_key(key_pem(key), password=None)
+    assert sorted(stalls)[5] < (time.monotonic() - start) / 5
 
 
 def test_an_error_reaches_all_and_is_not_kept(leaves: Counted, room: Room, caplog: pytest.LogCaptureFixture) -> None:
