@@ -1,9 +1,12 @@
 """Requests whose Host differs from the name that was connected to, for each value of ``--mismatch``."""
 
+from contextlib import nullcontext
+
 import pytest
 from test_policy import policy
 from watching import connection
 
+from errors import Misdirected
 from exchange import Exchange
 from guard import Guard
 from policy import Mismatch
@@ -28,6 +31,8 @@ def test_another_host(what: Mismatch, authority: str) -> None:
     for _ in range(3):
         found.request(asks(authority))
     assert (found.refusal is not None) == (what is Mismatch.DENY)
+    with pytest.raises(Misdirected) if what is Mismatch.DENY else nullcontext():
+        found.check()
     assert (record.remark or "").count("Host") == (what is Mismatch.LOG)  # once per tunnel
 
 

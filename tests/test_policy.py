@@ -153,7 +153,7 @@ def test_clients_by_network() -> None:
     rules = policy(clients=networks("--allow-from", ["10.0.0.0/8", "fe80::/10"]))
     for ip in ("10.1.2.3", "::ffff:10.1.2.3", "fe80::1%eth0"):
         rules.check_client(ip)
-    for ip in ("11.0.0.1", "::1"):
+    for ip in ("11.0.0.1", "::1", "no address"):
         with pytest.raises(Refused):
             rules.check_client(ip)
     policy().check_client("anything")
@@ -213,6 +213,7 @@ def test_allow_by_name_or_by_address() -> None:
     rules.check_allowed_name(Target("good.example", 1))
     with pytest.raises(Refused):
         rules.check_allowed_name(Target("other.example", 1))
+    policy().check_allowed_name(Target("other.example", 1))
 
 
 def test_what_is_not_allowed_by_name_is_refused_before_it_is_looked_up() -> None:

@@ -27,6 +27,8 @@ def test_a_pair_is_bypassed_for_an_hour_after_so_many_refusals() -> None:
     assert refusals.learned() == [(ALICE, LEARNED_SECONDS)]
     for other in (Pair("10.0.0.2", ALICE.name), Pair(ALICE.client, "x.example")):
         assert not refusals.bypasses(other)
+    clock.time = 600.0
+    assert refusals.learned() == [(ALICE, LEARNED_SECONDS - 600)]
     clock.time = LEARNED_SECONDS
     assert refusals.learned() == []
     assert not refusals.bypasses(ALICE)
@@ -71,6 +73,7 @@ def test_of_several_tunnels_each_counts_until_it_ends() -> None:
     assert refusals.uses(ALICE)
     refusals.ended(ALICE, records[0])
     assert not refusals.uses(ALICE)
+    assert not refusals._open  # nothing is remembered of a pair without a tunnel
 
 
 def test_a_client_that_uses_a_name_refuses_it_by_saying_so() -> None:
