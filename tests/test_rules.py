@@ -27,6 +27,7 @@ from lab import (
     get,
     http_origin,
     read_reply,
+    reserved_port,
     run,
     secure_tunnel,
     strict_context,
@@ -122,7 +123,7 @@ def test_users(tmp_path: Path, roots: Path, origin: Origin) -> None:
         assert run(*words, "-U", "alice:s:cret").stdout.startswith("GET / ")
         assert run(*words, "-U", "alice:s:cret", "--proxy-anyauth").stdout.startswith("GET / ")
         program.wait_for("tunnel .* user=alice")
-        plain = b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: a\r\n"
+        plain = b"GET http://nowhere.invalid/ HTTP/1.1\r\nHost: a\r\n"
         assert exchange(program.address, plain + b"\r\n").status == 407
         good = f"Proxy-Authorization: Basic {b64('alice:s:cret')}\r\n\r\n".encode()
         assert exchange(program.address, plain + good).status == 502
@@ -254,7 +255,7 @@ def test_ports(tmp_path: Path, roots: Path, origin: Origin) -> None:
                 exchange(program.address, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % port).status == 403
             )
         for port in (80, 443):
-            assert connect(program, f"127.0.0.9:{port}").status == 502
+            assert connect(program, f"nowhere.invalid:{port}").status == 502
     with running(tmp_path, roots, f"--ports={origin.port}") as program:
         assert connect(program, "127.0.0.1:443").status == 403
         with secure_tunnel(program, f"localhost:{origin.port}") as secure:
@@ -507,17 +508,17 @@ def test_the_address_that_was_dialled_for_a_name_counts(
 def test_a_bypass_counts_for_tls_without_a_connect(
     tmp_path: Path, roots: Path, redirected: bool, bypassed: bool
 ) -> None:
-    """Nobody listens on 127.0.0.1:443: a bypassed client gets an alert, any other is told inside TLS."""
+    """There is no such origin: a bypassed client gets an alert, any other is told inside TLS."""
     with Origin(http_origin) as plain, ExitStack() as stack:
-        options = [f"--redirect=127.0.0.1:{plain.port}"] * redirected + ["--bypass=localhost"] * bypassed
+        options = [f"--redirect=127.0.0.1:{plain.port}"] * redirected + ["--bypass=nowhere.invalid"] * bypassed
         program = stack.enter_context(running(tmp_path, roots, *options))
         sock = stack.enter_context(socket.create_connection(program.address, timeout=WAIT))
         context = strict_context(program.ca)
         if bypassed:
             with pytest.raises(ssl.SSLError, match="alert"):
-                context.wrap_socket(sock, server_hostname="localhost")
+                context.wrap_socket(sock, server_hostname="nowhere.invalid")
         else:
-            secure = stack.enter_context(context.wrap_socket(sock, server_hostname="localhost"))
+            secure = stack.enter_context(context.wrap_socket(sock, server_hostname="nowhere.invalid"))
             assert get(secure).status == (200 if redirected else 502)
         assert plain.connections == (redirected and not bypassed)
 
@@ -577,7 +578,8 @@ def test_a_server_name_other_than_the_connect_host(
                     assert get(secure, host=name).status == status
                 line = program.wait_for(rf" target=127\.0\.0\.2:\d+ sni={name} ")
                 assert (f"server name {name} is not 127.0.0.2" in line) == (what != "allow")
-        plain = exchange(program.address, b"GET http://127.0.0.9:80/ HTTP/1.1\r\nHost: other\r\n\r\n")
+        with reserved_port() as dead:
+            plain = exchange(program.address, b"GET http://127.0.0.1:%d/ HTTP/1.1\r\nHost: other\r\n\r\n" % dead)
         assert plain.status == (421 if what == "deny" else 502)
 
 

@@ -246,7 +246,7 @@ def test_who_asked_for_what_and_what_he_got(tmp_path: Path, roots: Path, server:
         urls = [
             f"https://localhost:{server.port}/in",
             f"http://localhost:{plain.port}/plain",
-            "http://127.0.0.9:80/none",
+            "http://nowhere.invalid:80/none",
         ]
         for url in urls:
             curl(program, url, *alice)
