@@ -14,7 +14,8 @@ from test_users import line
 
 import access
 from access import Access
-from errors import AuthenticationRequired, TooManyConnections
+from errors import AuthenticationRequired, Refused, TooManyConnections
+from patterns import networks
 from turns import Turns
 from users import Users
 
@@ -46,6 +47,14 @@ def test_a_verified_password_is_not_verified_again(door: Access, monkeypatch: py
     assert come(door, "alice:sesame") == "alice"
     with pytest.raises(AuthenticationRequired):
         come(door, "alice:guess")
+
+
+def test_a_client_of_another_network_is_refused_whatever_it_knows(tmp_path: Path) -> None:
+    (tmp_path / "users").write_bytes(line(b"alice", b"sesame"))
+    door = Access(policy(clients=networks("--allow-from", ["192.0.2.0/24"])), Users(tmp_path / "users"))
+    assert come(door, "alice:sesame") == "alice"
+    with pytest.raises(Refused):
+        come(door, "alice:sesame", "198.51.100.1")
 
 
 @pytest.mark.parametrize("share", [1, 3])

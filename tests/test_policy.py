@@ -122,8 +122,14 @@ def test_lists_in_files(tmp_path: Path) -> None:
     assert patterns(f"@{path}").is_empty
     path.write_bytes(b"\xff")
     os.mkfifo(tmp_path / "fifo")
-    for bad in (path, tmp_path / "none", tmp_path, tmp_path / "fifo", "/dev/zero"):
-        with pytest.raises(UsageError, match="can't read"):
+    for bad, reason in (
+        (path, "not UTF-8"),
+        (tmp_path / "none", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "fifo", "It is a pipe"),
+        ("/dev/zero", "a line of 1048576 characters"),
+    ):
+        with pytest.raises(UsageError, match=f"can't read {re.escape(str(bad))}: {reason}"):
             patterns(f"@{bad}")
 
 
