@@ -188,18 +188,26 @@ def test_a_tap_may_not_change_how_the_response_is_read(before: str, after: str) 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 
 
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
 @pytest.mark.parametrize(
-    "fields",
+    ("head", "fields"),
     [
-        [(b"Host", b"a")],
-        [(b"Host", b"a"), (b"content-length", b"5")],
-        [(b"Host", b"a"), (b"Transfer-Encoding", b"chunked")],
+        (POST, []),
+        (POST, [(b"content-length", b"5")]),
+        (POST, [(b"Transfer-Encoding", b"chunked")]),
+        (CHUNKED, []),
+        (CHUNKED, [(b"Content-Length", b"4")]),
+        (GET, [(b"Content-Length", b"4")]),
+        (GET, [(b"Transfer-Encoding", b"chunked")]),
     ],
 )
-def test_a_tap_may_not_change_where_a_request_ends(fields: list[tuple[bytes, bytes]]) -> None:
-    rewriter = Rewriter(Seen().recorder(), lambda exchange: setattr(exchange, "request_fields", fields))
+def test_a_tap_may_not_change_where_a_request_ends(head: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+    asked = [(b"Host", b"a"), *fields]
+    rewriter = Rewriter(Seen().recorder(), lambda exchange: setattr(exchange, "request_fields", asked))
     with pytest.raises(Refused, match="changed the framing"):
-        passed(rewriter, POST)
+        passed(rewriter, head)
 
 
 @pytest.mark.parametrize("named", [b"X-Mark", b"close, x-mark", b"x-a", b"host"])
@@ -368,10 +376,11 @@ def test_a_response_may_take_as_long_as_it_goes_on(monkeypatch: pytest.MonkeyPat
         waiting.get(timeout=WAIT)
 
 
-def test_behind_a_101_that_is_no_upgrade_whatever_comes_is_refused() -> None:
+@pytest.mark.parametrize("data", [b"\x81\x02hi", b"GET /b"])
+def test_behind_a_101_that_is_no_upgrade_whatever_comes_is_refused(data: bytes) -> None:
     rewriter = Rewriter(Seen().recorder(), allow)
     asks = b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n"
     assert passed(rewriter, asks) == asks
     rewriter.received(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n")
     with pytest.raises(Refused):
-        passed(rewriter, b"\x81\x02hi")
+        passed(rewriter, data)
