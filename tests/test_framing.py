@@ -34,6 +34,14 @@ def test_a_head_is_not_given_before_it_ends() -> None:
         assert bool(reader) == (end > 0)
 
 
+def test_empty_lines_alone_begin_no_head() -> None:
+    reader = Heads()
+    assert reader.take(b"\r\n\r", 0) == (None, 3)
+    assert not reader.unfinished
+    assert reader.take(b"\nG", 0) == (None, 2)
+    assert reader.unfinished
+
+
 @pytest.mark.parametrize("size", [1, 3, 1 << 20])
 @pytest.mark.parametrize("begins", [b"", b"\r\n", b"\r\n\r"])
 def test_who_is_strict_does_not_wait_for_the_end_of_what_is_no_request(size: int, begins: bytes) -> None:
@@ -141,8 +149,8 @@ def test_where_bodies_are_judged_there_are_no_trailers(trailers: bytes, size: in
     "data",
     [
         b"x\r\n", b"\r\n", b"-1\r\n", b"0x1\r\n", b"1 1\r\n", b"12345678901234567\r\n", b"1\r\nab\r\n",
-        b"0\r\nno colon\r\n\r\n", b"1" + b" " * MAX_LINE + b"\r\n", b"0\r\na:" + b"b" * MAX_HEAD + b"\r\n\r\n",
-        b"0\r\n" + b"a:b\r\n" * (MAX_HEAD // 5 + 1) + b"\r\n",
+        b"0\r\nno colon\r\n\r\n", b"1" + b" " * MAX_LINE + b"\r\n", b"1" + b" " * MAX_LINE,
+        b"0\r\na:" + b"b" * MAX_HEAD + b"\r\n\r\n", b"0\r\n" + b"a:b\r\n" * (MAX_HEAD // 5 + 1) + b"\r\n",
     ],
 )  # fmt: skip
 def test_malformed_chunks(data: bytes, size: int) -> None:

@@ -84,6 +84,13 @@ def test_many_tiny_chunks_pass_as_one_piece() -> None:
     assert seen.done == seen.begun[:1]
 
 
+def test_a_chunk_that_not_everyone_can_count_is_refused() -> None:
+    """Java's HttpServer counts with 32 bits, one of them for the sign."""
+    assert passed(Rewriter(Seen().recorder(), allow), CHUNKED + b"7fffffff\r\n") == CHUNKED + b"7fffffff\r\n"
+    with pytest.raises(Refused, match="not everyone can count"):
+        passed(Rewriter(Seen().recorder(), allow), CHUNKED + b"80000000\r\n")
+
+
 def test_as_many_fields_as_can_be_shown_pass() -> None:
     request = b"POST / HTTP/1.1\r\nHost: a\r\n" + b"a: b\r\n" * (MAX_FIELDS - 2) + b"Content-Length: 4\r\n\r\nbody"
     assert passed(Rewriter(Seen().recorder(), allow), request) == request
