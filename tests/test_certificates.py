@@ -61,7 +61,7 @@ def pem(der: bytes) -> bytes:
     return b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
 
 
-def test_good_ones() -> None:
+def test_certificates_that_can_be_read() -> None:
     assert [c.subject for c in certificates.read(GOOD + CA.pem)] == [certificates.first(GOOD).subject, CA.name]
     assert certificates.first(pem(DER)) == certificates.first(GOOD + b"rubbish")
 
@@ -83,7 +83,7 @@ BAD = {spoiler: spoiled(spoiler) for spoiler in SPOILERS} | {
 
 
 @pytest.mark.parametrize("text", BAD.values(), ids=BAD)
-def test_bad_ones(text: bytes, tmp_path: Path) -> None:
+def test_what_is_no_certificate_cannot_be_read(text: bytes, tmp_path: Path) -> None:
     for read in (certificates.read, certificates.first):
         with pytest.raises(Unreadable):
             read(text)

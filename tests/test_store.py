@@ -39,7 +39,7 @@ def test_folders_above_it_are_made_too(tmp_path: Path) -> None:
         assert mode(Store(tmp_path / "a" / "certs").root) == 0o700
 
 
-def test_absent(certs: Store) -> None:
+def test_what_was_not_stored_is_not_found(certs: Store) -> None:
     assert certs.load("www.example.com") == []
 
 

@@ -26,7 +26,7 @@ def is_rsa(certificate: x509.Certificate) -> bool:
 
 
 @pytest.mark.parametrize("kind", NARROW)
-def test_says_which(their_roots: Roots, kind: str) -> None:
+def test_the_first_weak_certificate_of_a_chain_is_named(their_roots: Roots, kind: str) -> None:
     chain = [made.certificate for made in NARROW[kind](their_roots)]
     if not any(map(is_rsa, chain)):
         chain.append(their_roots.narrow.certificate)  # as in OpenSSL's chain, though it was not sent
@@ -37,7 +37,7 @@ def test_says_which(their_roots: Roots, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", GOOD)
-def test_nothing_wrong(their_roots: Roots, kind: str) -> None:
+def test_a_strong_chain_has_no_weakness(their_roots: Roots, kind: str) -> None:
     assert weakness(ders([made.certificate for made in GOOD[kind](their_roots)])) is None
 
 

@@ -499,7 +499,7 @@ def test_descriptors_past_1023(tmp_path: Path) -> None:
         assert len(children(running)) == 2
 
 
-def test_auto(tmp_path: Path) -> None:
+def test_auto_is_a_worker_for_each_core_and_none_for_one_core(tmp_path: Path) -> None:
     with Program(tmp_path, *BASE, "--workers=auto") as running:
         count = len(os.sched_getaffinity(0))
         assert len(children(running)) == (count if count > 1 else 0)

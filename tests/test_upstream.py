@@ -229,7 +229,7 @@ def test_a_machine_without_ipv6_is_not_out_of_resources(
     assert failure.type is kind
 
 
-def test_bad_roots(tmp_path: Path) -> None:
+def test_roots_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError):
         Upstream(str(tmp_path / "none"))
 
