@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from lab import Origin, Program, echo, http_origin
 from pki import TestCA
+from storeroom import Room
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compile the program once for its thousand starts
 
@@ -52,6 +53,11 @@ def origin(certificate: Path) -> Iterator[Origin]:
 def echo_origin(certificate: Path) -> Iterator[Origin]:
     with Origin(echo, certificate) as server:
         yield server
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
 
 
 @pytest.fixture(scope="session")

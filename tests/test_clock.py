@@ -8,18 +8,13 @@ import pytest
 from cryptography import x509
 from lab import until
 from pki import TestCA
+from storeroom import NAME, Room
 from test_contexts import Clock
 from test_downloads import downloads
-from test_leaves import NAME, Room
 from test_store import PEM
 
 from contexts import LOOK_SECONDS, ContextCache
 from workers import Workers
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path)
 
 
 @pytest.fixture

@@ -27,9 +27,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from gevent.event import Event
 from lab import HERE, WAIT, Program, run
 from pki import TestCA, cert_pem, key_pem, new_key, now
+from storeroom import Room
 from test_certificates import pem
 from test_health import options
-from test_leaves import Room
 
 import files
 import listing

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from gevent.monkey import get_original
 from lab import WAIT, no_garbage, no_memory, until
 from pki import TestCA, key_pem, new_key, now
-from test_leaves import NAME, Room
+from storeroom import NAME, Room
 from test_signer import authority_for, files
 
 from admission import Turnstile
@@ -66,11 +66,6 @@ def far_off() -> Turnstile:
         pass
     clock.advance(minutes=-1)
     return stile
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from lab import HERE
 from pki import TestCA, key_pem, now
-from test_leaves import LATER
+from storeroom import LATER
 from test_signer import authority_for, files
 
 import cafolder

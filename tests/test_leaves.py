@@ -15,48 +15,18 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from pki import TestCA, key_pem, new_key, now
+from storeroom import LATER, NAME, Room
 from test_signer import authority_for, files
 
 import reading
 from errors import RetrievalError
 from keys import KeyStock
-from leaf import Leaf, Unsettled, Unusable, read
-from leaves import Leaves, Wanted
+from leaf import Unsettled, Unusable, read
+from leaves import Leaves
 from pruning import Bound
 from store import Store
 from stored import MARK, Entry, Stored
 from tlsconfig import server_context
-
-NAME = "www.example.com"
-LATER = timedelta(seconds=4)  # long enough for a file to count as settled
-
-
-class Room:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = Store(folder / "certs")
-        self.ca = TestCA("one")
-        self.files = files(folder, self.ca)
-        self.leaves = Leaves(self.store, authority_for(self.files), KeyStock("p256"))
-        self.off = Leaves(self.store, None, KeyStock("p256"))
-        path = self.store.path(NAME)
-        assert path is not None
-        self.path = path
-
-    def retrieve(self, name: str, when: datetime, renew: bool = False, leaves: Leaves | None = None) -> Leaf | None:
-        """From ``leaves``, by default ``self.leaves``, which generate; ``notes`` are those of the last call."""
-        self.notes: list[str] = []
-        return (leaves or self.leaves).retrieve(name, when, self.notes, Wanted(renew=renew))
-
-    def place(self, content: bytes) -> None:
-        self.path.parent.mkdir(exist_ok=True)
-        self.path.write_bytes(content)
-        os.utime(self.path, times=(time.time() - 10,) * 2)  # as a copy that keeps its time; ``LATER``, it is at rest
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path)
 
 
 @pytest.mark.parametrize("ahead", [-0.5, 0.5])

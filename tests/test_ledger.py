@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from pki import TestCA, now
+from storeroom import Room
 from test_health import options
-from test_leaves import Room
 from test_signer import authority_for
 
 from errors import UsageError
@@ -13,11 +13,6 @@ from issuance import Issuance
 from keys import KeyStock
 from leaves import Leaves
 from ledger import Ledger
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path)
 
 
 def ledger_of(room: Room) -> Ledger:

@@ -8,8 +8,8 @@ from pathlib import Path, PosixPath
 import pytest
 from lab import HERE, run
 from pki import key_pem, new_key, now
+from storeroom import LATER, NAME, Room
 from test_commands import PROGRAM, STORE, command
-from test_leaves import LATER, NAME, Room
 from test_store import PEM, place
 
 import reading
@@ -20,11 +20,6 @@ from stored import MARK, Stored
 UTF_8 = os.environ | {"PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8:strict"}
 ODD_NAMES = (b"a\nb.crt", b"a\xff.crt")
 ODD_ESCAPED = ("a\\nb", "a\\udcff")
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path)
 
 
 def test_a_link_to_nowhere_is_something_that_cannot_be_read(room: Room) -> None:

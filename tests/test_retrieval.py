@@ -3,13 +3,12 @@
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 import gevent
 import pytest
 from pki import key_pem, new_key
+from storeroom import NAME, Room
 from test_contexts import Clock, Counted, far_off
-from test_leaves import NAME, Room
 
 from admission import Turnstile
 from contexts import ContextCache
@@ -22,11 +21,6 @@ from retrieval import Retrieval, settled
 from workers import Workers
 
 LIMITS = Limits(new_names=8, client_new_names=1024)
-
-
-@pytest.fixture
-def room(tmp_path: Path) -> Room:
-    return Room(tmp_path)
 
 
 def left(stile: Turnstile) -> int:
