@@ -543,7 +543,8 @@ def test_garbage_as_a_header_block_never_raises(octets: bytes) -> None:
     [
         (b":path", b"http://evil.example/p"), (b":path", b"x"), (b":path", b"/a b"), (b":path", b"/a#b"),
         (b":method", b"GET / HTTP/1.1"), (b":scheme", b"https://evil.example/?"), (b"a", b"b\r\nc: d"), (b"a", b"\0"),
-        (b"A", b"b"), (b"a b", b"c"), (b"transfer-encoding", b"chunked"),
+        (b"A", b"b"), (b"a b", b"c"), (b"transfer-encoding", b"chunked"), (b"connection", b"x"),
+        (b"keep-alive", b"timeout=5"), (b"proxy-connection", b"close"), (b"upgrade", b"h2c"),
     ],
 )  # fmt: skip
 def test_what_becomes_something_else_in_http_1_is_malformed_where_that_matters(name: bytes, value: bytes) -> None:

@@ -41,6 +41,10 @@ def test_folders_above_it_are_made_too(tmp_path: Path) -> None:
 
 def test_what_was_not_stored_is_not_found(certs: Store) -> None:
     assert certs.load("www.example.com") == []
+    path = certs.path("www.example.com")
+    assert path is not None
+    with pytest.raises(FileNotFoundError):
+        certs.read(path)
 
 
 def test_the_first_of_two_wins(certs: Store) -> None:
