@@ -12,7 +12,8 @@ A file defines any of the following; what it does not define costs nothing:
 
 Taps run in the tunnel's own greenlets: waiting (for another server, a subprocess, ``time.sleep``) holds up this tunnel
 alone; computing holds up all of them, and so does blocking file I/O, in which gevent can't switch greenlets.
-A tap that raises is logged with its traceback and, unless it is ``FAIL_CLOSED``, removed; the traffic goes on.
+A tap that raises is logged with its traceback and, unless it is ``FAIL_CLOSED``, removed; the traffic goes on as if
+that call had changed nothing.
 """
 
 import gc
@@ -35,13 +36,14 @@ import h11
 
 import reading
 from errors import Refused, UsageError
-from exchange import Exchange
+from exchange import Exchange, Fields
 from recorder import Observer
 
 HOOKS = ("opened", "data", "request", "response", "closed")
 BODY_MAX = 1_048_576  # octets of each body that are kept for response(), unless the file says otherwise
 _EMPTY = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _FAILED = "a tap failed on this request"
+_FAILURE = object()  # what a hook that failed returns
 
 # Calling one of these only returns an object for something else to run: a tap that should refuse would refuse nothing.
 _NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
@@ -136,7 +138,7 @@ class Tap:
         return any(hook in self._hooks for hook in hooks)
 
     def call(self, hook: str, *arguments: object) -> object:
-        """What the hook returns; None if there is no such hook, or it fails, which is logged and removes the tap.
+        """What the hook returns; None if there is no such hook, ``_FAILURE`` if it fails: logged, it removes the tap.
 
         If the tap fails closed, only another hook than ``request`` is removed, and a request that it fails on raises
         ``Refused``.
@@ -160,11 +162,27 @@ class Tap:
             else:
                 log.exception("request() of %s failed", self.path)
                 raise Refused(_FAILED) from error
-            return None
+            return _FAILURE
+
+    def look(self, exchange: Exchange) -> None:
+        """Show its ``request`` the request. What that changes would not go on, so others are not told of it either."""
+        asked = _asked(exchange)
+        if isinstance(self.call("request", exchange), Answer):
+            log.warning("request() of %s returned an Answer, which counts only with REWRITE = True", self.path)
+        if (exchange.authority, exchange.method, exchange.target, exchange.request_fields) != asked:
+            _restore(exchange, asked)
+            log.warning("request() of %s changed the request, which counts only with REWRITE = True", self.path)
 
     def decide(self, exchange: Exchange) -> Answer | None:
         """Let its ``request`` change the request or answer it. Raises ``Refused`` if it fails, and fails closed."""
+        asked = _asked(exchange)
         answer = self.call("request", exchange)
+        if answer is _FAILURE:
+            _restore(exchange, asked)
+            return None
+        if exchange.authority != asked[0]:
+            exchange.authority = asked[0]
+            log.warning("request() of %s set exchange.authority, which changes no request: it has no effect", self.path)
         if answer is None or isinstance(answer, Answer):
             return answer
         log.warning("request() of %s returned %r, which is not an Answer", self.path, answer)
@@ -200,8 +218,8 @@ class Taps(Observer):
     def request(self, exchange: Exchange) -> None:
         """Call the taps that only observe; ``decide`` calls those that act."""
         for tap in self._taps:
-            if not tap.rewrites and isinstance(tap.call("request", exchange), Answer):
-                log.warning("request() of %s returned an Answer, which counts only with REWRITE = True", tap.path)
+            if not tap.rewrites and tap.wants("request"):
+                tap.look(exchange)
 
     def ended(self, exchange: Exchange) -> None:
         """An exchange has ended."""
@@ -230,3 +248,12 @@ class Taps(Observer):
     def _tell(self, hook: str, *arguments: object) -> None:
         for tap in self._taps:
             tap.call(hook, *arguments)
+
+
+def _asked(exchange: Exchange) -> tuple[str, str, str, Fields]:
+    """The request as it is now."""
+    return exchange.authority, exchange.method, exchange.target, [*exchange.request_fields]
+
+
+def _restore(exchange: Exchange, asked: tuple[str, str, str, Fields]) -> None:
+    exchange.authority, exchange.method, exchange.target, exchange.request_fields = asked

@@ -319,6 +319,60 @@ def test_a_host_that_a_tap_sets_is_what_the_origin_is_told(tmp_path: Path, roots
             assert re.findall("Host: ([^ |]*)", got) == [host], got
 
 
+LOOKING = """
+def request(exchange):
+    exchange.method, exchange.target, exchange.authority = "PUT", "/changed", "other.example"
+    exchange.request_fields.append((b"X-Added", b"1"))
+    if exchange.connection.scheme == "http":
+        exchange.request_fields = exchange.authority = None
+"""
+
+
+def test_what_a_tap_that_only_looks_changes_is_not_told_to_others(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """Else the log would tell of a request that nobody made."""
+    with watched(tmp_path, roots, tap(tmp_path, LOOKING), "--log-requests") as program, Origin(json_origin) as plain:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            assert get(secure, "/asked").headers["x-got"].startswith("GET /asked HTTP/1.1")
+        program.wait_for("request .*method=GET url=https://test/asked .*status=200")
+        ask = f"GET http://localhost:{plain.port}/asked HTTP/1.1\r\nHost: a\r\n\r\n"
+        assert exchange(program.address, ask.encode()).status == 200
+        program.wait_for(rf"request .*method=GET url=http://localhost:{plain.port}/asked .*status=200")
+        warned = [line for line in program.lines if "changed the request, which counts only with REWRITE" in line]
+        assert len(warned) == 2
+
+
+HALF_DONE = """
+REWRITE = True
+def request(exchange):
+    exchange.target = "/changed"
+    exchange.request_fields.append((b"X-Added", b"1"))
+    1 / 0
+"""
+
+
+def test_what_a_tap_changed_before_it_failed_does_not_go_on(tmp_path: Path, roots: Path, server: Origin) -> None:
+    (tmp_path / "first.py").write_text(CHANGING.replace("/changed", "/half"))
+    options = (f"--tap={tmp_path / 'first.py'}", tap(tmp_path, HALF_DONE), "--log-requests")
+    with watched(tmp_path, roots, *options) as program:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            got = get(secure, "/change").headers["x-got"]
+            assert got.startswith("PUT /half HTTP/1.1")  # by the first tap
+            assert got.count("X-Added") == 1
+        program.wait_for("request .*method=PUT url=https://test/half .*status=200")
+        program.lines = [line for line in program.lines if "Traceback" not in line]  # this one is expected
+
+
+def test_a_tap_cannot_send_a_request_to_another_host_and_is_told_so(
+    tmp_path: Path, roots: Path, server: Origin
+) -> None:
+    text = "REWRITE = True\ndef request(exchange):\n    exchange.authority = None\n"
+    with watched(tmp_path, roots, tap(tmp_path, text), "--log-requests") as program:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            assert get(secure, "/asked").status == 200
+        program.wait_for("set exchange.authority, which changes no request")
+        program.wait_for("request .*url=https://test/asked .*status=200")
+
+
 def test_a_plain_http_request_that_a_tap_holds_at_the_end_is_logged(tmp_path: Path, roots: Path) -> None:
     text = "import time\nREWRITE = True\ndef request(exchange):\n    open('asked', 'w').close()\n    time.sleep(100)\n"
     with (
