@@ -122,7 +122,7 @@ from options import Options
 from peers import Post, posts
 from policy import reached
 from program import Program
-from serving import serve
+from serving import leave, serve
 from supervisor import MAX_WAIT, Supervisor
 from version import VERSION
 
@@ -243,4 +243,4 @@ def _announce(chosen: Options, listeners: list[socket.socket]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

@@ -6,10 +6,14 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import NoReturn
 
 import gevent
 from gevent.event import Event
+from gevent.monkey import get_original
 
 import listening
 from acceptor import Acceptor
@@ -19,6 +23,7 @@ from program import Program
 from staff import Staff
 
 DRAIN_SECONDS = 10.0  # how long tunnels may go on after SIGTERM or SIGINT
+_LAST_SECONDS = 3.0  # for threads that a tap has started
 _TOGETHER = 0.5  # seconds in which a SIGINT and the supervisor's SIGTERM are one Ctrl-C; a later SIGINT is a second
 # How long a pool thread may keep the GIL while the hub, and with it all connections, waits. Python's default: 5 ms.
 _SWITCH_SECONDS = 0.0001
@@ -81,3 +86,21 @@ def serve(
     staff.join(timeout=DRAIN_SECONDS)
     staff.kill(timeout=1)
     program.close()
+
+
+def leave(status: int) -> NoReturn:
+    """Exit. Threads that a tap has started have some seconds for what they are at: Python would wait without end."""
+    threads = [
+        thread for thread in threading.enumerate() if thread is not threading.main_thread() and not thread.daemon
+    ]
+    if threads:
+        names = ", ".join(thread.name for thread in threads)
+        log.warning("waiting %.0f s at most for threads that are not daemons: %s", _LAST_SECONDS, names)
+        with suppress(RuntimeError):  # no more threads to be had
+            get_original("_thread", "start_new_thread")(_exit_later, (status,))
+    sys.exit(status)
+
+
+def _exit_later(status: int) -> None:
+    get_original("time", "sleep")(_LAST_SECONDS)
+    os._exit(status)

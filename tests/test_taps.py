@@ -319,6 +319,27 @@ def test_a_host_that_a_tap_sets_is_what_the_origin_is_told(tmp_path: Path, roots
             assert re.findall("Host: ([^ |]*)", got) == [host], got
 
 
+THREADS = """
+import threading, time
+def write():
+    time.sleep(0.3)
+    open("written", "w").close()
+    threading.Event().wait({wait})
+threading.Thread(target=write, name="exporter", daemon={daemon}).start()
+def request(exchange): pass
+"""
+
+
+@pytest.mark.parametrize(("wait", "daemon", "waits"), [(None, False, True), (0, False, True), (None, True, False)])
+def test_a_thread_of_a_tap_does_not_hold_up_the_end_for_long(
+    tmp_path: Path, roots: Path, wait: float | None, daemon: bool, waits: bool
+) -> None:
+    with watched(tmp_path, roots, tap(tmp_path, THREADS.format(wait=wait, daemon=daemon))) as program:
+        assert program.stop() == 0
+        assert any("threads that are not daemons: exporter" in line for line in program.lines) == waits
+        assert not waits or (tmp_path / "written").exists()
+
+
 LOOKING = """
 def request(exchange):
     exchange.method, exchange.target, exchange.authority = "PUT", "/changed", "other.example"
