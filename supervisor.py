@@ -6,6 +6,7 @@ worker's listeners stop listening until one does, as the kernel would go on givi
 before the workers let their tunnels finish, so that new connections are refused at once.
 """
 
+import atexit
 import logging
 import os
 import select
@@ -119,7 +120,9 @@ class Supervisor:
                     _close(worker.told)
                 _close(self._lifeline[1])
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, (*ENDING, signal.SIGCHLD))  # serve() unblocks the rest
-                os._exit(self._work(number, tells, self._lifeline[0]))
+                status = self._work(number, tells, self._lifeline[0])
+                atexit._run_exitfuncs()  # those of taps: os._exit() runs none
+                os._exit(status)
             finally:
                 os._exit(70)  # an exception was reported before, or can't be
         _close(tells)

@@ -319,6 +319,20 @@ def test_a_host_that_a_tap_sets_is_what_the_origin_is_told(tmp_path: Path, roots
             assert re.findall("Host: ([^ |]*)", got) == [host], got
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_tap_has_registered_for_the_end_is_called_in_each_worker(
+    tmp_path: Path, roots: Path, workers: int
+) -> None:
+    text = """
+import atexit, os
+atexit.register(lambda: open(f"ended-{os.getpid()}", "x").close())
+def request(exchange): pass
+"""
+    with watched(tmp_path, roots, tap(tmp_path, text), f"--workers={workers}") as program:
+        assert program.stop() == 0
+        assert len([*tmp_path.glob("ended-*")]) == workers
+
+
 THREADS = """
 import threading, time
 def write():
