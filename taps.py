@@ -29,6 +29,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gevent
@@ -113,12 +114,15 @@ class Tap:
         beside = str(path.resolve().parent)  # modules there can be imported, unless ours have the same name
         if beside not in sys.path:
             sys.path.append(beside)
+        name = f"tap_{path.stem}"
         try:
-            names = runpy.run_path(str(path))
+            names = runpy.run_path(str(path), run_name=name)
             self.body_max = int(names.get("BODY_MAX", BODY_MAX))
         except BaseException as error:
             log.exception("%s can't be loaded", path)
             raise UsageError(f"--tap={path}: {type(error).__name__}: {error}") from error
+        module = sys.modules[name] = ModuleType(name)  # pickle looks for the tap's classes there
+        module.__dict__.update(names)
         self.path = path
         self.rewrites = bool(names.get("REWRITE", False))
         self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}

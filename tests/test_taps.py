@@ -9,6 +9,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -228,6 +229,25 @@ def test_what_stands_beside_one_can_be_imported(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "beside_the_tap.py").write_text("def request(exchange): return 'seen'")
     (tmp_path / "tap.py").write_text("from beside_the_tap import request; from log import escape")
     assert Tap(tmp_path / "tap.py").call("request", None) == "seen"
+
+
+def test_what_a_tap_defines_can_be_pickled(tmp_path: Path) -> None:
+    """As a recorder does that keeps what it saw in a ``shelve``."""
+    (tmp_path / "keeping.py").write_text("""
+import dataclasses, pickle, typing
+@dataclasses.dataclass
+class Seen:
+    url: "typing.Any"
+def request(exchange):
+    return typing.get_type_hints(Seen), pickle.loads(pickle.dumps(Seen(exchange)))
+def response(exchange):
+    pickle.dumps(type("Unknown", (), {})())
+""")
+    tap = Tap(tmp_path / "keeping.py")
+    told: Any = tap.call("request", "https://test/")
+    assert (told[0], told[1].url) == ({"url": Any}, "https://test/")
+    tap.call("response", None)
+    assert not tap.wants("response")  # that one failed
 
 
 CHANGING = """
