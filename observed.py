@@ -139,9 +139,11 @@ class ObservedTunnel(Tunnel):
 
     def _pass_on(self, how: str, source: Stream, sink: Stream) -> None:
         if source is self._origin and self.refusal is None and not self._over:
-            ended = how if how == ORDERLY else f"origin-{how}"
             ours = self._cut or self._client.ended in (RESET, BROKEN)  # cut by us, which reads as a FIN without TLS
-            self._witness.origin_ended(self.outcome if ours else ended)
+            outcome = self.outcome  # what went wrong first: some origins answer a client's truncation by their own
+            if outcome == ORDERLY and how != ORDERLY and not ours:
+                outcome = f"origin-{how}"
+            self._witness.origin_ended(outcome, orderly=how == ORDERLY and not ours)
         if sink is self._client:
             with self._writing:  # an answer may be being sent
                 super()._pass_on(how, source, sink)

@@ -107,6 +107,11 @@ class Rewriter(Http1):
             if not self._asked:
                 self._idle.set()
 
+    def origin_ended(self) -> None:
+        """The origin has ended its direction in an orderly way. Blocks while a request is judged."""
+        with self._turn:
+            super().origin_ended()
+
     def closed(self, error: str | None = None) -> None:
         """The connection is over, or can't be followed any more. Blocks while a request is judged."""
         with self._turn:

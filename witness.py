@@ -148,12 +148,13 @@ class Witness:
         """Take what to send the client in the origin's stead."""
         return self._rewriter.take_answer() if self._rewriter is not None else b""
 
-    def origin_ended(self, how: str) -> None:
-        """The origin sends no more; ``how`` is ``closed`` if it ended cleanly. Release whatever waits for it."""
+    def origin_ended(self, outcome: str, orderly: bool) -> None:
+        """The origin sends no more; ``outcome`` is the tunnel's so far. Release whatever waits for it."""
+        decoder = self._watcher or self._rewriter
+        if decoder is not None and orderly:
+            decoder.origin_ended()
         if self._rewriter is not None:
-            self._rewriter.closed(_error(how))
-        elif self._watcher is not None and _error(how) is None:
-            self._watcher.origin_ended()
+            self._rewriter.closed(_error(outcome))
 
     def client_gone(self, how: str) -> None:
         """The client takes no more; ``how`` it ended. Release whatever waits for a response to it."""

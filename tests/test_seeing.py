@@ -111,28 +111,38 @@ def test_a_line_for_each_request(tmp_path: Path, roots: Path, server: Origin, ce
         assert sum(state["counts"]["requests"].values()) == 3  # even though nobody has looked at the page
 
 
+@pytest.mark.parametrize("acts", [False, True])
+@pytest.mark.parametrize("orderly", [False, True])
 @pytest.mark.parametrize("first", ["origin", "client"])
-def test_who_cut_off_a_response(tmp_path: Path, roots: Path, certificate: Path, first: str) -> None:
+def test_who_cut_off_a_response(
+    tmp_path: Path, roots: Path, certificate: Path, first: str, orderly: bool, acts: bool
+) -> None:
     """A client ends without close_notify here, as many do: it is not to blame if the origin has ended before."""
+    (tmp_path / "tap.py").write_text(f"REWRITE = {acts}\ndef request(exchange): pass\n")
 
     def half(sock: gevent.socket.socket) -> None:
         assert sock.recv(65_536)
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
         if first == "client":
             wait_read(sock.fileno())  # for its end
+        if not orderly:
+            socket.socket(fileno=sock.detach()).close()
 
     with (
-        watched(tmp_path, roots, "--log-requests") as program,
+        watched(tmp_path, roots, "--log-requests", f"--tap={tmp_path / 'tap.py'}") as program,
         Origin(half, certificate) as server,
     ):
         with secure_tunnel(program, f"localhost:{server.port}") as secure:
             secure.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             until(lambda: secure.recv(65_536).endswith(b"half"))
             if first == "origin":
-                assert secure.recv(1) == b""
+                with suppress(ssl.SSLEOFError):
+                    assert secure.recv(1) == b""
         line = program.wait_for(" request .*received=4 ")
-        assert line.endswith(' error="the response was cut off"' if first == "origin" else " error=client-truncated")
-        assert "outcome=client-truncated" in program.tunnels(1)[0]
+        outcome = "client-truncated" if first == "client" or orderly else "origin-truncated"
+        told = '"the response was cut off"' if first == "origin" and orderly else outcome
+        assert line.endswith(f" error={told}"), line
+        assert f"outcome={outcome}" in program.tunnels(1)[0]
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
@@ -213,6 +223,29 @@ def test_a_response_that_ends_with_the_connection(
         line = program.wait_for("request .*/end")
         assert "received=10" in line
         assert ("error=origin-truncated" in line) == ("error=" in line) == told
+
+
+@pytest.mark.parametrize("acts", [False, True])
+def test_a_response_that_ends_with_the_connection_though_the_client_was_truncated(
+    tmp_path: Path, roots: Path, certificate: Path, acts: bool
+) -> None:
+    (tmp_path / "tap.py").write_text(f"REWRITE = {acts}\ndef request(exchange): pass\n")
+
+    def handle(sock: gevent.socket.socket) -> None:
+        sock.recv(1000)
+        wait_read(sock.fileno())  # for the client's end
+        sock.sendall(b"HTTP/1.1 200 OK\r\n\r\nto the end")
+
+    with (
+        watched(tmp_path, roots, "--log-requests", f"--tap={tmp_path / 'tap.py'}") as program,
+        Origin(handle, certificate) as server,
+        secure_tunnel(program, f"localhost:{server.port}") as secure,
+    ):
+        secure.sendall(b"GET /end HTTP/1.1\r\nHost: a\r\n\r\n")
+        socket.socket.shutdown(secure, socket.SHUT_WR)  # SSLSocket's own would give up TLS
+        line = program.wait_for("request .*/end")
+        assert "received=10" in line
+        assert "error=" not in line, line
 
 
 def test_plain_http_in_a_har(tmp_path: Path, roots: Path) -> None:
