@@ -10,7 +10,6 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -20,7 +19,7 @@ import h2.connection
 import h2.events
 import pytest
 from gevent.event import Event
-from lab import HERE, WAIT, Origin, Program, get, run, secure_tunnel, strict_context
+from lab import HERE, WAIT, Origin, Program, get, run, secure_tunnel, strict_context, until
 from pki import TestCA, key_pem, new_key
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection
@@ -236,14 +235,6 @@ def descriptors(program: Program) -> int:
     return len(os.listdir(f"/proc/{program.process.pid}/fd"))
 
 
-def eventually(check: Callable[[], object], expected: object) -> None:
-    """Poll until ``check()`` returns the expected value: the kernel gives no event to wait for."""
-    deadline = time.monotonic() + WAIT
-    while (value := check()) != expected:
-        assert time.monotonic() < deadline, (value, expected)
-        gevent.sleep(0.05)
-
-
 def digest_origin(sock: socket.socket) -> None:
     """Read a length and that many octets, send their digest; then send as many octets, and their digest."""
     with sock.makefile("rb") as file:
@@ -345,4 +336,4 @@ def test_nothing_is_left_behind(program: Program, origin: Origin) -> None:
     base = descriptors(program)
     for _ in range(3):
         gevent.joinall([gevent.spawn(visit, 5) for _ in range(10)], raise_error=True)
-    eventually(lambda: descriptors(program) <= base, True)
+    until(lambda: descriptors(program) <= base)

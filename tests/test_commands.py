@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from gevent.event import Event
-from lab import HERE, WAIT, Program, run
+from lab import HERE, WAIT, Program, run, until
 from pki import TestCA, cert_pem, key_pem, new_key, now
 from storeroom import Room
 from test_certificates import pem
@@ -729,9 +729,7 @@ def test_warm_is_interrupted_and_goes_on(room: Room) -> None:
         assert process.stdin
         process.stdin.write("\n".join(wanted))
         process.stdin.close()
-        deadline = time.monotonic() + WAIT
-        while len(names(room)) < 20:
-            assert time.monotonic() < deadline
+        until(lambda: len(names(room)) >= 20)
         process.send_signal(signal.SIGINT)
         assert process.wait(WAIT) == 130
         assert process.stdout
@@ -775,9 +773,7 @@ def test_store_max_bounds_the_store_of_a_running_proxy(tmp_path: Path) -> None:
         for number in range(12):
             direct(running, f"{number}.example")
         running.wait_for(r"removed \d certificates? from the store, unused longest \(--store-max\)")
-        deadline = time.monotonic() + WAIT
-        while len(list((tmp_path / "certs").glob("???/*.crt"))) > 4:
-            assert time.monotonic() < deadline
+        until(lambda: len(list((tmp_path / "certs").glob("???/*.crt"))) <= 4)
 
 
 def mounting(command: str) -> list[str]:

@@ -554,9 +554,7 @@ def test_keys_decrypt_a_capture_of_both_sides(tmp_path: Path, roots: Path, serve
                 assert line, "tshark can't capture"
             try:
                 deadline = time.monotonic() + WAIT
-                while not (wire.exists() and wire.stat().st_size):
-                    assert time.monotonic() < deadline
-                    gevent.sleep(0.01)
+                until(lambda: wire.exists() and wire.stat().st_size)
                 curl(program, f"https://localhost:{server.port}/secret")
                 program.tunnels(1)
                 size = -1

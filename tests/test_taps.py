@@ -30,7 +30,7 @@ from lab import (
     tunnel,
     until,
 )
-from test_clients import eventually, h2_origin, websocket_origin
+from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
 from test_seeing import JSON, curl, json_origin, watched
 
@@ -202,7 +202,7 @@ def test_one_that_fails_closed_stays_and_what_it_fails_on_is_refused(
             asked = f"GET http://localhost:{plain.port}{path} HTTP/1.1\r\nHost: a\r\n\r\n"
             assert exchange(program.address, asked.encode()).status == 403
         program.wait_for(rf"request .*method=GET url=https://test{path} .*status=403")
-        eventually(lambda: heard, [b"", b""])
+        until(lambda: heard == [b"", b""])
         assert len([line for line in program.lines if "opened() of " in line and "is called no more" in line]) == 1
         program.lines = [line for line in program.lines if "Traceback" not in line]  # these are expected
 
@@ -621,7 +621,7 @@ def test_an_answer_that_is_none_is_a_refusal(tmp_path: Path, roots: Path, server
         assert (reply.status, b"a tap made an invalid answer" in reply.body) == (403, True)
         reply = exchange(program.address, b"GET http://localhost:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % plain.port)
         assert (reply.status, b"a tap made an invalid answer" in reply.body) == (403, True)
-        eventually(lambda: (server.connections, plain.connections), (1, 1))  # dialled, but no request was sent
+        until(lambda: (server.connections, plain.connections) == (1, 1))  # dialled, but no request was sent
         assert not [line for line in program.lines if "Traceback" in line]
 
 
