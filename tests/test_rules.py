@@ -1,6 +1,7 @@
 """Who may do what, where to, and how much: the options of the policy, seen from outside."""
 
 import base64
+import io
 import os
 import re
 import signal
@@ -9,7 +10,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import bcrypt
@@ -172,15 +173,33 @@ def test_a_reload_holds_nobody_up(tmp_path: Path, roots: Path) -> None:
     users = tmp_path / "users"
     hashed = b"alice:" + bcrypt.hashpw(b"x", bcrypt.gensalt(4)) + b"\n"
     users.write_bytes(hashed)
-    with running(tmp_path, roots, "--auth=users") as program:
-        users.unlink()
-        os.mkfifo(users)
+    with running(tmp_path, roots, "--auth=users") as program, closing(fifo_to_write(users)) as file:
         program.process.send_signal(signal.SIGHUP)
-        with open(users, "wb") as file:  # returns once it is being read
-            for _ in range(20):
-                assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
-            file.write(hashed)
+        until(lambda: is_read(file))
+        for _ in range(20):
+            assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+        file.write(hashed)
+        file.close()
         program.wait_for("reloaded: ")
+
+
+def fifo_to_write(path: Path) -> io.FileIO:
+    """Put a FIFO in the place of a file, open for writing: whoever reads it before it has a writer finds it empty."""
+    path.unlink()
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without one, the writer's open would wait
+    try:
+        return io.FileIO(path, "wb")
+    finally:
+        os.close(reader)
+
+
+def is_read(fifo: io.FileIO) -> bool:
+    """Whether somebody reads a FIFO; who does is sent an empty line."""
+    try:
+        return fifo.write(b"\n") == 1
+    except BrokenPipeError:
+        return False
 
 
 def test_a_list_from_a_pipe_is_refused(tmp_path: Path) -> None:
