@@ -266,10 +266,14 @@ def test_one_with_an_intermediate_that_openssl_does_not_send_is_refused(tmp_path
     """Or each connection would fail, and have its leaf made anew."""
     root = chains.make("root", bits=2048)
     upper = chains.make("upper", root, bits=2048)
+    sha1 = chains.make("upper", root, bits=2048, digest="sha1")
+    small = chains.make("upper", root, bits=1024)
     for path, told in (
         ((upper, root), None),
-        ((chains.make("upper", root, bits=2048, digest="sha1"), root), "md too weak; intermediates need"),
-        ((chains.make("upper", root, bits=1024), root), "key too small; intermediates need"),
+        ((sha1, root), "md too weak; intermediates need"),
+        ((small, root), "key too small; intermediates need"),
+        ((chains.make("middle", sha1), sha1, root), "md too weak; intermediates need"),
+        ((chains.make("middle", small), small, root), "key too small; intermediates need"),
         ((chains.make("middle", upper), upper, root), None),
         ((chains.make("middle", upper, bits=2048, digest="sha1"), upper), "md too weak; intermediates need"),
         ((chains.make("middle", upper, bits=1024), upper), "key too small; intermediates need"),

@@ -254,6 +254,8 @@ def test_a_ca_that_may_not_sign_crls(tmp_path: Path) -> None:
     authority.pem = cert_pem(builder.sign(authority.key, hashes.SHA256()))
     with pytest.raises(RetrievalError, match="lacks cRLSign"):
         authority_for(files(tmp_path, authority)).revocation_list(now())
+    without_usage = TestCA("op", strict=False)
+    assert authority_for(files(tmp_path, without_usage)).revocation_list(now())
 
 
 SIGNS = """
