@@ -103,6 +103,12 @@ def test_without_server_name_and_without_extensions() -> None:
     assert read(records(b"\1" + len(body).to_bytes(3) + body)) == ClientHello(None, (), ())
 
 
+def test_empty_extensions_say_nothing() -> None:
+    """OpenSSL, which is fed the same bytes, refuses those that may not be empty."""
+    empty = [extension(kind, b"") for kind in (0, 10, 16, 43, 51)]
+    assert read(records(message(*empty))) == ClientHello(None, (), ())
+
+
 @pytest.mark.parametrize("name", [b"../../etc", b"a\0b", b"a\nb", b"\xff", b"x" * 300])
 def test_hostile_names_come_out_as_sent(name: bytes) -> None:
     found = read(records(message(server_name(name))))
@@ -138,6 +144,8 @@ def test_post_quantum_size_grease_and_ech() -> None:
         records(message(extension(16, b"\0\2\2a"), extension(0x0A0A, b""))),
         records(message(extension(16, b"\0\2\1"), extension(0x0A0A, b""))),
         records(message(extension(43, b"\3\3\4"))),
+        records(message(extension(43, b"\4\3\4"), extension(0x0A0A, b""))),
+        records(message(extension(0x0A0A, b"abcd")[:-2])),
         records(b"\1\0\0\2\3\3"),
         records(b"\1\0\0\x32" + message(extension(0x0A0A, b"abcd"))[4:-1]),
         records(b"\1\0\0\x2d" + b"\3\3" + bytes(32) + b"\0\0\2\x13\1\1\0" + b"\0\0xx"),
