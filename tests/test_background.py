@@ -15,7 +15,7 @@ from store import Store
 OPTIONS = "--ca=ca"
 BUGS = ("memory", "internal")  # logged with a traceback
 CAN_DO_WITHOUT = ("stat serials.__init__", " ledger.kept")  # links are then not followed; the store is read instead
-KEY = ("load_pem_private_key ca._load_key", "internal")  # except this one: a key of an odd length raises it
+KEY = ("load_pem_private_key ca.load_key", "internal")  # except this one: a key of an odd length raises it
 
 
 def a_day(program: Faulty, _: str) -> str:
