@@ -6,21 +6,19 @@ Each exchange has its own connection to the origin, so no request is sent on one
 import errno
 import socket
 import time
-from collections.abc import Callable
 
 import gevent
 import h11
 
 import fields
 import sockets
+import upload
 from errors import (
     CertifierError,
-    ClientError,
     OriginError,
     OriginGone,
     OriginProtocolError,
     OriginSilent,
-    RequestTimeout,
 )
 from exchange import MAX_FIELDS, Exchange, Unreadable
 from head import RequestHead, without_quote
@@ -31,11 +29,8 @@ from record import Record
 from recorder import Recorder
 from response import ResponseReader
 
-QUIET_SECONDS = 300.0  # how long either side may be silent while we wait for it: long polls end sooner
 LINGER_SECONDS = 5.0  # how long an upload that was already answered may pause, as in nginx
 _CHUNK = 65_536
-_EVENTS = 64  # after which others may run: gevent's calls switch only if they would block, and each event costs time
-_MANY = 256  # fields in one event, after which others may run, too: 16,000, as many as a head may have, take 20 ms
 
 
 class Forwarding:
@@ -59,7 +54,6 @@ class Forwarding:
         self._recorder = recorder
         self._exchange = exchange
         self._meter = meter
-        self._judged = judged
         self._client = client
         self._origin = origin
         self._head = head
@@ -67,9 +61,8 @@ class Forwarding:
         self._to_client = head.connection
         self._to_origin = h11.Connection(h11.CLIENT)  # gets heads and trailers whole, so its limit on them never counts
         self._record = record
-        self._uploaded = False  # the whole request was read and passed on
-        self._client_error: ClientError | None = None
-        self._lost: OSError | None = None  # see ``sockets.is_lost``; met by the upload
+        to_client, to_origin = self._to_client, self._to_origin
+        self._upload = upload.Upload(client, origin, to_client, to_origin, record, recorder, exchange, meter, judged)
         self._out = bytearray()  # pending for the client: small pieces are sent together
 
     def run(self, target: Target, path: str, rest: bytes) -> bytes | None:
@@ -91,13 +84,13 @@ class Forwarding:
         finally:
             if error is not None and self._exchange.first_byte is not None and self._head.http_version == "1.0":
                 sockets.reset(self._client)  # it would take a FIN for the end of the body
-            if error is None and not self._uploaded:
+            if error is None and not self._upload.whole:
                 error = "the request was cut off"  # though it was answered
             self._recorder.end(self._exchange, error)
 
     def _run(self, target: Target, path: str, rest: bytes) -> bytes | None:
         for sock in (self._client, self._origin):
-            sock.settimeout(QUIET_SECONDS)
+            sock.settimeout(upload.QUIET_SECONDS)
         if rest:  # to h11, b"" is the end
             self._to_client.receive_data(rest)
         request = h11.Request(method=self._head.method, target=path, headers=fields.for_origin(self._head))
@@ -106,18 +99,18 @@ class Forwarding:
         except OSError as error:
             raise OriginGone(f"{target} closed the connection") from error
         if self._head.has_body:
-            upload = gevent.spawn(self._upload)
+            uploading = gevent.spawn(self._upload.run)
             sockets.give_way()  # its timeout starts first: if both sides stay silent, the client is at fault
             try:
                 self._download(target)
-                self._linger(upload)
+                self._linger(uploading)
             finally:
-                upload.kill()
+                uploading.kill()
         else:
-            self._upload()  # only the request's end, already here: no wait, and done before the response
+            self._upload.run()  # only the request's end, already here: no wait, and done before the response
             self._download(target)
         if (
-            not self._uploaded
+            not self._upload.whole
             or self._to_client.our_state is not h11.DONE
             or self._to_client.their_state is not h11.DONE
         ):
@@ -125,55 +118,7 @@ class Forwarding:
             return None
         return self._to_client.trailing_data[0]
 
-    def _upload(self) -> None:
-        """Pass on the request's body as it arrives. From now on, only this greenlet writes to the origin."""
-        events = 0
-        try:
-            while True:
-                event = self._to_client.next_event()
-                events += 1
-                if _takes_long(event, events):
-                    sockets.give_way()
-                if event is h11.NEED_DATA:
-                    data = _recv(self._client, lambda: self._record.received)
-                    if not data:
-                        raise ClientError("the request ended in its body")
-                    self._to_client.receive_data(data)
-                    continue
-                if isinstance(event, h11.Data):
-                    self._record.sent += len(event.data)
-                    self._meter.sent += len(event.data)
-                    self._recorder.upload(self._exchange, event.data, 0, len(event.data))
-                    out = self._to_origin.send(event)
-                elif isinstance(event, h11.EndOfMessage):
-                    self._uploaded = True
-                    self._exchange.request_ended = time.monotonic()
-                    trailers = fields.trailers(event) if not self._judged else []
-                    out = self._to_origin.send(h11.EndOfMessage(headers=trailers))
-                else:
-                    return
-                try:
-                    if out:
-                        self._origin.sendall(out)
-                except OSError as error:
-                    # The origin has closed, perhaps after answering; if not, the FIN ends its wait.
-                    self._uploaded = False
-                    if sockets.is_lost(error):
-                        error.__traceback__ = None  # as in ``_download``
-                        self._lost = error
-                    sockets.shut(self._origin, socket.SHUT_WR)
-                    return
-                if self._uploaded:
-                    return
-        except (h11.ProtocolError, ClientError, OSError) as error:
-            error.__traceback__ = None  # as in ``_download``
-            if sockets.ran_out(error):
-                self._client_error = RequestTimeout(f"nothing of the request's body for {QUIET_SECONDS:.0f} s")
-            else:
-                self._client_error = ClientError(f"the request's body could not be read: {without_quote(error)}")
-            sockets.shut(self._origin)  # the origin must not take half a request for a whole one
-
-    def _linger(self, upload: "gevent.Greenlet[[], None]") -> None:
+    def _linger(self, uploading: "gevent.Greenlet[[], None]") -> None:
         """Let an upload that was answered early go on as long as it makes progress.
 
         An origin may answer at once and keep reading, and many clients send everything before they read.
@@ -181,9 +126,9 @@ class Forwarding:
         if self._to_client.our_state is not h11.DONE:
             sockets.shut(self._client, socket.SHUT_WR)  # the connection is closing, which may mark the response's end
         sent = -1
-        while not upload.ready() and sent != self._record.sent:
+        while not uploading.ready() and sent != self._record.sent:
             sent = self._record.sent
-            upload.join(LINGER_SECONDS)
+            uploading.join(LINGER_SECONDS)
 
     def _download(self, target: Target) -> None:
         """Pass on the response as it arrives, and interim ones (RFC 9110 §15.2) before it."""
@@ -193,7 +138,7 @@ class Forwarding:
             try:
                 event = reader.next_event()
                 events += 1
-                if _takes_long(event, events):
+                if upload.takes_long(event, events):
                     sockets.give_way()
                 if event is h11.NEED_DATA:
                     self._flush()
@@ -201,7 +146,7 @@ class Forwarding:
                     continue
             except (h11.RemoteProtocolError, Unreadable, _OriginLost) as error:
                 error.__traceback__ = None  # h11's refers to the error itself: a cycle
-                failure = self._client_error or _origin_error(target, error, reader.closed)
+                failure = self._upload.fault or _origin_error(target, error, reader.closed)
                 if reader.began:
                     self._flush()
                     raise ConnectionAbortedError(str(failure)) from error
@@ -220,7 +165,7 @@ class Forwarding:
                 reason, version = event.reason.decode("latin-1"), event.http_version.decode("ascii")
                 told, now = event.headers.raw_items(), time.monotonic()
                 self._recorder.response(self._exchange, event.status_code, reason, told, now, version)
-                headers = fields.for_client(event, closing=not self._uploaded and self._ends_by(event))
+                headers = fields.for_client(event, closing=not self._upload.whole and self._ends_by(event))
                 self._send(h11.Response(status_code=event.status_code, reason=event.reason, headers=headers))
             elif isinstance(event, h11.Data):
                 self._record.received += len(event.data)
@@ -245,11 +190,12 @@ class Forwarding:
 
     def _receive(self) -> bytes:
         try:
-            data = _recv(self._origin, lambda: self._record.sent)
+            data = upload.receive(self._origin, lambda: self._record.sent)
         except OSError as error:
             raise _OriginLost from error
-        if not data and (self._client_error or self._lost):  # we shut it, or it was reset: no end of a response
-            raise _OriginLost from self._lost
+        lost = self._upload.lost
+        if not data and (self._upload.fault or lost):  # we shut it, or it was reset: no end of a response
+            raise _OriginLost from lost
         return data
 
     def _send(self, event: h11.Event) -> None:
@@ -263,24 +209,6 @@ class Forwarding:
             self._client.sendall(out)
 
 
-def _takes_long(event: h11.Event | type[h11.NEED_DATA | h11.PAUSED], number: int) -> bool:
-    """Whether an event, or the latest ones together, took so long that others may run now."""
-    if isinstance(event, h11.Response | h11.InformationalResponse | h11.EndOfMessage) and len(event.headers) > _MANY:
-        return True
-    return number % _EVENTS == 0
-
-
-def _recv(sock: socket.socket, moved: Callable[[], int]) -> bytes:
-    """Receive from one side, which may be silent while the other one is not: ``moved`` counts the other's octets."""
-    while True:
-        before = moved()
-        try:
-            return sock.recv(_CHUNK)
-        except TimeoutError as error:
-            if moved() == before or not sockets.ran_out(error):  # the next read would find an end that looks orderly
-                raise
-
-
 class _OriginLost(Exception):
     """The connection to the origin is lost: by an ``OSError``, the cause (none of the client's), or we shut it down."""
 
@@ -288,7 +216,7 @@ class _OriginLost(Exception):
 def _origin_error(target: Target, error: Exception, closed: bool) -> OriginError:
     cause = error.__cause__ if isinstance(error, _OriginLost) else None
     if sockets.ran_out(cause):
-        return OriginSilent(f"{target} sent nothing for {QUIET_SECONDS:.0f} s")
+        return OriginSilent(f"{target} sent nothing for {upload.QUIET_SECONDS:.0f} s")
     if isinstance(cause, OSError) and cause.errno != errno.ECONNRESET:
         return OriginGone(f"{target} was lost before it had answered in full: {cause.strerror}")
     if closed or cause is not None:

@@ -161,7 +161,7 @@ def plain_post(program: Faulty, name: str) -> str:
     with program.client() as sock:
         head = f"POST http://{name}:{program.lab.plain.port}/ HTTP/1.1\r\nHost: {name}\r\nContent-Length: 10\r\n\r\n"
         sock.sendall(head.encode() + b"12345")
-        program.reached("recv client forward._recv")
+        program.reached("recv client upload.receive")
         sock.sendall(b"67890")
         text = told(read_reply(sock))
         program.reached("recv client proxy._next_request")

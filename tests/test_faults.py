@@ -101,7 +101,7 @@ PROGRAMS = {
     # All traffic is observed. (/dev/stderr is a log file like any other: lines that it loses are counted.)
     "--ca=ca --log-file=/dev/stderr --har=har --pcap=pcap": {
         "seen": Scenario(scenarios.tunnel, steps="getpeername|linefile|har|pcap|tunnel|streams"),
-        "seen GET": Scenario(scenarios.plain_get, steps="getpeername|linefile|har|forward"),
+        "seen GET": Scenario(scenarios.plain_get, steps="getpeername|linefile|har|forward|upload"),
     },
     "--ca=ca --tap=tap.py": {
         "tapped": Scenario(scenarios.tapped, steps="tunnel|streams|tls.(encrypt|close)|sockets"),
@@ -264,13 +264,13 @@ TABLE = [
     Row("shutdown origin", None, "closed|origin-.*"),  # its close_notify may have come just before
     Row("send(all)? client streams.flush #[1-4]|(unwrap|shutdown) client"),
     # Plain HTTP, and certifier's own replies
-    Row("sendall origin forward._upload #. timeout"),  # the origin answers what it has received
-    Row("recv origin forward._recv #. timeout", "504 connection_read_timeout", "connection_read_timeout"),
-    Row("origin forward", "502 connection_terminated", "connection_terminated"),
+    Row("sendall origin upload._pass_on #. timeout"),  # the origin answers what it has received
+    Row("recv origin upload.receive #. timeout", "504 connection_read_timeout", "connection_read_timeout"),
+    Row("origin (forward|upload)", "502 connection_terminated", "connection_terminated"),
     Row("sendall client forward", "cut", "cut-off"),
-    Row("recv client forward._recv #. ECONNRESET", "cut", "http_request_error"),
-    Row("recv client forward._recv #. timeout", "408 http_request_error", "http_request_error"),
-    Row("recv client forward._recv", "400 http_request_error", "http_request_error"),
+    Row("recv client upload.receive #. ECONNRESET", "cut", "http_request_error"),
+    Row("recv client upload.receive #. timeout", "408 http_request_error", "http_request_error"),
+    Row("recv client upload.receive", "400 http_request_error", "http_request_error"),
     Row("recv client proxy._next_request"),
     Row("send(all)? client plain._own_page", "cut", "cut-off"),
     Row("thread downloads", "503 proxy_internal_error", OURS),

@@ -22,6 +22,7 @@ from watching import Seen
 
 import forward
 import sockets
+import upload
 from errors import CertifierError, ClientError, OriginError, OriginGone, OriginSilent, RequestTimeout
 from forward import Forwarding
 from head import HeadReader
@@ -579,7 +580,7 @@ def test_the_octets_of_both_bodies_are_counted() -> None:
 
 def test_an_origin_may_be_silent_for_as_long_as_an_upload_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """And no longer."""
-    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(upload, "QUIET_SECONDS", 0.5)
     with uploading() as (client, _, doing):
         began = time.monotonic()
         for _ in range(10):
@@ -596,7 +597,7 @@ def test_a_client_that_stops_in_an_upload_did_not_complete_it_in_time(
     monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     """The waiting origin is not blamed for its silence, and must not take a part of the body for all of it."""
-    monkeypatch.setattr(forward, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(upload, "QUIET_SECONDS", 0.5)
     with uploading() as (client, origin, doing):
         client.sendall(sent)
         with pytest.raises(RequestTimeout, match="nothing of the request's body"):
@@ -623,7 +624,7 @@ def test_an_origin_that_vanished_in_an_upload_was_not_silent_nor_has_it_answered
 
 def test_a_client_may_pause_in_an_upload_for_as_long_as_a_response_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     """A response that begins before the request is complete, and takes long."""
-    monkeypatch.setattr(forward, "QUIET_SECONDS", 1.5)
+    monkeypatch.setattr(upload, "QUIET_SECONDS", 1.5)
     monkeypatch.setattr(forward, "LINGER_SECONDS", 0.1)
     with uploading() as (client, origin, doing):
         origin.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n")

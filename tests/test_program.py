@@ -705,7 +705,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "witness": "taps",
         "recorder": "exchange",
         "packets": "pcap",
-        **dict.fromkeys(("fields", "response"), "forward"),
+        **dict.fromkeys(("fields", "response", "upload"), "forward"),
         "commandline": "program",
         **dict.fromkeys(("histogram", "history", "meter", "rows", "snapshot"), "board"),
         "overview": "website",
