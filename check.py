@@ -235,7 +235,7 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
 
 
 def _check_serial(files: CaFiles | None, store: Store) -> list[tuple[Path, Fault]]:
-    """Whether the serial file is behind what the store has seen, by what certifier itself goes by."""
+    """Whether the serial file is behind what the store has seen: what it remembers, or its certificates."""
     if files is None:
         return []
     ledger = Ledger(store.root, files.certificate)
@@ -247,6 +247,6 @@ def _check_serial(files: CaFiles | None, store: Store) -> list[tuple[Path, Fault
         return []
     fault = Fault(
         f"it says {files.serials.peek()}, but the store has seen the serial number {highest}",
-        f"certifier goes on after the store's; other programs would repeat serials: echo {highest + 1} > the file",
+        f"numbers would be used twice, if not by certifier then by others: echo {highest + 1} > the file",
     )
     return [(files.serials.path, fault)]

@@ -13,13 +13,7 @@ import h11
 import fields
 import sockets
 import upload
-from errors import (
-    CertifierError,
-    OriginError,
-    OriginGone,
-    OriginProtocolError,
-    OriginSilent,
-)
+from errors import CertifierError, OriginError, OriginGone, OriginProtocolError, OriginSilent
 from exchange import MAX_FIELDS, Exchange, Unreadable
 from head import RequestHead, without_quote
 from http1 import MAX_INTERIM
