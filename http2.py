@@ -251,9 +251,8 @@ class Http2:
 
     def _whole(self, stream: int) -> bool:
         """Whether as many octets of the response have come as its Content-Length declares."""
-        if (exchange := self._streams.get(stream)) is None:
-            return False
-        return (b"content-length", b"%d" % exchange.response_octets) in exchange.response_fields
+        exchange = self._streams.get(stream)
+        return exchange is not None and _declared(exchange) == _came(exchange)
 
     def _end_stream(self, side: _Side, stream: int) -> None:
         exchange = self._streams.get(stream)
@@ -267,6 +266,8 @@ class Http2:
                 self._end(stream)
         elif exchange.status is None:
             self._end(stream, "no response")
+        elif exchange.method != "HEAD" and exchange.status != 304 and not _declared(exchange) <= _came(exchange):
+            self._end(stream, f"a response with {_OTHER_LENGTH}")  # RFC 9113 §8.1.1: clients take none of it
         elif exchange.request_ended is None:
             self._answered.add(stream)
         else:
@@ -278,6 +279,14 @@ class Http2:
         self._lengths.pop(stream, None)
         if exchange is not None:
             self._recorder.end(exchange, error)
+
+
+def _declared(exchange: Exchange) -> set[bytes]:
+    return {value for name, value in exchange.response_fields if name == b"content-length"}
+
+
+def _came(exchange: Exchange) -> set[bytes]:
+    return {b"%d" % exchange.response_octets}
 
 
 def _stream(octets: bytes) -> int:

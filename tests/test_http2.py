@@ -168,6 +168,25 @@ def test_a_reset_in_place_of_the_end(code: int, length: str, error: str | None) 
     assert (exchange.status, exchange.response_octets, exchange.error) == (200, 5, error)
 
 
+@pytest.mark.parametrize(
+    ("method", "status", "length", "error"),
+    [
+        ("GET", "200", "5", None),
+        ("GET", "200", "6", "a response with a body of another length than was declared"),
+        ("GET", "200", "4", "a response with a body of another length than was declared"),
+        ("HEAD", "200", "6", None),
+        ("GET", "304", "6", None),
+    ],
+)
+def test_a_response_has_the_length_that_it_declares(method: str, status: str, length: str, error: str | None) -> None:
+    body = [] if method == "HEAD" or status == "304" else [DataFrame(1, b"whole")]
+    head = HeadersFrame(1, block([(":status", status), ("content-length", length)]), flags=["END_HEADERS"])
+    end = DataFrame(1, b"", flags=["END_STREAM"])
+    said = [(CLIENT, PREFACE + wire(asked(1, [(":method", method), *ASK[1:]]))), (ORIGIN, wire(head, *body, end))]
+    (exchange,) = whole_and_in_pieces(said).done
+    assert (exchange.status, exchange.error) == (int(status), error)
+
+
 def test_resets_and_what_is_cut_off() -> None:
     pair = Pair()
     streams = [pair.ask() for _ in range(4)]
@@ -282,8 +301,8 @@ def wire(*frames: Frame) -> bytes:
     return b"".join(frame.serialize() for frame in frames)
 
 
-def asked(stream: int = 1) -> HeadersFrame:
-    return HeadersFrame(stream, block(ASK), flags=["END_HEADERS", "END_STREAM"])
+def asked(stream: int = 1, fields: Pairs = ASK) -> HeadersFrame:
+    return HeadersFrame(stream, block(fields), flags=["END_HEADERS", "END_STREAM"])
 
 
 @pytest.mark.parametrize("size", [8192, MAX_TABLE, MAX_TABLE + 1])
