@@ -52,7 +52,7 @@ class Board(Observer):
         self._cpu = 0.0  # seconds used by the processes before this one, in its place
         self._counts: Counts = {
             "connections": {"accepted": 0}, "tunnels": {}, "plain": {},
-            "retrievals": {}, "refusals": {}, "requests": {}, "lost": {}, "reloads": {},
+            "retrievals": {}, "refusals": {}, "requests": {}, "lost": {}, "reloads": {}, "taps": {},
         }  # fmt: skip
         if kept is not None:
             self._inherit(kept)
@@ -126,6 +126,11 @@ class Board(Observer):
         """Count a reading of the files anew: ``done`` or ``failed``."""
         self._stir(self._clock())
         self._count("reloads", outcome)
+
+    def tap_failed(self, hook: str) -> None:
+        """Count a call of a tap's function that failed."""
+        self._stir(self._clock())
+        self._count("taps", hook)
 
     def ended(self, exchange: Exchange) -> None:
         """Count an exchange that has ended."""

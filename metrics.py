@@ -39,6 +39,7 @@ _COUNTERS = {
     ),
     "lost": ("records_lost", "Lines, exchanges and packets that could not be written, by their file.", ("file",)),
     "reloads": ("reloads", "Times that each of its processes read its files anew (SIGHUP), by how.", ("outcome",)),
+    "taps": ("tap_failures", "Calls of a tap's functions that failed (--tap), by function.", ("function",)),
 }
 # Labels that are exported from the start, as 0. A burst between two scrapes may be the first of its kind: in a series
 # that begins with it, Prometheus sees no increase, and no alert fires.
@@ -52,6 +53,7 @@ _FROM_ZERO: dict[str, tuple[str, ...]] = {
     ),
     "lost": ("log", "har", "pcap", "keylog"),
     "reloads": ("done", "failed"),
+    "taps": ("opened", "data", "request", "response", "closed"),
 }  # fmt: skip
 _GAUGES = {
     "workers": ("workers", "Its processes that answer, without the supervisor of --workers."),

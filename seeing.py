@@ -49,7 +49,7 @@ class Seeing:
         observers: list[Observer] = [self.access_log] if chosen.log_requests else []
         if chosen.taps and isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # what taps print appears at once, even if the worker dies
-        self._taps = Taps([Tap(path) for path in chosen.taps])
+        self._taps = Taps([Tap(path, board.tap_failed) for path in chosen.taps])
         body_max = self._taps.body_max
         self._har = None
         if chosen.har is not None:

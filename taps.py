@@ -52,6 +52,10 @@ _NEVER_RUN = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.
 log = logging.getLogger("certifier.taps")
 
 
+def _uncounted(_: str) -> None:
+    """Count nothing."""
+
+
 @dataclass(slots=True)
 class Passage:
     """A tunnel, as a tap sees it."""
@@ -104,9 +108,11 @@ class Answer:
 
 
 class Tap:
-    """One user's file. Raises ``UsageError`` if it can't be loaded."""
+    """One user's file. ``failed`` is called with the name of a hook that fails. Raises ``UsageError`` if it can't be
+    loaded.
+    """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, failed: Callable[[str], object] = _uncounted) -> None:
         try:
             reading.content(path, 0)  # whether it can be read; a FIFO or a device may have no end
         except OSError as error:
@@ -124,6 +130,7 @@ class Tap:
         module = sys.modules[name] = ModuleType(name)  # pickle looks for the tap's classes there
         module.__dict__.update(names)
         self.path = path
+        self._failed = failed
         self.rewrites = bool(names.get("REWRITE", False))
         self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}
         self._fail_closed = bool(names.get("FAIL_CLOSED", False))
@@ -157,6 +164,7 @@ class Tap:
         except BaseException as error:
             # Not all of these are Exceptions: SystemExit and KeyboardInterrupt, which would end the proxy (no signal
             # raises them here), a panic in Rust (PyO3), a Timeout, which is the tap's own: none is started around it.
+            self._failed(hook)
             if not self._fail_closed:
                 log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
                 self._hooks.clear()
@@ -191,6 +199,7 @@ class Tap:
             return answer
         log.warning("request() of %s returned %r, which is not an Answer", self.path, answer)
         if self._fail_closed:
+            self._failed("request")
             raise Refused(_FAILED)
         return None
 

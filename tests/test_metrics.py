@@ -26,6 +26,7 @@ from board import Board
 from errors import CertifierError
 from metrics import expose
 from snapshot import merge
+from taps import HOOKS
 
 DASHBOARD = HERE / "examples" / "grafana.json"
 ALERTS = HERE / "examples" / "alerts.yml"
@@ -104,6 +105,8 @@ def test_what_alerts_count_begins_with_zero() -> None:
         assert value(families, "certifier_records_lost_total", file=file) == 0, file
     for outcome in ("done", "failed"):
         assert value(families, "certifier_reloads_total", outcome=outcome) == 0, outcome
+    for hook in HOOKS:
+        assert value(families, "certifier_tap_failures_total", function=hook) == 0, hook
     for name in ("tunnels", "plain_requests"):
         assert value(families, f"certifier_{name}_total", outcome="failed") == 0, name
 
@@ -255,7 +258,7 @@ def expressions() -> list[str]:
 def test_every_metric_that_is_shown_or_alerted_on_exists(used: Program) -> None:
     there = known(used)
     rules = re.findall(r"^ +expr: (\|\n(?: {10,}.*\n)+|.*\n)", ALERTS.read_text(), re.MULTILINE)
-    assert len(rules) == 12
+    assert len(rules) == 13
     seen = set()
     for expression in [*expressions(), *rules]:
         names = re.findall(r"certifier_[a-z_]+", re.sub(r'"[^"]*"', "", expression))

@@ -33,10 +33,11 @@ from lab import (
 from test_clients import h2_origin, websocket_origin
 from test_rules import BASE
 from test_seeing import JSON, curl, json_origin, watched
+from test_website import ask
 
 from errors import UsageError
 from exchange import MAX_FIELDS
-from taps import Answer, Tap
+from taps import HOOKS, Answer, Tap
 
 LOGGING = """
 seen = open("seen", "a", buffering=1)
@@ -154,6 +155,10 @@ def test_one_that_fails_is_taken_out_and_the_traffic_goes_on(
         program.wait_for(rf"error: {name}\(\) of .*tap.py failed; the tap is taken out")
         program.wait_for("ZeroDivisionError")
         assert len([line for line in program.lines if "taken out" in line]) == 1
+        counted = ask(program, "/metrics").body.decode()
+        assert dict(re.findall(r'certifier_tap_failures_total{function="(\w+)"} (\S+)', counted)) == {
+            function: "1.0" if function == name else "0.0" for function in HOOKS
+        }
         program.lines = [line for line in program.lines if "Traceback" not in line]  # this one is expected
 
 
@@ -204,6 +209,8 @@ def test_one_that_fails_closed_stays_and_what_it_fails_on_is_refused(
         program.wait_for(rf"request .*method=GET url=https://test{path} .*status=403")
         until(lambda: heard == [b"", b""])
         assert len([line for line in program.lines if "opened() of " in line and "is called no more" in line]) == 1
+        metrics = ask(program, "/metrics").body
+        assert b'certifier_tap_failures_total{function="request"} 4.0\n' in metrics
         program.lines = [line for line in program.lines if "Traceback" not in line]  # these are expected
 
 
