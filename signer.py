@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 import certificates
+import certpath
 import names
 from batch import Batch
 from ca import CaFiles
@@ -70,6 +71,7 @@ class Authority:
             self._aki = x509.AuthorityKeyIdentifier.from_issuer_public_key(files.key.public_key())
         else:
             self._aki = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(stored)
+        self._limits = certpath.limits(files.path)
         self._chain = b"".join(c.public_bytes(Encoding.PEM) for c in files.chain)
         same = (
             x509.CertificateBuilder()
@@ -85,7 +87,8 @@ class Authority:
         """The leaf for a request, followed by the CA's intermediates, as PEM. What is to be logged goes to ``notes``.
 
         Raises ``RetrievalError`` if the request is not signed with the key it holds or asks for anything but
-        exactly this name, or if the CA is about to expire; and ``OSError`` from the serial file.
+        exactly this name, or if the CA is about to expire or may not sign for that name; and ``OSError`` from the
+        serial file.
         """
         san, subject = _san(name), _subject(name)
         asked = certificates.extension(csr, x509.SubjectAlternativeName)
@@ -95,6 +98,10 @@ class Authority:
         if not isinstance(key, PublicKey) or kind_of(key) is None:
             raise RetrievalError(f"the certificate request for {name} has a key of a type that is not signed here")
         self.check_end(now)
+        if not all(certpath.permits(constraints, name) for constraints in self._limits):
+            raise RetrievalError(
+                f"the CA may not sign for {name}, by its nameConstraints: clients would refuse it; see --bypass"
+            )
         leaf = (
             self._same.subject_name(subject)
             .public_key(key)

@@ -61,6 +61,7 @@ class TestCA:
         begins: timedelta = timedelta(days=-365),
         signs: bool = True,
         identifier: x509.SubjectKeyIdentifier | None = None,
+        limits: x509.NameConstraints | None = None,
     ) -> None:
         self.key = key or new_key()
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
@@ -76,6 +77,8 @@ class TestCA:
             .not_valid_after(now() + ends)
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
         )
+        if limits is not None:
+            builder = builder.add_extension(limits, critical=True)
         if strict:
             builder = builder.add_extension(key_usage(ca=is_ca and signs), critical=True)
             identifier = identifier or x509.SubjectKeyIdentifier.from_public_key(public)

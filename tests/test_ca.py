@@ -3,6 +3,7 @@ import os
 import stat
 from collections.abc import Callable
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import chains
@@ -17,8 +18,10 @@ from test_signer import authority_for
 
 import ca
 import cafolder
+import certlint
+import certpath
 import signer
-from errors import UsageError
+from errors import RetrievalError, UsageError
 from keys import generate
 from tlsconfig import server_context
 
@@ -492,3 +495,51 @@ def test_a_former_certificate_of_one_above_the_ca_is_not_told_of(tmp_path: Path)
         assert files.expiry_warning(now()) is None
     files = ca.load(*write(tmp_path, lower, former.pem + root.pem), now())
     assert "expired on" in (files.expiry_warning(now()) or "")
+
+
+def limits(permitted: tuple[str, ...] = (), excluded: tuple[str, ...] = ()) -> x509.NameConstraints:
+    def subtrees(texts: tuple[str, ...]) -> list[x509.GeneralName] | None:
+        return [x509.IPAddress(ip_network(t)) if "/" in t else x509.DNSName(t) for t in texts] or None
+
+    return x509.NameConstraints(subtrees(permitted), subtrees(excluded))
+
+
+NAMES = ("a.example", "x.a.example", "xa.example", "b.example", "192.0.2.1", "192.0.3.1", "2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("constraints", "permitted"),
+    [
+        (limits(("a.example",)), {"a.example", "x.a.example", "2001:db8::1"}),
+        (limits(("A.Example", "b.example")), {"a.example", "x.a.example", "b.example", "2001:db8::1"}),
+        (limits((".a.example",)), {"x.a.example", "2001:db8::1"}),
+        (limits((), ("a.example",)), {*NAMES} - {"a.example", "x.a.example"}),
+        (limits(("example",), ("x.a.example",)), {"a.example", "xa.example", "b.example", "2001:db8::1"}),
+        (limits((), ("x.a.example", "192.0.2.0/24")), {*NAMES} - {"x.a.example", "192.0.2.1"}),
+        (limits(("192.0.2.0/24",)), {*NAMES} - {"192.0.3.1", "2001:db8::1"}),
+        (limits(("2001:db8::/32", "a.example")), {"a.example", "x.a.example", "2001:db8::1"}),
+        (limits((), ("0.0.0.0/0", "")), {"2001:db8::1"}),
+    ],
+)
+def test_name_constraints_permit_what_openssl_takes(constraints: x509.NameConstraints, permitted: set[str]) -> None:
+    authority = TestCA("limited", limits=constraints)
+    for name in NAMES:
+        faults = [*certlint.of_chain(authority.issue(name), name, authority.certificate)]
+        assert (not faults, certpath.permits(constraints, name)) == (name in permitted,) * 2, (name, faults)
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_ca_signs_only_for_names_that_its_constraints_permit(tmp_path: Path, above: bool) -> None:
+    """Clients would refuse the others, and say of some that they don't trust the CA."""
+    top = TestCA("top", limits=limits(("a.example",)) if above else None)
+    lower = TestCA("lower", parent=top, limits=None if above else limits(("a.example",)))
+    authority = authority_for(ca.load(*write(tmp_path, lower, top.pem), now()))
+    for name in ("x.a.example", "b.example"):
+        key, csr = signer.request(name, generate("p256"))
+        if name == "b.example":
+            with pytest.raises(RetrievalError, match=r"the CA may not sign for b\.example, by its nameConstraints"):
+                authority.sign(csr, name, now(), [])
+        else:
+            pem = authority.sign(csr, name, now(), [])
+            assert not [*certlint.of_chain(pem + key, name, top.certificate)]
+    assert (tmp_path / "serial.txt").read_text() == "8\n"  # none was taken for the other
