@@ -54,7 +54,13 @@ class LineFile:
         """Write as much as is possible without blocking the hub; return the number of octets."""
         if self._poll is None:
             put = os.write(self._fd, data)
-            return 0 if 0 < put < len(data) and self._took_back(put) else put
+            if put < len(data):
+                try:
+                    put += os.write(self._fd, data[put:])  # the system says only then why
+                except OSError:
+                    self._torn = not self._took_back(put) or self._torn
+                    raise
+            return put
         put, most = 0, PIPE_BUF  # what a writable pipe has room for
         if len(data) > PIPE_BUF and not os.get_blocking(self._fd):
             most = len(data)  # no other process's line comes amid one write, as Linux locks the pipe, unless it is full
