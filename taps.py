@@ -120,7 +120,7 @@ class Tap:
         beside = str(path.resolve().parent)  # modules there can be imported, unless ours have the same name
         if beside not in sys.path:
             sys.path.append(beside)
-        name = f"tap_{path.stem}"
+        name = f"tap {path.stem}"  # which no file beside it can be imported as
         try:
             names = runpy.run_path(str(path), run_name=name)
             self.body_max = int(names.get("BODY_MAX", BODY_MAX))
