@@ -188,9 +188,13 @@ class Tap:
     def decide(self, exchange: Exchange) -> Answer | None:
         """Let its ``request`` change the request or answer it. Raises ``Refused`` if it fails, and fails closed."""
         asked = _asked(exchange)
-        answer = self.call("request", exchange)
+        answer: object = _FAILURE
+        try:
+            answer = self.call("request", exchange)
+        finally:
+            if answer is _FAILURE:  # or was refused: others are told of this exchange, too
+                _restore(exchange, asked)
         if answer is _FAILURE:
-            _restore(exchange, asked)
             return None
         if exchange.authority != asked[0]:
             exchange.authority = asked[0]

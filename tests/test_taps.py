@@ -179,14 +179,14 @@ REWRITE = FAIL_CLOSED = True
 def opened(tunnel):
     raise ValueError("of no consequence")
 def request(exchange):
-    exchange.method = None  # what it had begun to change is not what others are told
+    exchange.method = exchange.authority = None  # what it had begun to change is not what others are told
     if exchange.target == "/raises":
         raise SystemExit
     if exchange.target == "/panics":
         raise type("PanicException", (BaseException,), {})
     if exchange.target == "/strange":
         return "no answer"
-    exchange.method = "GET"
+    exchange.method, exchange.authority = "GET", "test"
 """
 
 
@@ -423,6 +423,17 @@ def test_what_a_tap_changed_before_it_failed_does_not_go_on(tmp_path: Path, root
             assert got.count("X-Added") == 1
         program.wait_for("request .*method=PUT url=https://test/half .*status=200")
         program.lines = [line for line in program.lines if "Traceback" not in line]  # this one is expected
+
+
+@pytest.mark.parametrize(("left", "passes"), [("(f for f in fields)", True), ("tuple(fields)", True), ("None", False)])
+def test_what_a_tap_leaves_in_place_of_a_list_of_fields_reaches_who_checks_it(
+    tmp_path: Path, roots: Path, server: Origin, left: str, passes: bool
+) -> None:
+    text = "REWRITE = True\ndef request(exchange):\n    fields = exchange.request_fields\n"
+    (tmp_path / "second.py").write_text("REWRITE = True\ndef request(exchange): pass\n")
+    options = (tap(tmp_path, f"{text}    exchange.request_fields = {left}\n"), f"--tap={tmp_path / 'second.py'}")
+    with watched(tmp_path, roots, *options) as program, secure_tunnel(program, f"localhost:{server.port}") as secure:
+        assert get(secure).status == (200 if passes else 403)
 
 
 def test_a_tap_cannot_send_a_request_to_another_host_and_is_told_so(
