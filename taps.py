@@ -268,8 +268,9 @@ class Taps(Observer):
 
 
 def _asked(exchange: Exchange) -> tuple[str, str, str, Fields]:
-    """The request as it is now."""
-    return exchange.authority, exchange.method, exchange.target, [*exchange.request_fields]
+    """The request as it is now. A tap may have set its fields to whatever: ``judge`` looks at them in the end."""
+    fields = exchange.request_fields
+    return exchange.authority, exchange.method, exchange.target, fields[:] if isinstance(fields, list) else fields
 
 
 def _restore(exchange: Exchange, asked: tuple[str, str, str, Fields]) -> None:
