@@ -120,7 +120,7 @@ class PlainHttp:
             where = Target(*client.sock.getsockname()[:2])
         visit = Visit(head.method, path, client.ip, called, where, head.header)
         page = self._website.page(visit)
-        record.status, record.outcome, record.user = page.status, "closed", visit.user
+        record.status, record.outcome, record.user = page.status, "closed", visit.user or record.user
         if page.stream is None:
             client.sock.settimeout(STREAM_SECONDS)
             sockets.send(client.sock, page.reply)  # may be large: ``last_word`` has one second

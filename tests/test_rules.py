@@ -128,6 +128,9 @@ def test_users(tmp_path: Path, roots: Path, origin: Origin) -> None:
         assert exchange(program.address, plain + b"\r\n").status == 407
         good = f"Proxy-Authorization: Basic {b64('alice:s:cret')}\r\n\r\n".encode()
         assert exchange(program.address, plain + good).status == 502
+        last = b"OPTIONS http://nowhere.invalid/ HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n"
+        assert exchange(program.address, last + good).status == 200
+        program.wait_for("page .*method=OPTIONS .* user=alice")
         assert exchange(program.address, b"GET /ca.crt HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
         direct = run("openssl", "s_client", "-connect", program.url[7:], "-servername", "localhost", input="")
         assert "alert access denied" in direct.stderr  # no password can be sent there
