@@ -282,7 +282,8 @@ class Http2:
 
 
 def _declared(exchange: Exchange) -> set[bytes]:
-    return {value for name, value in exchange.response_fields if name == b"content-length"}
+    """The lengths in the response's Content-Length fields, without leading zeros, which are of no account."""
+    return {value.lstrip(b"0") or b"0" for name, value in exchange.response_fields if name == b"content-length"}
 
 
 def _came(exchange: Exchange) -> set[bytes]:

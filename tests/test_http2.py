@@ -172,6 +172,7 @@ def test_a_reset_in_place_of_the_end(code: int, length: str, error: str | None) 
     ("method", "status", "length", "error"),
     [
         ("GET", "200", "5", None),
+        ("GET", "200", "005", None),
         ("GET", "200", "6", "a response with a body of another length than was declared"),
         ("GET", "200", "4", "a response with a body of another length than was declared"),
         ("HEAD", "200", "6", None),
