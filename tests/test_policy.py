@@ -122,6 +122,7 @@ def test_lists_in_files(tmp_path: Path) -> None:
     assert patterns(f"@{path}").is_empty
     path.write_bytes(b"\xff")
     os.mkfifo(tmp_path / "fifo")
+    opened = len(os.listdir("/dev/fd"))
     for bad, reason in (
         (path, "not UTF-8"),
         (tmp_path / "none", "No such file or directory"),
@@ -131,6 +132,7 @@ def test_lists_in_files(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=f"can't read {re.escape(str(bad))}: {reason}"):
             patterns(f"@{bad}")
+    assert len(os.listdir("/dev/fd")) == opened  # each reload would lose one
 
 
 @pytest.mark.parametrize(
