@@ -98,6 +98,8 @@ def test_verified_pairs_are_remembered_for_a_while(path: Path) -> None:
         (b"", "holds no user"),
         (b"alice:secret\n", "line 1 is not of the form name:bcrypt hash"),
         (b"# x\nalice:$apr1$x$y\n", "line 2 is not"),
+        # No client can say a name with a colon (RFC 7617 §2).
+        (b"alice:x:" + bcrypt.hashpw(b"x", b"$2b$04$" + b"." * 22), "line 1 is not"),
         (b":" + bcrypt.hashpw(b"x", b"$2b$04$" + b"." * 22), "line 1 is not"),
         # bcrypt rejects its salt, in which padding bits are set, as old versions of passlib wrote it.
         (b"alice:$2y$05$uf89VBYagpNiX.hHCCCA0/gUPAzBMD9mGFtXdWDtAsJa7TuzZ7xRe\n", "line 1 is not"),
