@@ -94,6 +94,9 @@ def test_what_is_learned_is_told_once() -> None:
         ("SSLV3_ALERT_BAD_CERTIFICATE", "pins another"),
         ("SSLV3_ALERT_CERTIFICATE_UNKNOWN", "pins another"),
         ("SSLV3_ALERT_CERTIFICATE_EXPIRED", "clock"),
+        ("SSLV3_ALERT_UNSUPPORTED_CERTIFICATE", "--key-type"),
+        ("SSLV3_ALERT_CERTIFICATE_REVOKED", "--crl-url"),
+        ("TLSV1_ALERT_ACCESS_DENIED", "pins another"),
     ],
 )
 def test_meanings(reason: str, text: str) -> None:
