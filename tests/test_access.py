@@ -41,6 +41,35 @@ def test_wrong_passwords_are_answered_late_and_use_nothing_up(door: Access) -> N
     assert come(door, "alice:sesame") == "alice"
 
 
+def test_whoever_waits_for_the_reply_to_a_wrong_password_takes_no_place(
+    door: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a few who guess would keep all others out."""
+    monkeypatch.setattr(access, "FAILURE_SECONDS", WAIT)
+    asked = list[bytes]()
+    check = bcrypt.checkpw
+
+    def checkpw(password: bytes, hashed: bytes) -> bool:
+        asked.append(password)
+        return check(password, hashed)
+
+    monkeypatch.setattr(bcrypt, "checkpw", checkpw)
+
+    def passes() -> bool:
+        try:
+            return come(door, "alice:sesame", "192.0.2.2") == "alice"
+        except TooManyConnections:
+            return False
+
+    wrong = [gevent.spawn(come, door, "alice:guess") for _ in range(2)]
+    try:
+        until(lambda: len(asked) == 2)  # they have taken both places
+        until(passes)
+        assert not any(each.ready() for each in wrong)
+    finally:
+        gevent.killall(wrong)
+
+
 def test_a_verified_password_is_not_verified_again(door: Access, monkeypatch: pytest.MonkeyPatch) -> None:
     assert come(door, "alice:sesame") == "alice"
     monkeypatch.setattr(bcrypt, "checkpw", lambda *_: False)
