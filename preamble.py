@@ -23,13 +23,13 @@ def preamble(
     tls_version: str | None = None,
     alpn: str | None = None,
 ) -> bytes:
-    """The header for a client of a listener, with its server name, ALPN protocol and TLS version where known."""
-    source, destination = ip_address(client[0].partition("%")[0]), ip_address(listener[0].partition("%")[0])
+    """The header for a client of a listener, with its server name (DNS), ALPN protocol and TLS version where known."""
+    source, destination = ip_address(client[0]), ip_address(listener[0])  # ``packed`` leaves out a zone
     body = source.packed + destination.packed + struct.pack(">HH", client[1], listener[1])
     if alpn is not None:
         body += _vector(_ALPN, alpn.encode("ascii"))
     if server_name is not None:
-        body += _vector(_AUTHORITY, server_name.encode("latin-1", "replace")[:255])
+        body += _vector(_AUTHORITY, server_name.encode("ascii"))
     if tls_version is not None:
         # ``verify`` is not zero: no client certificate was verified.
         body += _vector(_SSL, struct.pack(">BL", _CLIENT_SSL, 1) + _vector(_SSL_VERSION, tls_version.encode("ascii")))
