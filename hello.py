@@ -72,12 +72,12 @@ class HelloReader:
                 break
             body += wire[start + 5 : start + 5 + length]
             self._next = start + 5 + length
-            size = 4 + int.from_bytes(body[1:4])
+            size = 4 + int.from_bytes(body[1:4])  # less than it will be while one of these octets is missing
             if body[0] != _CLIENT_HELLO:
                 raise HelloError("not a ClientHello")
-            if len(body) >= 4 and size > self._most:
+            if size > self._most:
                 raise HelloError(f"the ClientHello is larger than {self._most} octets (--max-hello)")
-            if len(body) >= 4 and size <= len(body):
+            if size <= len(body):
                 return _parse(bytes(body[4:size]))
         if len(wire) > _WIRE * self._most:
             raise HelloError(f"the ClientHello's records are larger than {_WIRE * self._most} octets (--max-hello)")

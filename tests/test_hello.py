@@ -72,7 +72,7 @@ def test_a_real_hello_however_it_is_cut(size: int) -> None:
     assert found is not None
     assert found.server_name == "www.example.com"
     assert found.alpn_protocols == (b"h2", b"http/1.1")
-    assert 0x0304 in found.supported_versions
+    assert found.supported_versions == (0x0304, 0x0303)
     assert not found.encrypted_client_hello
 
 
@@ -116,6 +116,12 @@ def test_hostile_names_come_out_as_sent(name: bytes) -> None:
     assert found.server_name == name.decode("latin-1")
 
 
+def test_names_of_another_type_are_no_host_names() -> None:
+    entries = b"\1\0\1x" + b"\0\0\1a" + b"\2\0\0"
+    found = read(records(message(extension(0, len(entries).to_bytes(2) + entries))))
+    assert found == ClientHello("a", (), ())
+
+
 def test_post_quantum_size_grease_and_ech() -> None:
     data = records(
         message(extension(0x0A0A, b"\0"), server_name(b"a.example"), extension(0xFE0D, bytes(200)), padding=6000)
@@ -145,6 +151,7 @@ def test_post_quantum_size_grease_and_ech() -> None:
         records(message(extension(16, b"\0\2\1"), extension(0x0A0A, b""))),
         records(message(extension(43, b"\3\3\4"))),
         records(message(extension(43, b"\4\3\4"), extension(0x0A0A, b""))),
+        records(message(extension(43, b"\4\3\4\3"), extension(0x0A0A, b""))),
         records(message(extension(0x0A0A, b"abcd")[:-2])),
         records(b"\1\0\0\2\3\3"),
         records(b"\1\0\0\x32" + message(extension(0x0A0A, b"abcd"))[4:-1]),
@@ -189,6 +196,7 @@ def test_the_form_of_ssl_2_is_known_as_soon_as_it_can_be(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("other", "known"),
     [
+        (b"\x7f", 1),
         (b"\xc1", 1),
         (b"\xc0\1", 2),  # longer than a record may be
         (b"\x80\x08", 2),  # too short
