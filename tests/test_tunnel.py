@@ -146,6 +146,9 @@ def uploaded(ends: Ends, tunnel: Tunnel) -> None:
     ends.origin_end.sendall(b"x")
     assert ends.client_end.recv(1) == b"x"
     assert not tunnel.early
+    ends.client_end.sendall(b"more")
+    assert ends.origin_end.recv(100) == b"more"
+    assert not tunnel.early  # nobody needs it any more
     running.kill()
 
 
@@ -266,6 +269,41 @@ def test_what_idles_out_without_tls_does_not_look_complete(tmp_path: Path, phase
         over.set()
         assert heard.get(timeout=WAIT) == "cut off"
         assert "outcome=idle" in running.tunnels(1)[0]
+
+
+def test_a_client_that_ended_tls_and_does_not_read_is_let_go(certificate: Path) -> None:
+    with connected() as (client, client_end), connected() as (origin, origin_end), gevent.Timeout(WAIT):
+        stream, peer = in_tls(client, client_end, certificate)
+        peer.close_notify()
+        tunnel = Tunnel(stream, PlainStream(origin), idle=0.6)
+        pouring = gevent.spawn(origin_end.sendall, bytes(100_000_000))
+        tunnel.run()
+        pouring.kill()
+    assert tunnel.outcome == "idle"
+
+
+def test_what_was_whole_in_tls_arrives_though_the_connection_is_given_up(certificate: Path) -> None:
+    """Its client is slow to read."""
+    whole = bytes(150_000)
+    with connected() as (ours, theirs), gevent.Timeout(WAIT):
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * len(whole))
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+        stream, peer = in_tls(ours, theirs, certificate)
+        stream.encrypt(whole)
+        assert stream.flush_now()
+        stream.end(ORDERLY)
+        stream.abort()
+        ours.close()
+        assert b"".join(iter(peer.read, b"")) == whole
+
+
+def in_tls(ours: socket.socket, theirs: socket.socket, certificate: Path) -> tuple[TlsStream, BioClient]:
+    """A server and its client, who have completed their handshake."""
+    stream = TlsStream(ours, server_context(certificate.read_bytes()), [])
+    shaking = gevent.spawn(stream.handshake, time.monotonic() + WAIT)
+    peer = BioClient(theirs, ssl._create_unverified_context(), "localhost")
+    shaking.get()
+    return stream, peer
 
 
 def test_what_is_cut_off_while_its_reader_pauses_gets_no_fin() -> None:
