@@ -46,6 +46,7 @@ from tlslite.messages import Alert
 from watching import CLIENT
 
 import tls
+from errors import TooManyConnections
 from store import Store
 
 BASE = ("--store=certs", "--max=100", "--ca=ca")
@@ -451,15 +452,19 @@ def test_one_octet_alone_does_not_decide_what_they_are(
             assert sock.recv(100) == (first if reply is None else reply)
 
 
-def test_what_might_become_such_a_hello_is_not_lost_where_the_origin_speaks(tmp_path: Path, roots: Path) -> None:
+@pytest.mark.parametrize("begun", [b"\x80", b"\x16\3\1"])
+def test_what_might_become_a_hello_is_not_lost_where_the_origin_speaks(
+    tmp_path: Path, roots: Path, begun: bytes
+) -> None:
     def greets(sock: socket.socket) -> None:
         sock.sendall(b"hello")
         echo(sock)
 
     with Origin(greets) as plain, running(tmp_path, roots) as program:
-        with tunnel(program.address, f"localhost:{plain.port}") as sock:
-            sock.sendall(b"\x80")
-            assert b"".join(sock.recv(1) for _ in range(6)) == b"hello\x80"
+        with socket.create_connection(program.address, timeout=WAIT) as sock:
+            sock.sendall(f"CONNECT localhost:{plain.port} HTTP/1.1\r\nHost: a\r\n\r\n".encode() + begun)
+            assert read_reply(sock, body=False).status == 200
+            assert b"".join(sock.recv(1) for _ in range(5 + len(begun))) == b"hello" + begun
 
 
 def test_a_bypassed_tunnel_goes_to_its_own_target_past_a_redirect(
@@ -1096,6 +1101,9 @@ def test_connections_past_the_limit_are_told_so(tmp_path: Path, roots: Path, ech
                 assert read_reply(other).status == 200
                 reply = connect(program, target)
                 assert (reply.status, reply.reason) == (503, "Too many connections")
+                with socket.create_connection(program.address, timeout=WAIT) as begun:
+                    begun.sendall(b"\x16")  # the hello timeout, after which there is no alert, is not waited for
+                    assert begun.recv(100) == tls.alert(TooManyConnections.alert)
                 slow = exchange(program.address, b"CONNECT ")  # the head timeout, which a 408 would name, is ten times
                 assert (slow.status, slow.reason) == (503, "Too many connections")  # as long as it is waited for
                 assert exchange(program.address, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").status == 200

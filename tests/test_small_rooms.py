@@ -1,5 +1,6 @@
 """Modules whose tests are small enough to share a file: log, pages, policy, the resolver and who asks it."""
 
+import errno
 import json
 import re
 import socket
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lab import WAIT, Vanishing, no_garbage, no_memory, until
 from test_asking import unread
+from test_hello import message, records, server_name
 from test_upstream import soon
 
 import errors
@@ -227,9 +229,10 @@ def test_name_servers_that_fail_are_no_name_that_is_missing(
         assert (failure.value.status, failure.value.reason, failure.value.proxy_status) == (502, reason, "dns_error")
 
 
-def test_a_look_up_without_memory_tells_nothing_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise socket.gaierror(socket.EAI_MEMORY, "why")
+@pytest.mark.parametrize("error", [socket.gaierror(socket.EAI_MEMORY, "why"), OSError(errno.EMFILE, "why")])
+def test_a_look_up_without_memory_tells_nothing_of_the_name(monkeypatch: pytest.MonkeyPatch, error: OSError) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise error
 
     names = resolver.Resolver()
     with monkeypatch.context() as patch:
@@ -260,6 +263,35 @@ def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resolver, "_getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
     found = Upstream().resolve(Target("many.example", 1), soon())
     assert [ip for ip, _ in found] == ["::1", "10.0.0.1", "::2", "::3"]
+
+
+def test_addresses_with_a_zone_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    ips = ["fe80::1%eth0", "10.0.0.1"]
+    monkeypatch.setattr(resolver, "_getaddrinfo", lambda *_, **__: [(0, 0, 0, "", (ip, 0)) for ip in ips])
+    assert resolver.Resolver().look_up("a.example", soon()) == ["10.0.0.1"]
+    del ips[1]
+    with pytest.raises(errors.OriginNotFound, match=r"a\.example has no usable address"):
+        resolver.Resolver().look_up("a.example", soon())
+
+
+@pytest.mark.parametrize("seconds", [0.0, WAIT])
+def test_an_answer_and_a_failure_are_kept_for_so_long(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    asked: list[str] = []
+
+    def ask(host: str, *_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+        asked.append(host)
+        if host == "dead.example":
+            raise socket.gaierror(-2, "Name or service not known")
+        return [(0, 0, 0, "", ("10.0.0.1", 0))]
+
+    monkeypatch.setattr(resolver, "_getaddrinfo", ask)
+    monkeypatch.setattr(resolver, "_GOOD_SECONDS", seconds)
+    monkeypatch.setattr(resolver, "_BAD_SECONDS", seconds)
+    names = resolver.Resolver()
+    for host in ("good.example", "dead.example") * 2:
+        with suppress(errors.OriginNotFound):
+            assert names.look_up(host, soon()) == ["10.0.0.1"]
+    assert asked == ["good.example", "dead.example"] * (1 if seconds else 2)
 
 
 def test_a_name_of_thousands_of_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,6 +486,16 @@ def test_a_client_that_vanished_was_not_too_slow() -> None:
         peer.close()
         with pytest.raises(TimeoutError, match="Connection timed out"):
             read_hello(client, None, b"", limits)
+
+
+def test_who_may_take_its_time_and_has_spoken_already_is_not_waited_for() -> None:
+    whole = records(message(server_name(b"a.example")))
+    end, ours = socket.socketpair()
+    origin, theirs = socket.socketpair()
+    with end, ours, origin, theirs, gevent.Timeout(WAIT):
+        hello, data = read_hello(ours, origin, whole, Limits(), patient=True)
+    assert hello is not None
+    assert (hello.server_name, data) == ("a.example", whole)
 
 
 # Between two requests
