@@ -191,20 +191,19 @@ def test_a_bug_in_a_dial_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize(
-    ("numbers", "kind"),
+    ("first", "numbers", "kind"),
     [
-        (
-            [errno.ECONNREFUSED, errno.EADDRNOTAVAIL],
-            OriginRefused,
-        ),  # the second address is an IPv6 one, and the machine has none
-        ([errno.EADDRNOTAVAIL], errors.OutOfResources),
-        ([errno.ECONNREFUSED, errno.EMFILE], errors.OutOfResources),
-        ([errno.EHOSTUNREACH, errno.EADDRNOTAVAIL], errors.OriginError),
+        # The second address is an IPv6 one, and the machine may have none.
+        ("192.0.2.1", [errno.ECONNREFUSED, errno.EADDRNOTAVAIL], OriginRefused),
+        ("fe80::1", [errno.ECONNREFUSED, errno.EADDRNOTAVAIL], OriginRefused),
+        ("192.0.2.1", [errno.EADDRNOTAVAIL], errors.OutOfResources),
+        ("192.0.2.1", [errno.ECONNREFUSED, errno.EMFILE], errors.OutOfResources),
+        ("192.0.2.1", [errno.EHOSTUNREACH, errno.EADDRNOTAVAIL], errors.OriginError),
     ],
 )
-def test_what_tells_most_about_a_dial_that_failed(numbers: list[int], kind: type[Exception]) -> None:
+def test_what_tells_most_about_a_dial_that_failed(first: str, numbers: list[int], kind: type[Exception]) -> None:
     failures = [OSError(number, os.strerror(number)) for number in numbers]
-    assert type(upstream._dial_error(Target("a", 1), [("192.0.2.1", 1), ("2001:db8::1", 1)], failures)) is kind
+    assert type(upstream._dial_error(Target("a", 1), [(first, 1), ("2001:db8::1", 1)], failures)) is kind
 
 
 @pytest.mark.parametrize(
