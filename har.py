@@ -75,7 +75,7 @@ class HarFile:
                 if count:
                     break  # the next call begins with it
                 raise
-            if count and not self._fits(len(lot) + len(told)):
+            if count and not self._fits(len(lot) + len(b"\n,") + len(told)):
                 break  # serialized again for the next file
             lot += b"\n," + told if count else told
             count += 1
@@ -98,7 +98,7 @@ class HarFile:
 
     def _fits(self, octets: int) -> bool:
         live, _ = self._copies or self._open()
-        return live.end + len(b"\n,") + octets + len(_TAIL) <= self._max_size
+        return live.end + len(b"\n" if self._empty else b"\n,") + octets + len(_TAIL) <= self._max_size
 
     def _append(self, lot: bytearray) -> None:
         live, spare = self._copies or self._open()

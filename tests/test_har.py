@@ -41,9 +41,23 @@ def test_it_is_valid_after_each_entry(tmp_path: Path) -> None:
         assert entries(path) == [f"/{m}" for m in range(n + 1)]
     file.append(exchange(target="/3"), exchange(target="/4"))
     assert entries(path) == ["/0", "/1", "/2", "/3", "/4"]
+    assert "é".encode() in path.read_bytes()  # not escaped, which takes three times as much
     file.close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert json.loads(path.read_text())["log"]["creator"] == {"name": "certifier", "version": "1.0"}
+
+
+def test_two_copies_take_turns(tmp_path: Path) -> None:
+    """Without being copied anew, which would cost more with each entry."""
+    path, spare = tmp_path / "a.har", tmp_path / ".a.har.spare"
+    file = open_(path)
+    with path.open("rb") as one, spare.open("rb") as other:  # so that no new file can have their numbers
+        copies = [os.fstat(copy.fileno()).st_ino for copy in (one, other)]
+        for _ in range(4):
+            file.append(exchange())
+            copies.reverse()
+            assert [path.stat().st_ino, spare.stat().st_ino] == copies
+    file.close()
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["at-first", "later"])
@@ -193,6 +207,21 @@ def test_small_entries_are_written_at_once(tmp_path: Path) -> None:
     assert written(file, [exchange(target=f"/{n}") for n in range(100)]) == [100]
     file.close()
     assert entries(tmp_path / "a.har") == [f"/{n}" for n in range(100)]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["of an empty file", "of a file with an entry"])
+@pytest.mark.parametrize("more", [-1, 0])
+def test_a_lot_fills_its_file_to_the_last_octet(tmp_path: Path, more: int, first: bool) -> None:
+    made = [exchange(target=f"/{n}") for n in range(3)]
+    one = open_(tmp_path / "one.har")
+    one.append(*made)
+    one.close()
+    size = (tmp_path / "one.har").stat().st_size + more
+    file = open_(tmp_path / "a.har", max_size=size)
+    before = [] if first else [file.append(made.pop(0))]
+    assert sum(before + written(file, made)[:1]) == (2 if more < 0 else 3)
+    file.close()
+    assert max(path.stat().st_size for path in tmp_path.glob("a*.har")) <= size
 
 
 def test_a_lot_ends_where_the_file_does(tmp_path: Path) -> None:
