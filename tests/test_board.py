@@ -16,6 +16,7 @@ from board import MAX_LABELS, Board
 from errors import LoopDetected, OriginRefused, Refused
 from exchange import MAX_FIELDS, Exchange
 from histogram import Histogram, merged
+from log import MAX_URL
 from options import MAX_WORKERS
 from record import Record
 from recorder import Recorder
@@ -59,12 +60,14 @@ def test_a_tunnel_from_its_beginning_to_its_end() -> None:
     clock = Clock()
     made = Board(clock, "w")
     record = Record("127.0.0.1:1", target="a.example:443", sni="b.example")
+    record.started -= 60
     number = made.opened(record)
     assert made.tunnels == 1
     record.progress = Octets(5, 7)
     made.meter.sent, made.meter.received = 5, 7
     (row,) = made.under_way()
     assert (row["key"], row["ended"], row["outcome"], row["sent"], row["received"]) == (f"w-{number}", None, None, 5, 7)
+    assert row["started"] == pytest.approx(clock.time - 60, abs=1)
     assert made.kept()["counts"]["octets"] == {"sent": 5, "received": 7}
     record.sent, record.received, record.outcome, record.context = 50, 70, "closed", "memory"
     made.meter.sent, made.meter.received = 50, 70
@@ -72,7 +75,7 @@ def test_a_tunnel_from_its_beginning_to_its_end() -> None:
     assert (made.tunnels, made.under_way()) == (0, [])
     (row,) = made.latest(Cursor())["tunnels"]
     assert (row["key"], row["ended"], row["outcome"], row["sni"]) == (f"w-{number}", clock.time, "closed", "b.example")
-    assert row["started"] == pytest.approx(clock.time, abs=1)
+    assert row["started"] == pytest.approx(clock.time - 60, abs=1)
     assert made.kept()["counts"]["octets"] == {"sent": 50, "received": 70}
     assert made.kept()["counts"]["tunnels"] == {"closed": 1}
     assert made.latest(Cursor())["refusals"] == []
@@ -96,6 +99,7 @@ def test_requests_are_told_apart_from_tunnels_and_our_own_pages_are_left_out() -
     assert made.tunnels == 0
     page = Record("127.0.0.1:1", kind="page", target="127.0.0.1:8080", outcome="closed")
     number = made.opened(page)
+    made.opened(Record("127.0.0.1:1"))  # has not yet said what it wants
     assert made.under_way() == []
     made.closed(number)
     assert made.kept()["counts"]["plain"] == {"closed": 1}
@@ -107,7 +111,9 @@ def test_of_a_record_no_more_is_kept_than_a_row_has() -> None:
     made = Board()
     record = Record("127.0.0.1:1", kind="request", method="x" * 10_000, url="x" * 10_000)
     record.target = record.sni = record.detail = record.user = record.remark = "x" * 10_000
-    made.closed(made.opened(record))
+    number = made.opened(record)
+    assert len(json.dumps(made.under_way())) < 3000
+    made.closed(number)
     assert sum(len(str(getattr(record, name))) for name in Record.__dataclass_fields__) < 3000
 
 
@@ -117,11 +123,14 @@ def test_everything_is_bounded() -> None:
     for number in range(MAX_ROWS + 10):
         closed_tunnel(made, f"outcome-{number}", sni="x" * 100_000, detail="y" * 100_000, refused="z")
         made.opened(Record("127.0.0.1:1", target="a:1"))
+        made.ended(Seen().recorder().request("GET", "a", "/", "2", []))
         clock.advance(seconds=1)
     assert len(made.kept()["counts"]["tunnels"]) == MAX_LABELS + 1
     assert sum(made.kept()["counts"]["tunnels"].values()) == MAX_ROWS + 10
+    closed_tunnel(made, "outcome-0")
+    assert made.kept()["counts"]["tunnels"]["outcome-0"] == 2  # what had its place before keeps it
     latest = made.latest(Cursor())
-    assert [len(kept) for kept in latest.values()] == [MAX_ROWS, 0, MAX_ROWS]
+    assert [len(kept) for kept in latest.values()] == [MAX_ROWS, MAX_ROWS, MAX_ROWS]
     assert len(made.under_way()) == MAX_OPEN
     assert made.under_way()[-1]["key"].endswith(f"-{2 * (MAX_ROWS + 10)}")
     assert len(made.history(Cursor())) == snapshot.HISTORY_SECONDS
@@ -227,10 +236,15 @@ def test_one_counts_on_from_another() -> None:
     second.retrieved("disk", 0.003)
     assert len(stirred) == 3
     second.dialled(0.01)
-    assert len(stirred) == 4
+    second.refused_unheard("policy")
+    second.lost("har", 3)
+    second.reloaded("failed")
+    second.ended(Seen().recorder().request("GET", "a", "/", "2", []))
+    assert len(stirred) == 8
     counts = second.kept()["counts"]
     assert (counts["connections"], counts["tunnels"]) == ({"accepted": 2}, {"idle": 2})
-    assert (counts["refusals"], counts["octets"]) == ({"policy": 1}, {"sent": 0, "received": 7})
+    assert (counts["refusals"], counts["octets"]) == ({"policy": 2}, {"sent": 0, "received": 7})
+    assert (counts["lost"], counts["reloads"], counts["requests"]) == ({"har": 3}, {"failed": 1}, {"GET none": 1})
     assert sum(second.kept()["histograms"]["retrieval"]["counts"]) == 2
     assert len(second.latest(Cursor())["tunnels"]) == 1
     clock.advance(seconds=1)
@@ -255,6 +269,7 @@ def test_somebody_looks_for_a_while() -> None:
     made.kept()["counts"]
     assert not made.looked_at
     made.latest(Cursor())
+    assert made.looked_at
     clock.advance(seconds=board.LOOKED_SECONDS - 1)
     assert made.looked_at
     clock.advance(seconds=2)
@@ -279,6 +294,7 @@ def test_an_exchange_as_a_row() -> None:
     watcher.sent(REQUEST)
     assert made.latest(Cursor())["requests"] == []
     watcher.received(RESPONSE)
+    assert made.histograms["first_byte"].data()["sum"] < 1
     (row,) = made.latest(Cursor())["requests"]
     assert row["key"].startswith("w-r")
     assert (row["method"], row["status"], row["type"]) == ("POST", 302, "text/html")
@@ -287,6 +303,26 @@ def test_an_exchange_as_a_row() -> None:
     assert 0 <= row["first"] <= row["ended"] - row["started"] < 1
     assert made.kept()["counts"]["requests"] == {"POST 3xx": 1}
     assert sum(made.histograms["first_byte"].data()["counts"]) == 1
+
+
+def test_the_row_of_an_exchange_has_its_times_whenever_it_is_made() -> None:
+    exchange = Seen().recorder().request("GET", "user:s3cret@a.example", "/", "1.1", [])
+    exchange.ended = exchange.began - 3600 + 1.5
+    exchange.began -= 3600
+    row = rows.of_exchange(exchange, "")
+    assert (row["ended"] - row["started"], row["url"]) == (pytest.approx(1.5), "https://a.example/")
+
+
+@pytest.mark.parametrize(
+    ("status", "label"),
+    [(99, "none"), (100, "1xx"), (199, "1xx"), (500, "5xx"), (599, "5xx"), (600, "none")],
+)
+def test_requests_are_counted_by_the_class_of_their_status(status: int, label: str) -> None:
+    made = Board()
+    exchange = Seen().recorder().request("GET", "a", "/", "1.1", [])
+    exchange.status = status
+    made.ended(exchange)
+    assert made.kept()["counts"]["requests"] == {f"GET {label}": 1}
 
 
 def test_secrets_are_left_out_of_rows() -> None:
@@ -319,20 +355,23 @@ def test_which_fields_hold_secrets() -> None:
 
 
 def test_an_exchange_is_kept_as_it_is_only_where_that_is_little() -> None:
-    for limit, fields, authority, small in [
-        (None, [(b"A", b"b")], "a.example", True),
-        (None, [(b"A", b"b" * 5000)], "a.example", False),
-        (None, [(b"A", b"b")] * 256 * 10, "a" * 5000, False),
-        (10, [(b"A", b"b")], "a.example", False),
+    for limit, fields, authority, target, reason, small in [
+        (None, [(b"A", b"b")], "a.example", "/", "OK", True),
+        (None, [(b"A", b"b" * 5000)], "a.example", "/", "OK", False),
+        (None, [(b"A", b"b")] * 256 * 10, "a" * 5000, "/", "OK", False),
+        (None, [], "a.example", "/" * 5000, "OK", False),
+        (None, [], "a.example", "/", "OK" * 5000, False),
+        (10, [(b"A", b"b")], "a.example", "/", "OK", False),
     ]:
         recorder = Seen().recorder(limit)
-        exchange = recorder.request("GET", authority, "/", "1.1", fields)
-        recorder.response(exchange, 200, "OK", [], exchange.began)
+        exchange = recorder.request("GET", authority, target, "1.1", fields)
+        recorder.response(exchange, 200, reason, [], exchange.began)
         assert rows.is_small(exchange) == small
         board = Board()
         recorder.end(exchange)
         board.ended(exchange)
-        assert [row["status"] for row in board.latest(Cursor())["requests"]] == [200]
+        exchange.status = 201  # which tells whether it was kept, or its row
+        assert [row["status"] for row in board.latest(Cursor())["requests"]] == [201 if small else 200]
 
 
 @pytest.mark.parametrize(("octets", "small"), [(100, True), (5000, False)])
@@ -340,6 +379,7 @@ def test_an_exchange_for_a_protocol_with_a_long_name_is_not_kept_as_it_is(octets
     """HTTP/2 has it in a pseudo-field (RFC 8441)."""
     exchange = Seen().recorder().request("CONNECT", "a", "/", "2", [], "x" * octets)
     assert rows.is_small(exchange) == small
+    assert len(rows.of_exchange(exchange, "")["upgrade"]) == min(octets, rows.MAX_TEXT + 1)
 
 
 def test_an_exchange_is_cut_to_what_is_shown() -> None:
@@ -347,16 +387,20 @@ def test_an_exchange_is_cut_to_what_is_shown() -> None:
     recorder = Recorder(connection(), made)
     fields = [(b"x" * 5000, b"y" * 5000)] * MAX_FIELDS
     exchange = recorder.request("BREW" * 100, "a" * 5000, f"/{'p' * 50_000}", "1.1", fields)
-    recorder.response(exchange, 999, "r" * 5000, fields, time.monotonic())
+    recorder.response(exchange, 999, "r" * 5000, [(b"Content-Type", b"t" * 5000), *fields], time.monotonic())
     recorder.end(exchange, "e" * 5000)
     (row,) = made.latest(Cursor())["requests"]
-    assert len(json.dumps(row)) < 2 * rows.MAX_FIELDS * 3 * rows.MAX_TEXT
+    assert len(row["method"]) == 32
+    assert len(row["url"]) == MAX_URL + 1
+    assert {len(row[name]) for name in ("reason", "type", "error")} == {rows.MAX_TEXT + 1}
+    for head in ("request_fields", "response_fields"):
+        assert sum(len(name) + len(text) for name, text in row[head]) <= rows.MAX_HEAD
     assert made.kept()["counts"]["requests"] == {"other none": 1}
 
 
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
-    [(300, 300, 6), (10, 300, 13), (10, 5000, 13), (300, 0, 13), (10, 90, rows.MAX_FIELDS)],
+    [(300, 300, 6), (10, 300, 13), (10, 5000, 13), (900, 0, 13), (10, 246, 16), (10, 20, rows.MAX_FIELDS)],
 )
 def test_of_many_large_fields_the_first_ones_are_shown(name: int, value: int, shown: int) -> None:
     """Few octets make them, in HTTP/2, and each who looks gets 300 rows."""
@@ -466,6 +510,26 @@ def test_of_who_is_silent_there_is_what_it_had_counted() -> None:
     assert len(both["tunnels"]) == 1
 
 
+def test_the_order_of_processes_makes_no_difference() -> None:
+    clock = Clock()
+    one = Board(clock, "one")
+    one.connected()
+    clock.advance(seconds=2)
+    first = snapshot_of(one)
+    two = Board(clock, "two")
+    two.connected()
+    clock.advance(seconds=1)
+    last = snapshot_of(two)
+    first["learned"] = [{"client": "a", "name": "x", "seconds": 5.0}]
+    last["learned"] = [{"client": "a", "name": "x", "seconds": 7.0}]
+    both = merge([first, last])
+    assert both == merge([last, first])
+    assert both["started"] == first["started"]
+    assert both["now"] == first["now"]  # or what the first one says later would be old news
+    assert [sample["connections"] for sample in both["history"]] == [1, 0, 1]
+    assert [entry["seconds"] for entry in both["learned"]] == [7.0]
+
+
 def test_certificates_of_several_processes_by_their_latest_use() -> None:
     def held(name: str, used: float) -> snapshot.Held:
         return {"name": name, "serial": "1", "not_after": 1.0, "used": used, "source": "made", "ours": True}
@@ -474,6 +538,8 @@ def test_certificates_of_several_processes_by_their_latest_use() -> None:
     one["held"] = [held("a", 5), held("b", 1)]
     two["held"] = [held("b", 9), held("c", 2)]
     assert [(entry["name"], entry["used"]) for entry in merge([one, two])["held"]] == [("b", 9), ("a", 5), ("c", 2)]
+    one["held"], two["held"] = ([held(f"{who}{n}", n) for n in range(snapshot.MAX_HELD)] for who in "ab")
+    assert {entry["used"] for entry in merge([one, two])["held"]} == set(range(100, snapshot.MAX_HELD))
 
 
 def test_bypasses_that_several_processes_learned_are_told_once() -> None:
