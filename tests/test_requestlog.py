@@ -61,10 +61,14 @@ def test_json() -> None:
 
 def test_combined() -> None:
     fields = [(b"Referer", b"https://b.example/"), (b"User-Agent", b'a "quoted" agent')]
-    assert combined(exchange(fields=fields)) == (
+    made = exchange(fields=fields)
+    line = (
         '127.0.0.1 - - [24/Nov/2026:05:12:43 +0000] "GET https://a.example/x HTTP/1.1" 200 3456'
         ' "https://b.example/" "a \\"quoted\\" agent"'
     )
+    assert combined(made) == line
+    made.connection = replace(made.connection, client="[2001:db8::1]:50818")
+    assert combined(made) == line.replace("127.0.0.1", "2001:db8::1")
 
 
 @pytest.mark.parametrize("form", FORMATS.values())
@@ -76,6 +80,12 @@ def test_a_url_is_cut_where_others_are_too_in_every_format(form: Callable[[Excha
         for line in (form(exchange(target=path)), record_form(record)):
             assert (path in line) is whole
             assert "x" * (MAX_URL - 100) in line or whole
+
+
+def test_of_a_content_type_only_the_media_type_is_told() -> None:
+    made = exchange(kind=b' text/html ; charset=utf-8; x="a;b"')
+    assert text(made).endswith(" type=text/html")
+    assert json.loads(as_json(made))["type"] == "text/html"
 
 
 def test_who_asked() -> None:
@@ -95,11 +105,12 @@ def test_what_did_not_come() -> None:
     assert combined(made).endswith('"GET https://a/ HTTP/2.0" 000 - "-" "-"')
 
 
-def test_upgrade_and_push() -> None:
+def test_upgrade_push_and_note() -> None:
     made = exchange(status=101)
-    made.upgrade, made.pushed = "web socket", True
-    assert text(made).endswith(' type=text/html upgrade="web socket" pushed=yes')
-    assert (json.loads(as_json(made))["upgrade"], json.loads(as_json(made))["pushed"]) == ("web socket", True)
+    made.upgrade, made.pushed, made.note = "web socket", True, 'a "note"'
+    assert text(made).endswith(r' type=text/html upgrade="web socket" pushed=yes note="a \"note\""')
+    told = json.loads(as_json(made))
+    assert (told["upgrade"], told["pushed"], told["note"]) == ("web socket", True, 'a "note"')
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -115,7 +126,7 @@ def test_no_secret_is_logged(form: str) -> None:
     ):
         line = FORMATS[form](made)
         assert "secret" not in line
-        assert "a.example/@path" in line
+        assert "://a.example/@path" in line
     assert "a.example:443" in FORMATS[form](exchange("CONNECT", target="secret@a.example:443"))
     assert "secret" not in FORMATS[form](exchange("CONNECT", target="secret@a.example:443"))
 
@@ -148,8 +159,9 @@ def test_long_values_are_cut() -> None:
             len(form(exchange(target="/" + "\xff" * 10 * MAX_URL, fields=[(b"Referer", b"x" * 10**6)]))) < 10 * MAX_URL
         )
         made = exchange("M" * 10**6, kind=b"\xff" * 10**6)
-        made.upgrade = "\xff" * 10**6
-        assert len(form(made)) < 20 * MAX_VALUE
+        made.upgrade = made.error = made.note = "\xff" * 10**6
+        made.connection = replace(made.connection, user="u" * 10**6)
+        assert len(form(made)) < 30 * MAX_VALUE
     long = exchange(target="/" + "x" * MAX_URL)
     for form, word in ((text, r" url=(\S+)"), (as_json, r'"url": "([^"]+)"'), (combined, r'"GET (\S+)')):
         found = re.search(word, form(long))
@@ -223,6 +235,29 @@ def test_a_fifo_that_nobody_reads(tmp_path: Path, capfd: pytest.CaptureFixture[s
         file.reopen()
         file.write("read")
         assert reader.read(4096) == b"read\n"
+    file.close()
+
+
+def test_a_fifo_that_takes_no_more(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    log.set_up()
+    path = tmp_path / "log"
+    os.mkfifo(path)
+    lost: list[int] = []
+    with open(path, "rb", 0, opener=without_a_wait) as reader:
+        file = LineFile(path, lost.append)
+        while not lost:
+            file.write("x" * 5000)
+        file.write("lost")
+        assert (
+            capfd.readouterr().err.count(f"can't write {path}: it takes no more; lines are lost until it can be") == 1
+        )
+        while len(reader.read(1 << 20)) == 1 << 20:
+            pass
+        file.write("one")
+        file.write("two")
+        assert reader.read(4096) == b"\none\ntwo\n"  # the first one that was lost is there in part
+        assert f"{path} can be written again; lines lost: 2" in capfd.readouterr().err
+    assert lost == [1, 1]
     file.close()
 
 
