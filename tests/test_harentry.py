@@ -43,8 +43,11 @@ def exchange(
 def test_an_entry() -> None:
     made = exchange(
         b"a=b", b"hello",
-        [(b"Content-Type", b"application/x-www-form-urlencoded"), (b"Cookie", b"a=b; c=d=e;x"), (b"cookie", b"f=g")],
-        [TEXT, (b"Location", b"/y"), (b"Set-Cookie", b"s=1; Path=/; Secure; HttpOnly; Domain=a")],
+        [(b"Content-Type", b"application/x-www-form-urlencoded"), (b"Cookie", b"a=b ; c=d=e;x"), (b"cookie", b"f=g")],
+        [
+            TEXT, (b"Location", b"/y"), (b"Cache-Control", b"max-age=0"), (b"Set-Cookie", b"none"),
+            (b"Set-Cookie", b"s=1; Path=/; Secure; HttpOnly; Domain=a"), (b"set-cookie", b"t = 2 ; path = /p ; a=1"),
+        ],
         "/x?q=1&r=%C3%A9+z&s", "POST",
     )  # fmt: skip
     told = valid(entry(made, 1000))
@@ -64,8 +67,13 @@ def test_an_entry() -> None:
         3, {"mimeType": "application/x-www-form-urlencoded", "text": "a=b"},
     )  # fmt: skip
     assert (answer["status"], answer["statusText"], answer["redirectURL"]) == (200, "OK", "/y")
+    assert answer["httpVersion"] == "HTTP/1.1"
+    made.response_version = "1.0"
+    assert entry(made, 1000)["response"] == {**answer, "httpVersion": "HTTP/1.0"}
+    assert entry(made, 1000)["request"] == ask
     assert answer["cookies"] == [
-        {"name": "s", "value": "1", "path": "/", "domain": "a", "httpOnly": True, "secure": True}
+        {"name": "s", "value": "1", "path": "/", "domain": "a", "httpOnly": True, "secure": True},
+        {"name": "t", "value": "2", "path": "/p", "httpOnly": False, "secure": False},
     ]
     assert (answer["bodySize"], answer["content"]) == (5, {"mimeType": "text/plain", "text": "hello", "size": 5})
     assert "comment" not in told
