@@ -59,6 +59,20 @@ def test_frames_however_they_are_cut(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 1 << 20])
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"\0\0\1\x10\x08\0\0\0\0\xff", (0x10, 0, None)),  # PADDED in a PRIORITY_UPDATE
+        (b"\0\0\5\5\x24\0\0\0\3\0\0\0\2b", (PUSH_PROMISE, 3, b"\0\0\0\2b")),  # PRIORITY
+        (b"\0\0\1\0\0\x80\0\0\1a", (DATA, 1, b"a")),  # the bit before the stream identifier
+    ],
+)
+def test_what_means_nothing_in_a_frame_is_ignored(data: bytes, found: tuple[int, int, bytes | None], size: int) -> None:
+    """RFC 9113 §4.1."""
+    assert read(data, size) == [found]
+
+
+@pytest.mark.parametrize("size", [1, 1 << 20])
 def test_continuations_belong_to_what_they_continue(size: int) -> None:
     data = wire(
         HeadersFrame(3, b"one ", flags=["PADDED", "PRIORITY"], pad_length=2),

@@ -219,6 +219,16 @@ def test_goaway_ends_what_the_origin_will_not_do() -> None:
     assert [exchange.error for exchange in seen.done] == ["the origin goes away: NO_ERROR", None]
 
 
+def test_a_continuation_does_not_end_a_request() -> None:
+    """It has no END_STREAM (RFC 9113 §6.10): what follows is the request's body."""
+    ask = wire(HeadersFrame(1, b""), ContinuationFrame(1, block(ASK), flags=["END_HEADERS"])).replace(
+        b"\x09\x04", b"\x09\x05"
+    )
+    answer = wire(HeadersFrame(1, block(ANSWER), flags=["END_HEADERS", "END_STREAM"]))
+    seen = watch([(CLIENT, PREFACE + ask), (ORIGIN, answer), (CLIENT, wire(DataFrame(1, b"x", flags=["END_STREAM"])))])
+    assert [(e.request_octets, e.error) for e in seen.done] == [(1, None)]
+
+
 def test_push() -> None:
     pair = Pair()
     stream = pair.ask()
