@@ -219,6 +219,18 @@ def test_goaway_ends_what_the_origin_will_not_do() -> None:
     assert [exchange.error for exchange in seen.done] == ["the origin goes away: NO_ERROR", None]
 
 
+def test_goaway_ends_only_what_its_receiver_asked_for() -> None:
+    """RFC 9113 §6.8: not what the origin pushes, and nothing if it is the client that goes away."""
+    promise = wire(PushPromiseFrame(1, 2, block(ASK), flags=["END_HEADERS"]))
+    went = wire(GoAwayFrame(0, last_stream_id=0, error_code=0))
+    last = wire(GoAwayFrame(0, last_stream_id=1, error_code=0)).replace(b"\0\0\0\1", b"\x80\0\0\1")  # a reserved bit
+    answers = wire(*[HeadersFrame(n, block(ANSWER), flags=["END_HEADERS", "END_STREAM"]) for n in (1, 2)])
+    said = [(CLIENT, PREFACE + wire(asked(1))), (ORIGIN, promise), (CLIENT, went), (ORIGIN, last + answers)]
+    assert [(e.pushed, e.error) for e in whole_and_in_pieces(said).done] == [(False, None), (True, None)]
+    said = [(CLIENT, PREFACE + wire(asked(1), asked(3))), (ORIGIN, last)]
+    assert [e.error for e in whole_and_in_pieces(said).done] == ["the origin goes away: NO_ERROR", "no response"]
+
+
 def test_a_continuation_does_not_end_a_request() -> None:
     """It has no END_STREAM (RFC 9113 §6.10): what follows is the request's body."""
     ask = wire(HeadersFrame(1, b""), ContinuationFrame(1, block(ASK), flags=["END_HEADERS"])).replace(
