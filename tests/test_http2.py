@@ -1,3 +1,4 @@
+import time
 from functools import partial
 from itertools import pairwise
 
@@ -229,6 +230,28 @@ def test_goaway_ends_only_what_its_receiver_asked_for() -> None:
     assert [(e.pushed, e.error) for e in whole_and_in_pieces(said).done] == [(False, None), (True, None)]
     said = [(CLIENT, PREFACE + wire(asked(1), asked(3))), (ORIGIN, last)]
     assert [e.error for e in whole_and_in_pieces(said).done] == ["the origin goes away: NO_ERROR", "no response"]
+
+
+def test_the_times_of_an_exchange() -> None:
+    """The first octet of a response's HEADERS counts, not that of an interim one, nor of a CONTINUATION."""
+    decoder, marks = Http2((seen := Seen()).recorder()), []
+    head = wire(HeadersFrame(1, block(ANSWER)[:1]), ContinuationFrame(1, block(ANSWER)[1:], flags=["END_HEADERS"]))
+    for say, data in (
+        (decoder.sent, PREFACE + wire(HeadersFrame(1, block(ASK), flags=["END_HEADERS"]))),
+        (decoder.sent, wire(DataFrame(1, b"x", flags=["END_STREAM"]))),
+        (decoder.received, wire(HeadersFrame(1, block([(":status", "103")]), flags=["END_HEADERS"]))),
+        (decoder.received, head[:10]),
+        (decoder.received, head[10:]),
+        (decoder.received, wire(DataFrame(1, b"y", flags=["END_STREAM"]))),
+    ):
+        marks.append(time.monotonic())
+        say(data)
+    [post] = seen.done
+    assert post.request_ended is not None
+    assert post.first_byte is not None
+    assert post.ended is not None
+    assert marks[0] <= post.began <= marks[1] <= post.request_ended <= marks[2]
+    assert marks[3] <= post.first_byte <= marks[4] < marks[5] <= post.ended
 
 
 def test_a_continuation_does_not_end_a_request() -> None:
