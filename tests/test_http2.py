@@ -732,6 +732,18 @@ def test_a_length_that_cannot_be_watched_is_malformed_where_that_matters() -> No
         assert ["can't be watched" in note for note in seen.notes] == [True] * strict
 
 
+def test_a_length_without_room_for_its_head_is_malformed_where_that_matters() -> None:
+    many = MAX_HELD // (MAX_FIELDS * (FIELD + 1))
+    full = [HeadersFrame(2 * n + 1, block(ASK) + b"\x90" * 250, flags=["END_HEADERS"]) for n in range(many + 20)]
+    last = block([*ASK, ("content-length", "1")]) + b"\x90" * 250
+    ask = wire(*full, HeadersFrame(9999, last, flags=["END_HEADERS"]))
+    for strict in (False, True):
+        seen = Seen()
+        play(Http2(seen.recorder(), strict), [(CLIENT, PREFACE + ask)])
+        assert seen.done[0].error == f"not watched: {NO_ROOM}"
+        assert ["can't be watched" in note for note in seen.notes] == [True] * strict
+
+
 def test_what_clients_say_is_not_malformed() -> None:
     pair = Pair()
     pair.answer(pair.ask([*ASK, ("content-length", "25")], body=b"x" * 25), body=b"early")
