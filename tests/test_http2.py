@@ -155,6 +155,8 @@ def test_a_response_before_the_request_is_complete() -> None:
         (0, "6", "reset by the origin: NO_ERROR"),
         (0, "", "reset by the origin: NO_ERROR"),
         (2, "5", "reset by the origin: INTERNAL_ERROR"),
+        (13, "5", "reset by the origin: HTTP_1_1_REQUIRED"),
+        (14, "5", "reset by the origin: 14"),  # the first without a name
         (1 << 31, "5", "reset by the origin: 2147483648"),  # an error code has 32 bits, a stream identifier only 31
     ],
 )
@@ -435,6 +437,8 @@ def test_malformed_is_noted_once_and_then_ignored(client: bytes, origin: bytes, 
     ("answer", "error"),
     [
         (wire(HeadersFrame(1, block([("a", "b")]), flags=["END_HEADERS"])), "a response without a status"),
+        (wire(HeadersFrame(1, block([(":status", "2000")]), flags=["END_HEADERS"])), "a response without a status"),
+        (wire(HeadersFrame(1, b"\x08\x03\xb2\xb2\xb2", flags=["END_HEADERS"])), "a response without a status"),  # ²²²
         (wire(HeadersFrame(1, block([(":status", "2OO")]), flags=["END_HEADERS"])), "a response without a status"),
         (wire(DataFrame(1, b"x", flags=["END_STREAM"])), "no response"),
     ],
