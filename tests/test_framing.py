@@ -60,6 +60,15 @@ def test_who_is_strict_does_not_wait_for_the_end_of_what_is_no_request(size: int
         assert heads(begins + request, size, strict=True) == []
 
 
+def test_who_is_strict_looks_at_each_head_anew_and_at_nothing_before_it() -> None:
+    reader = Heads(strict=True)
+    assert reader.take(HEAD[:20], 0) == (None, 20)
+    assert reader.take(HEAD[20:], 0) == (HEAD, len(HEAD) - 20)
+    with pytest.raises(Unreadable, match="request line"):
+        reader.take(b"EHLO a\r\n", 0)
+    assert Heads(strict=True).take(b"\0\1GET", 2) == (None, 5)  # behind a body
+
+
 class Counting:
     """A pattern that counts the octets that it has matched."""
 
