@@ -175,6 +175,14 @@ def test_a_chunk_may_be_as_large_as_it_is_allowed_to() -> None:
 
 
 @pytest.mark.parametrize("size", [1000, 1 << 20])
+def test_a_chunk_and_a_trailer_may_be_longer_than_the_line_of_a_size(size: int) -> None:
+    chunked, long = Chunked(), b"b" * MAX_LINE
+    data = b"1a0F\r\n" + bytes(0x1A0F) + b"\r\n0\r\na:" + long + b"\r\n\r\n"
+    assert content(chunked, data + b"rest", size) == (bytes(0x1A0F), b"rest", True)
+    assert chunked.trailers == [(b"a", long)]
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 20])
 def test_trailers_beyond_the_limit_are_not_held(size: int) -> None:
     chunked = Chunked()
     assert content(chunked, b"0\r\n" + b"a:b\r\n" * (MAX_FIELDS + 9) + b"\r\nrest", size) == (b"", b"rest", True)
