@@ -173,7 +173,8 @@ class Policy:
         """What to log of two names that should be the same; None if nothing. Raises ``Misdirected`` if denied."""
         if not self.minds_mismatch:
             return None
-        text = f"{what} {said} is not {meant}"
+        _, at, host = said.rpartition("@")  # a password may be before it: RFC 3986 §3.2.1
+        text = f"{what} {host}{', with user information,' if at else ''} is not {meant}"
         if self.denies_mismatch:
             raise Misdirected(text)
         return text
