@@ -1,3 +1,4 @@
+import base64
 import errno
 import os
 import stat
@@ -9,7 +10,8 @@ from pathlib import Path
 import chains
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from gevent.threadpool import ThreadPool
 from lab import run
@@ -60,6 +62,7 @@ def test_the_made_root(tmp_path: Path) -> None:
     basic = extensions.get_extension_for_class(x509.BasicConstraints)
     usage = extensions.get_extension_for_class(x509.KeyUsage)
     assert (basic.critical, basic.value.ca, usage.critical) == (True, True, True)
+    assert basic.value.path_length is None
     assert (usage.value.key_cert_sign, usage.value.crl_sign, usage.value.digital_signature) == (True, True, False)
     extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
     age = now() - certificate.not_valid_before_utc
@@ -92,6 +95,9 @@ def test_clients_are_to_trust_the_root_where_it_is_known(tmp_path: Path) -> None
     upper = TestCA("upper", parent=root)
     lower = TestCA("lower", parent=upper)
     crossed = TestCA("root", parent=stray, key=root.key)
+    longer = TestCA("root", parent=stray, key=root.key, ends=timedelta(days=999))
+    one = TestCA("one", parent=former)  # these two have certified each other
+    two = TestCA("root", parent=one, key=former.key)
     for authority, chain, trusted in (
         (root, b"", root),
         (upper, root.pem, root),
@@ -100,14 +106,40 @@ def test_clients_are_to_trust_the_root_where_it_is_known(tmp_path: Path) -> None
         (lower, root.pem, lower),  # a gap
         (lower, root.pem + upper.pem, root),
         (upper, crossed.pem + root.pem, root),
+        (upper, longer.pem + root.pem, root),
         (upper, crossed.pem, upper),
         (upper, crossed.pem + stray.pem, stray),
         (upper, stray.pem, upper),
         (upper, former.pem + root.pem, root),  # the same name with another key, which signed none of these
         (upper, former.pem, upper),
         (root, stray.pem, root),
+        (one, two.pem + one.pem, one),
     ):
         assert cert_pem(ca.load(*write(tmp_path, authority, chain=chain), now()).anchor) == trusted.pem
+
+
+@pytest.mark.parametrize(("signer", "own", "root"), [(1, 0, True), (0, 1, True), (1, 1, True), (2, 1, False)])
+def test_a_root_is_known_by_what_identifiers_it_has(tmp_path: Path, signer: int, own: int, root: bool) -> None:
+    """Keys by their number: 0 has no identifier; the issuer is then identified by its name and serial number."""
+    key, other = new_key(), new_key()
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "op")])
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(now() - timedelta(days=1))
+        .not_valid_after(now() + timedelta(days=99))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    if own:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    if signer:
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key((key, other)[signer - 1].public_key())
+    else:
+        identifier = x509.AuthorityKeyIdentifier(None, [x509.DirectoryName(name)], 1)
+    builder = builder.add_extension(identifier, critical=False)
+    paths = write(tmp_path, TestCA("op"))
+    paths[0].write_bytes(cert_pem(builder.sign(other if signer == 2 else key, hashes.SHA256())))
+    paths[1].write_bytes(key_pem(key))
+    assert (ca.load(*paths, now()).chain == ()) == root
 
 
 def test_a_new_key_that_the_former_one_certified_is_sent(tmp_path: Path) -> None:
@@ -188,11 +220,13 @@ def test_one_that_clients_refuse_for_its_key_or_signature_is_warned_about(tmp_pa
 def test_one_that_those_above_it_do_not_allow_is_warned_about(tmp_path: Path) -> None:
     """By basicConstraints, RFC 5280 §4.2.1.9: OpenSSL refuses what it signs, and does so only then."""
     flat, deep, root = (chains.make("root", path_length=most) for most in (0, 1, None))
-    new = chains.make("root", flat)  # the same name with a new key: self-issued ones don't count
+    # The same name with a new key: self-issued ones don't count.
+    new, allowed = chains.make("root", flat), chains.make("root", deep)
     below, too_far = chains.make("below", deep), chains.make("upper", flat, path_length=0)
     for above, told in (
         ((root,), None),
         ((deep,), None),
+        ((allowed, deep), None),
         ((chains.version_1("root"),), None),
         ((flat,), "too far below a CA with pathlen:0;"),
         ((new, flat), "too far below a CA with pathlen:0;"),
@@ -280,7 +314,7 @@ def test_one_with_an_intermediate_that_openssl_does_not_send_is_refused(tmp_path
         ((chains.make("middle", upper), upper, root), None),
         ((chains.make("middle", upper, bits=2048, digest="sha1"), upper), "md too weak; intermediates need"),
         ((chains.make("middle", upper, bits=1024), upper), "key too small; intermediates need"),
-        ((root, upper), None),  # below it, not above: of no use, and no harm
+        ((root, chains.make("lower", root)), None),  # below it, not above: of no use, and no harm
     ):
         paths = write(tmp_path, TestCA("op"))
         paths[0].write_bytes(chains.file(path))
@@ -341,6 +375,31 @@ def key_for_pss_alone(folder: Path) -> None:
     run(*words.split(), "-subj", "/CN=op", "-addext", "keyUsage=critical,keyCertSign", cwd=folder)
 
 
+def altered_key(old: str, new: str, key: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> bytes:
+    """A key with other octets at one place of its DER."""
+    der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    assert der.count(bytes.fromhex(old)) == 1
+    text = base64.encodebytes(der.replace(bytes.fromhex(old), bytes.fromhex(new)))
+    return b"-----BEGIN PRIVATE KEY-----\n" + text + b"-----END PRIVATE KEY-----\n"
+
+
+def of_nobody_elses_kind(folder: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    (folder / "ca.key").write_bytes(altered_key("2a8648ce3d0201", "2a8648ce3d027f", key))
+
+
+def of_a_wrong_length(folder: Path) -> None:
+    """Ed448 has longer keys than Ed25519."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    (folder / "ca.key").write_bytes(altered_key("06032b6570", "06032b6571", key))
+
+
+def wrong_key_with_a_chain(folder: Path) -> None:
+    root = TestCA("root")
+    write(folder, TestCA("middle", parent=root), chain=root.pem)
+    (folder / "ca.key").write_bytes(key_pem(new_key()))
+
+
 def folder_for_serial(folder: Path) -> None:
     (folder / "serial.txt").unlink()
     (folder / "serial.txt").mkdir()
@@ -372,9 +431,12 @@ def rewrite(name: str = "op", **options: object) -> Callable[[Path], None]:
 BAD: list[tuple[Callable[[Path], object], str]] = [
     (encrypted_key, "passphrase"),
     (lambda f: (f / "ca.key").write_bytes(key_pem(new_key())), "does not belong to the certificate in .*crt$"),
+    (wrong_key_with_a_chain, "does not belong to the certificate in .*crt$"),
     (root_before_it, "does not belong to .*, but to one below it, which has to come first"),
     (lambda f: (f / "ca.key").write_text("-----BEGIN x"), "no usable PEM private key$"),
     (lambda f: (f / "ca.key").write_text(""), "no usable PEM private key$"),
+    (of_nobody_elses_kind, "no usable PEM private key$"),
+    (of_a_wrong_length, "no usable PEM private key$"),
     (key_in_der, "no usable PEM private key: it is in another form; OpenSSL converts DER: openssl pkey"),
     (lambda f: (f / "ca.key").unlink(), "can't read"),
     (lambda f: (f / "ca.crt").write_text("-----BEGIN x"), "no PEM certificate that can be read: (?!it is in)"),
@@ -386,6 +448,7 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
     (folder_for_serial, "can't use the serial file .*: Is a directory or no regular file$"),
     (link_to_itself, "Too many levels of symbolic links"),
     (rewrite(is_ca=False), "not a CA certificate"),
+    (lambda f: (f / "ca.crt").write_bytes(chains.version_1("op").pem), "not a CA certificate"),
     (rewrite(name=""), "has an empty subject"),
     (rewrite(signs=False), "may not sign certificates"),
     (key_of_another_kind, "neither RSA nor EC"),
@@ -426,7 +489,9 @@ def test_a_link_to_a_file_that_is_not_there_is_told_and_nothing_is_made(tmp_path
     for path in paths:
         (link.parent / path.name).unlink(missing_ok=True)
         (link.parent / path.name).symlink_to(path)
-    assert cafolder.load(link.parent, now()).certificate == ca.load(*paths, now()).certificate
+    found = cafolder.load(link.parent, now())
+    assert found.certificate == ca.load(*paths, now()).certificate
+    assert found.warnings == ()  # the mode of the key counts, not that of the link
 
 
 def test_a_ca_in_a_folder_that_cannot_be_written_to_is_not_said_to_be_missing(tmp_path: Path) -> None:
@@ -437,18 +502,19 @@ def test_a_ca_in_a_folder_that_cannot_be_written_to_is_not_said_to_be_missing(tm
         cafolder.load(tmp_path, now())
 
 
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
 def test_a_serial_file_that_cannot_be_written_may_be_so_for_its_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     """A lock is beside it, and a longer number replaces it."""
     paths = write(tmp_path, TestCA("op"))
 
     def read_only(*_: object, **__: object) -> None:
-        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as mounted:
         mounted.setattr("io.open", read_only)
-        with pytest.raises(UsageError, match=r"Read-only file system; it and its folder must be writable$"):
+        with pytest.raises(UsageError, match=f"{os.strerror(code)}; it and its folder must be writable$"):
             ca.load(*paths, now())
     ca.load(*paths, now())
 
@@ -464,7 +530,7 @@ def test_a_certificate_that_cannot_be_seen_is_not_taken_for_missing(tmp_path: Pa
 def test_the_end_of_the_ca_is_told_thirty_days_ahead(tmp_path: Path) -> None:
     files = ca.load(*write(tmp_path, TestCA("op", ends=timedelta(days=100))), now())
     assert files.expiry_warning(now() + timedelta(days=69)) is None
-    assert "ends on" in (files.expiry_warning(now() + timedelta(days=71)) or "")
+    assert "ends on" in (files.expiry_warning(now() + timedelta(days=70)) or "")
 
 
 @pytest.mark.parametrize("root", [True, False])
@@ -477,7 +543,7 @@ def test_the_end_of_one_above_the_ca_is_told_too(tmp_path: Path, root: bool) -> 
     files = ca.load(*write(tmp_path, TestCA("op", middle, ends=2 * days), middle.pem + top.pem + stray.pem), now())
     assert files.expiry_warning(now() + timedelta(days=69)) is None
     told = "a certificate above the CA's, in the same file, {} on "
-    assert (files.expiry_warning(now() + timedelta(days=71)) or "").startswith(told.format("ends"))
+    assert (files.expiry_warning(now() + timedelta(days=70)) or "").startswith(told.format("ends"))
     assert (files.expiry_warning(now() + timedelta(days=101)) or "").startswith(told.format("expired"))
     assert (files.expiry_warning(now() + timedelta(days=171)) or "").startswith("the CA certificate ends on ")
     alone = ca.load(*write(tmp_path, TestCA("op", middle, ends=2 * days)), now())

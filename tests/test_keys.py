@@ -1,5 +1,5 @@
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from pki import new_key
 
 from keys import AHEAD, KEY_TYPES, KeyStock, generate, kind_of
@@ -10,6 +10,7 @@ def test_kinds(kind: str) -> None:
     key = generate(kind).public_key()
     assert kind_of(key) == kind
     assert kind.endswith(str(key.key_size))
+    assert not isinstance(key, rsa.RSAPublicKey) or key.public_numbers().e == 65537
 
 
 def test_keys_of_other_kinds() -> None:
