@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from errors import RetrievalError
 from keys import KeyStock
 from leaf import Unsettled, Unusable, read
 from leaves import Leaves
-from pruning import Bound
+from pruning import Bound, prune
 from store import Store
 from stored import MARK, Entry, Stored
 from tlsconfig import server_context
@@ -438,6 +438,34 @@ def test_a_store_with_many_processes_on_it_stays_within_its_bound(room: Room) ->
                 leaves.tidy(now())
                 most = max(most, len(list(room.store.paths())))
         assert 18 <= most <= 21
+
+
+def test_a_store_that_is_just_full_loses_nothing(room: Room) -> None:
+    """An operator's do not count. Later serial numbers may be lower by far, as another CA's: they are counted too."""
+    bound = Bound(room.store, 10)
+    room.place(room.ca.issue(NAME))
+    for number in range(10):
+        room.store.save(f"{number}.example", room.ca.issue(NAME))
+    bound.saved(1000)
+    assert bound.keep(time.time()) is None
+    room.store.save("10.example", room.ca.issue(NAME))
+    bound.saved(3)
+    pruned = bound.keep(time.time())
+    assert pruned is not None
+    assert (len(pruned.removed), pruned.kept) == (2, 9)
+
+
+def test_what_is_removed_while_a_store_is_pruned_is_passed_over(room: Room) -> None:
+    for name in "ab":
+        room.store.save(f"{name}.example", room.ca.issue(NAME, ends=timedelta(days=-1)))
+
+    def walk(entries: Iterable[Entry]) -> Iterator[Entry]:
+        for entry in entries:
+            if entry.name == "a.example":
+                entry.path.unlink()
+            yield entry
+
+    assert [gone.name for gone in prune(room.store, time.time(), walk=walk).removed] == ["b.example"]
 
 
 def test_what_a_bounded_store_loses_is_told(room: Room) -> None:

@@ -117,6 +117,9 @@ def test_others_go_on_between_two_attempts() -> None:
 
 def test_without_a_ca_nobody_waits_for_a_turn(room: Room) -> None:
     assert ContextCache(2, room.off, Workers(), turnstile=far_off()).get(NAME, "client") is None
+    stile = Turnstile(LIMITS, Clock())
+    assert ContextCache(2, room.off, Workers(), turnstile=stile).get(NAME, "client") is None
+    assert left(stile) == left(Turnstile(LIMITS, Clock()))  # nor is one used up
 
 
 @pytest.mark.parametrize(("source", "renewed", "taken"), [("made", False, 1), ("disk", False, 0), ("made", True, 1)])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from store import Failures, Store
-from stored import MARK, TOUCH_SECONDS, Stored
+from stored import MARK, TOUCH_SECONDS, Stored, state_of
 from workers import Workers
 
 PEM = b"-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n"
@@ -273,12 +273,15 @@ def test_what_is_stored_afterwards_has_its_state(certs: Store, way: str) -> None
 def test_a_walk_tells_whose_files_they_are(certs: Store) -> None:
     certs.save("a.example", PEM)
     place(certs, "_.example.com", PEM)
+    place(certs, "_x.example.org", PEM + MARK + PEM)  # the mark counts where certifier writes it
+    assert [(stored.ours, stored.is_wildcard) for stored in certs.load("_x.example.org")] == [(False, False)]
     (certs.root / "abc").mkdir()
     (certs.root / "abc" / "x.crt.rejected").write_bytes(PEM)
     (certs.root / "abc" / "dangling.crt").symlink_to("nowhere")
     (certs.root / "abc" / "folder.crt").mkdir()
     assert sorted((entry.name, entry.ours) for entry in certs.entries()) == [
         ("*.example.com", False),
+        ("_x.example.org", False),
         ("a.example", True),
         ("dangling", False),
         ("folder", False),  # it can't be read
@@ -296,18 +299,23 @@ def test_a_walk_does_not_leave_the_store_through_a_link(certs: Store, tmp_path: 
 
 
 def test_only_what_is_ours_and_unchanged_is_removed(certs: Store) -> None:
-    for name in ("a.example", "b.example"):
+    for name in ("a.example", "b.example", "renewed.example", "used.example"):
         certs.save(name, PEM)
     place(certs, "c.example", PEM)
     entries = {entry.name: entry for entry in certs.entries()}
     certs.save("b.example", PEM + b"x", Stored(MARK + PEM, True, entries["b.example"].path))
+    path = entries["renewed.example"].path
+    certs.save("renewed.example", PEM + b"x", Stored(MARK + PEM, True, path), used=False)
+    assert path.stat().st_mtime == entries["renewed.example"].used
+    os.utime(entries["used.example"].path, (1000, 1000))
     failures: Failures = []
     assert certs.remove(entries["a.example"], failures)
     assert not certs.remove(entries["a.example"], failures)
-    assert not certs.remove(entries["b.example"], failures)
-    assert not certs.remove(entries["c.example"], failures)
+    kept = ["b.example", "c.example", "renewed.example", "used.example"]
+    for name in kept:
+        assert not certs.remove(entries[name], failures)
     assert failures == []
-    assert sorted(entry.name for entry in certs.entries()) == ["b.example", "c.example"]
+    assert sorted(entry.name for entry in certs.entries()) == kept
 
 
 def test_use_is_noted_to_the_hour_and_only_on_our_own(certs: Store) -> None:
@@ -321,6 +329,8 @@ def test_use_is_noted_to_the_hour_and_only_on_our_own(certs: Store) -> None:
         certs.touch(stored, 2000 + TOUCH_SECONDS)
     assert ours.path.stat().st_mtime == 2000 + TOUCH_SECONDS
     assert theirs.path.stat().st_mtime == 1000
+    certs.touch(ours, 1500)  # the clock was ahead
+    assert ours.path.stat().st_mtime == 1500
 
 
 @pytest.mark.parametrize("placed", ["before", "after", ""])
@@ -473,6 +483,38 @@ def test_use_is_not_noted_behind_a_link(certs: Store, tmp_path: Path) -> None:
         certs.look("a.example", (None,) * 4, True, when)
         assert outside.stat().st_mtime == 1000
         assert path.lstat().st_mtime == 1e6  # touched once, not at each look
+
+
+def test_the_age_of_a_link_is_its_own_or_that_of_a_change_behind_it(certs: Store) -> None:
+    link = certs.root / "a.example.crt"
+    link.symlink_to(os.__file__)
+    placed, written = link.lstat().st_ctime, link.stat().st_mtime
+    stored = Stored(PEM, False, link)
+    assert stored.age(placed) == stored.age(written) == 0
+    assert stored.age(written - 9) == 9  # by a clock that was set back meanwhile
+
+
+def test_a_change_behind_a_link_is_seen(certs: Store, tmp_path: Path) -> None:
+    """As when the target is renewed; one that can't be reached, perhaps for a while, is not taken for a change."""
+    target = tmp_path / "target.pem"
+    target.write_bytes(PEM)
+    path = place(certs, "a.example", PEM)
+    path.unlink()
+    path.symlink_to(target)
+    before = certs.stamp("a.example")
+    target.write_bytes(PEM + b"x")
+    after = certs.stamp("a.example")
+    assert after != before
+    assert certs.look("a.example", before, False, 0) is None
+    target.unlink()
+    target.symlink_to(target)
+    assert certs.look("a.example", after, False, 0) == after
+
+
+def test_another_owner_or_group_is_a_change() -> None:
+    before = os.stat_result(range(10))
+    for field in (stat.ST_UID, stat.ST_GID):
+        assert state_of(os.stat_result(value + (at == field) for at, value in enumerate(before))) != state_of(before)
 
 
 def test_the_age_of_what_is_gone(certs: Store) -> None:
