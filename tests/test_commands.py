@@ -31,12 +31,15 @@ from storeroom import Room
 from test_certificates import pem
 from test_health import options
 
+import ca
 import files
 import listing
 import prune
+from ca import CaFiles
 from check import Check
 from issuance import Issuance
 from pruning import DAY_SECONDS
+from stored import MARK, Entry
 from warm import WarmUp
 
 PROGRAM = (sys.executable, str(HERE / "certifier.py"))
@@ -216,11 +219,15 @@ def test_prune_tells_of_what_it_cannot_remove(
 
     monkeypatch.chdir(room.folder)
     monkeypatch.setattr(os, "unlink", unlink)
+    (room.store.root / "0f0").write_text("no folder")
     assert prune.main([STORE, "--keep=0"], "") == 1
     path = room.store.path("a.example")
     assert path
     told = capsys.readouterr()
-    assert told.err == f"{path.relative_to(room.folder)}: can't be removed: Permission denied\n"
+    assert told.err.splitlines() == [
+        f"{path.relative_to(room.folder)}: can't be removed: Permission denied",
+        "certs/0f0: can't be read: Not a directory",
+    ]
     assert told.out == "127.0.0.1: beyond the 0 most recently used\n1 removed, 1 kept\n"
     assert names(room) == ["a.example", "www.example.com"]
 
@@ -234,6 +241,7 @@ def test_prune_removes_what_expired_and_never_an_operators(room: Room) -> None:
     assert isinstance(dry, dict)
     assert isinstance(pruned, dict)
     assert dry["removed"] == pruned["removed"]
+    assert (dry["dry_run"], pruned["dry_run"]) == (True, False)
     ((name, reason),) = [gone.values() for gone in pruned["removed"]]
     assert name == "old.example"
     assert reason.startswith("expired on ")
@@ -259,16 +267,18 @@ def test_prune_by_last_use(room: Room) -> None:
     assert names(room) == ["b.example", "www.example.com"]
 
 
-def test_prune_of_what_was_used_by_a_clock_that_was_ahead(room: Room) -> None:
+@pytest.mark.parametrize(
+    ("ahead", "gone", "kept"), [(30 * DAY_SECONDS, "127.0.0.1", "a.example"), (60, "a.example", "127.0.0.1")]
+)
+def test_prune_of_what_was_used_by_a_clock_that_was_ahead(room: Room, ahead: float, gone: str, kept: str) -> None:
+    """It was not, if only a little: that is a use since the program began."""
     path = room.store.path("127.0.0.1")
     assert path
-    used = time.time() + 30 * DAY_SECONDS
+    used = time.time() + ahead
     os.utime(path, (used, used))
-    assert (
-        command(room, "prune", STORE, "--keep=1").stdout
-        == "127.0.0.1: beyond the 1 most recently used\n1 removed, 1 kept\n"
-    )
-    assert names(room) == ["a.example", "www.example.com"]
+    said = command(room, "prune", STORE, "--keep=1").stdout
+    assert said == f"{gone}: beyond the 1 most recently used\n1 removed, 1 kept\n"
+    assert names(room) == [kept, "www.example.com"]
 
 
 # check
@@ -277,6 +287,7 @@ def test_prune_of_what_was_used_by_a_clock_that_was_ahead(room: Room) -> None:
 def test_check_of_a_good_store(room: Room) -> None:
     assert in_json(room, "check", STORE, *SIGN) == {"checked": 3, "problems": []}
     assert in_json(room, "check", STORE) == {"checked": 3, "problems": []}
+    room.path.parent.chmod(0o755)
     assert command(room, "check", STORE, *SIGN).stdout == "3 certificates checked, 0 problems\n"
 
 
@@ -403,7 +414,8 @@ SPOILERS: dict[str, tuple[Callable[[Room], object], str]] = {
     "no usage": (lambda room: room.place(weak(room, bare=True)), "no extendedKeyUsage"),
     "readable": (lambda room: room.path.chmod(0o640), "others can read its private key"),
     "the CA's key readable": (lambda room: (room.folder / "ca.key").chmod(0o604), "others can read the CA's private"),
-    "a folder for all": (lambda room: room.path.parent.chmod(0o777), "others can write there"),
+    "a folder for all": (lambda room: room.path.parent.chmod(0o702), "others can write there"),
+    "a folder for a group": (lambda room: room.path.parent.chmod(0o720), "others can write there"),
     "a folder that is none": (lambda room: (room.store.root / "0f0").write_text("x"), "it can't be read: Not a dir"),
     "the wrong folder": (lambda room: room.path.rename(room.store.path("a.example").parent / room.path.name),  # type: ignore[union-attr]
                          "it is in the wrong folder"),
@@ -453,13 +465,18 @@ def test_check_of_the_serial_file_of_another_program(room: Room) -> None:
     (room.folder / "serial.txt").write_text("5000\n")
     found = in_json(room, "check", STORE, *SIGN, status=1)
     assert isinstance(found, dict)
-    assert "it says 5000, but the store has seen the serial number 5000" in [p["problem"] for p in found["problems"]]
+    (told,) = [told for told in found["problems"] if told["problem"].startswith("it says ")]
+    assert told["problem"] == "it says 5000, but the store has seen the serial number 5000"
+    assert "echo 5001 >" in told["meaning"]
 
 
 def test_check_of_a_ca_that_is_not_there(room: Room) -> None:
     """In certifier's own folder a CA is made at start; an operator's must exist."""
+    (room.folder / "own").mkdir()
+    (room.folder / "own" / "ca.crt").symlink_to("nowhere")
     for words, meaning in (
         (["--ca=none"], "certifier makes a CA there when it starts"),
+        (["--ca=own"], "certifier does not start with this CA"),
         ([*SIGN[1:], "--sign-cert=none"], "certifier does not start with this CA"),
     ):
         found = in_json(room, "check", STORE, *words, status=1)
@@ -543,6 +560,83 @@ def test_check_where_the_output_takes_ascii_alone(room: Room) -> None:
     result = run("env", "PYTHONIOENCODING=ascii", *PROGRAM, "check", STORE, "--ca=é", cwd=room.folder)
     assert (result.returncode, result.stderr) == (1, "")
     assert r"can't read \xe9/ca.crt: No such file or directory" in result.stdout
+
+
+def problems(room: Room, path: Path, files: CaFiles | None = None) -> list[tuple[str, str, str]]:
+    """What check says of one file: the suffix of the file that is named, the problem, and what it means."""
+    check = Check(room.store, files, now())
+    return [(at.suffix, fault.problem, fault.meaning) for at, fault in check.certificate(Entry.of(path))]
+
+
+@pytest.mark.parametrize(("mode", "told"), [(0o640, True), (0o604, True), (0o600, False)])
+@pytest.mark.parametrize("beside", [True, False])
+def test_check_of_a_private_key_that_others_can_read(room: Room, mode: int, told: bool, beside: bool) -> None:
+    """In the certificate's file, or beside it; then anybody may read the certificate."""
+    key = new_key()
+    pem = TestCA("operator", parent=TestCA("root")).issue("www.example.com", key=key, with_key=not beside)
+    room.path.write_bytes(pem)
+    if beside:
+        room.path.chmod(0o644)
+    file = room.path.with_suffix(".key") if beside else room.path
+    if beside:
+        file.write_bytes(key_pem(key))
+    file.chmod(mode)
+    found = problems(room, room.path)
+    assert [where for where, _, _ in found] == [file.suffix] * told
+    assert all(problem == "others can read its private key" for _, problem, _ in found)
+
+
+def test_check_says_what_becomes_of_what_can_not_be_used(room: Room) -> None:
+    operator = TestCA("operator", parent=TestCA("root"))
+    no_names = chains.make("x", None, ca=False)
+    odd = operator.issue("no name", "WWW.example.net", "a.example.org")
+    for stem, content, fate in (
+        ("a.example", MARK + b"rubbish", "it is replaced when the name is next asked for"),
+        ("www.example.com", operator.issue("b.example"), "it would be moved aside when used"),
+        ("_.example.net", b"rubbish", "it would be moved aside when used"),
+        ("_.example.net", chains.file([no_names]), "it would be moved aside when used"),
+        ("_.example.net", operator.issue("b.example"), "it is never used"),
+        ("_.example.net", odd, None),
+    ):
+        path = room.store.path(stem)
+        assert path is not None
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.write_bytes(content)
+        path.chmod(0o600)
+        assert [meaning for _, _, meaning in problems(room, path)] == ([fate] if fate else [])
+
+
+def test_check_of_a_certificate_that_outlives_its_ca(room: Room) -> None:
+    path = room.store.path("a.example")
+    assert path is not None
+    ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc - now()
+    for less, told in ((timedelta(seconds=-2), []), (timedelta(days=1), ["it outlives its CA"])):
+        (room.folder / "ca.crt").write_bytes(TestCA("one", key=room.ca.key, ends=ends - less).pem)
+        files = ca.load(room.folder / "ca.crt", room.folder / "ca.key", room.folder / "serial.txt", now())
+        assert [problem for _, problem, _ in problems(room, path, files)] == told
+
+
+def test_check_of_one_serial_number_from_two_issuers(room: Room) -> None:
+    check = Check(room.store, None, now())
+    for issuer, told in (("operator", 0), ("other", 0), ("other", 1)):
+        room.path.write_bytes(TestCA(issuer, parent=TestCA("root")).issue("www.example.com", serial=7))
+        assert len(list(check.certificate(Entry.of(room.path)))) == told
+
+
+def test_check_of_a_ca_that_clients_refuse_or_that_ends_soon(room: Room) -> None:
+    root = TestCA("one", strict=False, key=new_key(1024), ends=timedelta(days=29))
+    (room.folder / "ca.crt").write_bytes(root.pem)
+    (room.folder / "ca.key").write_bytes(key_pem(root.key))
+    (room.folder / "ca.key").chmod(0o640)
+    found = in_json(room, "check", STORE, *SIGN, status=1)
+    assert isinstance(found, dict)
+    assert [told["problem"] for told in found["problems"] if told["where"].startswith("ca.")] == [
+        "an RSA key of 1024 bits",
+        "no keyUsage",
+        "no subjectKeyIdentifier",
+        "it or one above it ends soon",
+        "others can read the CA's private key",
+    ]
 
 
 def test_what_is_removed_meanwhile_is_no_problem(room: Room) -> None:
