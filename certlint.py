@@ -124,7 +124,7 @@ def of_leaf(certificate: x509.Certificate) -> Iterator[Fault]:
     if usages is None:
         yield Fault("no extendedKeyUsage", "Apple's clients want serverAuth in it")
     elif ExtendedKeyUsageOID.SERVER_AUTH not in usages:
-        yield Fault("extendedKeyUsage without serverAuth", "every client refuses it for a server")
+        yield Fault("extendedKeyUsage without serverAuth", "OpenSSL and most others refuse it for a server")
     features = certificates.extension(certificate, x509.TLSFeature)
     if features is not None and x509.TLSFeatureType.status_request in features:  # RFC 7633 §4.2.2
         yield Fault("it must be served with an OCSP response", "certifier sends none: Firefox and GnuTLS refuse it")
