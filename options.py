@@ -173,9 +173,8 @@ def _workers(line: CommandLine) -> int:
 
 
 def _limits(line: CommandLine) -> Limits:
-    most = line.number("--max-connections", 1)
     return Limits(
-        connections=most,
+        connections=line.number("--max-connections", 1),
         client_connections=line.number_if_given("--max-client-connections", 1) or 0,
         head=line.number("--max-head", 1024),
         hello=line.number("--max-hello", 1024, 1 << 20),
