@@ -80,7 +80,7 @@ class Supervisor:
         _set_handler(signal.SIGCHLD, signal.SIG_DFL)  # if inherited as ignored, it never comes and statuses are lost
         for number in range(self._count):
             if not self._start(number, wait=True):
-                status = self._reap_all(signal.SIGTERM)
+                status = self._reap_all()
                 return 0 if self._told_to_end else status or 1
         ready()
         while True:
@@ -88,7 +88,7 @@ class Supervisor:
             if found in ENDING:
                 for listeners in self._listeners:
                     listening.close(listeners)
-                self._reap_all(signal.SIGTERM)
+                self._reap_all()
                 return 0
             if found in HANDLED:
                 self._signal(found)
@@ -185,9 +185,9 @@ class Supervisor:
         for process in self._workers:
             os.kill(process, number)
 
-    def _reap_all(self, number: int) -> int:
+    def _reap_all(self) -> int:
         """Let the workers finish, then kill the rest. Return the first non-zero exit status, deaths by signal aside."""
-        self._signal(number)
+        self._signal(signal.SIGTERM)
         first = 0
         deadline = time.monotonic() + DRAIN_SECONDS + GRACE_SECONDS
         while self._workers:
