@@ -36,7 +36,7 @@ class Overview:
         self._refused = refused
         self._issuance = issuance
         self._version = version
-        self._of = workers
+        self._workers = workers
 
     def snapshot(self, since: Cursor | None) -> Snapshot:
         """A snapshot, with the rows and samples that are new to a viewer at this cursor; for None, without any."""
@@ -50,7 +50,7 @@ class Overview:
             "seen": {board.name: board.events},
             "facts": {
                 "version": self._version,
-                "workers": self._of,
+                "workers": self._workers,
                 "ca_ends": None if files is None else files.certificate.not_valid_after_utc.timestamp(),
             },
             "gauges": {

@@ -89,7 +89,7 @@ class Program:
             self._contexts, self._upstream, self.policy, bypassing, refused, redirect, limits, sight, relaying
         )
         admission = Admission(limits)
-        count = 1 if post is None else len(post.channels)
+        count = chosen.workers
         overview = Overview(self._board, self._feed, self._contexts, admission, refused, self._issuance, VERSION, count)
         self._peers = None if post is None else Peers(post, overview.snapshot, stirred)
         self._website = Website(
