@@ -8,7 +8,7 @@ import re
 
 from exchange import Exchange, Fields, Unreadable, header
 from fields import connection_options
-from heads import MAX_LENGTH, TCHAR
+from heads import LENGTH, MAX_LENGTH, TCHAR
 
 TRAILERS = "trailers, which may be read as another request"  # why they are refused
 _VERSIONS = (b"1.0", b"1.1")
@@ -18,7 +18,6 @@ _HTTP = re.compile("(?i)h2c|http|tls")  # protocol names that begin so: RFC 9110
 
 _METHOD = re.compile(TCHAR.decode("ascii") + "+")
 _PATH = re.compile(r"/[!-\"$-~]*|\*")  # no fragment, no space
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _ENDS = re.compile(rb"[\0\r\n]")
 _OF_HTTP1 = {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -86,6 +85,6 @@ def declared_length(fields: Fields) -> int | None:
     said = {value for name, value in fields if name == b"content-length"}
     if not said:
         return None
-    if len(said) > 1 or not all(map(_LENGTH.fullmatch, said)):
+    if len(said) > 1 or not all(map(LENGTH.fullmatch, said)):
         raise Unreadable("a malformed length")
     return int(said.pop())

@@ -14,13 +14,13 @@ from exchange import Fields, Unreadable
 
 TCHAR = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # of a token, such as a method or a field's name: RFC 9110 §5.6.2
 MAX_LENGTH = 10**18 - 1  # octets of a request's body: to HAProxy 2.6, a Content-Length of 2**64 + 1 is 1
+LENGTH = re.compile(rb"[0-9]{1,18}")  # up to that
 
 _TOKEN = TCHAR + rb"++"
 _FIELDS = rb"((?:" + _TOKEN + rb":[ \t]*+(?:[!-~]++(?:[ \t]+[!-~]++)*+)?[ \t]*+\r\n)*+)\r\n"
 _REQUEST = re.compile(rb"(" + _TOKEN + rb") ([!-~]++) HTTP/(1\.[01])\r\n" + _FIELDS)
 _RESPONSE = re.compile(rb"HTTP/(1\.[01]) ([2-5][0-9][0-9])(?: ([ !-~]*+))?\r\n" + _FIELDS)
 _OUTSIDE = re.compile(rb"[\x80-\xff]")
-_LENGTH = re.compile(rb"[0-9]{1,18}")
 _SPACED = re.compile(rb"^(" + _TOKEN + rb")[ \t]+:", re.MULTILINE)
 _SIZES = {len("host"), len("content-length"), len("transfer-encoding")}
 
@@ -134,7 +134,7 @@ def _fields(block: bytes, version: bytes, needs_host: bool) -> Fields | None:
                 hosts += 1
             elif key == b"content-length":
                 framings += 1
-                usual = usual and _LENGTH.fullmatch(value) is not None
+                usual = usual and LENGTH.fullmatch(value) is not None
             elif key == b"transfer-encoding":
                 framings += 1
                 usual = usual and value == b"chunked" and version == b"1.1"
