@@ -61,7 +61,7 @@ class Page:
 
 
 class Website:
-    """The pages of one proxy. ``gather`` returns a snapshot of all its processes, as ``Overview.snapshot`` of one."""
+    """The pages of one proxy. ``collect`` returns a snapshot of all its processes, as ``Overview.snapshot`` of one."""
 
     def __init__(
         self,
@@ -69,14 +69,14 @@ class Website:
         onlookers: Onlookers,
         health: Health,
         feed: Feed,
-        gather: Callable[[Cursor | None], Snapshot],
+        collect: Callable[[Cursor | None], Snapshot],
     ) -> None:
         self._assets = assets
         self._onlookers = onlookers
         self._health = health
         self._feed = feed
         self._being_told = 0
-        self._collect = gather
+        self._collect = collect
         self._gaps = Gaps()  # all viewers wake at the same time, and each snapshot takes some milliseconds
         self._ca: Downloads | None = None
         self._pages: dict[str, Callable[[Visit], Page]] = {
