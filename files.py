@@ -24,7 +24,6 @@ LOCK_SECONDS = 5.0  # what is done under a lock takes milliseconds
 _POLL_SECONDS = 0.001
 _SECTOR = 512  # octets that a disk writes completely or not at all
 _sleep = get_original("time", "sleep")  # gevent's must not be used on pool threads
-close = reading.close
 _TEMPORARY = ".certifier-{}-{}-{}.tmp"  # no operator's file has such a name
 
 _number = count()  # distinguishes the temporary files of this process's threads
@@ -42,7 +41,7 @@ def locked(path: Path) -> Iterator[None]:
         _lock(fd, path)
         yield
     finally:
-        close(fd)
+        reading.close(fd)
 
 
 def _lock(fd: int, path: Path) -> None:
@@ -91,7 +90,7 @@ def _create_at_once(path: Path, content: bytes, mode: int) -> os.stat_result | N
     except OSError:
         return None
     finally:
-        close(fd)
+        reading.close(fd)
     return found
 
 
@@ -146,7 +145,7 @@ def _write_over(path: Path, content: bytes) -> None:
         os.ftruncate(fd, len(content))
         os.fsync(fd)
     finally:
-        close(fd)
+        reading.close(fd)
 
 
 @contextmanager
@@ -158,7 +157,7 @@ def temporary(path: Path, content: bytes, mode: int = 0o600) -> Iterator[Path]:
         yield made
     finally:
         _remove(made)
-        close(fd)
+        reading.close(fd)
 
 
 def _remove(made: Path) -> None:
@@ -222,7 +221,7 @@ def clear_stale(folder: Path) -> int:
                 os.unlink(path)
                 cleared += 1
             finally:
-                close(fd)
+                reading.close(fd)
     return cleared
 
 
@@ -232,7 +231,7 @@ def sync(folder: Path) -> None:
     try:
         os.fsync(fd)
     finally:
-        close(fd)
+        reading.close(fd)
 
 
 def _open_temporary(folder: Path, mode: int) -> tuple[int, Path]:
@@ -245,8 +244,8 @@ def _open_temporary(folder: Path, mode: int) -> tuple[int, Path]:
                 if _set_mode(fd, mode).st_nlink:
                     return fd, path
             except OSError:
-                close(fd)
+                reading.close(fd)
                 with suppress(OSError):
                     os.unlink(path)
                 raise
-            close(fd)  # ``clear_stale`` removed it between its creation and the lock
+            reading.close(fd)  # ``clear_stale`` removed it between its creation and the lock

@@ -18,7 +18,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 import certificates
-import files
 import reading
 from certificates import Unreadable
 from stored import MARK, MAX_FILE
@@ -85,7 +84,7 @@ class Ledger:
             try:
                 os.ftruncate(fd, os.pwrite(fd, b"%d\n" % serial, 0))
             finally:
-                files.close(fd)
+                reading.close(fd)
 
     def _open(self) -> int:
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

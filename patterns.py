@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-import files
 import names
 import reading
 from errors import UsageError
@@ -138,7 +137,7 @@ def _not_a_pipe(path: str, flags: int) -> int:
         if stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise OSError(errno.ESPIPE, "It is a pipe, and could be read once only")
     except OSError:
-        files.close(fd)
+        reading.close(fd)
         raise
     return fd
 

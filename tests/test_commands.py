@@ -32,9 +32,9 @@ from test_certificates import pem
 from test_health import options
 
 import ca
-import files
 import listing
 import prune
+import reading
 from ca import CaFiles
 from check import Check
 from issuance import Issuance
@@ -184,7 +184,7 @@ def test_output_that_does_not_arrive(room: Room, words: list[str]) -> None:
         failed = subprocess.run([*PROGRAM, *words], cwd=room.folder, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (failed.returncode, failed.stderr) == (2, "certifier: standard output: No space left on device\n")
     reader, writer = os.pipe()
-    files.close(reader)  # closed at once; gevent's os.close may defer it
+    reading.close(reader)  # closed at once; gevent's os.close may defer it
     with open(writer, "w") as gone:
         left = subprocess.run([*PROGRAM, *words], cwd=room.folder, stdout=gone, stderr=subprocess.PIPE, text=True)
     assert (left.returncode, left.stderr) == (-signal.SIGPIPE, "")

@@ -21,9 +21,9 @@ from pki import TestCA, key_pem, new_key
 from test_ca import encrypted_key
 
 import certifier
-import files
 import har
 import options
+import reading
 import signer
 import tlsconfig
 from commandline import CommandLine
@@ -401,7 +401,7 @@ def test_a_key_from_a_pipe(tmp_path: Path) -> None:
     write_ca(tmp_path)
     reader, writer = os.pipe()
     os.write(writer, (tmp_path / "ca.key").read_bytes())
-    files.close(writer)  # at once: gevent's waits for its loop, that for the program, and that for the pipe's end
+    reading.close(writer)  # at once: gevent's waits for its loop, that for the program, and that for the pipe's end
     words = (*GOOD, *SIGN, f"--sign-key=/proc/{os.getpid()}/fd/{reader}")
     with Program(tmp_path, *(word for word in words if word != "--sign-key=ca.key")):
         pass
