@@ -119,7 +119,7 @@ class Authority:
 
         ``behind`` are the intermediates that would be sent after it.
         """
-        if not self.signed(leaf):
+        if not certificates.is_issued_by(leaf, self._files.certificate):
             return "it was signed by another CA"
         if tuple(behind) != self._files.chain:  # perhaps one was missing, or was reissued
             return "its intermediate certificates are not the CA's"
@@ -156,10 +156,6 @@ class Authority:
             raise RetrievalError(
                 f"the CA certificate {'expired' if now >= end else 'ends'} on {end:%Y-%m-%d %H:%M} UTC"
             )
-
-    def signed(self, leaf: x509.Certificate) -> bool:
-        """Whether this CA issued the leaf."""
-        return certificates.is_issued_by(leaf, self._files.certificate)
 
 
 def _distribution_points(url: str) -> x509.CRLDistributionPoints:

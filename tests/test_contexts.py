@@ -621,7 +621,7 @@ def test_what_was_retrieved_before_clear_is_not_kept(leaves: Counted, room: Room
     assert leaves.count == 2
     path = room.store.path("a.example")
     assert path
-    assert other.signed(x509.load_pem_x509_certificate(path.read_bytes()))
+    assert other.fault(x509.load_pem_x509_certificate(path.read_bytes()), ()) is None
 
 
 def test_what_is_due_is_renewed_though_nobody_asks(leaves: Counted, clock: Clock) -> None:
