@@ -169,10 +169,8 @@ class Policy:
         """Whether names that disagree end the tunnel."""
         return self.rules.mismatch is Mismatch.DENY
 
-    def check_mismatch(self, what: str, said: str, meant: str) -> str | None:
-        """What to log of two names that should be the same; None if nothing. Raises ``Misdirected`` if denied."""
-        if not self.minds_mismatch:
-            return None
+    def check_mismatch(self, what: str, said: str, meant: str) -> str:
+        """What to log of two names that differ, though they should not. Raises ``Misdirected`` if that is denied."""
         _, at, host = said.rpartition("@")  # a password may be before it: RFC 3986 §3.2.1
         text = f"{what} {host}{', with user information,' if at else ''} is not {meant}"
         if self.denies_mismatch:

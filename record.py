@@ -60,10 +60,9 @@ class Record:
         self.fail(error)
         self.status = error.status
 
-    def note(self, remark: str | None) -> None:
-        """Add a remark for the operator, if there is one."""
-        if remark is not None:
-            self.remark = remark if self.remark is None else f"{self.remark}; {remark}"
+    def note(self, remark: str) -> None:
+        """Add a remark for the operator."""
+        self.remark = remark if self.remark is None else f"{self.remark}; {remark}"
 
     @property
     def seconds(self) -> float:
