@@ -158,9 +158,7 @@ def main(argv: list[str], version: str) -> int:
     line = CommandLine(__doc__, argv, version, "check")
     chosen = ca_options(line)
     if chosen.missing:
-        raise UsageError(
-            f"without {' and '.join(chosen.missing)}, there is no CA: give all three --sign-*, or --ca, or neither"
-        )
+        raise UsageError(f"without {chosen.missing}, there is no CA: give all three --sign-*, or --ca, or neither")
     check_descriptors()  # or each certificate would be blamed
     store = open_store(store_option(line))
     now = datetime.now(UTC)

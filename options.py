@@ -26,7 +26,7 @@ class CaOptions:
 
     folder: Path | None  # made on first use
     files: tuple[Path, Path, Path] | None  # certificate, key, serial file
-    missing: tuple[str, ...]  # which --sign-* options were not given, if some but not all were
+    missing: str  # which --sign-* options were not given, in words, if some but not all were
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def ca_options(line: CommandLine) -> CaOptions:
     given = {option: found for option in SIGN if (found := line.path(option)) is not None}
     if given and folder is not None:
         raise UsageError(f"--ca and {next(iter(given))} can't both be given: the folder of --ca holds all three files")
-    missing = tuple(option for option in SIGN if given and option not in given)
+    missing = " and ".join(option for option in SIGN if given and option not in given)
     files = None if missing or not given else (given[SIGN[0]], given[SIGN[1]], given[SIGN[2]])
     if folder is not None:
         files = cafolder.files_in(folder)

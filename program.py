@@ -170,9 +170,7 @@ class Program:
         chosen, keylog = self._chosen, self._chosen.sight.keylog
         ca = chosen.leaves.ca
         if ca.missing:
-            log.warning(
-                "without %s, no certificates are signed: give all three --sign-*, or --ca", " and ".join(ca.missing)
-            )
+            log.warning("without %s, no certificates are signed: give all three --sign-*, or --ca", ca.missing)
         if ca.files is None:
             log.warning(
                 "no CA: only names in the store are intercepted; --ca=<dir> makes one, and certificates for all others"

@@ -105,9 +105,7 @@ def main(argv: list[str], version: str) -> int:
     line = CommandLine(__doc__, argv, version, "warm", operands=["<names-file>"])
     chosen = leaf_options(line)
     if chosen.ca.missing:
-        raise UsageError(
-            f"without {' and '.join(chosen.ca.missing)}, no certificates are signed: give all three --sign-*, or --ca"
-        )
+        raise UsageError(f"without {chosen.ca.missing}, no certificates are signed: give all three --sign-*, or --ca")
     if chosen.ca.files is None:
         raise UsageError("no CA to sign with: give --ca=<dir>, or all three --sign-*")
     wanted = list(dict.fromkeys(_names_in(line.required("<names-file>", "--store=certs --ca=ca names.txt"))))

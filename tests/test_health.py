@@ -23,7 +23,7 @@ from workers import Workers
 
 def options(folder: Path, ca: bool = True) -> LeafOptions:
     (folder / "certs").mkdir(exist_ok=True)
-    chosen = CaOptions(folder / "ca", files_in(folder / "ca"), ()) if ca else CaOptions(None, None, ())
+    chosen = CaOptions(folder / "ca", files_in(folder / "ca"), "") if ca else CaOptions(None, None, "")
     return LeafOptions(folder / "certs", chosen, "p256", 45, None)
 
 
