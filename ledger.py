@@ -62,7 +62,7 @@ class Ledger:
         return highest
 
     def _certificates(self) -> Iterator[Path]:
-        """Not by glob, which since Python 3.13 skips a folder on any error, not only on a lack of permission."""
+        """All in the store. No glob: since Python 3.13 it skips a folder on any error, not only if it is forbidden."""
         with os.scandir(self._root) as found:
             folders = [folder.path for folder in found if len(folder.name) == 3 and folder.is_dir()]
         for folder in folders:

@@ -66,8 +66,8 @@ class Relaying:
     def untouched(self, way: Way, origin: socket.socket, data: bytes, how: str = "untouched") -> None:
         """Relay without decrypting. A PROXY header goes to the redirect, not to a bypassed tunnel's own target."""
         way.record.context = how
-        # Whoever looked whether it had ended was told of a reset, and no read will be. It is not one that our own data
-        # drew, behind a FIN: the origin was sent nothing yet.
+        # The kernel tells of a reset once: if it has told ``has_ended``, a read will find an orderly end. And it is not
+        # one that data of ours drew after an orderly end: nothing was sent yet.
         lost = sockets.peer(origin) is None
         if how != _BYPASSED:
             try:

@@ -1,4 +1,4 @@
-"""``Workers``: a pool of threads for work that would stall the hub: disk, keys and PEM, or name look-ups, or passwords.
+"""``Workers``: a pool of threads for work that would stall the hub, such as disk, keys, look-ups or passwords.
 
 Work takes and returns plain values; on its thread it uses no gevent objects, no logging, no ``threading`` objects.
 """
