@@ -144,13 +144,8 @@ class Check:
         this = certificate.fingerprint(hashes.SHA256())
         first, other = self._first.setdefault((certificate.issuer.public_bytes(), serial), (path, this))
         if other != this:  # an operator's may be stored once for each of its names
-            yield (
-                path,
-                Fault(
-                    f"it has the same issuer and serial number as {_word(first)}",
-                    "Firefox refuses the second that it sees",
-                ),
-            )
+            what = f"it has the same issuer and serial number as {_word(first)}"
+            yield path, Fault(what, "Firefox refuses the second that it sees")
 
 
 def main(argv: list[str], version: str) -> int:
