@@ -18,14 +18,7 @@ from bypassing import Bypassing
 from context import Context
 from contexts import ContextCache
 from dialing import Redirect
-from errors import (
-    NO_APPLICATION_PROTOCOL,
-    CertifierError,
-    NoSharedGroup,
-    NoSharedProtocol,
-    NotTls,
-    OriginError,
-)
+from errors import NO_APPLICATION_PROTOCOL, CertifierError, NoSharedGroup, NoSharedProtocol, NotTls, OriginError
 from hello import ClientHello
 from limits import Limits
 from names import Target

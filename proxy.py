@@ -20,13 +20,7 @@ from admission import Admission
 from board import Board
 from dialing import Dialer
 from door import Client, Door
-from errors import (
-    CertifierError,
-    HelloTimeout,
-    NotTls,
-    OriginError,
-    RequestTimeout,
-)
+from errors import CertifierError, HelloTimeout, NotTls, OriginError, RequestTimeout
 from greeting import read_hello
 from head import HeadReader, RequestHead
 from hello import HANDSHAKE
