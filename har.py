@@ -21,7 +21,7 @@ from pathlib import Path
 import files
 from exchange import Exchange
 from harentry import entry
-from rotation import KEEP, make_room
+from rotation import make_room
 
 MAX_SIZE = 67_108_864  # octets of a file; the developer tools of browsers are slow to open larger ones
 
@@ -45,14 +45,13 @@ class HarFile:
     thread-safe.
     """
 
-    def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE, keep: int = KEEP) -> None:
+    def __init__(self, path: Path, version: str, body_max: int, max_size: int = MAX_SIZE) -> None:
         self._path = path = files.place(path)
         self._hidden = path.with_name(f".{path.name}.spare")
         self._between = path.with_name(f".{path.name}.swap")
         self._bare = _HEAD + json.dumps(version).encode() + b'},"pages":[],"entries":[' + _TAIL
         self._body_max = body_max
         self._max_size = max_size
-        self._keep = keep
         self._copies: tuple[_Copy, _Copy] | None = None  # the file, and the spare
         self._missing = b""  # what the spare still lacks
         self._counts = True  # links: whether a file has more than before tells that it was renamed
@@ -107,7 +106,7 @@ class HarFile:
             live, spare = self._open()
         if not self._empty and not self._fits(len(lot)):
             self._close()
-            make_room(self._path, self._keep)
+            make_room(self._path)
             live, spare = self._open()
         new = (b"\n" if self._empty else b"\n,") + lot
         was = os.fstat(live.fd)

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import files
-from rotation import KEEP, make_room
+from rotation import make_room
 
 _PACKET = struct.Struct("<LLLLLLL")  # Enhanced Packet Block, §4.3
 _PARTS = 3  # of a block
@@ -106,7 +106,7 @@ def _open(path: Path) -> int:
             if _is_bare(fd):
                 os.ftruncate(fd, 0)
                 return fd
-            make_room(path, KEEP)
+            make_room(path)
         except BaseException:
             os.close(fd)
             raise

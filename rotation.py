@@ -7,9 +7,9 @@ from pathlib import Path
 KEEP = 9  # files beside the present one
 
 
-def make_room(path: Path, keep: int) -> None:
-    """Rename the file, if it exists, and those before it, of which ``keep`` stay. Raises ``OSError``."""
-    for number in range(keep, 0, -1):
+def make_room(path: Path) -> None:
+    """Rename the file, if it exists, and those before it, of which ``KEEP`` stay. Raises ``OSError``."""
+    for number in range(KEEP, 0, -1):
         with suppress(FileNotFoundError):
             os.rename(_numbered(path, number - 1), _numbered(path, number))
 

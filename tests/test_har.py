@@ -17,6 +17,7 @@ from test_requestlog import largest_file
 
 from exchange import Exchange
 from har import HarFile
+from rotation import KEEP
 
 TYPE = [(b"Content-Type", b"text/plain")]
 
@@ -147,15 +148,14 @@ def test_rotation_keeps_so_many_files(tmp_path: Path) -> None:
     one = open_(tmp_path / "one.har")
     one.append(exchange(target="/0"))
     one.close()
-    file = open_(path, max_size=(tmp_path / "one.har").stat().st_size, keep=2)
-    for n in range(5):
+    file = open_(path, max_size=(tmp_path / "one.har").stat().st_size)
+    for n in range(KEEP + 3):
         file.append(exchange(target=f"/{n}"))
     file.append(exchange(target="/large", received=bytes(900)))
     file.close()
     (tmp_path / "one.har").unlink()
-    assert {path.name: entries(path) for path in tmp_path.iterdir()} == {
-        "a.b.har": ["/large"], "a.b.1.har": ["/4"], "a.b.2.har": ["/3"]
-    }  # fmt: skip
+    kept = {f"a.b.{number}.har": [f"/{KEEP + 3 - number}"] for number in range(1, KEEP + 1)}
+    assert {path.name: entries(path) for path in tmp_path.iterdir()} == {"a.b.har": ["/large"], **kept}
 
 
 def test_an_entry_too_large_for_any_file_leaves_no_empty_one(tmp_path: Path) -> None:
