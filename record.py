@@ -16,7 +16,7 @@ class Progress(Protocol):
     received: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Record:
     """What is logged about one connection or, for plain HTTP, one exchange. As text, None is ``-`` or left out.
 

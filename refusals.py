@@ -68,7 +68,7 @@ class Refusals:
         self._counts: LRU[Pair, int] = LRU(_PAIRS)
         self._learned: LRU[Pair, float] = LRU(_PAIRS)
         self._accepted: LRU[Pair, float] = LRU(_PAIRS)  # when a tunnel that was used has ended
-        self._open: dict[Pair, dict[int, Record]] = {}  # intercepted tunnels, by their record's identity
+        self._open: dict[Pair, set[Record]] = {}  # of intercepted tunnels
 
     def bypasses(self, pair: Pair) -> bool:
         """Whether tunnels of this client for this name pass untouched for now."""
@@ -82,19 +82,14 @@ class Refusals:
 
     def opened(self, pair: Pair, record: Record) -> None:
         """Take note of an intercepted tunnel that is relayed from now on, until it has ``ended``."""
-        records = self._open.get(pair)
-        if records is None:
-            self._open[pair] = {id(record): record}
-        else:
-            records[id(record)] = record
+        self._open.setdefault(pair, set()).add(record)
 
     def ended(self, pair: Pair, record: Record) -> None:
         """Forget a tunnel that was ``opened``."""
         records = self._open[pair]
-        if len(records) == 1:
+        records.remove(record)
+        if not records:
             del self._open[pair]
-        else:
-            del records[id(record)]
 
     def refused(self, pair: Pair) -> bool:
         """Count a refusal. Return whether the pair is bypassed from now on because of it."""
@@ -121,7 +116,7 @@ class Refusals:
         last = self._accepted.peek(pair)
         if last is not None and self._clock() < last + _LATELY:
             return True
-        records = self._open.get(pair, {}).values()
+        records = self._open.get(pair, ())
         return any(record.progress is not None and record.progress.sent for record in records)
 
     def learned(self) -> list[tuple[Pair, float]]:
