@@ -63,11 +63,6 @@ def quotable(text: str, limit: int = 0) -> str:
     return cut(text, limit).encode("unicode_escape").decode("ascii").replace('"', '\\"')
 
 
-def user_word(user: str | None) -> str:
-    """The authenticated user as a word of the combined log format; ``-`` if there is none."""
-    return quotable(user).replace(" ", "%20") if user else "-"
-
-
 def without_user(url: str) -> str:
     """The URL without user information, which holds passwords (RFC 3986 §3.2.1)."""
     return _USER.sub(r"\1", url, count=1) if "@" in url and _USER.match(url) else url
@@ -83,9 +78,17 @@ def _second(moment: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
 
 
+def combined_line(
+    client: str, user: str | None, began: float, asked: str, status: object, octets: int, referer: str, agent: str
+) -> str:
+    """A line of the combined log format of NCSA and Apache, escaped as Apache does; ``asked`` is so already."""
+    ip, word = client.rpartition(":")[0].strip("[]"), quotable(user).replace(" ", "%20") if user else "-"
+    referer, agent = quotable(without_user(referer)) or "-", quotable(agent) or "-"
+    return f'{ip} - {word} [{_date(int(began))}] "{asked}" {status} {octets or "-"} "{referer}" "{agent}"'
+
+
 @lru_cache(maxsize=16)
-def clf(moment: int) -> str:
-    """Seconds since the epoch, as a date of the common log format."""
+def _date(moment: int) -> str:
     return time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(moment))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from errors import CertifierError
-from log import MAX_URL, brief, clf, cut, escape, quotable, user_word, utc, without_user
+from log import MAX_URL, brief, combined_line, cut, escape, quotable, utc, without_user
 
 
 class Progress(Protocol):
@@ -117,13 +117,8 @@ class Record:
 
     def combined(self) -> str:
         """A line of the combined log format, as other proxies write it for a CONNECT, whether there was one or not."""
-        ip = self.client.rpartition(":")[0].strip("[]")
-        began = int(time.time() - self.seconds)
-        status = self.status or (200 if self.established else "000")
         method = "CONNECT" if self.kind == "tunnel" else self.method or "-"
-        asked = quotable(self.target or "-") if self.url is None else quotable(without_user(self.url), MAX_URL)
-        return (
-            f'{ip} - {user_word(self.user)} [{clf(began)}] "{quotable(method)} {asked} HTTP/{self.version}"'
-            f" {status} {self.received or '-'}"
-            f' "{quotable(without_user(self.referer)) or "-"}" "{quotable(self.user_agent) or "-"}"'
-        )
+        said = quotable(self.target or "-") if self.url is None else quotable(without_user(self.url), MAX_URL)
+        asked = f"{quotable(method)} {said} HTTP/{self.version}"
+        status, began = self.status or (200 if self.established else "000"), time.time() - self.seconds
+        return combined_line(self.client, self.user, began, asked, status, self.received, self.referer, self.user_agent)

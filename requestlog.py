@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 
 from exchange import Exchange, header
-from log import MAX_URL, brief, clf, cut, escape, quotable, user_word, utc, without_user
+from log import MAX_URL, brief, combined_line, cut, escape, quotable, utc, without_user
 
 
 def text(exchange: Exchange) -> str:
@@ -61,18 +61,15 @@ def as_json(exchange: Exchange) -> str:
 
 
 def combined(exchange: Exchange) -> str:
-    """The combined log format of NCSA and Apache, escaped as Apache does; absolute URLs, as forward proxies log."""
+    """The combined log format, with absolute URLs, as forward proxies log."""
     # HTTP/2 would let spaces through, or no method at all: more or fewer words than log analysers expect.
     method, url = (said.replace(" ", "%20") for said in (exchange.method or "-", without_user(exchange.url)))
-    referer = without_user(header(exchange.request_fields, b"referer"))
-    agent = header(exchange.request_fields, b"user-agent")
-    client = exchange.connection.client.rpartition(":")[0].strip("[]")
     version = "2.0" if exchange.version == "2" else exchange.version
     asked = f"{quotable(method)} {quotable(url, MAX_URL)} HTTP/{version}"
-    return (
-        f"{client} - {user_word(exchange.connection.user)} [{clf(int(exchange.started))}]"
-        f' "{asked}" {exchange.status or "000"} {exchange.response_octets or "-"}'
-        f' "{quotable(referer) or "-"}" "{quotable(agent) or "-"}"'
+    referer, agent = (header(exchange.request_fields, name) for name in (b"referer", b"user-agent"))
+    user, began, octets = exchange.connection.user, exchange.started, exchange.response_octets
+    return combined_line(
+        exchange.connection.client, user, began, asked, exchange.status or "000", octets, referer, agent
     )
 
 
