@@ -13,7 +13,6 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import PublicKeyAlgorithmOID
 
@@ -23,10 +22,9 @@ import certpath
 import reading
 from certificates import Unreadable
 from errors import RetrievalError, UsageError
+from keys import Key
 from serials import SerialFile
 from tlsconfig import server_context
-
-CaKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 EXPIRY_NOTICE = timedelta(days=30)
 
@@ -46,7 +44,7 @@ class CaFiles:
     """
 
     certificate: x509.Certificate
-    key: CaKey
+    key: Key
     chain: tuple[x509.Certificate, ...]
     serials: SerialFile
     path: tuple[x509.Certificate, ...]
@@ -168,7 +166,7 @@ def _check(certificate: x509.Certificate, path: Path, now: datetime) -> None:
         )
 
 
-def _check_servable(issuers: Sequence[x509.Certificate], key: CaKey, path: Path) -> None:
+def _check_servable(issuers: Sequence[x509.Certificate], key: Key, path: Path) -> None:
     """Raise ``UsageError`` if OpenSSL refuses to send them after a leaf, as it does if one has a weak key or signature.
 
     They are tried as a server's own, as there is no leaf yet.
@@ -183,7 +181,7 @@ def _check_servable(issuers: Sequence[x509.Certificate], key: CaKey, path: Path)
         ) from error
 
 
-def load_key(path: Path) -> CaKey:
+def load_key(path: Path) -> Key:
     """A CA's private key. Raises ``UsageError``."""
     content = _read(path)
     try:
@@ -201,7 +199,7 @@ def load_key(path: Path) -> CaKey:
                 f" openssl pkcs12 -noenc -in {path} -out ca.pem"
             ) from error
         raise UsageError(f"{path} holds no usable PEM private key") from error
-    if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
+    if not isinstance(key, Key):
         raise UsageError(f"the key in {path} is neither RSA nor EC")
     return key
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import ca
 import files
 import reading
 from errors import UsageError
+from keys import generate
 from leaf import BACKDATED
 from serials import SerialFile
 
@@ -57,9 +57,8 @@ def _is_missing(path: Path) -> bool:
 
 
 def _make(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> None:
-    key: ca.CaKey
     if _is_missing(key_path):
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = generate("p256")
         files.write_new(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     else:
         key = ca.load_key(key_path)
