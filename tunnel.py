@@ -20,12 +20,11 @@ _TINY = 512  # a record of fewer octets is tiny
 _HOLLOW = 24_576  # octets besides content after which it does so as well: an incomplete record and 300 key updates
 _SMALL = 8_192  # octets per fill while records are tiny: 350 records of 23 octets
 _EARLY = 16_384  # octets from the client that are kept until the origin sends any: a request's head
-IDLE_SECONDS = 3600.0  # ends a tunnel without a byte either way for so long (up to a tick more)
-_TICKS = 12  # checks in that time; once one direction has ended, one whole tick without a byte is enough
+_TICKS = 12  # checks in the idle time; once one direction has ended, one whole tick without a byte is enough
 
 
 class Tunnel:
-    """Relays between two streams. Closing their sockets is left to the owner.
+    """Relays between two streams, until both end or neither sends for ``idle`` seconds. Their owner closes the sockets.
 
     ``sent`` and ``received`` count octets of plaintext from and to the client. ``outcome`` is ``closed``, or what
     went wrong first: ``client-`` or ``origin-`` and how that side ended, or ``idle``; ``detail`` is OpenSSL's name for
@@ -38,7 +37,7 @@ class Tunnel:
     _acts = False  # a witness answers in the origin's stead, and may make one direction wait for the other
     _waits = False  # a witness may take its time before an end is passed on
 
-    def __init__(self, client: Stream, origin: Stream, idle: float = IDLE_SECONDS, meter: Meter | None = None) -> None:
+    def __init__(self, client: Stream, origin: Stream, idle: float, meter: Meter) -> None:
         self.sent = 0
         self.received = 0
         self.outcome = ORDERLY
@@ -54,7 +53,7 @@ class Tunnel:
         self._one_way = False  # one direction has ended
         self._idle_ticks = 0  # ticks without a byte
         self._seen = 0  # octets at the last tick
-        self._meter = meter or Meter()  # of all tunnels
+        self._meter = meter  # of all tunnels
         self._over = False  # ended by an answer in the origin's stead
         self._cut = False  # ended by ourselves: neither side must take that for an end of the other's
         self._unread = False  # the client may still send, and nobody reads it

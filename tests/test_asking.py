@@ -21,6 +21,7 @@ import sockets
 import tls
 from answering import explain
 from errors import OriginTimeout
+from meter import Meter
 from streams import BROKEN, PlainStream
 from tlsconfig import server_context
 from tunnel import Tunnel
@@ -93,7 +94,7 @@ class Asking:
         self._all = self.sock, sock, above, self._sink
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # the kernel's minimum
         self.stream = tls.TlsStream(sock, server_context(certificate.read_bytes()), [])
-        self.tunnel = Tunnel(self.stream, PlainStream(above))
+        self.tunnel = Tunnel(self.stream, PlainStream(above), 60.0, Meter())
         self._running = gevent.spawn(self._run)
         self._taking = gevent.spawn(self._take)
         settings = HandshakeSettings()

@@ -29,7 +29,6 @@ import tlsconfig
 from commandline import CommandLine
 from errors import UsageError
 from limits import Limits
-from tunnel import IDLE_SECONDS
 from version import VERSION
 
 GOOD = ["--store=certs", "--max=9"]
@@ -670,7 +669,6 @@ def test_gevent_patches_before_any_other_import() -> None:
 def test_defaults_in_the_code_are_those_of_the_manual() -> None:
     chosen = options.proxy_options(CommandLine(certifier.__doc__ or "", GOOD, "v"))
     assert chosen.limits == Limits()
-    assert chosen.limits.idle_timeout == IDLE_SECONDS
     assert chosen.leaves.days == signer.DAYS
     assert chosen.sight.har_max == har.MAX_SIZE
 

@@ -22,10 +22,13 @@ from gevent.queue import Queue
 from lab import WAIT, BioClient, Origin, Program, no_memory, read_reply, secure_tunnel, strict_context, tunnel, until
 
 import sockets
+from meter import Meter
 from streams import ORDERLY, RESET, PlainStream
 from tls import TlsStream
 from tlsconfig import server_context
 from tunnel import Tunnel
+
+IDLE = 60.0  # seconds: no test waits for that
 
 
 class Ends:
@@ -35,7 +38,7 @@ class Ends:
         (self.client, self.client_end), (self.origin, self.origin_end) = socket.socketpair(), socket.socketpair()
 
     def tunnel(self, idle: float = 60.0, early: bytes = b"", kind: type[Tunnel] = Tunnel) -> Tunnel:
-        return kind(PlainStream(self.client, early), PlainStream(self.origin), idle)
+        return kind(PlainStream(self.client, early), PlainStream(self.origin), idle, Meter())
 
 
 class Apart(Tunnel):
@@ -158,7 +161,7 @@ def test_a_pump_lets_others_run() -> None:
         client_end.sendall(bytes(1 << 20))
         client_end.shutdown(socket.SHUT_WR)
         origin_end.shutdown(socket.SHUT_WR)
-        looks = seen_of(Tunnel(PlainStream(client), PlainStream(origin)))
+        looks = seen_of(Tunnel(PlainStream(client), PlainStream(origin), IDLE, Meter()))
     assert looks[-1] == 1 << 20
     assert len(looks) >= 6  # of eight batches
 
@@ -175,7 +178,7 @@ def test_a_pump_of_tiny_records_lets_others_run(certificate: Path) -> None:
                 secure.sendall(b"x")
             secure.shutdown(socket.SHUT_WR)
             origin_end.shutdown(socket.SHUT_WR)
-            looks = seen_of(Tunnel(upward, PlainStream(origin)))
+            looks = seen_of(Tunnel(upward, PlainStream(origin), IDLE, Meter()))
     assert looks[-1] == 5000
     assert len(looks) >= 10  # of fourteen batches of 8 KiB
 
@@ -309,7 +312,7 @@ def in_tls(ours: socket.socket, theirs: socket.socket, certificate: Path) -> tup
 def test_what_is_cut_off_while_its_reader_pauses_gets_no_fin() -> None:
     """A FIN comes behind what the kernel still has: if the client reads on just then, before the reset."""
     with connected() as (client, client_end), connected() as (origin, origin_end), gevent.Timeout(WAIT):
-        tunnel = Tunnel(PlainStream(client), PlainStream(origin), idle=0.6)
+        tunnel = Tunnel(PlainStream(client), PlainStream(origin), 0.6, Meter())
         pouring = gevent.spawn(origin_end.sendall, bytes(100_000_000))
         tunnel.run()
         assert tunnel.outcome == "idle"
@@ -473,7 +476,7 @@ def test_an_answer_arrives_though_its_origin_refused_an_upload() -> None:
     with connected() as (client, client_end), connected() as (origin, origin_end), gevent.Timeout(WAIT):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * len(answer))
         client_end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        tunnel = Tunnel(PlainStream(client), PlainStream(origin))
+        tunnel = Tunnel(PlainStream(client), PlainStream(origin), IDLE, Meter())
         running = gevent.spawn(tunnel.run)
         origin_end.sendall(answer)
         origin_end.shutdown(socket.SHUT_WR)
@@ -496,7 +499,7 @@ def test_what_an_origin_sent_before_a_reset_arrives_and_does_not_look_complete(m
         origin_end.sendall(bytes(50_000))
         sockets.reset(origin_end)
         origin_end.close()
-        tunnel = Tunnel(PlainStream(client, b"upload"), PlainStream(origin))
+        tunnel = Tunnel(PlainStream(client, b"upload"), PlainStream(origin), IDLE, Meter())
 
         def run() -> None:
             tunnel.run()
@@ -521,7 +524,7 @@ def test_a_side_that_can_not_be_written_to_is_told_the_end(ends: Ends) -> None:
         def encrypt(self, data: memoryview | bytes) -> None:
             raise OSError("no memory")
 
-    running = gevent.spawn(Tunnel(PlainStream(ends.client), Failing(ends.origin)).run)
+    running = gevent.spawn(Tunnel(PlainStream(ends.client), Failing(ends.origin), IDLE, Meter()).run)
     ends.client_end.sendall(b"x")
     assert ends.origin_end.recv(1) == b""
     ends.origin_end.sendall(b"last")
