@@ -29,7 +29,7 @@ def _silent(_: str) -> None:
 
 
 class Issuance:
-    """The parts that provide certificates. ``files`` and ``authority`` are None if nothing is signed.
+    """The parts that provide certificates. ``authority`` is None if nothing is signed.
 
     ``tell`` is called with a sentence before work that may take minutes. With ``founds`` False, the CA must exist
     already: a folder whose certificate is missing for a moment must not get a new one.
@@ -46,36 +46,36 @@ class Issuance:
         self._chosen = chosen
         self.store = open_store(chosen.store, create=None if chosen.ca.files is None else True)
         if founds and chosen.ca.folder is not None:
-            self.files: CaFiles | None = cafolder.load(chosen.ca.folder, now)
+            found: CaFiles | None = cafolder.load(chosen.ca.folder, now)
         else:
-            self.files = self._load(now)
-        self.authority = self._new_authority(self.files, tell)
+            found = self._load(now)
+        self.authority = self._new_authority(found, tell)
         bound = Bound(self.store, store_max) if store_max is not None else None
         self.leaves = Leaves(self.store, self.authority, KeyStock(chosen.key_type), bound)
 
     def reload(self, now: datetime) -> None:
         """Reload the CA's files. After a ``UsageError`` the previous CA stays in force."""
-        found = self._load(now)
-        self.files, self.authority = found, self._new_authority(found, _silent)
+        self.authority = self._new_authority(self._load(now), _silent)
         self.leaves.use(self.authority)
 
     def fault(self, now: datetime) -> str | None:
         """Why no certificates can be served, as a sentence; None if they can be. Accesses the disk."""
-        if self.files is not None and self.authority is not None:
-            begin = self.files.certificate.not_valid_before_utc
+        authority = self.authority
+        if authority is not None:
+            begin = authority.files.certificate.not_valid_before_utc
             if now < begin:
                 return f"the CA certificate is not valid before {begin:%Y-%m-%d %H:%M} UTC: check this machine's clock"
             try:
-                self.authority.check_end(now)
-                self.files.serials.check()
+                authority.check_end(now)
+                authority.files.serials.check()
             except RetrievalError as error:
                 return str(error)
             except OSError as error:
                 return f"no serial number can be taken: {files.told(error)}"
         try:
-            self.store.probe(write=self.files is not None)
+            self.store.probe(write=authority is not None)
         except OSError as error:
-            return f"the store can't be {'read' if self.files is None else 'written'}: {error.strerror}"
+            return f"the store can't be {'read' if authority is None else 'written'}: {error.strerror}"
         return None
 
     def clear_stale(self) -> int:

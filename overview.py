@@ -43,7 +43,7 @@ class Overview:
         board = self._board
         latest = {"tunnels": [], "requests": [], "refusals": []} if since is None else board.latest(since)
         learned = self._refused.learned()
-        files = self._issuance.files
+        authority = self._issuance.authority
         return {
             **board.kept(),
             "now": time.time(),
@@ -51,7 +51,7 @@ class Overview:
             "facts": {
                 "version": self._version,
                 "workers": self._workers,
-                "ca_ends": None if files is None else files.certificate.not_valid_after_utc.timestamp(),
+                "ca_ends": None if authority is None else authority.files.certificate.not_valid_after_utc.timestamp(),
             },
             "gauges": {
                 "workers": 1,

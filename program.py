@@ -185,12 +185,12 @@ class Program:
             log.warning("--no-verify-upstream: ORIGINS ARE NOT VERIFIED, anyone on the way can pose as any of them")
 
     def _show_ca(self) -> None:
-        files = self._issuance.files
-        authority = self._issuance.authority
-        self._website.use(Downloads(files.anchor, authority, self._workers) if files and authority else None)
-        if files and files.is_new:
+        if (authority := self._issuance.authority) is None:
+            return
+        self._website.use(Downloads(authority.files.anchor, authority, self._workers))
+        if authority.files.is_new:
             log.info("made a new CA in %s: clients must trust its ca.crt", self._chosen.leaves.ca.folder)
-        for warning in files.warnings if files else ():
+        for warning in authority.files.warnings:
             log.warning("%s", warning)
         self._tell_expiry()
 
@@ -199,8 +199,8 @@ class Program:
             log.warning("%s", warning)
 
     def _tell_expiry(self) -> None:
-        files = self._issuance.files
-        warning = files.expiry_warning(_now()) if files else None
+        authority = self._issuance.authority
+        warning = authority.files.expiry_warning(_now()) if authority else None
         if warning:
             log.warning("%s", warning)
 

@@ -61,7 +61,7 @@ class Authority:
 
     def __init__(self, files: CaFiles, ledger: Ledger, days: int = DAYS, crl_url: str | None = None) -> None:
         default_backend()  # loads what signing needs: the first signature may find no file descriptor left for that
-        self._files = files
+        self.files = files
         # Taking one costs a sync: threads that want one at the same time share it.
         self._serials = Batch[int](lambda count, notes: files.serials.take(ledger, notes, count))
         self._lifetime = timedelta(days=days)
@@ -107,10 +107,10 @@ class Authority:
             .public_key(key)
             .serial_number(self._serials.take(notes))
             .not_valid_before(max(now - BACKDATED, now + self._lifetime - MAX_LIFE))
-            .not_valid_after(min(now + self._lifetime, self._files.certificate.not_valid_after_utc))
+            .not_valid_after(min(now + self._lifetime, self.files.certificate.not_valid_after_utc))
             .add_extension(san, critical=len(subject) == 0)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .sign(self._files.key, hashes.SHA256())
+            .sign(self.files.key, hashes.SHA256())
         )
         return leaf.public_bytes(Encoding.PEM) + self._chain
 
@@ -119,9 +119,9 @@ class Authority:
 
         ``behind`` are the intermediates that would be sent after it.
         """
-        if not certificates.is_issued_by(leaf, self._files.certificate):
+        if not certificates.is_issued_by(leaf, self.files.certificate):
             return "it was signed by another CA"
-        if tuple(behind) != self._files.chain:  # perhaps one was missing, or was reissued
+        if tuple(behind) != self.files.chain:  # perhaps one was missing, or was reissued
             return "its intermediate certificates are not the CA's"
         # With another identifier, OpenSSL and others would not find the leaf's issuer.
         if certificates.extension(leaf, x509.AuthorityKeyIdentifier) != self._aki:
@@ -134,24 +134,24 @@ class Authority:
 
         Raises ``RetrievalError`` if the CA may not sign one, or has expired.
         """
-        if not self._files.signs_crls:
+        if not self.files.signs_crls:
             raise RetrievalError("the CA certificate may not sign a CRL: its keyUsage lacks cRLSign")
         self.check_end(now, timedelta())
         begin = now - BACKDATED
         crl = (
             x509.CertificateRevocationListBuilder()
-            .issuer_name(self._files.certificate.subject)
+            .issuer_name(self.files.certificate.subject)
             .last_update(begin)
-            .next_update(min(now + CRL_VALIDITY, self._files.certificate.not_valid_after_utc))
+            .next_update(min(now + CRL_VALIDITY, self.files.certificate.not_valid_after_utc))
             .add_extension(x509.CRLNumber(int(now.timestamp())), critical=False)
             .add_extension(self._aki, critical=False)
-            .sign(self._files.key, hashes.SHA256())
+            .sign(self.files.key, hashes.SHA256())
         )
         return crl.public_bytes(Encoding.DER)
 
     def check_end(self, now: datetime, margin: timedelta = MARGIN) -> None:
         """Raise ``RetrievalError`` if the CA expires too soon: a leaf expires no later, and would not be served."""
-        end = self._files.certificate.not_valid_after_utc
+        end = self.files.certificate.not_valid_after_utc
         if now >= end - margin:
             raise RetrievalError(
                 f"the CA certificate {'expired' if now >= end else 'ends'} on {end:%Y-%m-%d %H:%M} UTC"

@@ -89,7 +89,7 @@ class Website:
             "/state": self._state,
         }
 
-    def use(self, ca: Downloads | None) -> None:
+    def use(self, ca: Downloads) -> None:
         """Offer this CA from now on."""
         self._ca = ca
 
