@@ -100,8 +100,8 @@ class Issuance:
         return Authority(found, ledger, self._chosen.days, self._chosen.crl_url)
 
 
-def tell(failures: Failures, done: str) -> bool:
-    """Tell on stderr what of a store can't be ``done``, such as "read"; return whether there is any."""
+def print_failures(failures: Failures, done: str) -> bool:
+    """Print to stderr what of a store can't be ``done``, such as "read"; return whether there is any."""
     for path, error in failures:
         print(f"{escape(path)}: can't be {done}: {error.strerror}", file=sys.stderr)
     return bool(failures)

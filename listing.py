@@ -22,7 +22,7 @@ import certificates
 import reading
 from certificates import Unreadable
 from commandline import CommandLine
-from issuance import open_store, tell
+from issuance import open_store, print_failures
 from log import escape
 from options import store_option
 from stored import MAX_FILE, Entry
@@ -41,7 +41,7 @@ def main(argv: list[str], version: str) -> int:
         print("[" + ",\n".join(json.dumps(row) for row in rows) + "]")
     else:
         _print_table(rows)
-    return 1 if tell(store.unreadable(), "read") or any(row["error"] for row in rows) else 0
+    return 1 if print_failures(store.unreadable(), "read") or any(row["error"] for row in rows) else 0
 
 
 def row_of(entry: Entry) -> dict[str, object] | None:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from commandline import CommandLine
 from errors import UsageError
-from issuance import open_store, tell
+from issuance import open_store, print_failures
 from log import escape
 from options import store_option
 from pruning import DAY_SECONDS, Pruned, prune
@@ -46,7 +46,7 @@ def main(argv: list[str], version: str) -> int:
         print(json.dumps({"removed": [gone._asdict() for gone in pruned.removed], "kept": pruned.kept, "dry_run": dry}))
     else:
         _print(pruned, dry)
-    return int(any([tell(pruned.failures, "removed"), tell(store.unreadable(), "read")]))
+    return int(any([print_failures(pruned.failures, "removed"), print_failures(store.unreadable(), "read")]))
 
 
 def _print(pruned: Pruned, dry: bool) -> None:
