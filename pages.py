@@ -27,7 +27,7 @@ def for_error_2(error: CertifierError, stream: int, head_only: bool) -> bytes:
     frames = _frame(SETTINGS, 0, 0, b"")
     if stream:
         length = {"Content-Length": str(len(body))}
-        fields = {":status": str(error.status), **_head("text/plain", {**length, **_fields(error)})}
+        fields = {":status": str(error.status), **_common("text/plain", {**length, **_fields(error)})}
         encoder = hpack.Encoder()
         encoder.header_table_size = 0  # the client's SETTINGS may allow no more (RFC 7541 §4.2)
         block = encoder.encode([(name.lower(), value) for name, value in fields.items()])
@@ -56,18 +56,18 @@ def reply(
     status: int, reason: str, body: bytes, kind: str, head_only: bool, fields: dict[str, str] | None = None
 ) -> bytes:
     """A response that ends its connection. ``kind`` is the media type; ``head_only`` keeps only the body's length."""
-    head = stream(status, reason, kind, {"Content-Length": str(len(body)), **(fields or {})})
-    return head if head_only else head + body
+    begin = head(status, reason, kind, {"Content-Length": str(len(body)), **(fields or {})})
+    return begin if head_only else begin + body
 
 
-def stream(status: int, reason: str, kind: str, fields: dict[str, str]) -> bytes:
+def head(status: int, reason: str, kind: str, fields: dict[str, str]) -> bytes:
     """The head of a response whose body ends with the connection, unless a field gives its length."""
-    lines = {**_head(kind, fields), "Connection": "close"}
-    head = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
-    return head.encode("ascii") + b"\r\n"
+    lines = {**_common(kind, fields), "Connection": "close"}
+    text = f"HTTP/1.1 {status} {reason}\r\n" + "".join(f"{k}: {v}\r\n" for k, v in lines.items())
+    return text.encode("ascii") + b"\r\n"
 
 
-def _head(kind: str, fields: dict[str, str]) -> dict[str, str]:
+def _common(kind: str, fields: dict[str, str]) -> dict[str, str]:
     if kind.startswith("text/") and ";" not in kind:
         kind += "; charset=utf-8"
     return {

@@ -10,7 +10,7 @@ from errors import AuthenticationRequired, CertifierError, RetrievalError, TooMa
 from feed import Feed
 from health import Health
 from onlookers import Onlookers, Visit
-from pages import reply, stream
+from pages import head, reply
 from snapshot import Cursor, Snapshot, written
 from sockets import Gaps
 
@@ -193,12 +193,12 @@ class Website:
         """Server-sent events: what is new, once per tick."""
         if refused := self._refusal(visit):
             return refused
-        head = stream(200, "OK", "text/event-stream", _SECURE)
+        begin = head(200, "OK", "text/event-stream", _SECURE)
         if visit.method == "HEAD":
-            return Page(200, head)
+            return Page(200, begin)
         news = self._news(_cursor(visit))
         try:
-            return Page(200, head + next(news, b""), news)  # nothing if certifier is shutting down
+            return Page(200, begin + next(news, b""), news)  # nothing if certifier is shutting down
         except CertifierError as error:
             return _failed(visit, error)
 
