@@ -54,7 +54,7 @@ class HarFile:
         self._max_size = max_size
         self._copies: tuple[_Copy, _Copy] | None = None  # the file, and the spare
         self._missing = b""  # what the spare still lacks
-        self._counts = True  # links: whether a file has more than before tells that it was renamed
+        self._links_tell = True  # whether a link more than before means that the file was renamed
         self._empty = True
         self._open()
 
@@ -118,7 +118,7 @@ class HarFile:
             os.rename(self._hidden, self._path)
             os.rename(self._between, self._hidden)
             now = os.stat(self._hidden)
-            linked = self._counts and now.st_nlink > was.st_nlink
+            linked = self._links_tell and now.st_nlink > was.st_nlink
             if linked or not os.path.samestat(now, was):  # renamed after the check above
                 os.unlink(self._path)  # it repeats all that is in the renamed file
                 raise FileNotFoundError(errno.ENOENT, "it was renamed")
@@ -145,7 +145,7 @@ class HarFile:
             if os.pread(live, len(_HEAD), 0) != _HEAD or os.pread(live, len(_TAIL), end) != _TAIL:
                 raise FileExistsError(errno.EEXIST, "it exists, and is not a whole HAR file of certifier's")
             self._empty = os.pread(live, 4096, 0).find(b"\n") == end
-            self._counts = self._forgets()
+            self._links_tell = self._forgets()
             spare = self._copy(live)
         except BaseException:
             os.close(live)
