@@ -31,13 +31,13 @@ log = logging.getLogger("certifier.har")
 class HarQueue(Observer):
     """An ``Observer`` that queues exchanges when they end; ``lost`` is called with the number of each loss."""
 
-    def __init__(self, file: HarFile, workers: Workers, lost: Callable[[int], object] | None = None) -> None:
+    def __init__(self, file: HarFile, workers: Workers, lost: Callable[[int], object]) -> None:
         self._file = file
         self._workers = workers
         self._waiting: deque[tuple[Exchange, int]] = deque()  # each with the octets counted for it
         self._octets = 0
         self._lost = 0  # since the last warning
-        self._count = lost
+        self._report = lost
         self._failing = False  # the last write failed
         self._until = float("inf")  # when writing stops
         self._writer: gevent.Greenlet[[], None] | None = None
@@ -81,7 +81,7 @@ class HarQueue(Observer):
                         self._failing = True
                         self._lose(done := len(batch))
                 if not done:  # a bug, or a tap that made of an exchange what none can be
-                    self._tally(done := 1)
+                    self._report(done := 1)
                 for _ in range(done):
                     self._octets -= self._waiting.popleft()[1]
                 if time.monotonic() > quiet_until and not self._failing:
@@ -93,12 +93,9 @@ class HarQueue(Observer):
             self._writer = None
 
     def _lose(self, exchanges: int) -> None:
-        self._lost += exchanges
-        self._tally(exchanges)
-
-    def _tally(self, exchanges: int) -> None:
-        if exchanges and self._count is not None:
-            self._count(exchanges)
+        if exchanges:
+            self._lost += exchanges
+            self._report(exchanges)
 
     def _tell_lost(self, why: str = _DISK) -> None:
         if self._lost:

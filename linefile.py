@@ -25,7 +25,7 @@ class LineFile:
 
     def __init__(self, path: Path | None, lost: Callable[[int], object] | None = None) -> None:
         self._path = path
-        self._count = lost
+        self._report = lost
         self._fd = _stderr() if path is None else _open(path)
         self._poll = _poll(self._fd)
         self._lost = 0  # lines since the last successful write
@@ -99,8 +99,8 @@ class LineFile:
 
     def _lose(self, reason: str) -> None:
         self._lost += 1
-        if self._count is not None:
-            self._count(1)
+        if self._report is not None:
+            self._report(1)
         if self._lost == 1 and self._path is not None:
             log.warning("can't write %s: %s; lines are lost until it can be", self._path, reason)
 

@@ -39,9 +39,9 @@ class PcapFile:
     file can't be written; ``lost`` is called with the number of each loss.
     """
 
-    def __init__(self, path: Path, version: str, lost: Callable[[int], object] | None = None) -> None:
+    def __init__(self, path: Path, version: str, lost: Callable[[int], object]) -> None:
         self._path = files.place(path)
-        self._count = lost
+        self._report = lost
         self._lacks = 0  # octets to be written before packets count as no longer lost
         self._lost = 0  # packets since the last warning
         self._fd = _open(self._path)
@@ -61,8 +61,7 @@ class PcapFile:
             if not self._lacks:
                 log.warning("can't write %s: %s; packets are lost until it can be", self._path, error.strerror)
             self._lost += len(packets) // _PARTS
-            if self._count is not None:
-                self._count(len(packets) // _PARTS)
+            self._report(len(packets) // _PARTS)
             self._lacks = sum(map(len, packets))  # a full disk may still accept less than that, again and again
             return
         if self._lacks:

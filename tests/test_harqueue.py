@@ -26,7 +26,8 @@ def targets(path: Path) -> list[str]:
 
 
 def queue(path: Path, workers: Workers | None = None, counted: list[int] | None = None) -> HarQueue:
-    return HarQueue(HarFile(path, "1.0", 1 << 20), workers or Workers(1), None if counted is None else counted.append)
+    counted = [] if counted is None else counted
+    return HarQueue(HarFile(path, "1.0", 1 << 20), workers or Workers(1), counted.append)
 
 
 def large(name: object) -> Exchange:

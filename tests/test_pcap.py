@@ -23,8 +23,12 @@ MIXED = ("127.0.0.1:50818", "[2001:db8::1]:443")
 STRICT = ("-o", "ip.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE")
 
 
+def opened(path: Path, version: str = "1.0") -> PcapFile:
+    return PcapFile(path, version, list[int]().append)
+
+
 def write(path: Path, *packets: Parts) -> None:
-    file = PcapFile(path, "1.0")
+    file = opened(path)
     for batch in packets:
         file.write(batch)
     file.close()
@@ -137,20 +141,20 @@ def test_a_file_without_packets_pushes_none_out(tmp_path: Path) -> None:
     path = tmp_path / "a.pcapng"
     write(path, Flow(*V4).opened())
     for version in ("1.0", "1.0.1", "2"):
-        PcapFile(path, version).close()
+        opened(path, version).close()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a.1.pcapng", "a.pcapng"]
     assert len(fields(tmp_path / "a.1.pcapng", "frame.number")) == 3
     assert b"certifier 2\0" in path.read_bytes()
     torn = path.read_bytes() + b"\6\0"  # a packet that a kill cut off
     path.write_bytes(torn)
-    PcapFile(path, "2").close()
+    opened(path, "2").close()
     assert (tmp_path / "a.1.pcapng").read_bytes() == torn
 
 
 def test_one_writer_a_file(tmp_path: Path) -> None:
-    file = PcapFile(tmp_path / "a.pcapng", "1.0")
+    file = opened(tmp_path / "a.pcapng")
     with pytest.raises(BlockingIOError):
-        PcapFile(tmp_path / "a.pcapng", "1.0")
+        opened(tmp_path / "a.pcapng")
     file.close()
     assert os.listdir(tmp_path) == ["a.pcapng"]
 
@@ -159,7 +163,7 @@ def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capfd: pytest
     log.set_up()
     path = tmp_path / "a.pcapng"
     with largest_file(50), pytest.raises(OSError, match=r"File too large|No space left"):
-        PcapFile(path, "1.0")
+        opened(path)
     counted: list[int] = []
     file = PcapFile(path, "1.0", counted.append)
     flow = Flow(*V4)
@@ -182,7 +186,7 @@ def test_a_full_disk_is_told_once_and_never_raised(tmp_path: Path, capfd: pytest
 def test_emptied_by_someone_else(tmp_path: Path, left: int) -> None:
     """By somebody who finds that it has grown large: later packets can still be read."""
     path = tmp_path / "a.pcapng"
-    file = PcapFile(path, "1.0")
+    file = opened(path)
     flow = Flow(*V4)
     file.write(flow.opened())
     os.truncate(path, left)
@@ -198,7 +202,7 @@ def test_renamed_by_someone_else(tmp_path: Path, capfd: pytest.CaptureFixture[st
     """As logrotate does: after a signal, later packets go to a new file of that name, and can be read."""
     log.set_up()
     path, rotated = tmp_path / "a.pcapng", tmp_path / "a.pcapng-1"
-    file = PcapFile(path, "1.0")
+    file = opened(path)
     flow = Flow(*V4)
     file.write(flow.opened())
     file.reopen()
@@ -236,11 +240,11 @@ def test_what_is_no_file_is_refused_and_stays(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with pytest.raises(OSError, match="Not a regular file"):
-        PcapFile(fifo, "1.0")
+        opened(fifo)
     link = tmp_path / "link.pcapng"
     link.symlink_to("/dev/zero")
     with pytest.raises(OSError, match="Not a regular file"):
-        PcapFile(link, "1.0")
+        opened(link)
     assert sorted(os.listdir(tmp_path)) == ["fifo", "link.pcapng"]
     assert stat.S_ISCHR(os.stat("/dev/zero").st_mode)
 
@@ -251,7 +255,7 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from packets import Flow
 from pcap import PcapFile
-file, flow = PcapFile(Path(sys.argv[1]), "1.0"), Flow("127.0.0.1:50818", "192.0.2.1:443")
+file, flow = PcapFile(Path(sys.argv[1]), "1.0", print), Flow("127.0.0.1:50818", "192.0.2.1:443")
 file.write(flow.opened())
 print("ready", flush=True)
 while True:
