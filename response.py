@@ -22,8 +22,8 @@ class ResponseReader:
         self._heads = Heads()  # the next head; or the trailers, begun by the last chunk
         self._chunked = False  # chunks come next
         self._chunks: Chunked | None = None  # they have begun
-        self._coming = b""  # of which what begins at this offset is not read yet:
-        self._at = 0
+        self._coming = b""  # what came last
+        self._at = 0  # where that begins which is not read yet
         self.began = False  # the head of the final response has come
         self.closed = False  # and nothing more will come
 
