@@ -278,7 +278,7 @@ def test_a_client_that_ended_tls_and_does_not_read_is_let_go(certificate: Path) 
     with connected() as (client, client_end), connected() as (origin, origin_end), gevent.Timeout(WAIT):
         stream, peer = in_tls(client, client_end, certificate)
         peer.close_notify()
-        tunnel = Tunnel(stream, PlainStream(origin), idle=0.6)
+        tunnel = Tunnel(stream, PlainStream(origin), 0.6, Meter())
         pouring = gevent.spawn(origin_end.sendall, bytes(100_000_000))
         tunnel.run()
         pouring.kill()
