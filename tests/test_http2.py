@@ -24,7 +24,8 @@ from watching import CLIENT, ORIGIN, Conversation, Seen, kept, play, summary, wa
 
 from exchange import MAX_FIELDS
 from headerblocks import MAX_LIST, MAX_TABLE
-from http2 import MAX_STREAMS, PREFACE, Http2
+from http2 import PREFACE, Http2
+from openstreams import MAX_STREAMS
 from recorder import FIELD, LITTLE_HELD, MAX_HELD, NO_ROOM
 
 Pairs = list[tuple[str, str]]

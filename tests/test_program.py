@@ -571,6 +571,7 @@ FORBIDDEN = {  # what a module must not import (ARCHITECTURE.md)
     "frames": {"socket", "ssl", "gevent", "logging", "hpack"},
     "headerblocks": set(ROOMS) - {"headerblocks", "exchange"} | {"socket", "ssl", "gevent", "logging"},
     "http2": {"socket", "ssl", "gevent", "logging", "hpack"},
+    "openstreams": {"socket", "ssl", "gevent", "logging", "hpack", "http2"},
     "watcher": {"socket", "ssl", "gevent", "tunnel", "tls"},
     "requestlog": {"socket", "ssl", "gevent", "http1", "http2", "watcher"},
     "har": {"socket", "ssl", "gevent", "logging", "http1", "http2", "watcher"},  # runs on a pool thread
@@ -680,7 +681,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "options": "program",
         **dict.fromkeys(("tls", "streams", "greeting", "door"), "proxy"),
         "ambiguity": "http1",
-        "headerblocks": "http2",
+        **dict.fromkeys(("headerblocks", "openstreams"), "http2"),
         **dict.fromkeys(("context", "renewals"), "contexts"),
         "plain": "forward",
         "interception": "proxy",
