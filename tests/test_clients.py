@@ -9,7 +9,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -301,26 +300,30 @@ def test_a_client_that_does_not_read(program: Program, certificate: Path) -> Non
 
 
 def test_small_requests_beside_a_bulk_tunnel(program: Program, certificate: Path, origin: Origin) -> None:
+    """How long a request waits is told by what the bulk tunnel relays meanwhile: seconds tell of the machine, too."""
     done = Event()
+    poured = 0
 
     def pour(sock: socket.socket) -> None:
+        nonlocal poured
         while not done.is_set():
-            sock.sendall(bytes(MIB))
+            sock.sendall(bytes(MIB // 4))
+            poured += 1
 
     with Origin(pour, certificate) as server:
         url = f"https://localhost:{server.port}/"
         # The bulk client is a process of its own, so that the test's own hub is not the bottleneck.
         bulk = ["curl", "-sS", "--http0.9", "-x", program.url, "--cacert", str(program.ca), "-o", "/dev/null", url]
         with subprocess.Popen(bulk, stderr=subprocess.DEVNULL) as process:
-            took = []
+            waited = []
             with secure_tunnel(program, f"localhost:{origin.port}") as secure:
                 for _ in range(100):
-                    start = time.monotonic()
+                    start = poured
                     assert get(secure).status == 200
-                    took.append(time.monotonic() - start)
+                    waited.append(poured - start)
             done.set()
             process.kill()
-    assert sorted(took)[98] < 0.25
+    assert sorted(waited)[98] * MIB // 4 <= 64 * MIB  # without giving way: gigabytes
 
 
 def test_nothing_is_left_behind(program: Program, origin: Origin) -> None:
