@@ -806,11 +806,16 @@ def test_a_request_in_http_2_is_held_back_until_all_of_it_is_judged(
 
 
 @pytest.mark.parametrize(
-    ("mismatch", "encrypted", "told"),
-    [("log", True, "HTTP/1.1 200 "), ("deny", True, "HTTP/1.1 421 "), ("deny", False, "")],
+    ("option", "encrypted", "told"),
+    [
+        ("--mismatch=log", True, "HTTP/1.1 200 "),
+        ("--mismatch=deny", True, "HTTP/1.1 421 "),
+        ("--mismatch=deny", False, ""),
+        ("--deny=www.example.com", True, ""),  # one for which there is no certificate either
+    ],
 )
 def test_requests_do_not_go_to_an_outer_server_name(
-    tmp_path: Path, roots: Path, certificate: Path, mismatch: str, encrypted: bool, told: str
+    tmp_path: Path, roots: Path, certificate: Path, option: str, encrypted: bool, told: str
 ) -> None:
     """Of an encrypted ClientHello: any client can claim to send one. One that does sends nothing under the outer name.
 
@@ -821,14 +826,15 @@ def test_requests_do_not_go_to_an_outer_server_name(
         assert sock.recv(1000).startswith(b"GET / ")
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
-    with Origin(answer, certificate) as server, running(tmp_path, roots, f"--mismatch={mismatch}") as program:
+    with Origin(answer, certificate) as server, running(tmp_path, roots, option) as program:
         words = ("-proxy", f"127.0.0.1:{program.address[1]}", "-connect", f"localhost:{server.port}")
         ech = ("-serverinfo", str(0xFE0D)) if encrypted else ()
         hello = ("-servername", "www.example.com", *ech, "-CAfile", program.ca)
         request = "GET / HTTP/1.1\r\nHost: www.example.com\r\n\r\n"
         done = run("openssl", "s_client", "-quiet", *words, *hello, input=request)
         assert done.stdout[: len("HTTP/1.1 200 ")] == told
-        assert "server name www.example.com is not localhost" in program.tunnels(1)[0]
+        why = "www.example.com is denied" if "=www" in option else "server name www.example.com is not localhost"
+        assert why in program.tunnels(1)[0]
 
 
 @pytest.mark.parametrize(("mismatch", "name", "passes"), [
