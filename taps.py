@@ -248,7 +248,8 @@ class Taps(Observer):
             return
         gc.unfreeze()  # objects frozen when serving began, too
         for file in gc.get_objects():  # wherever and whenever a tap opened them
-            if isinstance(file, io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
+            # Its type, not its class: asked for that, a weak proxy whose referent is gone raises, and a lazy one acts.
+            if issubclass(type(file), io.TextIOWrapper | io.BufferedWriter | io.BufferedRandom):
                 with suppress(OSError, ValueError):  # a full disk, or a closed file
                     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a pipe could block
                         file.flush()

@@ -190,6 +190,27 @@ def request(exchange):
 """
 
 
+PROXIES = """
+import weakref
+class Gone: pass
+class Lazy:
+    @property
+    def __class__(self):
+        raise RuntimeError("not now")
+gone, lazy = weakref.proxy(Gone()), Lazy()
+out = open("out", "w")
+out.write("held back")
+def request(exchange): pass
+"""
+
+
+def test_proxy_objects_do_not_hinder_the_end(tmp_path: Path) -> None:
+    """A tap or what it imports may hold some whose class can't be asked for."""
+    with Program(tmp_path, *BASE, tap(tmp_path, PROXIES)) as program:
+        pass
+    assert (program.process.returncode, (tmp_path / "out").read_text()) == (0, "held back")
+
+
 @pytest.mark.parametrize("path", ["/raises", "/panics", "/strange"])
 def test_one_that_fails_closed_stays_and_what_it_fails_on_is_refused(
     tmp_path: Path, roots: Path, server: Origin, path: str
