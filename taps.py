@@ -201,7 +201,8 @@ class Tap:
             log.warning("request() of %s set exchange.authority, which changes no request: it has no effect", self.path)
         if answer is None or isinstance(answer, Answer):
             return answer
-        log.warning("request() of %s returned %r, which is not an Answer", self.path, answer)
+        kind = type(answer).__name__  # no more of it: it may hold the request, with passwords and cookies
+        log.warning("request() of %s returned a value of type %s, which is not an Answer", self.path, kind)
         if self._fail_closed:
             self._failed("request")
             raise Refused(_FAILED)

@@ -317,7 +317,7 @@ def test_answers_changes_and_their_order(tmp_path: Path, roots: Path, server: Or
             secure.sendall(
                 b"POST /change HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
             )
-        program.wait_for("returned 'no answer', which is not an Answer")
+        program.wait_for("returned a value of type str, which is not an Answer")
         program.wait_for("request .*url=https://localhost/answered .*status=418")
         program.wait_for("request .*method=PUT url=https://localhost/changed .*status=200")
         with secure_tunnel(program, f"localhost:{server.port}") as secure:  # with a body that is not read
@@ -586,6 +586,15 @@ def test_an_answer_of_one_that_only_looks_is_told_of(tmp_path: Path, roots: Path
     with watched(tmp_path, roots, tap(tmp_path, text)) as program:
         assert curl(program, f"https://localhost:{server.port}/x").encode() == JSON
         program.wait_for("returned an Answer, which counts only with REWRITE = True")
+
+
+def test_what_a_tap_returns_in_place_of_an_answer_is_not_logged(tmp_path: Path, roots: Path, server: Origin) -> None:
+    """It may be the exchange, as in other proxies' add-ons."""
+    text = "REWRITE = True\ndef request(exchange): return exchange\n"
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program:
+        curl(program, f"https://localhost:{server.port}/", "-H", "Authorization: s3cret")
+        program.wait_for("returned a value of type Exchange, which is not an Answer")
+    assert "s3cret" not in "\n".join(program.lines)
 
 
 def test_a_tap_may_wait(tmp_path: Path, roots: Path, server: Origin) -> None:
