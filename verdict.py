@@ -8,6 +8,7 @@ import h11
 from errors import Refused
 from exchange import MAX_FIELDS, Exchange, Fields
 from fields import connection_options
+from head import without_quote
 from recorder import Recorder
 from taps import Answer
 
@@ -26,9 +27,10 @@ def check_fields(count: int) -> None:
 def judge(exchange: Exchange, decide: Decide, hops: bool = False) -> tuple[Answer | None, h11.Request | None]:
     """Return a tap's answer, or the request if a tap changed it.
 
-    Raises ``Refused`` if that is invalid, or framed differently, or if a tap failed that fails closed. The exchange
-    must have all fields of its request. It is left as forwarded or, if it is not, as the client sent it: whatever a tap
-    assigned, other observers rely on the types of an exchange. ``hops``: hop-by-hop fields are forwarded, too.
+    Raises ``Refused`` if that is invalid, or framed differently, or if a tap failed that fails closed. The client gets
+    its text, which quotes no field: a tap's may hold a credential that the client must not see. The exchange must have
+    all fields of its request. It is left as forwarded or, if it is not, as the client sent it: whatever a tap assigned,
+    other observers rely on the types of an exchange. ``hops``: hop-by-hop fields are forwarded, too.
     """
     asked = exchange.method, exchange.target, list(exchange.request_fields)
     version = exchange.version.encode("ascii")  # the origin must not answer in a later version than the client's
@@ -41,7 +43,7 @@ def judge(exchange: Exchange, decide: Decide, hops: bool = False) -> tuple[Answe
         try:
             answer.written(exchange.method)
         except (h11.LocalProtocolError, AttributeError, TypeError, ValueError) as error:
-            raise Refused(f"a tap made an invalid answer: {error}") from error
+            raise Refused(f"a tap made an invalid answer: {without_quote(error)}") from error
         return answer, None
     if wanted == asked:
         if hops:
@@ -50,7 +52,7 @@ def judge(exchange: Exchange, decide: Decide, hops: bool = False) -> tuple[Answe
     try:
         changed = h11.Request(method=method, target=target, headers=fields, http_version=version)
     except (h11.LocalProtocolError, TypeError, ValueError) as error:
-        raise Refused(f"a tap made an invalid request: {error}") from error
+        raise Refused(f"a tap made an invalid request: {without_quote(error)}") from error
     fields = changed.headers.raw_items()
     if (exchange.method == "HEAD") != (changed.method == b"HEAD") or changed.method == b"CONNECT":
         raise Refused("a tap changed a request to or from HEAD, or to CONNECT: the response would be read as another's")

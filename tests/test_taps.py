@@ -656,6 +656,26 @@ def test_answers() -> None:
     assert Answer(304, b"body").written("GET").endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize("where", ["exchange.request_fields.append(", "return Answer(403, b'', ["])
+def test_a_secret_in_what_a_tap_made_is_not_told_to_the_client(
+    tmp_path: Path, roots: Path, server: Origin, where: str
+) -> None:
+    """A credential from a file may end with a newline."""
+    end = ")" if where.endswith("append(") else "])"
+    made = f"{where}(b'Authorization', b's3cret\\n'){end}"
+    text = f"from taps import Answer\nREWRITE = True\ndef request(exchange): {made}\n"
+    with watched(tmp_path, roots, tap(tmp_path, text), "--log-requests") as program, Origin(json_origin) as plain:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            replies = [get(secure)]
+        ask = b"GET http://localhost:%d/ HTTP/1.1\r\nHost: a\r\n\r\n" % plain.port
+        replies.append(exchange(program.address, ask))
+        for reply in replies:
+            assert (reply.status, b"Illegal header value" in reply.body) == (403, True)
+            assert "s3cret" not in str(reply)
+        program.tunnels(1)
+    assert "s3cret" not in "\n".join(program.lines)
+
+
 @pytest.mark.parametrize(
     "answer",
     ["403, b'', (('X', 'it\u2019s'),)", "403, b'', (('X', 'a\\nb'),)", "403, 'text'", "101", "'403'",
