@@ -41,6 +41,9 @@ def judge(exchange: Exchange, decide: Decide, hops: bool = False) -> tuple[Answe
         exchange.method, exchange.target, exchange.request_fields = asked
     if answer is not None:
         try:
+            # A generator's fields could be read once only, and an array's len() does not count octets.
+            octets = bytes(memoryview(answer.body))
+            answer = Answer(answer.status, octets, tuple(answer.fields), answer.reason)
             answer.written(exchange.method)
         except (h11.LocalProtocolError, AttributeError, TypeError, ValueError) as error:
             raise Refused(f"a tap made an invalid answer: {without_quote(error)}") from error

@@ -1,6 +1,7 @@
 """Requests that are judged: no other recipient may find more requests in what passes."""
 
 import time
+from array import array
 from collections.abc import Callable
 
 import gevent
@@ -161,6 +162,23 @@ def test_an_answer_is_the_last_where_the_client_wants_no_other(request_: bytes, 
     assert passed(rewriter, request_ + GET) == b""
     assert (rewriter.closing, len(seen.begun)) == (closing, 1 if closing else 2)
     assert (b"\r\nConnection: close\r\n" in rewriter.take_answer()) == closing
+
+
+def test_an_answer_is_sent_as_it_was_judged() -> None:
+    """Other kinds of sequences than an answer is declared to hold: they are not checked by mypy."""
+    fields = (field for field in [("X-A", "1")])
+    answer = Answer(200, array("I", [1, 2]), fields)  # type: ignore[arg-type]
+    rewriter = Rewriter(Seen().recorder(), lambda _: answer)
+    assert passed(rewriter, GET) == b""
+    head, _, body = rewriter.take_answer().partition(b"\r\n\r\n")
+    assert head == b"HTTP/1.1 200 OK\r\nX-A: 1\r\nContent-Length: %d" % len(body)
+
+
+@pytest.mark.parametrize("body", ["no", 2, None, [1, 2]])
+def test_a_body_that_is_none_is_refused_where_it_would_not_be_sent_as_well(body: object) -> None:
+    answer = Answer(200, body)  # type: ignore[arg-type]
+    with pytest.raises(Refused, match="a tap made an invalid answer"):
+        passed(Rewriter(Seen().recorder(), lambda _: answer), GET.replace(b"GET", b"HEAD"))
 
 
 @pytest.mark.parametrize("reason", ["\n", b"no", ["no"]])
