@@ -178,8 +178,9 @@ class Rewriter(Http1):
     def _reply(self, exchange: Exchange, answer: Answer, last: bool) -> None:
         """Answer a request; ``last`` if the client wants no further response, or can't ask for one (RFC 9112 §9.3)."""
         self._asked.pop()
+        told = b"close" in connection_options(answer.head(closing=False).headers.raw_items())
         # Also before a body: the client may await a 100, or send without end.
-        self.closing = last or self._upload is not None
+        self.closing = last or told or self._upload is not None
         self._answer += answer.written(exchange.method, self.closing)
         record_answer(self._recorder, exchange, answer, self.closing)
 

@@ -188,6 +188,15 @@ def test_an_answer_that_is_none_is_refused(reason: object) -> None:
         passed(Rewriter(Seen().recorder(), lambda _: answer), GET)
 
 
+@pytest.mark.parametrize(("option", "closing"), [("x, Close", True), ("keep-alive", False)])
+def test_an_answer_that_says_so_is_the_last(option: str, closing: bool) -> None:
+    """What a client pipelined behind it must not go on (RFC 9112 §9.6)."""
+    answers = iter([Answer(403, b"no", (("Connection", option),))])
+    rewriter = Rewriter(Seen().recorder(), lambda _: next(answers, None))
+    assert passed(rewriter, GET + GET) == (b"" if closing else GET)
+    assert rewriter.closing == closing
+
+
 def test_an_answer_takes_the_place_of_a_response_and_not_of_the_next_one() -> None:
     seen = Seen()
     rewriter = Rewriter(seen.recorder(), lambda exchange: Answer(403, b"no") if exchange.method == "PUT" else None)
