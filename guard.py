@@ -27,6 +27,11 @@ class Guard(Observer):
             not self._spoilt and len(self._awaited) <= 1 and all(exchange.status is None for exchange in self._awaited)
         )
 
+    @property
+    def head_only(self) -> bool:
+        """Whether the response that is awaited is one to HEAD, which has no content (RFC 9110 §9.3.2)."""
+        return any(exchange.method == "HEAD" for exchange in self._awaited)
+
     def answered(self, status: int) -> None:
         """The client gets a reply with this status in place of the response that is awaited, if one is."""
         for exchange in self._awaited:

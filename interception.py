@@ -174,7 +174,7 @@ class Interception:
         elif tunnel.refusal is not None:
             if tunnel.answerable:
                 record.answered(tunnel.refusal)
-                tell(stream, pages.for_error(tunnel.refusal))
+                tell(stream, pages.for_error(tunnel.refusal, tunnel.head_only))
             else:
                 record.fail(tunnel.refusal)
                 stream.abort()

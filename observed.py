@@ -129,7 +129,7 @@ class ObservedTunnel(Tunnel):
             sink.flush()
 
     def _refuse(self, refusal: CertifierError) -> None:
-        self.answerable = self._witness.refused(refusal.status)
+        self.answerable, self.head_only = self._witness.refused(refusal.status), self._witness.head_only
         super()._refuse(refusal)
 
     def _gone(self, sink: Stream) -> None:

@@ -31,7 +31,7 @@ class Tunnel:
     what broke that side's TLS. ``alert`` is why the origin ended its TLS before it had sent a byte: then the client was
     sent nothing, and can still be told why; ``early`` is what the client had sent until then, complete if ``sent`` is
     as large. ``refusal`` is why no more was let pass, and ``answerable`` whether the client can be sent that in place
-    of a response.
+    of a response, without content if ``head_only``.
     """
 
     _acts = False  # a witness answers in the origin's stead, and may make one direction wait for the other
@@ -46,6 +46,7 @@ class Tunnel:
         self.early = bytearray()
         self.refusal: CertifierError | None = None
         self.answerable = True
+        self.head_only = False
         self.client_ended_first: bool | None = None
         self._client = client
         self._origin = origin

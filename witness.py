@@ -161,6 +161,11 @@ class Witness:
         if self._rewriter is not None:
             self._rewriter.closed(how)
 
+    @property
+    def head_only(self) -> bool:
+        """Whether a reply in place of a response has no content."""
+        return self._guard.head_only
+
     def refused(self, status: int) -> bool:
         """Nothing more may pass. Return whether a reply with that status can be sent in place of a response.
 

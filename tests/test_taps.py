@@ -656,6 +656,19 @@ def test_answers() -> None:
     assert Answer(304, b"body").written("GET").endswith(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize(("method", "content"), [("HEAD", False), ("GET", True)])
+def test_a_refusal_of_head_has_no_content(
+    tmp_path: Path, roots: Path, server: Origin, method: str, content: bool
+) -> None:
+    text = "REWRITE = FAIL_CLOSED = True\ndef request(exchange): return 0\n"
+    with watched(tmp_path, roots, tap(tmp_path, text)) as program:
+        with secure_tunnel(program, f"localhost:{server.port}") as secure:
+            secure.sendall(f"{method} / HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            head, _, body = b"".join(iter(lambda: secure.recv(65_536), b"")).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 403 ")
+            assert (body != b"") == content
+
+
 @pytest.mark.parametrize("where", ["exchange.request_fields.append(", "return Answer(403, b'', ["])
 def test_a_secret_in_what_a_tap_made_is_not_told_to_the_client(
     tmp_path: Path, roots: Path, server: Origin, where: str
