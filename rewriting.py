@@ -11,12 +11,12 @@ import h11
 from gevent.event import Event
 from gevent.lock import RLock
 
+from answer import Answer
 from errors import Refused
 from exchange import Exchange, Unreadable
 from fields import connection_options
 from http1 import Http1
 from recorder import Malformed, Recorder
-from taps import Answer
 from verdict import Decide, check_fields, judge, record_answer
 
 WAIT_SECONDS = 300.0  # for the previous response: as long as a long poll

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from accesslog import AccessLog
+from answer import Answer
 from board import Board
 from exchange import Connection, Exchange
 from guard import Guard
@@ -12,7 +13,7 @@ from policy import Policy
 from record import Record
 from recorder import Capture, Malformed, Observer, Recorder
 from rewriting import Rewriter
-from taps import HOOKS, Answer, Passage, Taps
+from taps import HOOKS, Passage, Taps
 from watcher import Watcher
 from witness import Witness
 

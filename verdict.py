@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import h11
 
+from answer import Answer
 from errors import Refused
 from exchange import MAX_FIELDS, Exchange, Fields
 from fields import connection_options
 from head import without_quote
 from recorder import Recorder
-from taps import Answer
 
 _FRAMING = {b"content-length", b"transfer-encoding"}
 _HOP_BY_HOP = {b"http2-settings", b"keep-alive", b"te", b"upgrade"}  # fields that clients name in Connection

@@ -689,6 +689,7 @@ def test_every_room_has_tests_or_is_told_where() -> None:
         "workers": "contexts",
         "leaf": "leaves",
         **dict.fromkeys(("cafolder", "certpath"), "ca"),
+        "answer": "taps",
         "verdict": "rewriting",
         "stored": "store",
         "acceptor": "faults",
