@@ -92,7 +92,7 @@ class Tap:
         module = sys.modules[name] = ModuleType(name)  # pickle looks for the tap's classes there
         module.__dict__.update(names)
         self.path = path
-        self._failed = failed
+        self._count_failure = failed
         self.rewrites = bool(names.get("REWRITE", False))
         self._hooks: dict[str, Callable[..., object]] = {h: names[h] for h in HOOKS if callable(names.get(h))}
         self._fail_closed = bool(names.get("FAIL_CLOSED", False))
@@ -126,7 +126,7 @@ class Tap:
         except BaseException as error:
             # Not all of these are Exceptions: SystemExit and KeyboardInterrupt, which would end the proxy (no signal
             # raises them here), a panic in Rust (PyO3), a Timeout, which is the tap's own: none is started around it.
-            self._failed(hook)
+            self._count_failure(hook)
             if not self._fail_closed:
                 log.exception("%s() of %s failed; the tap is taken out", hook, self.path)
                 self._hooks.clear()
@@ -166,7 +166,7 @@ class Tap:
         kind = type(answer).__name__  # no more of it: it may hold the request, with passwords and cookies
         log.warning("request() of %s returned a value of type %s, which is not an Answer", self.path, kind)
         if self._fail_closed:
-            self._failed("request")
+            self._count_failure("request")
             raise Refused(_FAILED)
         return None
 
