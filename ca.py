@@ -82,8 +82,8 @@ class CaFiles:
         )
 
 
-def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime) -> CaFiles:
-    """Load the CA from its three files, and check it."""
+def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetime, makes_lock: bool = True) -> CaFiles:
+    """Load the CA from its three files, and check it. ``makes_lock``: a serial file that has no lock yet gets one."""
     content = _read(certificate_path)
     try:
         certificate, *others = certificates.read(content)
@@ -106,7 +106,7 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         _check_servable((certificate, *(c for c in chain if c != certificate)), key, certificate_path)
     serials = SerialFile(serial_path)
     try:
-        serials.check()
+        serials.check(makes_lock)
     except RetrievalError as error:
         raise UsageError(str(error)) from error
     except OSError as error:

@@ -208,7 +208,7 @@ def _check_ca(chosen: CaOptions, now: datetime) -> tuple[CaFiles | None, list[tu
     if paths is None:
         return None, []
     try:
-        files = ca.load(*paths, now)
+        files = ca.load(*paths, now, makes_lock=False)  # one of this user's might lock out the proxy's
     except UsageError as error:
         made = chosen.folder is not None and not os.path.lexists(paths[0])
         fate = "certifier makes a CA there when it starts" if made else "certifier does not start with this CA"

@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import files
@@ -42,10 +43,10 @@ class SerialFile:
             raise RetrievalError(f"serial file {self.path} must hold one positive decimal number: the next serial")
         return serial
 
-    def check(self) -> None:
+    def check(self, makes_lock: bool = True) -> None:
         """Check that serials can be taken: raises what ``take`` would, but takes none."""
-        with files.locked(self._lock):
-            self.peek()
+        self.peek()  # first: a lock would be left beside a file that is none of ours
+        with files.locked(self._lock) if makes_lock or os.path.lexists(self._lock) else nullcontext():
             self.path.open("r+b").close()
 
     def prepare(self, ledger: Ledger, tell: Callable[[str], None], is_new: bool = False) -> None:

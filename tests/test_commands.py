@@ -291,6 +291,15 @@ def test_check_of_a_good_store(room: Room) -> None:
     assert command(room, "check", STORE, *SIGN).stdout == "3 certificates checked, 0 problems\n"
 
 
+def test_check_changes_nothing(room: Room) -> None:
+    """Not even a lock is made: if root was the first to check, the proxy's user could not open it."""
+    (room.folder / "serial.txt.lock").unlink()
+    before = {path: path.stat().st_mtime_ns for path in room.folder.rglob("*")}
+    command(room, "check", STORE, *SIGN)
+    command(room, "check", STORE, "--sign-serial=ca.crt", *SIGN[:2])
+    assert {path: path.stat().st_mtime_ns for path in room.folder.rglob("*")} == before
+
+
 @pytest.mark.parametrize(
     ("curve", "problems"), [(ec.SECP384R1(), []), (ec.SECP521R1(), ["an EC key on the curve P-521"])]
 )

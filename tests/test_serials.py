@@ -85,6 +85,19 @@ def test_what_is_no_serial(serials: SerialFile, content: str) -> None:
     assert serials.path.read_text() == content
 
 
+def test_a_check_makes_a_lock_beside_a_serial_file_alone(serials: SerialFile) -> None:
+    lock = serials.path.with_name("serial.txt.lock")
+    serials.path.write_text("no number, perhaps another option's file\n")
+    with pytest.raises(RetrievalError):
+        serials.check()
+    assert not lock.exists()
+    serials.path.write_text("41\n")
+    serials.check(makes_lock=False)
+    assert not lock.exists()
+    serials.check()
+    assert lock.exists()
+
+
 def test_a_file_that_can_not_be_written_is_found_by_a_check(
     serials: SerialFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
