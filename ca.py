@@ -113,8 +113,8 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
         hint = ""
         if isinstance(error, FileNotFoundError):  # an existing one must not be restarted
             hint = f"; it holds the next serial number: echo 1000 > {serial_path}"
-        elif error.errno in (errno.EACCES, errno.EROFS):  # a lock beside it can't be made, perhaps
-            hint = "; it and its folder must be writable"
+        elif error.errno in (errno.EACCES, errno.EROFS):  # a lock beside it can't be made, or is another user's
+            hint = f"; it and its folder must be writable, and so must {serials.path}.lock if there is one"
         raise UsageError(f"can't use the serial file {serial_path}: {error.strerror}{hint}") from error
     refused: dict[str, list[str]] = {}  # what it means for clients, and the problems behind it
     for fault in certlint.of_ca(certificate):
