@@ -5,6 +5,7 @@ and what to do.
 """
 
 import errno
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -94,7 +95,8 @@ def load(certificate_path: Path, key_path: Path, serial_path: Path, now: datetim
                 f" DER: openssl x509 -inform der -in {certificate_path} -out ca.pem, and PKCS#12, with the key:"
                 f" openssl pkcs12 -noenc -in {certificate_path} -out ca.pem"
             ) from error
-        raise UsageError(f"{certificate_path} holds no PEM certificate that can be read: {error}") from error
+        why = _instead(content) or error
+        raise UsageError(f"{certificate_path} holds no PEM certificate that can be read: {why}") from error
     key = load_key(key_path)
     _check(certificate, certificate_path, now)
     chain = tuple(c for c in (certificate, *others) if not certpath.is_root(c))
@@ -209,6 +211,16 @@ def _read(path: Path) -> bytes:
         return reading.whole(path)
     except OSError as error:
         raise UsageError(f"can't read {path}: {error.strerror}") from error
+
+
+def _instead(content: bytes) -> str:
+    """What a file has in place of a certificate, in words; empty if it has one, or nothing that can be named."""
+    kinds = dict.fromkeys(re.findall(r"-----BEGIN ([A-Z0-9 #]+)-----", content.decode("ascii", "replace")))
+    if not content:
+        return "it is empty"
+    if not kinds or "CERTIFICATE" in kinds or "X509 CERTIFICATE" in kinds:
+        return ""
+    return f"it has {' and '.join(kinds)} instead"
 
 
 def _is_pem(content: bytes) -> bool:

@@ -410,6 +410,15 @@ def link_to_itself(folder: Path) -> None:
     (folder / "serial.txt").symlink_to("serial.txt")
 
 
+def key_for_certificate(folder: Path) -> None:
+    (folder / "ca.crt").write_bytes((folder / "ca.key").read_bytes())
+
+
+def cut_short(folder: Path) -> None:
+    path = folder / "ca.crt"
+    path.write_bytes(path.read_bytes()[:-40] + (folder / "ca.key").read_bytes())
+
+
 def in_der(folder: Path) -> None:
     path = folder / "ca.crt"
     path.write_bytes(x509.load_pem_x509_certificate(path.read_bytes()).public_bytes(Encoding.DER))
@@ -440,7 +449,9 @@ BAD: list[tuple[Callable[[Path], object], str]] = [
     (key_in_der, "no usable PEM private key: it is in another form; OpenSSL converts DER: openssl pkey"),
     (lambda f: (f / "ca.key").unlink(), "can't read"),
     (lambda f: (f / "ca.crt").write_text("-----BEGIN x"), "no PEM certificate that can be read: (?!it is in)"),
-    (lambda f: (f / "ca.crt").write_text(""), "no PEM certificate that can be read: (?!it is in)"),
+    (lambda f: (f / "ca.crt").write_text(""), "no PEM certificate that can be read: it is empty$"),
+    (key_for_certificate, "no PEM certificate that can be read: it has PRIVATE KEY instead$"),
+    (cut_short, "no PEM certificate that can be read: (?!it (is|has))"),
     (in_der, "no PEM certificate that can be read: it is in another form; OpenSSL converts DER: openssl x509"),
     (lambda f: (f / "ca.crt").unlink(), "can't read"),
     (lambda f: (f / "serial.txt").write_text("x"), "decimal number"),
