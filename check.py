@@ -240,6 +240,7 @@ def _check_serial(files: CaFiles | None, store: Store) -> list[tuple[Path, Fault
         return []
     fault = Fault(
         f"it says {files.serials.peek()}, but the store has seen the serial number {highest}",
-        f"numbers would be used twice, if not by certifier then by others: echo {highest + 1} > the file",
+        "numbers would be used twice, if not by certifier then by others:"
+        f" echo {highest + 1} > {_word(files.serials.path)}",
     )
     return [(files.serials.path, fault)]

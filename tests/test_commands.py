@@ -476,7 +476,7 @@ def test_check_of_the_serial_file_of_another_program(room: Room) -> None:
     assert isinstance(found, dict)
     (told,) = [told for told in found["problems"] if told["problem"].startswith("it says ")]
     assert told["problem"] == "it says 5000, but the store has seen the serial number 5000"
-    assert "echo 5001 >" in told["meaning"]
+    assert told["meaning"].endswith(f": echo 5001 > {told['where']}")
 
 
 def test_check_of_a_ca_that_is_not_there(room: Room) -> None:
