@@ -3,6 +3,7 @@
 Raises ``UsageError`` for what can't be opened or loaded.
 """
 
+import errno
 import io
 import os
 import sys
@@ -133,6 +134,8 @@ def _opened(option: str, path: Path, make: Callable[[Path], T]) -> T:
     except BlockingIOError as error:  # its lock is held
         raise UsageError(f"{option}={path}: another certifier, which may still be stopping, writes it") from error
     except OSError as error:
-        raise UsageError(f"{option}={path}: can't write it: {error.strerror}") from error
+        unread = error.errno == errno.ENXIO and path.is_fifo()
+        why = "nothing reads that FIFO yet: start its reader first" if unread else error.strerror
+        raise UsageError(f"{option}={path}: can't write it: {why}") from error
     except ValueError as error:  # such as "." and "/", which have no name
         raise UsageError(f"{option}={path}: not the name of a file") from error
