@@ -41,6 +41,8 @@ class HeaderBlocks:
             raise Unreadable("a header block that changes the table's size without end")
         try:
             return [*self._decoder.decode(block, raw=True)]
+        except hpack.OversizedHeaderListError as error:  # endpoints may accept it
+            raise Unreadable(f"a header block that decodes to more than {MAX_LIST} octets") from error
         except hpack.HPACKError as error:
             raise Unreadable("a header block that can't be decoded") from error
 
