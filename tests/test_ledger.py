@@ -8,6 +8,7 @@ from storeroom import Room
 from test_health import options
 from test_signer import authority_for
 
+import files
 from errors import UsageError
 from issuance import Issuance
 from keys import KeyStock
@@ -116,6 +117,18 @@ def test_what_another_process_keeps_meanwhile_stays(room: Room, monkeypatch: pyt
     room.files.serials.prepare(ledger, meanwhile)
     assert told == ["reading all certificates in the store, once, for the serial numbers that this CA has used"]
     assert ledger.highest() == 700
+
+
+def test_what_is_kept_is_changed_by_one_process_at_a_time(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one may have taken a higher serial meanwhile."""
+    monkeypatch.setattr("files.LOCK_SECONDS", 0)
+    serials, ledger = room.files.serials, ledger_of(room)
+    with files.locked(serials.path.with_name(serials.path.name + ".lock")):
+        with pytest.raises(TimeoutError):
+            serials.prepare(ledger, print)
+    assert ledger.kept() is None
+    serials.prepare(ledger, print)
+    assert ledger.kept() == 0
 
 
 def test_the_store_is_not_read_for_a_ca_made_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
