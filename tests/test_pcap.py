@@ -3,6 +3,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,24 @@ def test_sequence_numbers_go_around(tmp_path: Path) -> None:
     write(path, flow.opened(), flow.sent(GET), flow.received(OK), flow.closed())
     assert fields(path, "http.response.code", only="http.response") == [("200",)]
     assert fields(path, "frame.number", only="tcp.analysis.flags") == []
+
+
+def test_identifications_go_around(tmp_path: Path) -> None:
+    """RFC 791 has 16 bits for them: a body of 4 GB has more packets."""
+    path = tmp_path / "a.pcapng"
+    flow = Flow(*V4)
+    flow._number = 0xFFFF - 1
+    write(path, flow.opened())
+    assert [int(number, 16) for (number,) in fields(path, "ip.id")] == [0xFFFF, 0, 1]
+
+
+def test_packets_have_the_time_at_which_they_were_made(tmp_path: Path) -> None:
+    path = tmp_path / "a.pcapng"
+    before = time.time()
+    write(path, Flow(*V4).opened())
+    after = time.time()
+    for (made,) in fields(path, "frame.time_epoch"):
+        assert before - 0.000_002 <= float(made) <= after  # the file has microseconds
 
 
 def test_an_earlier_file_is_kept(tmp_path: Path) -> None:
