@@ -73,6 +73,7 @@ BAD = [
     ([*GOOD, "--sign=x"], "unknown option --sign;"),
     ([*GOOD, "--listen"], "--listen needs a value"),
     ([*GOOD, "--keylog", "--log-requests"], "--keylog needs a value"),
+    ([*GOOD, "--keylog", "--log-request"], "--keylog needs a value"),
     ([*GOOD, "--keylog", "-h"], "--keylog needs a value"),
     ([*GOOD, "--no-verify-upstream=1"], "takes no value"),
     ([*GOOD, "--max=3"], "--max is given twice"),
@@ -91,6 +92,7 @@ BAD = [
     ([*GOOD, "--store-max=0"], "--store-max=0: not a whole number of at least 1"),
     ([*GOOD, "--days=0"], "--days=0: not a whole number from 1 to 397"),
     ([*GOOD, "--days=398"], "not a whole number from 1 to 397"),
+    ([*GOOD, f"--days={10**15}"], "not a whole number from 1 to 397"),
     ([*GOOD, "--ca=ca", "--sign-key=k"], "can't both be given"),
     ([*GOOD, "--upstream-ca=none.pem"], "--upstream-ca=none.pem: can't read it: No such file"),
     ([*GOOD, "--upstream-ca=rubbish"], "--upstream-ca=rubbish: holds no PEM certificate"),
@@ -455,6 +457,9 @@ def test_options_are_checked_values() -> None:
     assert [str(target) for target in chosen.listen] == ["[::1]:0", "localhost:1"]
     assert (str(chosen.redirect), chosen.redirect_tls, chosen.capacity) == ("a.example:2", True, 9)
     assert chosen.verify_upstream
+    words = ["--store=--certs", f"--max={10**15 - 1}", "--store-max", "1"]
+    chosen = options.proxy_options(CommandLine(certifier.__doc__, words, "v"))
+    assert (str(chosen.leaves.store), chosen.capacity, chosen.store_max) == ("--certs", 10**15 - 1, 1)
     with pytest.raises(UsageError):
         options.proxy_options(CommandLine(certifier.__doc__, [*GOOD, "--redirect=a"], "v"))
 
