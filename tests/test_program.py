@@ -89,6 +89,14 @@ BAD = [
     ([*GOOD, "--crl-url=http://x/ y"], "not an http:// URL"),
     ([*GOOD, "--crl-url=http://[x/"], "not an http:// URL"),
     ([*GOOD, "--crl-url=http://x:y/"], "not an http:// URL"),
+    ([*GOOD, "--crl-url=http://x:0/"], "not an http:// URL"),
+    ([*GOOD, "--crl-url=http:///ca.crl"], "not an http:// URL"),
+    ([*GOOD, "--crl-url=http://x/é"], "not an http:// URL"),
+    ([*GOOD, "--crl-url=http://x/\x7f"], "not an http:// URL"),
+    *[
+        ([*GOOD, f"--ports={bad}"], f"--ports={bad}: not a list")
+        for bad in ("0", "9-8", "1-65536", "http", "1,,2", "٣")
+    ],
     ([*GOOD, "--store-max=0"], "--store-max=0: not a whole number of at least 1"),
     ([*GOOD, "--days=0"], "--days=0: not a whole number from 1 to 397"),
     ([*GOOD, "--days=398"], "not a whole number from 1 to 397"),
@@ -457,11 +465,43 @@ def test_options_are_checked_values() -> None:
     assert [str(target) for target in chosen.listen] == ["[::1]:0", "localhost:1"]
     assert (str(chosen.redirect), chosen.redirect_tls, chosen.capacity) == ("a.example:2", True, 9)
     assert chosen.verify_upstream
-    words = ["--store=--certs", f"--max={10**15 - 1}", "--store-max", "1"]
+    assert chosen.rules.ports == (range(80, 81), range(443, 444), range(1024, 65536))
+    words = ["--store=--certs", f"--max={10**15 - 1}", "--store-max", "1", "--ports=1, 9-9"]
     chosen = options.proxy_options(CommandLine(certifier.__doc__, words, "v"))
     assert (str(chosen.leaves.store), chosen.capacity, chosen.store_max) == ("--certs", 10**15 - 1, 1)
+    assert chosen.rules.ports == (range(1, 2), range(9, 10))
     with pytest.raises(UsageError):
         options.proxy_options(CommandLine(certifier.__doc__, [*GOOD, "--redirect=a"], "v"))
+
+
+@pytest.mark.parametrize(
+    ("option", "lowest", "highest"),
+    [
+        *[
+            (f"--{what}", 1, None)
+            for what in ("max-connections", "max-client-connections", "new-names", "learn-bypass")
+        ],
+        *[(f"--{what}-timeout", 1, None) for what in ("head", "hello", "dial", "tls", "idle")],
+        ("--client-new-names", 1, None),
+        ("--store-max", 1, None),
+        ("--workers", 1, options.MAX_WORKERS),
+        ("--days", 1, options.MAX_DAYS),
+        ("--max-head", 1024, None),
+        ("--max-hello", 1024, 1 << 20),
+        ("--max-log-value", 16, None),
+        ("--har-body-max", 0, None),
+        ("--har-max", 100_000, None),
+    ],
+)
+def test_how_small_and_large_a_number_may_be(option: str, lowest: int, highest: int | None) -> None:
+    def chosen(number: int) -> options.Options:
+        return options.proxy_options(CommandLine(certifier.__doc__ or "", [*GOOD, f"{option}={number}"], "v"))
+
+    most = 10**15 - 1 if highest is None else highest
+    assert chosen(lowest) != chosen(most)
+    for number in (lowest - 1, most + 1):
+        with pytest.raises(UsageError, match=rf"^{option}={number}: not a whole number "):
+            chosen(number)
 
 
 HELD = """
