@@ -252,7 +252,7 @@ def test_prune_removes_what_expired_and_never_an_operators(room: Room) -> None:
 def test_prune_by_last_use(room: Room) -> None:
     path = room.store.path("a.example")
     assert path
-    used = time.time() - 10 * DAY_SECONDS
+    used = time.time() - timedelta(days=10).total_seconds()
     os.utime(path, (used, used))
     assert command(room, "prune", STORE, "--unused=11").stdout == "0 removed, 2 kept\n"
     assert command(room, "prune", STORE, "--unused=10").stdout == "a.example: not used for 10 days\n1 removed, 1 kept\n"
