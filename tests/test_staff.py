@@ -1,13 +1,17 @@
 """Greenlets that serve one connection after another: which of them work, wait, and end."""
 
 import gc
+import os
+import resource
 import socket
 import weakref
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import gevent
 import pytest
 from gevent.event import Event
+from lab import until
 
 import staff as rooms
 from acceptor import Acceptor
@@ -167,3 +171,49 @@ def test_a_connection_for_which_there_is_nobody_waits_and_is_served(capfd: pytes
         server.close()
         staff.kill(timeout=1)
     assert capfd.readouterr().err == ""  # it is no error
+
+
+def here(sock: socket.socket, _: object) -> None:
+    sock.sendall(b"here")
+    sock.close()
+
+
+def test_those_who_wait_as_the_end_comes_are_served() -> None:
+    """Closing the listener would reset their connections."""
+    staff = Staff(2)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server = Acceptor(listener, here, staff)
+        server.init_socket()
+        address = listener.getsockname()
+        clients = [stack.enter_context(socket.create_connection(address, 5)) for _ in range(4)]
+        server.take_queued(1)
+        assert len(staff) == 1
+        server.take_queued(9)  # for whom there is somebody
+        assert len(staff) == 2
+        assert [client.recv(10) for client in clients[:2]] == [b"here", b"here"]
+        staff.join(timeout=5)
+        server.take_queued(9)  # of whom there are only two
+        assert [client.recv(10) for client in clients[2:]] == [b"here", b"here"]
+
+
+def test_without_descriptors_one_line_tells_it_and_who_waits_is_served_later(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    staff = Staff(2)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        server = Acceptor(listener, here, staff)
+        client = stack.enter_context(socket.create_connection(listener.getsockname(), 5))
+        free = os.dup(client.fileno())
+        os.close(free)
+        server.start()
+        stack.callback(server.close)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        until(lambda: server.delay == server.max_delay)  # it has tried several times
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert client.recv(10) == b"here"
+    assert caplog.messages == ["can't accept connections for now: Too many open files"]
+    assert capfd.readouterr().err == ""
