@@ -90,10 +90,14 @@ def test_a_listener_for_strangers_must_be_said_to_be_one(tmp_path: Path) -> None
     )
     assert refused.returncode == 2
     assert refused.stderr.startswith("certifier: --listen=0.0.0.0:0: whoever reaches that address could use the proxy;")
-    for guard in ("--open", "--allow-from=127.0.0.0/8"):
-        with Program(tmp_path, *BASE, "--listen=0.0.0.0:0", guard, listen=False) as program:
-            assert " http://127.0.0.1:" in program.wait_for("try: ")
-            assert run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{program.url}/").stdout == "200"
+
+
+@pytest.mark.parametrize("guard", ["--open", "--allow-from=127.0.0.0/8", "--auth=users"])
+def test_a_listener_for_strangers_that_is_said_to_be_one(tmp_path: Path, guard: str) -> None:
+    (tmp_path / "users").write_bytes(b"alice:" + bcrypt.hashpw(b"secret", bcrypt.gensalt(4)) + b"\n")
+    with Program(tmp_path, *BASE, "--listen=0.0.0.0:0", guard, listen=False) as program:
+        assert " http://127.0.0.1:" in program.wait_for("try: ")
+        assert run("curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{program.url}/").stdout == "200"
 
 
 def test_clients_of_other_networks_are_refused(tmp_path: Path, roots: Path, origin: Origin) -> None:
