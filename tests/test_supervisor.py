@@ -29,6 +29,10 @@ from lab import (
 )
 from test_rules import BASE
 
+import listening
+from errors import UsageError
+from names import Target
+
 OWN_PAGE = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
@@ -442,6 +446,20 @@ def test_another_programs_workers_are_not_joined(two: Program, workers: int) -> 
     other = run(*Program.command(), *BASE, *words, cwd=two.folder)
     assert other.returncode == 2
     assert "Address already in use" in other.stderr
+
+
+def test_what_another_program_took_while_we_rested_is_told() -> None:
+    ((ours,), (others,)) = listening.bind((Target("127.0.0.1", 0),), 2)
+    with ours, others:
+        address = ours.getsockname()
+        listening.rest([ours, others])
+        listening.resume([ours])  # nobody has
+        listening.rest([ours])
+        with (
+            socket.create_server(address),
+            pytest.raises(UsageError, match=r"^can't listen on .+: Address already in use"),
+        ):
+            listening.resume([ours])
 
 
 def test_few_descriptors_are_told_of(tmp_path: Path) -> None:
