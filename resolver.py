@@ -4,6 +4,7 @@
 in total and per client, a name takes one at most, and a name that failed is not looked up again at once.
 """
 
+import codecs
 import socket
 import time
 from itertools import chain, zip_longest
@@ -32,6 +33,9 @@ _NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)  # from a name server, as oppos
 Answer = list[str] | errors.CertifierError
 
 _getaddrinfo = get_original("socket", "getaddrinfo")  # runs on a pool thread, where gevent's must not be used
+# Loaded now, or getaddrinfo would import it on the pool threads of the first look-ups. The lock of imports is gevent's:
+# each thread that waits for it makes a hub, whose two descriptors stay open.
+codecs.lookup("idna")
 
 
 class Resolver:

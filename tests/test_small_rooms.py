@@ -4,11 +4,13 @@ import errno
 import json
 import re
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import gevent
@@ -256,6 +258,19 @@ def test_a_look_up_without_memory_to_begin_is_no_look_up_under_way() -> None:
 def test_a_look_up_outlives_a_lost_packet() -> None:
     """The C library asks again, or the next name server, after 5 s; with ``options timeout:`` it may be sooner."""
     assert 5.0 + 1.0 < resolver.LOOK_UP_SECONDS < Limits().dial_timeout - 1.0
+
+
+def test_a_look_up_imports_nothing() -> None:
+    """Threads that wait for gevent's lock of an import, as several first look-ups at once did, make a hub each."""
+    program = (
+        "from gevent import monkey; monkey.patch_all()\n"
+        "import sys, time, resolver\n"
+        "before = set(sys.modules)\n"
+        "print(resolver.Resolver().look_up('localhost', time.monotonic() + 5)[:1], sorted(set(sys.modules) - before))"
+    )
+    folder = Path(resolver.__file__).parent
+    done = subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=WAIT)
+    assert re.fullmatch(r"\['(127\.0\.0\.1|::1)'\] \[\]\n", done.stdout), done
 
 
 def test_address_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
