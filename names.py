@@ -42,6 +42,11 @@ def dns_name(text: str) -> str | None:
     return name if len(name) <= MAX_NAME and _DNS_NAME.match(name) else None
 
 
+def hint(text: str) -> str:
+    """What to add for an operator who wrote a name as a browser shows it (a U-label, RFC 5890 §2.3.2.1); or nothing."""
+    return "" if text.isascii() else "; an internationalized name is to be given in ASCII, with xn--"
+
+
 def ip_of(text: str) -> IPv4Address | IPv6Address | None:
     """The IP address that the text denotes; None for anything else, and for a scoped one (``fe80::1%eth0``).
 

@@ -155,11 +155,11 @@ def _network(text: str) -> Network | None:
 
 
 def _hint(text: str, part: str) -> str:
-    """What was meant by a text of which a ``part`` is a network with bits set beyond its prefix."""
+    """What was meant by a text of which a ``part`` is a network with bits set beyond its prefix, or a name."""
     try:
         network = ip_network(part, strict=False)
     except ValueError:
-        return ""
+        return names.hint(part)
     return "" if _network(part) else f"; did you mean {text.replace(part, str(network))}?"
 
 

@@ -59,11 +59,16 @@ def client_context(extra_roots: str | None, verify: bool, keylog: KeyLog | None)
     if keylog is not None:
         keylog.follow(context)
     if extra_roots is not None:
+        content = b""
         try:
-            with _as_file(reading.whole(Path(extra_roots))) as path:  # OpenSSL would wait for a FIFO's writer
+            content = reading.whole(Path(extra_roots))  # OpenSSL would wait for a FIFO's writer
+            with _as_file(content) as path:
                 context.load_verify_locations(path)
         except ssl.SSLError as error:
-            raise UsageError(f"--upstream-ca={extra_roots}: holds no PEM certificate") from error
+            hint = ""
+            if content and b"-----BEGIN " not in content:
+                hint = f"; OpenSSL converts DER: openssl x509 -inform der -in {extra_roots} -out roots.pem"
+            raise UsageError(f"--upstream-ca={extra_roots}: holds no PEM certificate{hint}") from error
         except OSError as error:
             raise UsageError(f"--upstream-ca={extra_roots}: can't read it: {error.strerror}") from error
     if not verify:

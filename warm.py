@@ -89,7 +89,7 @@ class WarmUp:
     def _retrieve(self, text: str, notes: list[str]) -> Leaf:
         name = names.host_name(text)
         if name is None:
-            raise UsageError("not a DNS name or IP address")
+            raise UsageError(f"not a DNS name or IP address{names.hint(text)}")
         if self._issuance.store.path(name) is None:
             raise UsageError("the name is too long for the store")
         retrieve = self._issuance.leaves.retrieve

@@ -743,11 +743,19 @@ def test_check_of_a_certificate_with_former_intermediates(room: Room) -> None:
 
 
 def test_warm_makes_what_is_not_there_and_goes_on(room: Room) -> None:
-    (room.folder / "names").write_text("\ufeff# ours\nB.example. # twice\nb.example\n\na.example\n::1\nno name\n")
+    (room.folder / "names").write_text(
+        "\ufeff# ours\nB.example. # twice\nb.example\n\na.example\n::1\nno name\nä.example\n"
+    )
     first = command(room, "warm", STORE, *SIGN, "names", "--json")
     assert first.returncode == 1
     facts = json.loads(first.stdout)
-    assert facts["failed"] == [{"name": "no name", "reason": "not a DNS name or IP address"}]
+    assert facts["failed"] == [
+        {"name": "no name", "reason": "not a DNS name or IP address"},
+        {
+            "name": "ä.example",
+            "reason": "not a DNS name or IP address; an internationalized name is to be given in ASCII, with xn--",
+        },
+    ]
     assert facts["made"] + facts["present"] == 4
     assert (facts["made"], facts["left"]) == (2, 0)
     assert names(room) == ["127.0.0.1", "::1", "a.example", "b.example", "www.example.com"]
