@@ -139,7 +139,7 @@ def test_what_is_wrong_with_a_ca_whose_path_is_not_utf_8(tmp_path: Path) -> None
         shutil.rmtree(ca)
         reply = ask(running, "/healthz")
         assert reply.status == 503
-        assert rb"/\udcff/serial.txt.lock: No such file or directory" in reply.body
+        assert rb"/\udcff/serial.txt: No such file or directory" in reply.body
 
 
 def test_a_page_for_browsers_and_a_text_for_others(program: Program) -> None:
