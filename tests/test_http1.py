@@ -342,6 +342,13 @@ def test_what_others_may_read_otherwise_is_malformed_where_it_counts(request_: b
         assert [note.startswith("malformed request: ") for note in seen.notes] == [True] * strict
 
 
+def test_the_greatest_length_that_everyone_can_count_is_well_formed_where_it_counts() -> None:
+    seen = Seen()
+    decoder = Http1(seen.recorder(), strict=True)
+    play(decoder, [(CLIENT, b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 999999999999999999\r\n\r\n")])
+    assert (decoder.ahead(sent=True), seen.notes) == (999999999999999999, [])
+
+
 @pytest.mark.parametrize("target", ["https://a.example/x", "HTTPS://A.example:443/x"])
 def test_a_target_whose_authority_is_the_host_is_well_formed_where_it_counts(target: str) -> None:
     seen = Seen()
