@@ -145,12 +145,55 @@ def test_it_says_when_nothing_more_is_of_interest() -> None:
     assert (len(seen.begun), len(seen.notes)) == (2, 1)
 
 
+def test_what_is_over_stays_over() -> None:
+    """A tunnel may go on for long behind what is not HTTP, or is malformed."""
+    said: Conversation
+    for said, begun, note in [
+        ([(CLIENT, b"hello\r\n")], 0, "not HTTP"),
+        ([(ORIGIN, bytes(MAX_EARLY)), (ORIGIN, b"\0")], 0, "not HTTP"),
+        ([(CLIENT, GET), (CLIENT, b"x\r\n\r\n")], 1, "malformed request head"),
+        ([(CLIENT, GET + GET[:-1]), (ORIGIN, b"x\r\n\r\n")], 1, "malformed response head"),
+    ]:
+        seen = Seen()
+        watcher = Watcher(connection(), seen)
+        for piece in said:
+            assert watcher.watching
+            play(watcher, [piece])
+        assert not watcher.watching
+        play(watcher, [(CLIENT, GET), (ORIGIN, bytes(MAX_EARLY + 1))])
+        watcher.origin_ended()
+        watcher.closed()
+        assert (seen.notes, len(seen.begun)) == ([note], begun)
+
+
+@pytest.mark.parametrize(
+    ("alpn", "said", "ended"),
+    [
+        (None, [(CLIENT, GET), (ORIGIN, b"HTTP/1.0 200 OK\r\n\r\nsome")], 1),
+        (None, [(CLIENT, GET), (ORIGIN, OK[:-1])], 0),
+        (None, [], 0),
+        ("h2", http2()[:-1], 0),
+    ],
+)
+def test_the_end_of_the_origin_ends_what_has_no_other(alpn: str | None, said: Conversation, ended: int) -> None:
+    seen = Seen()
+    watcher = Watcher(connection(), seen, alpn)
+    play(watcher, said)
+    watcher.origin_ended()
+    assert (watcher.watching, len(seen.done), seen.notes) == (True, ended, [])
+
+
 class Faulty(Seen):
     """An observer with a bug."""
 
     def request(self, exchange: Exchange) -> None:
         super().request(exchange)
         if exchange.target == "/bug":
+            raise ZeroDivisionError
+
+    def ended(self, exchange: Exchange) -> None:
+        super().ended(exchange)
+        if exchange.target == "/late":
             raise ZeroDivisionError
 
 
@@ -174,6 +217,21 @@ def test_behind_a_bug_nothing_passes_that_is_to_be_judged(strict: bool) -> None:
     seen = Faulty()
     Watcher(connection(), seen, None, strict=strict).sent(GET.replace(b"/x", b"/bug"))
     assert seen.notes == ["malformed, or a bug"] * strict
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("response", [OK, OK[:-1], b"HTTP/1.0 200 OK\r\n\r\nsome"])
+def test_a_bug_behind_a_response_is_told_as_well(
+    capfd: pytest.CaptureFixture[str], response: bytes, strict: bool
+) -> None:
+    log.set_up()
+    seen = Faulty()
+    watcher = Watcher(connection(), seen, None, strict=strict)
+    play(watcher, [(CLIENT, GET.replace(b"/x", b"/late")), (ORIGIN, response)])
+    watcher.origin_ended()
+    watcher.closed()
+    assert capfd.readouterr().err.count("a bug in watching connection") == 1
+    assert (watcher.watching, seen.notes) == (False, ["malformed, or a bug"] * strict)
 
 
 @given(st.lists(st.tuples(st.sampled_from([CLIENT, ORIGIN]), st.binary(max_size=50)), max_size=8), st.integers(1, 60))
@@ -253,10 +311,10 @@ def test_what_is_no_http_to_anybody(first: bytes, alpn: str | None) -> None:
 def test_the_beginning_of_a_head_is_held_back_where_that_matters(strict: bool) -> None:
     watcher = Watcher(connection(), Seen(), None, strict=strict)
     held = []
-    for piece in (b"\r\nGE", b"T / HTTP/1.1\r\nHost: a", b".example\r\n\r\n", GET + b"GET", b" /"):
+    for piece in (b"", b"\r\nG", b"E", b"T", b" / HTTP/1.1\r\nHost: a", b".example\r\n\r\n", GET + b"GET", b" /"):
         watcher.sent(piece)
         held.append(watcher.held)
-    assert held == ([2, 23, 0, 3, 5] if strict else [0] * 5)
+    assert held == ([0, 1, 2, 3, 23, 0, 3, 5] if strict else [0] * 8)
 
 
 @pytest.mark.parametrize("strict", [False, True])
