@@ -145,12 +145,27 @@ def test_it_says_when_nothing_more_is_of_interest() -> None:
     assert (len(seen.begun), len(seen.notes)) == (2, 1)
 
 
+@pytest.mark.parametrize("alpn", [None, "http/1.1"])
+def test_what_the_origin_says_before_the_protocol_is_known_counts(alpn: str | None) -> None:
+    for size in range(1, len(OK)):
+        for begun in (b"", GET[:3]):
+            early: Conversation = [
+                (CLIENT, begun),
+                (ORIGIN, OK[:size]),
+                (CLIENT, GET[len(begun) :]),
+                (ORIGIN, OK[size:]),
+            ]
+            seen = watch(early, alpn)
+            assert ([exchange.status for exchange in seen.done], seen.notes) == ([200], [])
+
+
 def test_what_is_over_stays_over() -> None:
     """A tunnel may go on for long behind what is not HTTP, or is malformed."""
     said: Conversation
     for said, begun, note in [
         ([(CLIENT, b"hello\r\n")], 0, "not HTTP"),
         ([(ORIGIN, bytes(MAX_EARLY)), (ORIGIN, b"\0")], 0, "not HTTP"),
+        ([(CLIENT, GET + b"x\r\n\r\n")], 1, "malformed request head"),
         ([(CLIENT, GET), (CLIENT, b"x\r\n\r\n")], 1, "malformed request head"),
         ([(CLIENT, GET + GET[:-1]), (ORIGIN, b"x\r\n\r\n")], 1, "malformed response head"),
     ]:
