@@ -129,7 +129,9 @@ def test_what_all_may_hold_together() -> None:
     seen, capture = Seen(), Capture(limit=10, total=12)
     recorders = [Recorder(connection(), seen, capture) for _ in range(2)]
     first, second = [recorder.request("PUT", "a", "/", "1.1", []) for recorder in recorders]
-    recorders[0].upload(first, bytes(10), 0, 10)
+    for piece in (bytes(10), b"a"):
+        recorders[0].upload(first, piece, 0, len(piece))
+    assert (kept(first.request_body), capture.left) == (bytes(10), 2)
     recorders[1].upload(second, b"abcd", 0, 4)
     assert (capture.left, kept(second.request_body)) == (0, b"ab")
     recorders[0].end(first)
