@@ -672,11 +672,18 @@ def test_the_response_does_not_wait_for_an_origin_to_take_the_end_of_the_request
         (b" GET /evil", b"", True),
         (b"hello", b"hello", False),
         (b"\r\nhello\nworld", b"\r\nhello\nworld", False),
+        (b"DELE", b"DELE", False),
+        (b"FOO /evil", b"FOO /evil", True),
     ],
 )
-def test_a_head_is_judged_before_any_of_it_passes(ends: Ends, said: bytes, passed: bytes, refused: bool) -> None:
-    """Origins act on half a head when the connection ends there."""
-    tunnel = before(Taps([]), [], PlainStream(ends.client), PlainStream(ends.origin), Mismatch.DENY)
+def test_a_head_is_judged_before_any_of_it_passes(
+    ends: Ends, tmp_path: Path, signals: SimpleNamespace, said: bytes, passed: bytes, refused: bool
+) -> None:
+    """Origins act on half a head when the connection ends there. Taps see what passes."""
+    signals.seen = b""
+    (tmp_path / "tap.py").write_text("import signals\ndef data(tunnel, direction, octets): signals.seen += octets")
+    taps = Taps([Tap(tmp_path / "tap.py")])
+    tunnel = before(taps, [], PlainStream(ends.client), PlainStream(ends.origin), Mismatch.DENY)
     running = gevent.spawn(tunnel.run)
     for octet in said:
         ends.client_end.sendall(bytes((octet,)))
@@ -687,7 +694,7 @@ def test_a_head_is_judged_before_any_of_it_passes(ends: Ends, said: bytes, passe
         heard += data
     ends.origin_end.close()
     running.get()
-    assert (heard, tunnel.refusal is not None) == (passed, refused)
+    assert (heard, signals.seen, tunnel.refusal is not None) == (passed, passed, refused)
 
 
 def test_a_request_to_another_host_does_not_pass_beside_a_tap_that_acts(ends: Ends, acting: Taps) -> None:
