@@ -230,8 +230,9 @@ def test_a_bug_is_told_once_and_never_raised(capfd: pytest.CaptureFixture[str]) 
 @pytest.mark.parametrize("strict", [False, True])
 def test_behind_a_bug_nothing_passes_that_is_to_be_judged(strict: bool) -> None:
     seen = Faulty()
-    Watcher(connection(), seen, None, strict=strict).sent(GET.replace(b"/x", b"/bug"))
-    assert seen.notes == ["malformed, or a bug"] * strict
+    watcher = Watcher(connection(), seen, None, strict=strict)
+    watcher.sent(GET.replace(b"/x", b"/bug"))
+    assert (watcher.watching, seen.notes) == (False, ["malformed, or a bug"] * strict)
 
 
 @pytest.mark.parametrize("strict", [False, True])
