@@ -1,10 +1,12 @@
 """Plain HTTP through the proxy, with real clients and with octets of our own."""
 
+import fcntl
 import hashlib
 import os
 import re
 import socket
 import subprocess
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -536,14 +538,15 @@ def test_trailers_that_only_a_head_may_have_stay_behind(program: Program) -> Non
 def uploading(
     meter: Meter | None = None,
     ours: gevent.socket.socket | None = None,
+    framing: bytes = b"Content-Length: 10",
 ) -> Iterator[tuple[socket.socket, socket.socket, "gevent.Greenlet[..., bytes | None]"]]:
-    """An upload of ten octets in progress: its client, its origin, and the greenlet that forwards it.
+    """An upload, of ten octets, in progress: its client, its origin, and the greenlet that forwards it.
 
     ``ours`` is connected to an origin of the caller's.
     """
     client, client_end = socket.socketpair()
     with client, client_end, connected() as (origin, origin_end):
-        head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n")
+        head = HeadReader().receive(b"PUT http://a/ HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n")
         assert head is not None
         told = Seen().recorder()
         exchange = told.request("PUT", "a", "/", "1.1", head.headers)
@@ -681,6 +684,105 @@ def test_a_response_does_not_look_complete_whose_origin_reset_the_connection(res
                 doing.get(timeout=WAIT)
         else:
             assert doing.get(timeout=WAIT) is None
+
+
+def test_an_origin_that_is_gone_before_its_request_is_told_of() -> None:
+    origin, ours = gevent.socket.socketpair()
+    origin.close()
+    with ours, uploading(ours=ours) as (_, _, doing), pytest.raises(OriginGone, match=r"^a:80 closed the connection$"):
+        doing.get(timeout=WAIT)
+
+
+def test_an_origin_that_reads_no_more_may_answer_and_is_told_of_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "QUIET_SECONDS", 0.5)
+    with uploading(framing=b"Content-Length: 50000000") as (client, origin, doing), gevent.Timeout(WAIT):
+        feeding = gevent.spawn(client.sendall, b"x" * 50_000_000)
+        origin.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(10):  # longer than it may take to read
+            gevent.sleep(0.1)
+            origin.sendall(b"y")
+        while origin.recv(1_000_000):
+            pass
+        origin.sendall(b"z")
+        origin.shutdown(socket.SHUT_WR)
+        got = b""
+        while not got.endswith(b"z\r\n0\r\n\r\n"):
+            data = client.recv(65_536)
+            assert data
+            got += data
+        feeding.kill()
+        client.close()
+        assert doing.get() is None
+
+
+def test_a_response_is_complete_whose_origin_had_closed_before_the_upload_failed() -> None:
+    """Its client is slow: the upload meets the close before the response's end is read."""
+    meter, size = Meter(), 250_000
+    with uploading(meter) as (client, origin, doing), gevent.Timeout(WAIT):
+        origin.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + b"y" * size)
+        assert origin.recv(65_536)
+        while fcntl.ioctl(origin, termios.TIOCOUTQ, bytes(4)) != bytes(4):  # not received yet
+            sockets.give_way()
+        origin.close()
+        for count in (1, 2):  # the first one draws a reset
+            client.sendall(b"x")
+            while meter.sent < count:
+                sockets.give_way()
+        got = b"".join(iter(lambda: client.recv(65_536), b""))
+        assert got.endswith(b"y\r\n0\r\n\r\n")
+        assert got.count(b"y") == size
+        client.close()
+        assert doing.get() is None
+
+
+def test_a_response_whose_end_the_close_marks_ends_before_a_paused_upload_does() -> None:
+    with uploading() as (client, origin, doing):
+        origin.sendall(OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+        client.settimeout(forward.LINGER_SECONDS - 2)
+        got = b"".join(iter(lambda: client.recv(65_536), b""))
+        assert got.endswith(b"\r\n\r\nok")
+        assert not doing.ready()
+
+
+def test_what_follows_an_upload_that_failed_is_no_request() -> None:
+    """The rest of its body might look like one."""
+    with uploading() as (client, origin, doing), gevent.Timeout(WAIT):
+        assert origin.recv(65_536)
+        sockets.reset(origin)
+        origin.sendall(OK)
+        got = b""
+        while not got.endswith(b"ok"):
+            got += client.recv(65_536)
+        origin.close()
+        client.sendall(b"x")
+        assert client.recv(1) == b""
+        client.close()
+        assert doing.get() is None
+
+
+def test_an_http_1_0_client_gets_no_interim_response(program: Program) -> None:
+    """RFC 9110 §15.2: it does not know them."""
+    with recorder([], b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK) as server:
+        reply = exchange(program.address, f"GET http://localhost:{server.port}/ HTTP/1.0\r\n\r\n".encode())
+    assert (reply.status, reply.body) == (200, b"ok")
+
+
+def test_what_is_sent_after_the_last_request_does_not_reset_its_response(program: Program) -> None:
+    taken, more = Event(), Event()
+
+    def handle(sock: socket.socket) -> None:
+        assert sock.recv(65_536)
+        taken.set()
+        assert more.wait(WAIT)
+        sock.sendall(OK)
+
+    with Origin(handle) as server, socket.create_connection(program.address, timeout=WAIT) as sock:
+        sock.sendall(f"GET http://localhost:{server.port}/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        assert taken.wait(WAIT)
+        sock.sendall(b"x")
+        more.set()
+        assert read_reply(sock).body == b"ok"
+        assert sock.recv(1) == b""
 
 
 def test_an_http_1_0_client_sees_a_cut_off_response_as_one_and_no_trailers(program: Program) -> None:
