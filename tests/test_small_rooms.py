@@ -166,7 +166,7 @@ def test_the_name_to_intercept_for() -> None:
 
 def test_loops() -> None:
     policy = Policy(Rules(), same_endpoint)
-    policy.listeners += [("127.0.0.1", 8080), ("0.0.0.0", 8081), ("::", 8082)]
+    policy.listeners += [("127.0.0.1", 8080), ("0.0.0.0", 8081), ("::", 8082), ("192.0.2.1", 8083)]
     for ip, port in [
         ("127.0.0.1", 8080),
         ("127.0.0.1", 8081),
@@ -178,6 +178,7 @@ def test_loops() -> None:
         with pytest.raises(LoopDetected):
             policy.permitted(Target("x", port), [("192.0.2.1", 1), (ip, port)])
     others = [("127.0.0.2", 8080), ("198.51.100.1", 8081), ("127.0.0.1", 80), ("127.0.0.1", 8082), ("::1", 8081)]
+    others.append(("0.0.0.0", 8083))  # reaches loopback, where nobody listens
     assert policy.permitted(Target("x", 8080), others) == others
 
 

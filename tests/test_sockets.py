@@ -84,12 +84,14 @@ def test_whether_a_peer_has_ended(reset: bool) -> None:
         sockets.wait(sock, time.monotonic() + WAIT)
         assert sockets.has_ended(sock)
         assert sockets.has_ended(sock)  # it is so from now on
+        assert sock.gettimeout() is None
 
 
 def test_connecting() -> None:
     soon = time.monotonic() + WAIT
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as sock:
         sockets.connect(sock, listener.getsockname(), soon)
+        assert sock.gettimeout() is None
         accepted, _ = listener.accept()
         with accepted:
             accepted.sendall(b"x")
