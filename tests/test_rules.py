@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import bcrypt
 import gevent
@@ -263,6 +264,8 @@ def test_what_is_refused_is_not_looked_up(tmp_path: Path, roots: Path, option: s
         for url, status in ((refused, 403), (allowed, 502)):
             request = f"GET {url} HTTP/1.1\r\nHost: a\r\n\r\n"
             assert exchange(program.address, request.encode()).status == status
+            where = urlsplit(url)
+            assert connect(program, f"{where.hostname}:{where.port or 80}").status == status
 
 
 def test_private_addresses_are_out_of_reach(tmp_path: Path, roots: Path, origin: Origin) -> None:
