@@ -13,6 +13,7 @@ import pytest
 import rawtls
 from gevent.event import AsyncResult, Event
 from lab import WAIT, Origin, Program, echo, get, reserved_port, run, secure_tunnel, tunnel
+from test_hello import message, records, server_name
 from test_rules import BASE
 
 import sockets
@@ -126,15 +127,22 @@ def test_a_server_name_is_told_as_it_was_judged_or_not_at_all(tmp_path: Path, sa
             assert header[12:] == told  # behind both addresses and ports
 
 
-def test_a_bypassed_tunnels_own_target_gets_none(tmp_path: Path) -> None:
-    words = (*BASE, "--redirect=127.0.0.1:1", "--proxy-protocol", "--bypass=localhost")
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [("localhost", b"hello"), ("127.0.0.1", records(message(server_name(b"localhost"))))],
+    ids=["by its target", "by its server name, with the redirect dialled"],
+)
+def test_a_bypassed_tunnels_own_target_gets_none(tmp_path: Path, host: str, said: bytes) -> None:
     with (
+        Origin(lambda sock: None) as redirect,
         Origin(echo) as server,
-        Program(tmp_path, *words) as running,
-        tunnel(running.address, f"localhost:{server.port}") as sock,
+        Program(
+            tmp_path, *BASE, f"--redirect=127.0.0.1:{redirect.port}", "--proxy-protocol", "--bypass=localhost"
+        ) as running,
+        tunnel(running.address, f"{host}:{server.port}") as sock,
     ):
-        sock.sendall(b"hello")
-        assert sock.recv(100) == b"hello"
+        sock.sendall(said)
+        assert rawtls.read(sock, len(said)) == said
 
 
 def test_a_redirect_that_is_gone_before_it_gets_one(tmp_path: Path) -> None:
