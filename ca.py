@@ -215,7 +215,7 @@ def _read(path: Path) -> bytes:
 
 def _instead(content: bytes) -> str:
     """What a file has in place of a certificate, in words; empty if it has one, or nothing that can be named."""
-    kinds = dict.fromkeys(re.findall(r"-----BEGIN ([A-Z0-9 #]+)-----", content.decode("ascii", "replace")))
+    kinds = dict.fromkeys(re.findall(r"-----BEGIN ([A-Z0-9 #]{1,64})-----", content.decode("ascii", "replace")))
     if not content:
         return "it is empty"
     if not kinds or "CERTIFICATE" in kinds or "X509 CERTIFICATE" in kinds:
