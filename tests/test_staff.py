@@ -216,4 +216,6 @@ def test_without_descriptors_one_line_tells_it_and_who_waits_is_served_later(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert client.recv(10) == b"here"
     assert caplog.messages == ["can't accept connections for now: Too many open files"]
-    assert capfd.readouterr().err == ""
+    assert (
+        "Traceback" not in capfd.readouterr().err
+    )  # the line itself may be there: earlier tests may have set up the log
