@@ -84,6 +84,7 @@ BAD = [
     ([*GOOD, "--redirect=tls://x"], "--redirect=tls://x: not HOST:PORT or tls://HOST:PORT"),
     ([*GOOD, "--redirect=https://a:1"], "not HOST:PORT or tls://HOST:PORT"),
     ([*GOOD, "--redirect=a:0"], "not HOST:PORT"),
+    ([*GOOD, "--listen=a\nb"], "certifier: --listen=a b: not HOST:PORT"),
     ([*GOOD, "--key-type=dsa"], "--key-type=dsa: not one of p256, p384"),
     ([*GOOD, "--crl-url=https://x/"], "not an http:// URL, such as"),
     ([*GOOD, "--crl-url=http://x/ y"], "not an http:// URL"),
