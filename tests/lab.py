@@ -21,6 +21,7 @@ from gevent.server import StreamServer
 
 HERE = Path(__file__).parent.parent
 WAIT = 20.0  # limit in seconds for anything here
+CUT_OFF = (ssl.SSLEOFError, ConnectionResetError)  # what a reset raises in TLS: before Python 3.13, and from it on
 # Python's default, unless built with other ciphers, as Debian's is: that one also offers static RSA and SHA-1.
 _CAREFUL = "@SECLEVEL=2:ECDH+AESGCM:ECDH+CHACHA20:ECDH+AES:DHE+AES:!aNULL:!eNULL:!aDSS:!SHA1:!AESCCM"
 
