@@ -54,15 +54,22 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
         yield Fault(f"an EC key on the curve {key.curve.name}", "browsers and others know only P-256, P-384 and P-521")
     elif _PRIME_FIELD in certificate.tbs_certificate_bytes:  # RFC 5480 §2.1.1: MUST NOT
         yield Fault("an EC key whose curve is described, not named", "OpenSSL, Go and most others refuse it")
-    try:
-        hashed = certificate.signature_hash_algorithm
-        root = certificate.issuer == certificate.subject  # nobody verifies its own signature
-        if isinstance(hashed, hashes.SHA1 | hashes.MD5) and not root:
-            yield Fault(f"signed with {hashed.name.upper()}", "browsers, Apple, Go and OpenSSL refuse it")
-    except UnsupportedAlgorithm:
-        yield Fault("signed with an algorithm that nobody knows", "every client refuses it")
+    signature = _of_signature(certificate)
+    if signature is not None:
+        yield signature
     if not 0 < certificate.serial_number < 1 << _MAX_SERIAL_BITS:
         yield Fault("a serial number that is not positive or has over 20 octets", "Go and strict clients refuse it")
+
+
+def _of_signature(certificate: x509.Certificate) -> Fault | None:
+    """Nobody verifies a root's own; ``cryptography`` verifies none that this finds a fault with."""
+    try:
+        hashed = certificate.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        return Fault("signed with an algorithm that nobody knows", "every client refuses it")
+    if isinstance(hashed, hashes.SHA1 | hashes.MD5) and certificate.issuer != certificate.subject:
+        return Fault(f"signed with {hashed.name.upper()}", "browsers, Apple, Go and OpenSSL refuse it")
+    return None
 
 
 def of_ca(certificate: x509.Certificate) -> Iterator[Fault]:
@@ -91,7 +98,8 @@ def of_path(path: Sequence[x509.Certificate], others: Sequence[x509.Certificate]
     for problem, meaning in dict.fromkeys(fault for certificate in path[1:] for fault in of_any(certificate)):
         yield Fault(f"above it, {problem}", meaning)
     refused = "clients that trust one above it refuse what it signs"
-    if len(path) == 1 and not certpath.is_root(path[0]) and any(other != path[0] for other in others):
+    top = len(path) == 1 and not certpath.is_root(path[0]) and any(other != path[0] for other in others)
+    if top and _of_signature(path[0]) is None:
         yield Fault("signed by none of those after it in its file", refused)
     below = 0  # CAs below this one; self-issued ones don't count
     exceeded = []

@@ -319,14 +319,22 @@ def test_one_with_an_intermediate_that_openssl_does_not_send_is_refused(tmp_path
         paths = write(tmp_path, TestCA("op"))
         paths[0].write_bytes(chains.file(path))
         paths[1].write_bytes(key_pem(path[0].key))
-        if told is None:
+        refused = None
+        try:
             found = ca.load(*paths, now())
+        except UsageError as error:
+            refused = str(error)
+        if refused is not None:
+            assert told is not None
+            assert told in refused
+            assert "\n" not in refused
+        else:  # as of OpenSSL 3.6, with SHA-1
+            assert told is None or "md too weak" in told
+            assert [": signed by none of those after it" in warning for warning in found.warnings] == [False] * bool(
+                told
+            )
             key, csr = signer.request("a.example", generate("p256"))
             server_context(authority_for(found).sign(csr, "a.example", now(), []) + key)
-        else:
-            with pytest.raises(UsageError, match=told) as raised:
-                ca.load(*paths, now())
-            assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("encoding", ["named_curve", "explicit"])
