@@ -19,7 +19,7 @@ from ledger import Ledger
 
 MAX_SERIAL = (1 << 159) - 1
 _MOST = 64  # octets that are looked at
-_LINE = re.compile(rb"[0-9]{1,48}\s*\Z")
+_LINE = re.compile(rb"\s*[0-9]{1,48}\s*\Z")
 
 
 class SerialFile:

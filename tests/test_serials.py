@@ -39,6 +39,14 @@ def test_the_file_holds_the_next_one(serials: SerialFile) -> None:
     assert serials.path.read_text() == "43\n"
 
 
+@pytest.mark.parametrize("content", ["41", "41\r\n", " 41\n", "\n\t41 \n\n", "0041\n"])
+def test_space_around_it_does_not_matter(serials: SerialFile, content: str) -> None:
+    """As for the C library, with which Apache Traffic Server's certifier reads the file."""
+    serials.path.write_bytes(content.encode())
+    assert (serials.peek(), take(serials)) == (41, 41)
+    assert serials.path.read_text() == "42\n"
+
+
 def test_several_at_once(serials: SerialFile) -> None:
     ledger = ledger_in(serials.path.parent)
     assert serials.take(ledger, [], 3) == range(41, 44)
