@@ -62,7 +62,9 @@ def of_any(certificate: x509.Certificate) -> Iterator[Fault]:
 
 
 def _of_signature(certificate: x509.Certificate) -> Fault | None:
-    """Nobody verifies a root's own; ``cryptography`` verifies none that this finds a fault with."""
+    """What is wrong with how it is signed, if anything. Nobody verifies a root's own signature, and ``cryptography``
+    none that this finds a fault with.
+    """
     try:
         hashed = certificate.signature_hash_algorithm
     except UnsupportedAlgorithm:

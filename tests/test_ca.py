@@ -330,9 +330,8 @@ def test_one_with_an_intermediate_that_openssl_does_not_send_is_refused(tmp_path
             assert "\n" not in refused
         else:  # as of OpenSSL 3.6, with SHA-1
             assert told is None or "md too weak" in told
-            assert [": signed by none of those after it" in warning for warning in found.warnings] == [False] * bool(
-                told
-            )
+            assert len(found.warnings) == bool(told)
+            assert not any("signed by none" in warning for warning in found.warnings)
             key, csr = signer.request("a.example", generate("p256"))
             server_context(authority_for(found).sign(csr, "a.example", now(), []) + key)
 
